@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lbdsl.core.units import bytes_text, tokens_text
@@ -11,6 +12,31 @@ COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
 NOISE = 0.05
 """Differences of the base from itself (`again`) above which a reader is warned."""
 _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
+    medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
+    (a bootstrap interval); `again` is that of the base over itself. `predicted` is the ratio by formula; `bound` says that
+    it is a limit, not a value."""
+
+    context: int
+    batch: int
+    metric: str
+    unit: str
+    base: float
+    artifact: float
+    ratio: float
+    low: float
+    high: float
+    again: float | None = None
+    output: int | None = None
+    predicted: float | None = None
+    bound: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def measured_by(benched: Mapping[str, Any]) -> str:
@@ -29,7 +55,7 @@ def label_of(cell: Mapping[str, Any]) -> str:
 
 
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cell (see `lbdsl.bench.cells`) in COLUMNS. Counts have no interval; `again` is the ratio of the base to
+    """The cell in COLUMNS. Counts have no interval; `again` is the ratio of the base to
     itself."""
     timed = cell["again"] is not None
     limit = "<= " if cell["bound"] else ""

@@ -192,8 +192,8 @@ def _quality_lines(record: Record) -> list[str]:
             lines += _task_table(task)
         if needles_in(record.evaluation):
             lines += ["![facts found by length and depth](needle.png)", ""]
-    lines += [f"**Caution:** {caution}." for caution in cautions_of(record)]
-    lines += [""] if cautions_of(record) else []
+    said = [f"**Caution:** {caution}." for caution in cautions_of(record)]
+    lines += [*said, ""] if said else []
     for item in record.asserts:
         value = f" ({value_text(item)}{f' on `{item.on}`' if item.on else ''})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")

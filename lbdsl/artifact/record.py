@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
+from lbdsl.artifact.benched import Cell
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.paths import did_you_mean
@@ -65,23 +66,6 @@ class _Healed:
 
 
 @dataclass(frozen=True)
-class _BenchCell:
-    metric: str
-    unit: str
-    context: int
-    batch: int
-    base: float
-    artifact: float
-    ratio: float
-    low: float
-    high: float
-    again: float | None
-    output: int | None
-    predicted: float | None
-    bound: bool
-
-
-@dataclass(frozen=True)
 class _Benched:
     """The fields that are read from what an engine gave."""
 
@@ -89,7 +73,7 @@ class _Benched:
     engine_version: str
     export: str | None
     machine: dict[str, Any]
-    cells: list[_BenchCell]
+    cells: list[Cell]
 
 
 class Record(BaseModel):
@@ -227,11 +211,11 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
     """The record of an artifact; LB466 if there is none, LB465 if it is damaged, edited or of another format, LB476 if it
     is of version 1. `from_version1` converts the fields of a version 1 record; then LB476 is only a note."""
     path = folder / RECORD_FILE
-    if not folder.exists():
-        return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
-    if not path.is_file():
-        return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
     try:
+        if not folder.exists():
+            return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
+        if not path.is_file():
+            return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         version = content.get("format_version")

@@ -22,8 +22,12 @@ from lbdsl.plan.schema import Plan
 
 
 def check_files(folder: Path, record: Record) -> None:
-    """Raise LB465 if a file that the model depends on is missing, not in the record, or changed since it was saved."""
-    found = file_hashes(folder)
+    """Raise LB465 if a file that the model depends on is missing, not in the record, changed since it was saved, or cannot
+    be read."""
+    try:
+        found = file_hashes(folder)
+    except OSError as problem:
+        raise fail("LB465", f"{problem.filename} cannot be read: {problem.strerror}") from None
     for name in sorted({*found, *record.files}):
         if found.get(name) != record.files.get(name):
             what = (

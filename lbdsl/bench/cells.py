@@ -6,38 +6,15 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from lbdsl.artifact.benched import Cell
 
 T = TypeVar("T")
 RESAMPLES = 2000
 SHARE = 0.95
 """The share of the resampled medians that lie between `low` and `high`."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
-    medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
-    (a bootstrap interval); `again` is that of the base over itself. `predicted` is the ratio by formula; `bound` says that
-    it is a limit, not a value."""
-
-    context: int
-    batch: int
-    metric: str
-    unit: str
-    base: float
-    artifact: float
-    ratio: float
-    low: float
-    high: float
-    again: float | None = None
-    output: int | None = None
-    predicted: float | None = None
-    bound: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass

@@ -76,10 +76,10 @@ def apply(
         measured = partial(
             plan_recipe, recipe_or_plan, model or "", set_params=dict(assignments), options=options, again=again
         )
-        return follow(options, measured if model is not None else None)
+        return follow(options, relocated, measured if model is not None else None)
     ctx.with_resource(leading(options))
     console = stdout_console()
-    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, again=again, report_to=report_to)
+    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, report_to=report_to)
     resume_command = _resume_command()
     if model is not None and recipe_or_plan.suffix == ".lbplan":
         raise click.UsageError("a saved plan knows its model; with --model you say where it is now")

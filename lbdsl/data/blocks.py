@@ -16,6 +16,7 @@ from lbdsl.core.units import tokens_text
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart, document_hash
+from lbdsl.recipe.schema_blocks import SEQUENCES
 
 SLICE = 2**20
 """Number of characters that are tokenized at a time."""
@@ -217,12 +218,15 @@ def _prefix(tokenizer: Any) -> list[int]:
 def _too_little(data: str, part: TextPart, available: int, sequences: int, seq: int) -> Exception:
     where = f"the {part.noun} part of {data or 'the text'}"
     message = f"{where} has {available} tokens, and {sequences} sequences of {seq} need {sequences * seq}"
-    longest = available // max(sequences, 1)
-    longest -= longest % (1024 if longest >= 1024 else 1)
-    if longest < 2:
-        return fail("LB446", message, help="give a source with more text")
-    help = (
-        f"the longest {sequences} sequences that it allows: `seq = {tokens_text(longest)}`",
-        "give a source with more text",
-    )
-    return fail("LB446", message, help=help)
+    fits = available // seq
+    if fits >= SEQUENCES:
+        # The joint measurement takes half of `tokens`.
+        most = fits * seq * (2 if part is TextPart.JOINT else 1)
+        allowed = f"the most that it allows: `tokens = {tokens_text(most)}`"
+    else:
+        longest = available // SEQUENCES
+        longest -= longest % (1024 if longest >= 1024 else 1)
+        if longest < 2:
+            return fail("LB446", message, help="give a source with more text")
+        allowed = f"the longest that it allows: `tokens = {tokens_text(SEQUENCES * longest)}; seq = {tokens_text(longest)}`"
+    return fail("LB446", message, help=(allowed, "give a source with more text"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -140,9 +141,14 @@ def _text_of(path: Path) -> str:
 
 
 def _must_be_file(path: Path) -> None:
-    if not path.exists():
-        raise fail("LB441", f"there is no file {path}", help="a relative path starts at the folder of the recipe")
-    if not path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise fail("LB441", f"there is no file {path}", help="a relative path starts at the folder of the recipe") from None
+    except (OSError, ValueError) as problem:
+        said = getattr(problem, "strerror", None) or problem
+        raise fail("LB441", f"{path} cannot be read: {said}", help="name a file that this user may read") from None
+    if not stat.S_ISREG(mode):
         raise fail("LB441", f"{path} is not a regular file", help="name one file")
 
 

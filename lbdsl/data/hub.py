@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
-from lbdsl.data.files import text_of_record
+from lbdsl.data.files import READERS, text_of_record
 
 _NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
@@ -26,14 +28,15 @@ STREAMED_CHARACTERS = 128 * 2**20
 
 def is_hub_name(data: str) -> bool:
     """Whether `data` has the form `[stream:]org/name[:config][@split]`."""
-    return _NAME.fullmatch(data.removeprefix(STREAM)) is not None
+    return Path(data).suffix.lower() not in READERS and _NAME.fullmatch(data.removeprefix(STREAM)) is not None
 
 
 def read(data: str, *, offline: bool) -> Iterable[str]:
     """The documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work. Of
     `stream:org/name...` the first, up to STREAMED_CHARACTERS.
 
-    Never runs code of a data set. With `offline` only the local cache is used. Raises LB445 and LB443.
+    Never runs code of a data set. With `offline` only the local cache is used. Raises LB445, LB443, and LB440 for a folder
+    that would be read in its place.
     """
     return _beginning(data, offline) if data.startswith(STREAM) else _documents(data, _load(data, offline))
 
@@ -86,6 +89,10 @@ def _load(data: str, offline: bool) -> Any:
     match = _NAME.fullmatch(data.removeprefix(STREAM))
     assert match is not None, "callers ask is_hub_name first"
     repo, config, split = match["repo"], match["config"], match["split"] or "train"
+    if os.path.isdir(repo):
+        # datasets would read it, and a path is relative to the recipe.
+        help = "name a file of it; for the data set of the hub, run where there is no such folder"
+        raise fail("LB440", f"{repo} is a folder of the working directory", help=help)
     settings = datasets.config
     before = settings.HF_HUB_OFFLINE
     if streamed and (offline or before):
@@ -106,6 +113,12 @@ def _load(data: str, offline: bool) -> Any:
         if not isinstance(rows, datasets.IterableDataset if streamed else datasets.Dataset):
             raise fail("LB445", f"choose one split of {data}", help='name it after @, as in "org/name@train"')
         return rows
+    except RuntimeError as problem:
+        # What datasets says of a set that is made by a program.
+        if "script" not in str(problem):
+            raise
+        help = "take a set of plain files, or give a local .txt, .jsonl or .parquet file"
+        raise fail("LB445", f"{data} is made by a program of its own, which is never run", help=help) from problem
     except _failures() as problem:
         raise fail(
             "LB445", f"{data} cannot be loaded: {_reason(problem)}", help=_advice(problem, offline, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,16 +50,21 @@ def read_parts(data: str, *, base_dir: Path | str | None = None, offline: bool =
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 
 
+def path_of(data: str, base_dir: Path | str | None = None) -> Path:
+    """Where a source is, if it is a file. `~name` stays as it is written where there is no such user."""
+    return Path(base_dir or ".") / os.path.expanduser(data.removeprefix(WIKITEXT))
+
+
 def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str]:
     if data.startswith("builtin:"):
         return _builtin(data)
     if data.startswith(WIKITEXT):
-        return files.read_wikitext(Path(base_dir or ".") / Path(data.removeprefix(WIKITEXT)).expanduser())
-    path = Path(base_dir or ".") / Path(data).expanduser()
+        return files.read_wikitext(path_of(data, base_dir))
+    path = path_of(data, base_dir)
     reader = files.READERS.get(path.suffix.lower())
     if reader is not None:
         return reader(path)
-    if path.exists():
+    if os.path.exists(path):
         what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
         raise fail("LB440", f"{data} is {what}", help=_FORMS)
     if hub.is_hub_name(data):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ def _unknown(name: str, known: Sequence[str]) -> Exception:
 
 def task_file(name: str, folder: Path) -> Path | None:
     """The YAML file that a task's name stands for, if it does."""
-    path = (folder / Path(name).expanduser()).absolute()
-    return path if path.is_file() else None
+    path = (folder / os.path.expanduser(name)).absolute()
+    return path if os.path.isfile(path) else None
 
 
 @dataclass(frozen=True)

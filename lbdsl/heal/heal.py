@@ -136,8 +136,8 @@ def heal_model(
         objective = _objective(student, teacher, stage, parts)
     if checkpoint is not None:
         weights = trained(objective)
-        for name, value in load_file(checkpoint / LEARNED_FILE).items():
-            weights[name].data.copy_(value)
+        for weight, value in load_file(checkpoint / LEARNED_FILE).items():
+            weights[weight].data.copy_(value)
     shared = Shared(objective, share_on) if share_on is not None else None
     start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if start:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
@@ -171,9 +172,9 @@ def _loss(facts: ModelFacts, selection: Selection, measurements: Scores, joint: 
     rises: list[float] = []
     for index, change in selection.changes.items():
         changing = selection.layers[index].changing
-        score = measurements.get(Request("nll", " + ".join(action.text() for action in changing), index))
-        alone = changing[0].under(facts, index) if changing else None
-        if score is None or not math.isfinite(score.value) or alone != change:
+        whole = together(changing) if changing else None
+        score = measurements.get(Request("nll", whole.text(), index)) if whole is not None else None
+        if whole is None or score is None or not math.isfinite(score.value) or whole.under(facts, index) != change:
             return joint
         rises.append(score.value)
     return joint.model_copy(update={"sum": math.fsum(rises)})

@@ -35,7 +35,7 @@ KINDS: Mapping[str, tuple[float, float]] = {
 }
 """GB of memory, and TFLOP/s of dense products in bfloat16 with sums in fp32, by NVIDIA's data sheets."""
 
-_FORM = re.compile(r"(?:(\d+)\s*x\s*)?(.+)", re.IGNORECASE)
+_FORM = re.compile(r"(?:(\d+)\s*x\s*)?(.*)", re.IGNORECASE | re.DOTALL)
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", re.IGNORECASE)
 
 

@@ -96,7 +96,12 @@ def _checked(path: Path, fields: dict[str, Any]) -> Plan:
         message = f"{path} has plan format {version!r}, and this lbdsl reads {FORMAT_VERSION}"
         raise fail("LB333", message, help=(writer, "make the plan again with this version"))
     said = fields.pop(DIGEST_KEY)
-    if digest_of({name: value for name, value in fields.items() if name not in PREDICTED}) != said:
+    try:
+        same = digest_of({name: value for name, value in fields.items() if name not in PREDICTED}) == said
+    except ValueError:
+        # A number or a text that no plan has.
+        same = False
+    if not same:
         message = f"{path} was changed after lbdsl wrote it: its digest does not match"
         raise fail("LB332", message, help="change the recipe and run `lbdsl plan` again; a plan is never edited")
     try:

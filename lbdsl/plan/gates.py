@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.recipe.schema import Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.types import walk
-from lbdsl.solve.evaluate import DecidingValue, World, deciding, evaluate
+from lbdsl.solve.evaluate import DecidingValue, World, deciding, evaluate, rooms
 
 Scores = Mapping[str, Mapping[str, float]]
 """The finished model's scores by name, for each text that it was judged on, or each task."""
@@ -70,10 +71,11 @@ def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], tasks: Sc
     results = []
     for source, world in asked.items():
         status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
-        results.append(_result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None))
-    # Of several texts, show the first that fails, else the one with the largest value.
-    failing = (result for result in results if result.status == "fail")
-    return next(failing, None) or max(results, key=lambda result: abs(result.value or 0.0))
+        result = _result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None)
+        results.append((min(rooms(assertion.expr, world), default=math.inf), result))
+    # Of several texts, show the first that fails, else the one that is nearest to failing.
+    failing = (result for _, result in results if result.status == "fail")
+    return next(failing, None) or min(results, key=lambda item: item[0])[1]
 
 
 def _result(

@@ -333,6 +333,11 @@ class Plan(Chosen, PlanValue):
         return f"<Plan: {name} of {self.model.name or self.model.source}: {self.summary}>"
 
     @property
+    def scored(self) -> bool:
+        """Whether layers were measured on the calibration text."""
+        return self.measured_on is not None and self.measured_on.digest is not None
+
+    @property
     def changed(self) -> tuple[LayerPlan, ...]:
         """The layers that are changed."""
         return tuple(layer for layer in self.layers if layer.changed)

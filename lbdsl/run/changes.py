@@ -44,7 +44,8 @@ def apply_changes(model: Any, plan: Plan, made: Made = made_from(no_statistics))
     if model.config.lbdsl["layers"] != [spec.to_json() for spec in plan.specs] or params != plan.after.params:
         raise fail(
             "LB475",
-            f"the changed model is not the planned one: it has {params} parameters, and {plan.after.params} were planned",
+            "the changed model is not the planned one: other layers, or "
+            f"{params} parameters where {plan.after.params} were planned",
             help="an action that changes what its plan does not say is a defect of that action",
         )
     return tuple(records)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
@@ -105,29 +106,22 @@ def link_or_copy(source: Path, target: Path, tell: Callable[[int], None] = lambd
     return False
 
 
-class whole_file:  # noqa: N801  (used like a function)
-    """Context manager that gives a file descriptor to write to. The file gets its name only if the block ends without an
-    exception, after its bytes are synced to disk."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._beside = path.with_name(f".{path.name}.part")
-        self._open = -1
-
-    def __enter__(self) -> int:
-        self._open = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        return self._open
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+@contextmanager
+def whole_file(path: Path) -> Iterator[int]:
+    """A file descriptor to write to. The file gets its name only if the block ends without an exception, after its bytes
+    are synced to disk."""
+    beside = path.with_name(f".{path.name}.part")
+    opened = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
         try:
-            if kind is None:
-                os.fsync(self._open)
+            yield opened
+            os.fsync(opened)
         finally:
-            os.close(self._open)
-            if kind is not None:
-                self._beside.unlink(missing_ok=True)
-        if kind is None:
-            os.replace(self._beside, self._path)
+            os.close(opened)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    os.replace(beside, path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -59,7 +59,7 @@ def healed_model(
             folder.mkdir(parents=True, exist_ok=True)
             teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
         logs = work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}"
-        if not resume and process_number() == 0:
+        if "tensorboard" in inputs.trackers and not resume and process_number() == 0:
             # The curve of another run.
             shutil.rmtree(logs, ignore_errors=True)
         title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"

@@ -20,7 +20,13 @@ class Input(NamedTuple):
 
 def check_place(output: Path, inputs: Iterable[Input]) -> None:
     """Raise LB460 if `output` cannot be created or moved aside without loss: it contains an input, is inside an input's
-    folder, or is not a folder. Called before any work."""
+    folder, or is not a folder; LB463 if it cannot be looked at. Called before any work."""
+    try:
+        output.exists()
+    except OSError as problem:
+        raise fail(
+            "LB463", f"{output} cannot be looked at: {problem.strerror}", help="choose another folder with -o"
+        ) from None
     if os.path.lexists(output) and not output.exists():
         raise _refused(f"{output} is a link to {os.readlink(output)}, which does not exist")
     if output.exists() and not output.is_dir():

@@ -7,6 +7,7 @@ tensors are distributed over shards. Healing, and parts with randomly initialize
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,17 @@ from lbdsl.run.file_layout import MadeTensor, RewritePlan, plan_rewrite
 from lbdsl.run.shards import carry_out
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Rewriting:
     """A plan's changes as a rewrite of the base's checkpoint files. `records` are those of `apply_changes`."""
 
-    def __init__(
-        self,
-        model: Any,
-        records: tuple[dict[str, Any], ...],
-        weights: RewritePlan,
-        facts: ModelFacts,
-        made: Mapping[str, tuple[int, AnyExpr]],
-        source: Path,
-        statistics: StatisticsOf,
-    ):
-        self.records = records
-        self._model = model
-        self._weights = weights
-        self._facts = facts
-        self._made = made
-        self._source = source
-        self._statistics = statistics
+    _model: Any
+    records: tuple[dict[str, Any], ...]
+    _weights: RewritePlan
+    _facts: ModelFacts
+    _made: Mapping[str, tuple[int, AnyExpr]]
+    _source: Path
+    _statistics: StatisticsOf
 
     def bytes_to_write(self, folder: Path) -> int:
         """Disk space that the result needs in `folder` (which need not exist yet): unchanged files are hard links and

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
@@ -22,10 +21,8 @@ CAST_ELEMENTS = 2**21
 """Number of elements cast at once: 8 MiB of float32."""
 
 
-class Cast(Protocol):
-    """Converts elements between dtypes, given by torch's names; returns the bytes of the new elements."""
-
-    def __call__(self, data: bytearray, old: str, new: str) -> bytes: ...
+Cast = Callable[[bytearray, str, str], bytes]
+"""Converts elements between two dtypes, given by torch's names; returns the bytes of the new elements."""
 
 
 def carry_out(
@@ -36,7 +33,7 @@ def carry_out(
     make: Callable[[str], bytes] | None = None,
     progress: Report | None = None,
 ) -> tuple[str, ...]:
-    """Write the files of a RewritePlan; see `rewrite_shards`. `make` returns the bytes of a new tensor, by name."""
+    """Write the files of a RewritePlan; `make` returns the bytes of a new tensor, by name."""
     done = 0
 
     def tell(count: int) -> None:

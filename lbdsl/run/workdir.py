@@ -165,7 +165,7 @@ def writing(path: Path) -> Iterator[None]:
 def check_room(output: Path, needed_bytes: int) -> None:
     """Raise LB463, before any work, if the output's folder is not writable or has too little disk space."""
     parent = output.parent
-    existing = next(folder for folder in (parent, *parent.parents) if folder.exists())
+    existing = next(folder for folder in (parent, *parent.parents) if os.path.exists(folder))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise fail("LB463", f"no permission to write {output}", help="choose another folder with -o")
     free = shutil.disk_usage(existing).free

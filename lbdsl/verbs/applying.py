@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record, healing_stages, read_record
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.paths import plain_name
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
+from lbdsl.data.sources import path_of
+from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
@@ -56,14 +58,13 @@ FEW_STEPS = 10
 @dataclass(frozen=True)
 class ApplyOptions:
     """output: the artifact's folder (None: ./<model>-<recipe>). no_heal: skip the heal block. resume: continue a run
-    that was interrupted. force: move an existing output aside. again: allow an lbdsl artifact as the model. report_to:
+    that was interrupted. force: move an existing output aside. report_to:
     where else the healing loss is shown: `tensorboard`, `wandb`, `mlflow` or `trackio`."""
 
     output: Path | None = None
     no_heal: bool = False
     resume: bool = False
     force: bool = False
-    again: bool = False
     report_to: tuple[str, ...] = ()
 
 
@@ -77,10 +78,6 @@ class Applied(NotebookResult):
 
     def in_short(self) -> str:
         return f"{self.record.status}, in {self.folder}"
-
-    @property
-    def exit_code(self) -> int:
-        return max((d.exit_code for d in self.diagnostics), default=0)
 
 
 def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
@@ -103,13 +100,13 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
         raise fail("LB485", said, help=f"pip install {missing[0]}")
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = data_folder(recipe.path)
-    texts = [folder / Path(text).expanduser() for text in texts_of(recipe)]
+    texts = [path_of(text, folder) for text in texts_of(recipe)]
     place.check_place(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
             *(Input("the recipe", Path(text.name)) for text in recipe.sources),
-            *(Input("a text of the recipe", path) for path in texts if path.exists()),
+            *(Input("a text of the recipe", path) for path in texts if os.path.exists(path)),
             *others,
         ),
     )
@@ -202,7 +199,7 @@ def _apply(
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
-    if heal is not None and all(stage.get("kept") == 0 for stage in heal.get("stages", [heal])):
+    if heal is not None and all(stage.get("kept") == 0 for stage in healing_stages(heal)):
         advice = (
             "heal on more tokens" if heal["steps"] < FEW_STEPS else "lower `lr` in the heal block, or heal on more tokens"
         )
@@ -248,7 +245,7 @@ def inputs_for(
         validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
-    scored = (score_blocks(plan.measure, bench, folder),) if plan.measured_on is not None and judging else ()
+    scored = (score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()
     # What is shared is taken from there, layer by layer: the device may not have room for all.
     whole = bench.in_machine_memory() if shares_model() and healing else bench
     if whole is not bench:
@@ -294,11 +291,11 @@ def apply_saved_plan(
     plan = load_plan(Path(path)).unwrap()
     # A plan does not fix the device, but it does fix the dtype: it runs in the dtype it was made for.
     options = options or RunOptions()
-    if options.dtype is not None and options.dtype != plan.model.dtype:
+    if options.dtype is not None and normal_dtype(options.dtype) != plan.model.dtype:
         raise fail(
             "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
         )
-    options = RunOptions(**{**vars(options), "dtype": plan.model.dtype})
+    options = replace(options, dtype=plan.model.dtype)
     bench = Workbench(model or plan.model.source, options, progress)
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
@@ -314,7 +311,7 @@ def apply_saved_plan(
         params=recipe.params,
         model_digest=bench.digest,
         lbdsl_version=VERSION,
-        data_digest=score_blocks(plan.measure, bench, folder).digest if on and on.digest and not written else None,
+        data_digest=score_blocks(plan.measure, bench, folder).digest if plan.scored and not written else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles),

@@ -50,9 +50,9 @@ class Contexts:
     def for_profile(self, bench: Workbench) -> tuple[Self, int]:
         """The same with at least two contexts, each with room for what is written after it, so that its cells decide a
         profile; and the size of windows to time."""
-        room = bench.facts.positions - STEPS * (self.pairs + 1)
+        room = max(1, bench.facts.positions - STEPS * (self.pairs + 1))
         wanted = sorted({min(context, room) for context in self.contexts or self.lengths(bench)})
-        contexts = (wanted[0] // 2, *wanted) if len(wanted) == 1 else tuple(wanted)
+        contexts = tuple(sorted({max(1, wanted[0] // 2), *wanted})) if len(wanted) == 1 else tuple(wanted)
         return replace(self, contexts=contexts), max(1, contexts[0] // 2 if len(wanted) == 1 else contexts[0] // 4)
 
 

@@ -141,12 +141,16 @@ _WORKERS = Path(__file__).parents[1] / "bench" / "workers"
 
 def _check_plugin(python: Path) -> None:
     """Raise LB487 unless that Python has lbdsl's plug-in for vLLM."""
+    from lbdsl.bench.environments import clean_environment
+
     asks = "from importlib.metadata import entry_points as all; print(*(p.name for p in all(group='vllm.general_plugins')))"
     try:
-        said = subprocess.run([str(python), "-c", asks], capture_output=True, text=True, check=False).stdout
+        done = subprocess.run(
+            [str(python), "-c", asks], capture_output=True, text=True, check=False, env=clean_environment()
+        )
     except OSError as problem:
         raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
-    if "lbdsl" not in said.split():
+    if "lbdsl" not in done.stdout.split():
         message = f"vLLM serves this artifact with lbdsl's plug-in, and {python} does not have it"
         raise fail("LB487", message, help=f"in a checkout of lbdsl: {python} -m pip install --no-deps .")
 

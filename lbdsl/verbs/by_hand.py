@@ -27,26 +27,33 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
         raise fail("LB300", f"layer {layer} does not exist", help=f"the model has layers 0-{len(plan.layers) - 1}")
     if any(isinstance(rule.selector, ModulesSelector) for rule in recipe.rules):
         raise fail("LB345", "this plan has rules on modules, which cannot be changed by hand")
+    last = len(recipe.rules) + 1
+    # By the number of the rule that came first to a layer: a patch of a drop is not what an earlier rule keeps.
     texts = {
-        entry.index: " + ".join(dict.fromkeys(item.action.text() for item in entry.acting)) or "keep"
+        entry.index: (
+            min((item.rule for item in entry.actions), default=last),
+            " + ".join(dict.fromkeys(item.action.text() for item in entry.acting)) or "keep",
+        )
         for entry in plan.layers
     }
-    text = _with_rules(recipe, {**texts, layer: action})
+    text = _with_rules(recipe, {**texts, layer: (texts[layer][0], action)})
     path = recipe.path if recipe.path.endswith(SUFFIX) else recipe.path + SUFFIX
     return plan_text(text, path, planned.bench, set_params=set_values(plan), contexts=plan.contexts)
 
 
-def _with_rules(recipe: Recipe, actions: Mapping[int, str]) -> str:
-    """The recipe's text with its rules replaced by one rule for each action, at the position of the first rule."""
+def _with_rules(recipe: Recipe, actions: Mapping[int, tuple[int, str]]) -> str:
+    """The recipe's text with its rules replaced, at the position of the first, by one rule for each action and number, in
+    the order of numbers."""
     spans = [rule.span for rule in recipe.rules]
-    if any(span is None or span.source.base for span in spans):
-        raise fail("LB345", "rules of an included file cannot be changed by hand", help="write the rules in the recipe")
-    layers: dict[str, list[int]] = {}
-    for index, action in actions.items():
-        layers.setdefault(action, []).append(index)
-    rules = "\n".join(f"layers {ranges_text(members)} {action}" for action, members in layers.items())
-    edits = [(span, rules if place == 0 else "") for place, span in enumerate(spans) if span is not None]
     strategy = recipe.measure.set_at.get("strategy")
+    if any(span is None or span.source.base for span in spans) or (strategy is not None and strategy.source.base):
+        message = "rules and `strategy` of an included file cannot be changed by hand"
+        raise fail("LB345", message, help="write them in the recipe")
+    layers: dict[tuple[int, str], list[int]] = {}
+    for index, said in actions.items():
+        layers.setdefault(said, []).append(index)
+    rules = "\n".join(f"layers {ranges_text(members)} {action}" for (_, action), members in sorted(layers.items()))
+    edits = [(span, rules if place == 0 else "") for place, span in enumerate(spans) if span is not None]
     if strategy is not None:
         # Any other is for a `choose`, which becomes rules.
         edits.append((strategy, "independent"))

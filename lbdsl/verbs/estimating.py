@@ -76,7 +76,8 @@ def estimate_recipe(
     """Nothing is measured, and no weights are read; on CPUs, this machine's rate is (once). Which layers are changed is not
     known, so all of them count. Raises LbdslError for errors of the recipe."""
     loaded = read_recipe(recipe, set_params)
-    bench = Workbench(model, options)
+    given = options or RunOptions()
+    bench = Workbench(model, replace(given, device="cpu") if devices.kind == "cpu" else given)
     needed, settled = measurable(loaded.unwrap(), bench.facts), with_lengths(loaded.unwrap(), bench.facts)
     problems = (*needed.diagnostics, *settled.diagnostics)
     if needed.value is None or settled.value is None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
 from lbdsl.core.progress import AnyProgress
+from lbdsl.data.sources import WIKITEXT, path_of
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
@@ -32,10 +33,6 @@ class Judged(NotebookResult):
 
     def in_short(self) -> str:
         return f"{self.record.plan.model.name} on {', '.join(source['data'] for source in self.quality['sources'])}"
-
-    @property
-    def exit_code(self) -> int:
-        return max((d.exit_code for d in self.diagnostics), default=0)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `eval --json`."""
@@ -59,7 +56,8 @@ def evaluate_artifact(
 
     `against` is the base model, needed when it is not at the path in the record; `data` (one text or several), `tokens`
     (in tokens), `seq`, `tasks`, `limit` and `needle` (contexts in tokens) replace the block's settings. Raises LbdslError
-    when the folder is not an artifact, was edited, or the base is not the one it was made from.
+    when the folder is not an artifact or was edited, or the base at the path in the record is another one now; a base that
+    is named may be another, with the same vocabulary.
     """
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
@@ -69,12 +67,14 @@ def evaluate_artifact(
 
     folder = Path(artifact)
     record, bench = opened(folder, against, options, progress)
-    plan = record.plan
+    plan, facts = record.plan, facts_of(record)
     found: list[Diagnostic] = []
     if bench.digest != plan.model.digest:
         message = f"{bench.source.text} is not the model that the artifact was made from"
-        if against is None:
-            raise fail("LB473", message, help="name the base model with --against")
+        if against is None or bench.facts.vocab != facts.vocab:
+            raise fail(
+                "LB473", message, help=f"name {'the base model' if against is None else 'that model'} with --against"
+            )
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
     block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
@@ -89,15 +89,15 @@ def evaluate_artifact(
     }
     recipe = planned_recipe(plan)
     asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
-    wanted = judged_lengths(asked_of, plan.specs, bench.facts).unwrap()
+    wanted = judged_lengths(asked_of, plan.specs, facts).unwrap()
     check_asked(wanted.tasks, bench, place)
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
     answers = ask(base, changed, eval_tests(wanted, bench, place), bench.progress)
-    found += judging_findings(recipe, wanted, bench.facts)
-    asserts = gate_of(plan, recipe, bench.facts)(
+    found += judging_findings(recipe, wanted, facts)
+    asserts = gate_of(plan, recipe, facts)(
         {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in answers}
     )
     found += [error("LB468", f"assert {item.text} fails on this text") for item in asserts if item.status == "fail"]
@@ -115,7 +115,8 @@ def evaluate_artifact(
 def _named(given: str, known: Iterable[Any], folder: Path) -> str:
     """A text or task of the command line, where paths are relative to the working directory: as the recipe in `folder`
     names it, if it does."""
-    if not Path(given).is_file():
+    path, form = os.path.abspath(path_of(given)), WIKITEXT if given.startswith(WIKITEXT) else ""
+    if not os.path.isfile(path):
         return given
-    path = os.path.abspath(given)
-    return next((name for name in known if isinstance(name, str) and os.path.abspath(folder / name) == path), path)
+    names = (name for name in known if isinstance(name, str) and name.startswith(form))
+    return next((name for name in names if os.path.abspath(path_of(name, folder)) == path), form + path)

@@ -59,11 +59,6 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
     return (*checked.diagnostics, *planned_findings(checked.value))
 
 
-def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
-    """The planner's findings for a valid recipe on the example model."""
-    return _planned(recipe, EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL))
-
-
 def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     """Fake scores for the recipe's requests: high for the first and last layers, as in real models."""
     from lbdsl.solve.check import measurable
@@ -79,17 +74,14 @@ def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
     return scores
 
 
-def _planned(
-    recipe: Recipe,
-    facts: ModelFacts,
-    scores: Mapping[Request, Measurement],
-) -> tuple[Diagnostic, ...]:
-    """The planner's findings."""
+def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
+    """The planner's findings for a valid recipe on the example model."""
     from lbdsl.plan.build import build
     from lbdsl.plan.lengths import with_lengths
     from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
     from lbdsl.solve.select import select
 
+    facts, scores = EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL)
     lengths = with_lengths(recipe, facts)
     if lengths.value is None:
         return lengths.diagnostics

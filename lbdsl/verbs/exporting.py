@@ -138,7 +138,7 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
 def _there(what: str, model: str) -> tuple[Input, ...]:
     """A local model as an input of the export: its folder, or its GGUF file; empty for a hub id."""
     path = Path(model)
-    return (Input(what, path, path.is_dir()),) if path.is_absolute() and path.exists() else ()
+    return (Input(what, path, path.is_dir()),) if path.is_absolute() and os.path.exists(path) else ()
 
 
 @contextmanager

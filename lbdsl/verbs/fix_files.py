@@ -9,8 +9,8 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, fail
 from lbdsl.core.files import replace_file
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.recipe.load import load_recipe, recipe_from_bytes, recipe_from_text
-from lbdsl.recipe.reading import FileReader, FolderReader
+from lbdsl.recipe.load import recipe_from_bytes, recipe_from_text
+from lbdsl.recipe.reading import FileReader, FolderReader, decode, read_bytes
 from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import Fixed, fix_text
 
@@ -33,10 +33,10 @@ def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFac
 
     Raises LbdslError with LB051 when it cannot be written.
     """
-    try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError):
-        return load_recipe(path, set_params).diagnostics, None
+    read = read_bytes(path)
+    if read.value is None:
+        return read.diagnostics, None
+    data = read.value
     found, fixed = fix_bytes(data, str(path), set_params, facts, reader=FolderReader(Path(path)))
     if write and fixed is not None and fixed.text != fixed.before:
         _replace(Path(os.path.realpath(path)), _encoded(fixed.text, like=data))
@@ -55,7 +55,7 @@ def fix_bytes(
     first = recipe_from_bytes(data, name, set_params, reader=reader)
     if any(d.code in ("LB019", "LB020", "LB138") for d in first.diagnostics):
         return first.diagnostics, None
-    fixed = fix_text(data.removeprefix(_MARK).decode("utf-8").replace("\r\n", "\n"), check)
+    fixed = fix_text(decode(data), check)
     return fixed.diagnostics, fixed
 
 

@@ -48,9 +48,9 @@ def _mark(options: RunOptions, name: str) -> Path:
     return (options.cache_dir or default_cache_dir()) / name
 
 
-def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
+def follow(options: RunOptions, relocated: str | None, measured: Callable[[], object] | None) -> None:
     """In another process: `measured` takes part in measuring, if it sees the first one's cache folder; then wait for its
-    call, and heal with it."""
+    call, and heal with it, with the model at `relocated` if it is no longer where the plan says."""
     from lbdsl.heal import processes
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.model.load import pick_device
@@ -67,7 +67,7 @@ def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
             if call is not None:
                 plan, output, resume = call
                 with suppress(HealInterrupted):
-                    _heal(Plan.model_validate_json(plan), Path(output), resume, options)
+                    _heal(Plan.model_validate_json(plan), relocated, Path(output), resume, options)
             processes.leave()
     except LbdslError as problem:
         # What it alone knows.
@@ -78,14 +78,14 @@ def follow(options: RunOptions, measured: Callable[[], object] | None) -> None:
         raise
 
 
-def _heal(plan: Plan, output: Path, resume: bool, options: RunOptions) -> None:
+def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options: RunOptions) -> None:
     from lbdsl.run.changes import apply_changes, made_from
     from lbdsl.run.healing import healed_model
     from lbdsl.run.workdir import WorkFolder
     from lbdsl.verbs.applying import inputs_for
     from lbdsl.verbs.saved_recipe import planned_recipe
 
-    bench = Workbench(plan.model.source, replace(options, dtype=plan.model.dtype))
+    bench = Workbench(relocated or plan.model.source, replace(options, dtype=plan.model.dtype))
     inputs = inputs_for(plan, planned_recipe(plan), bench)
     model = inputs.changed()
     apply_changes(model, plan, made_from(inputs.statistics))

@@ -17,31 +17,27 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
     Yields a function that returns True when work should stop. Work that has called it (each healing step, between stages)
     is expected to stop on its own. On KeyboardInterrupt the command that resumes is printed.
     """
-    state = _State()
+    asked = polled = False
 
     def handler(_number: int, _frame: FrameType | None) -> None:
-        if state.asked or not state.polled:
+        nonlocal asked
+        if asked or not polled:
             raise KeyboardInterrupt
-        state.asked = True
+        asked = True
         print("stopping as soon as what was done is on disk; Ctrl-C again ends at once", file=sys.stderr)
+
+    def poll() -> bool:
+        nonlocal polled
+        polled = True
+        return asked
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, handler) if in_main_thread else None
     try:
-        yield state.poll
+        yield poll
     except KeyboardInterrupt:
         print(f"to resume, run:  {resume_command}", file=sys.stderr)
         raise
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, before)
-
-
-class _State:
-    def __init__(self) -> None:
-        self.asked = False
-        self.polled = False
-
-    def poll(self) -> bool:
-        self.polled = True
-        return self.asked

@@ -6,6 +6,11 @@ from __future__ import annotations
 class NotebookResult:
     """A result whose `repr` is one line with `in_short`, and which a notebook displays like the terminal output."""
 
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the most severe error."""
+        return max((d.exit_code for d in getattr(self, "diagnostics", ())), default=0)
+
     def in_short(self) -> str:
         """A summary of the result in a few words."""
         raise TypeError(f"{type(self).__name__} says nothing of itself")

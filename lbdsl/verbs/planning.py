@@ -98,11 +98,6 @@ class Planned(NotebookResult):
         """The errors, because of which the plan cannot be applied; warnings and notes are shown with the plan."""
         return tuple(d for d in self.diagnostics if d.is_error)
 
-    @property
-    def exit_code(self) -> int:
-        """0, or the code of the most severe error."""
-        return max((d.exit_code for d in self.diagnostics), default=0)
-
 
 def measure_model(
     recipe: str | Path,

@@ -46,7 +46,7 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
     pinned = _pinned(plan)
     for path, was in plan.recipe.files:
-        if not Path(path).is_file():
+        if not (os.path.isfile(path) and os.access(path, os.R_OK)):
             gone.append(path)
             continue
         data = Path(path).read_bytes()

@@ -54,7 +54,7 @@ def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Path) -> list[T
     if any(isinstance(source, SelfText) for source in sources):
         # It may not be kept here, and takes the model hours to write again.
         raise fail("LB478", "the model wrote some of it itself")
-    found = [score_blocks(plan.measure, bench, folder)] if plan.measured_on is not None else []
+    found = [score_blocks(plan.measure, bench, folder)] if plan.scored else []
     if heal is not None:
         found += heal_blocks(heal, bench, folder)
         found += filter(None, (validation_blocks(stage, bench, folder) for stage in heal.runs))

@@ -60,7 +60,8 @@ def choose(
         there = set(problem.places)
         problem = replace(problem, pairs={both: value for both, value in screened.pairs.items() if there.issuperset(both)})
     metric, done = problem.choosing.metric, 0.0
-    whole = WholePlans(recipe, bench, statistics, task_of(metric))
+    task = task_of(metric)
+    whole = WholePlans(recipe, bench, statistics, task)
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
         nonlocal done
@@ -75,7 +76,7 @@ def choose(
         found = greedy(problem, measure, tries=wanted.tries)
     else:
         # All questions of a task are asked at once.
-        share = SHARE if whole.shares else 1.0
+        share = SHARE if task is None else 1.0
         found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, share=share, best_so_far=best_so_far)
     if found is None and wanted.strategy == "greedy" and next(solutions(problem), None) is not None:
         message = "changing one layer after the other leads to no plan that keeps all budgets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     asked. Sequence lengths must be resolved already."""
     folder, offline = data_folder(recipe.path), bench.options.offline
     for data in texts_of(recipe if heal else replace(recipe, heal=None)):
-        if hub.is_hub_name(data) and not (folder / data).exists():
+        if hub.is_hub_name(data) and not os.path.exists(folder / data):
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():

@@ -31,26 +31,13 @@ class WholePlans:
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
         self._asking = Asking(task, recipe, bench) if task is not None else None
-        self._blocks = (
-            score_blocks(recipe.measure, bench, data_folder(recipe.path))
-            if self._asking is None
-            else self._asking.questions.blocks
-        )
-
-    @property
-    def shares(self) -> bool:
-        """Whether a plan can be measured on a share of the text."""
-        return self._asking is None
-
-    @property
-    def tokens(self) -> int:
-        """Of the text, or the answers."""
-        return self._blocks.tokens if self._asking is None else self._asking.questions.tokens
-
-    @property
-    def measured_on(self) -> int:
-        """Tokens of the text, or questions."""
-        return self._blocks.tokens if self._asking is None else self._asking.questions.count
+        # `tokens`: of the text, or the answers. `measured_on`: tokens of the text, or questions.
+        if self._asking is None:
+            self._blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+            self.tokens = self.measured_on = self._blocks.tokens
+        else:
+            asked = self._asking.questions
+            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.tokens, asked.count
 
     def measure(
         self, plans: Sequence[Selection], metrics: Sequence[str], title: str, share: float = 1.0
@@ -60,7 +47,7 @@ class WholePlans:
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
         bench, blocks = self._bench, self._blocks
-        digests = [self._digest(plan) for plan in plans]
+        digests = [_digest(plan, self._statistics) for plan in plans]
         changes = {digest: plan.changes for digest, plan in zip(digests, plans, strict=True)}
         if self._asking is not None:
             requests = {digest: Request(metrics[0], f"joint {digest}", MODEL_LAYER) for digest in digests}
@@ -82,9 +69,10 @@ class WholePlans:
         by_digest = dict(zip(changes, found, strict=True))
         return [by_digest[digest].scores for digest in digests]
 
-    def _digest(self, plan: Selection) -> str:
-        used = plan.used_statistics
-        return digest_of([plan.digest, self._statistics.digests(used)]) if used else plan.digest
+
+def _digest(plan: Selection, statistics: Statistics) -> str:
+    used = plan.used_statistics
+    return digest_of([plan.digest, statistics.digests(used)]) if used else plan.digest
 
 
 def joint_loss(
@@ -100,7 +88,7 @@ def joint_loss(
     if not changes:
         return None, None
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
-    used, statistics = selection.used_statistics, taken or NO_STATISTICS
+    statistics = taken or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         found = measure_joint(
             lambda: bench.measured_base,
@@ -108,7 +96,7 @@ def joint_loss(
             blocks,
             store,
             fingerprint_of(bench, blocks.digest),
-            selection.digest if not used else digest_of([selection.digest, statistics.digests(used)]),
+            _digest(selection, statistics),
             progress=report,
             batch=bench.options.batch,
             statistics=statistics,

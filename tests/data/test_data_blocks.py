@@ -109,7 +109,7 @@ def test_other_text_is_not(part):
         pack(DOCUMENTS, part, byte_tokenizer(), 4 * 400, 400)
     (diagnostic,) = caught.value.diagnostics
     assert diagnostic.code == "LB446"
-    assert f"`seq = {total // 4}`" in diagnostic.help[0]
+    assert f"seq = {total // 4}`" in diagnostic.help[0]
     assert total < 4 * 400
 
 

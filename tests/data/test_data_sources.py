@@ -120,6 +120,10 @@ def test_parquet(tmp_path):
         ("just words", "LB440", "not a text source"),
         ("", "LB440", "folder"),
         ("https://example.org/a", "LB440", "not a text source"),
+        ("~no-such-user/a.txt", "LB441", "no file"),
+        ("a" * 300 + ".txt", "LB441", "cannot be read"),
+        ("a" * 300, "LB440", "not a text source"),
+        ("texts/mine.jsonl", "LB441", "no file"),
     ],
 )
 def test_bad_sources(tmp_path, data, code, words):
@@ -146,6 +150,7 @@ def test_hub_names():
     assert hub.is_hub_name("org/name")
     assert hub.is_hub_name("org/name:config-2.raw@train[:1%]")
     assert not hub.is_hub_name("name")
+    assert not hub.is_hub_name("texts/mine.jsonl")
     assert not hub.is_hub_name("../name/x")
 
 
@@ -180,9 +185,13 @@ def test_hub_rows_become_documents(monkeypatch):
 
 @pytest.fixture
 def streamed(tmp_path, monkeypatch):
-    """A data set in a local folder, as `datasets` takes one, that is streamed."""
-    folder = tmp_path / "org" / "name"
+    """A data set in a local folder, as `datasets` takes one, in place of the hub's, that is streamed."""
+    import datasets
+
+    folder = tmp_path / "hub" / "org" / "name"
     folder.mkdir(parents=True)
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *rest, **others: load(f"hub/{name}", *rest, **others))
     (folder / "train.jsonl").write_text("".join(f'{{"text": "document {n}", "n": {n}}}\n' for n in range(50)))
     monkeypatch.chdir(tmp_path)
     hub._beginning.cache_clear()
@@ -196,8 +205,16 @@ def test_the_beginning_of_a_stream_is_read_once(streamed, monkeypatch):
     first = read_documents(streamed)
     assert first[:2] == ("document 0", "document 1")
     assert len(first) == 10  # ten of ten characters
-    (Path("org") / "name" / "train.jsonl").unlink()
+    Path("hub/org/name/train.jsonl").unlink()
     assert read_documents(streamed) == first
+
+
+@pytest.mark.torch
+def test_a_folder_is_not_read_in_place_of_a_data_set(streamed):
+    Path("org/name").mkdir(parents=True)
+    with pytest.raises(LbdslError, match="org/name is a folder of the working directory") as caught:
+        read_documents(streamed)
+    assert code_of(caught) == "LB440"
 
 
 @pytest.mark.torch
@@ -230,7 +247,7 @@ def test_a_stream_needs_the_network_and_a_text(streamed):
     with pytest.raises(LbdslError, match="network") as caught:
         read_documents(streamed, offline=True)
     assert code_of(caught) == "LB445"
-    (Path("org") / "name" / "train.jsonl").write_text('{"n": 1}\n')
+    Path("hub/org/name/train.jsonl").write_text('{"n": 1}\n')
     with pytest.raises(LbdslError, match="no column") as caught:
         read_documents(streamed)
     assert code_of(caught) == "LB443"
@@ -242,6 +259,7 @@ def test_a_stream_needs_the_network_and_a_text(streamed):
         (ValueError("BuilderConfig 'x' not found"), "configuration"),
         (ConnectionError("no route"), "network"),
         (FileNotFoundError("nothing"), "name"),
+        (RuntimeError("Dataset scripts are no longer supported, but found name.py"), "plain files"),
     ],
 )
 @pytest.mark.torch

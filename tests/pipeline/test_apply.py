@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,11 @@ from transformers import AutoModelForCausalLM
 import lbdsl.hf  # noqa: F401
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.data.sources import read_documents
 from lbdsl.layer.difference import window_size
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from lbdsl.run.output import check_place
 from tests.hybrid_cases import cache_of
 from tests.tiny_model import RECIPE
 
@@ -181,7 +186,7 @@ def test_a_plan_is_applied_and_judged_from_another_folder(workplace: Path, lbdsl
 
 
 def test_eval_refuses_another_base_unless_it_is_named(workplace: Path, lbdsl, tmp_path: Path) -> None:
-    from tests.tiny_model import save_tiny_model
+    from tests.tiny_model import save_tiny_model, tiny_llama
 
     (workplace / "model").unlink()
     save_tiny_model(workplace / "model")
@@ -193,6 +198,15 @@ def test_eval_refuses_another_base_unless_it_is_named(workplace: Path, lbdsl, tm
     assert "LB473" in done.err
     named = lbdsl("eval", "out", "--against", "model")
     assert "warning[LB473]" in named.err
+    # A base with more layers judges, too; one with another vocabulary cannot.
+    save_tiny_model(workplace / "deeper", layers=8)
+    deeper = lbdsl("eval", "out", "--against", "deeper")
+    assert deeper.code in (0, 4), deeper.err
+    tiny_llama(vocab_size=300).save_pretrained(workplace / "wider")
+    shutil.copy("model/tokenizer.json", "wider")
+    wider = lbdsl("eval", "out", "--against", "wider")
+    assert wider.code == 1
+    assert "error[LB473]" in wider.err
 
 
 def test_an_artifact_that_does_not_load_is_a_coded_error(workplace: Path, lbdsl) -> None:
@@ -207,6 +221,31 @@ def test_saved_files_are_readable_by_others(workplace: Path, lbdsl) -> None:
     assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
     for path in (workplace / "out").iterdir():
         assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this user may not look into."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+
+
+def test_folders_that_may_not_be_looked_into(locked: Path) -> None:
+    for act, code in (
+        (lambda: check_place(locked / "out", ()), "LB463"),
+        (lambda: read_record(locked / "artifact").unwrap(), "LB465"),
+        (lambda: read_documents(str(locked / "a.txt")), "LB441"),
+    ):
+        with pytest.raises(LbdslError, match="denied") as problem:
+            act()
+        assert [d.code for d in problem.value.diagnostics] == [code]
 
 
 def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Path) -> None:

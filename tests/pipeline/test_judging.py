@@ -164,7 +164,7 @@ def test_too_little_text_names_the_longest_possible_before_any_measuring(workpla
     done = lbdsl("plan", "r.lbr", "model", "--cache-dir", "empty-cache")
     assert done.code == 1
     assert "LB446" in done.err
-    assert "the longest 4 sequences that it allows: `seq = " in done.err
+    assert "the longest that it allows: `tokens = " in done.err
     assert "measuring" not in done.err
 
 

@@ -9,6 +9,7 @@ import pytest
 import lbdsl
 from lbdsl.layer.difference import window_size
 from lbdsl.parts.attention import Window
+from lbdsl.verbs.planning import plan_text
 
 
 @pytest.fixture
@@ -60,9 +61,18 @@ def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
         with pytest.raises(lbdsl.LbdslError) as raised:
             lbdsl.change_layer(planned, *wrong)
         assert raised.value.diagnostics[0].code == code
-    Path("part.lbr").write_text("layers 1 drop\n")
+    # The rest keeps layer 1 only after the drop, whose patch it may take.
     short = "measure { tokens = 256; seq = 64 }\n"
-    for text in (f'{short}modules "*.k_proj" quantize(bits=8)', f'{short}include "part.lbr"'):
+    patched = plan_text(f"{short}layers 2 drop(patch=linear)\nelse keep\n", "patched.lbr", planned.bench)
+    by_hand = lbdsl.change_layer(patched, 4, "swa(window=32)")
+    assert not [d for d in by_hand.diagnostics if "an earlier rule keeps" in d.message]
+    Path("part.lbr").write_text("layers 1 drop\n")
+    Path("greedy.lbr").write_text("measure { strategy = greedy }\n")
+    for text in (
+        f'{short}modules "*.k_proj" quantize(bits=8)',
+        f'{short}include "part.lbr"',
+        f'include "greedy.lbr"\n{chosen}',
+    ):
         Path("whole.lbr").write_text(text + "\nelse keep\n")
         with pytest.raises(lbdsl.LbdslError) as raised:
             lbdsl.change_layer(lbdsl.plan_recipe("whole.lbr", "model"), layer, "drop")

@@ -229,15 +229,22 @@ def test_the_gate_gives_the_value_that_decides():
     assert [item.on for item in both] == ["builtin:pydoc", "builtin:wikitext"]
 
 
+def test_the_text_that_decides_is_the_nearest_to_failing():
+    text = f"{RULES}assert agreement >= 90%\n"
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    (found,) = gate({"builtin:wikitext": {"agreement": 0.99}, "builtin:pydoc": {"agreement": 0.905}}, {})
+    assert (found.status, found.value, found.on) == ("pass", 0.905, "builtin:pydoc")
+
+
 def test_the_gate_on_right_answers():
     text = RULES + 'assert needle(1Ki) >= 90% and ppl_increase < 5%\nassert recovery(task("a")) >= 95%\n'
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
     texts = {"builtin:wikitext": {"ppl_increase": 0.02}, "builtin:pydoc": {"ppl_increase": 0.03}}
     found = gate(texts, {"needle(1Ki)": {"needle": 0.8}, 'task("a")': {"task": 0.4, "recovery": 0.96}})
     assert [(item.status, item.value) for item in found] == [("fail", 0.8), ("pass", 0.96)]
-    # The base has no right answer.
+    # Shown is the text that is nearest to failing; the base has no right answer.
     found = gate(texts, {"needle(1Ki)": {"needle": 0.95}, 'task("a")': {"task": 0.0, "recovery": math.nan}})
-    assert [(item.status, item.on) for item in found] == [("pass", "builtin:wikitext"), ("fail", None)]
+    assert [(item.status, item.on) for item in found] == [("pass", "builtin:pydoc"), ("fail", None)]
     assert [item.status for item in gate(texts, {})] == ["not measured", "not measured"]
 
 

@@ -87,6 +87,7 @@ def edited(plan, tmp_path, change, *, redigest=False):
     [
         (lambda f: f["layers"][3].update(reason="because"), False, "LB332", 6),
         (lambda f: f.update(sha256="0" * 64), False, "LB332", 6),
+        (lambda f: f["model"].update(name="\ud800"), False, "LB332", 6),
         (lambda f: f.update(format_version=99), False, "LB333", 3),
         (lambda f: f.pop("sha256"), False, "LB331", 6),
         (lambda f: f.pop("layers"), True, "LB334", 6),
