@@ -46,7 +46,7 @@ def _is_slip(typed: str, meant: str) -> bool:
     longest = max(len(typed), len(meant))
     allowed = 0.8 if longest <= 3 else 1.2 if longest < 8 else 1.85
     return (
-        (typed[0].lower() == meant[0].lower() or typed[:2] == meant[1::-1])
+        (typed[:1].lower() == meant[:1].lower() or typed[:2] == meant[1::-1])
         and re.findall(r"\d", typed) == re.findall(r"\d", meant)
         and distance(typed, meant) <= allowed
     )

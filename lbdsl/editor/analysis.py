@@ -15,7 +15,6 @@ from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.language import tree
 from lbdsl.language.layout import split_statements
 from lbdsl.language.lexer import Lexed, Token, lex, one_line
-from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.parse import parse
 from lbdsl.language.parser import Failure, Parser
 from lbdsl.layer.facts import ModelFacts
@@ -60,7 +59,7 @@ class Analysis:
 
     @cached_property
     def lexed(self) -> Lexed:
-        return lex(self.text, MAX_TOKENS)
+        return lex(self.text)
 
     @property
     def tokens(self) -> list[Token]:

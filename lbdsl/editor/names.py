@@ -11,7 +11,6 @@ from lbdsl.core.diagnostic import Diagnosed, error
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
 from lbdsl.language.lexer import Token, lex
-from lbdsl.language.limits import MAX_TOKENS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -49,9 +48,7 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
     if definition is None or definition.is_included:
         message = f"`{name.text}` is not defined in this file"
         return Diagnosed(None, (error("LB060", message, help="rename it where it is defined"),))
-    others = [
-        file.name for file in analysis.included if any(t.text == name.text for t in lex(file.text, MAX_TOKENS).tokens)
-    ]
+    others = [file.name for file in analysis.included if any(t.text == name.text for t in lex(file.text).tokens)]
     if others:
         message = f"`{name.text}` is used in {', '.join(others)}, too"
         return Diagnosed(None, (error("LB060", message, help="rename it by hand in each file"),))

@@ -16,7 +16,6 @@ from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format_pieces import SEPARATORS, SPACES, Comment, Piece, pieces_of
 from lbdsl.language.lexer import lex
-from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.parse import parse
 
 WIDTH = 100
@@ -47,7 +46,7 @@ def format_parsed(file: tree.File) -> Diagnosed[str]:
 
 def canonical_part(before: str, text: str) -> str:
     """`text` formatted on one line as a continuation of `before`, which must be canonical, such as `"let $n = "`."""
-    lexed = lex(text, MAX_TOKENS)
+    lexed = lex(text)
     breaks = [*lexed.comments, *(token for token in lexed.tokens if token.type == "NEWLINE")]
     # Lines may break within brackets that are not part of the text.
     for token in sorted(breaks, key=lambda token: -token.start):

@@ -13,7 +13,6 @@ from heapq import merge
 from lbdsl.core.span import Source
 from lbdsl.language.layout import OPERANDS, split_statements
 from lbdsl.language.lexer import BRACKETS, lex
-from lbdsl.language.limits import MAX_TOKENS
 
 SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
 SPACES = " \t\r\f\ufeff"
@@ -47,7 +46,7 @@ class Piece:
 def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
     """A head piece with the comments before the first statement, and the pieces of each statement; the text must parse."""
     text = source.text
-    lexed = lex(text, MAX_TOKENS)
+    lexed = lex(text)
     chunks, problems = split_statements(source, lexed.tokens)
     assert not problems, "only texts that parse are formatted"
     begins = {chunk.tokens[0].start for chunk in chunks}
@@ -102,7 +101,7 @@ class _Signs:
         self.depth = len(self.inside) - 1 - closes
         if kind in ("LAYERS", "GROUP"):
             self.inside[-1] = "set"
-        elif kind in ("WHERE", "UNTIL", *SEPARATORS):
+        elif kind in ("WHERE", "UNTIL", "AMONG", *SEPARATORS):
             self.inside[-1] = ""
         elif kind in BRACKETS:
             self.inside.append("call" if kind == "LPAR" and previous == "NAME" else self.inside[-1])

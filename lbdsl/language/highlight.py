@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.language.lexer import BAD, Token, lex
-from lbdsl.language.limits import MAX_TOKENS
 from lbdsl.language.words import OPERATORS, keywords
 from lbdsl.metrics import metrics
 
@@ -49,7 +48,7 @@ _BY_KIND = {
 
 def pieces(text: str) -> Iterator[Highlighted]:
     """The whole text, split into pieces without gaps. The text beyond the token limit is one `ERROR` piece."""
-    lexed = lex(text, MAX_TOKENS)
+    lexed = lex(text)
     tokens = sorted([*lexed.tokens, *lexed.comments], key=lambda token: token.start) if lexed.comments else lexed.tokens
     at, before = 0, ""
     for token in tokens:

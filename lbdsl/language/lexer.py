@@ -38,8 +38,8 @@ class Lexed(NamedTuple):
     """False when the limit was reached before the end of the text."""
 
 
-def lex(text: str, limit: int) -> Lexed:
-    """At most `limit` tokens of a text, and its comments. A run of the same bad character is one token."""
+def lex(text: str) -> Lexed:
+    """At most MAX_TOKENS tokens of a text, and its comments. A run of the same bad character is one token."""
     ignored, keywords = grammar().ignored, grammar().keywords
     tokens: list[Token] = []
     comments: list[Token] = []
@@ -58,7 +58,7 @@ def lex(text: str, limit: int) -> Lexed:
             if last.type == BAD and last.end == match.start() and word == last.text[0]:
                 tokens[-1] = Token(BAD, last.text + word, last.start, match.end())
                 continue
-        if len(tokens) == limit:
+        if len(tokens) == MAX_TOKENS:
             return Lexed(tokens, comments, False)
         tokens.append(Token(kind, word, match.start(), match.end()))
     return Lexed(tokens, comments, True)
@@ -68,7 +68,7 @@ def one_line(text: str) -> str:
     """A part of a recipe's text on one line, without its comments: for messages, plans and reports."""
     if "#" in text:
         kept, position = [], 0
-        for comment in lex(text, MAX_TOKENS).comments:
+        for comment in lex(text).comments:
             kept.append(text[position : comment.start])
             position = comment.end
         text = "".join([*kept, text[position:]])

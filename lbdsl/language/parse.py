@@ -22,7 +22,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
     size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         return Diagnosed(None, (_limit(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB"),))
-    lexed = lex(source.text, MAX_TOKENS)
+    lexed = lex(source.text)
     if not lexed.complete:
         return Diagnosed(None, (_limit(source, lexed.tokens[-1].start, f"recipe with more than {MAX_TOKENS} tokens"),))
     chunks, found = split_statements(source, lexed.tokens)

@@ -12,13 +12,13 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.expressions import resolve_condition, task_named
+from lbdsl.recipe.expressions import resolved_condition, task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
-from lbdsl.recipe.types import has_cost, phase_of, unit_of, walk
+from lbdsl.recipe.types import has_cost, unit_of, walk
 from lbdsl.recipe.values import resolve_action
 
 
@@ -56,46 +56,38 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
     beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose` or without `keep`.
     `choosing`: a `choose` is written, with errors or not."""
-    holding = [rule for rule in rules if isinstance(rule.selector, tree.RankSelector) and rule.selector.while_ is not None]
-    for rule in holding[1:]:
-        label = Label(holding[0].span, "the first one")
+    ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
+    holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
+    for rule, _ in holding[1:]:
+        label = Label(holding[0][0].span, "the first one")
         help = "give the others a number of layers"
         scope.error("LB152", "a recipe has one `while`", rule.span, labels=(label,), help=help)
-    for rule in holding:
-        condition = rule.selector.while_ if isinstance(rule.selector, tree.RankSelector) else None
-        if condition is not None and not any(isinstance(part, Score) for part in walk(condition)):
-            help = "for a cost write `until`: as few layers as make it hold"
-            scope.error(
-                "LB152", "`while` needs a score of the whole changed model, as in `nll <= 0.05`", rule.span, help=help
-            )
-    choose = next((rule for rule in rules if isinstance(rule.selector, Choosing)), None)
-    chosen = choose.selector if choose is not None else None
-    minimizes = chosen.metric if isinstance(chosen, Choosing) else None
-    if measure.strategy == "screen" and minimizes != "kl" and (choose is not None or not choosing):
+    for rule, condition in holding:
+        if not any(isinstance(part, Score) for part in walk(condition)):
+            message = "`while` needs a score of the whole changed model, as in `nll <= 0.05`"
+            scope.error("LB152", message, rule.span, help="for a cost write `until`: as few layers as make it hold")
+    chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
+    place = measure.set_at.get("strategy", measure.span)
+    if measure.strategy == "screen" and (chosen.metric != "kl" if chosen is not None else not choosing):
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
-        scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
-    if measure.strategy == "greedy" and choose is None and not choosing:
-        message = "`strategy = greedy` is for a `choose`"
-        scope.error("LB152", message, measure.set_at.get("strategy", measure.span), help="leave it out")
-    if measure.strategy == "greedy" and isinstance(chosen, Choosing) and None not in chosen.scores:
+        scope.error("LB152", message, place, help="leave it out")
+    if measure.strategy == "greedy" and not choosing:
+        scope.error("LB152", "`strategy = greedy` is for a `choose`", place, help="leave it out")
+    if measure.strategy == "greedy" and chosen is not None and None not in chosen.scores:
         help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
         scope.error("LB152", "`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
-    whole = choose or next(iter(holding), None)
-    for rule in rules if whole is not None else ():
+    several = "choose" if chosen is not None else "while" if holding else ""
+    for rule in rules if several else ():
         if any(action.patched for action in rule.actions):
-            word = "choose" if choose is not None else "while"
-            message = f"patches are fitted to a whole plan, and `{word}` measures many"
+            message = f"patches are fitted to a whole plan, and `{several}` measures many"
             help = "take bare drops; patch them in a recipe that names the layers"
             scope.error("LB152", message, rule.span, help=help)
-    for rule in rules if choose is not None else ():
-        selector = rule.selector
-        if not isinstance(selector, tree.RankSelector):
-            continue
+    for rule, selector in ranked if chosen is not None else ():
         words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
         word = next((word for word, there in words.items() if there), "")
-        if word and choose is not None:
+        if word and chosen is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
-            label = Label(choose.span, "chooses for a budget")
+            label = Label(chosen.span, "chooses for a budget")
             help = "name a number of layers, and put budgets after `subject to`"
             scope.error("LB152", message, rule.span, labels=(label,), help=help)
 
@@ -113,24 +105,21 @@ def _metric(scope: Scope, call: tree.Call) -> str:
     if name == "task" and call.args is not None and len(call.args) == 1:
         return task_name(task_named(scope, call.args[0].value))
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
-    if call.args is not None:
-        scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")
     found = scope.metric if name == "sensitivity" else name
     if found not in known and found != name:
         listed = "metrics: " + ", ".join(f"`{kind}`" for kind in known)
         scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be minimized", call.span, help=listed)
     if found not in known:
         scope.unknown("LB102", f"`{name}` cannot be minimized", call.name, ("sensitivity", *known), "metrics", "score")
+    if call.args is not None:
+        scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")
     return found
 
 
 def _budget(scope: Scope, node: tree.Expr) -> ResolvedAssertion:
-    expr = resolve_condition(scope, node, "subject to")
-    _check_budget(scope, expr, node)
-    meant = node
-    while isinstance(meant, tree.Variable) and meant.name in scope.expressions:
-        meant = scope.expressions[meant.name].node
-    return ResolvedAssertion(node.span, expr, phase_of(expr), one_line(meant.span.text))
+    found = resolved_condition(scope, node, "subject to")
+    _check_budget(scope, found.expr, node)
+    return found
 
 
 def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:

@@ -131,12 +131,6 @@ def _action(reader: JsonReader, data: Any, path: str) -> str:
     return text or _call(reader, data, path)
 
 
-def _patterns(reader: JsonReader, data: Any, path: str) -> str:
-    if not isinstance(data, list) or not data:
-        reader.refuse(path, "must not be empty" if data == [] else "must be a list")
-    return ", ".join(each_item(partial(_module_pattern, reader), data, path))
-
-
 def _module_pattern(reader: JsonReader, data: Any, path: str) -> str:
     match data:
         case str():
@@ -347,7 +341,7 @@ def _listed(kind: Kind) -> Kind:
 
     def read(reader: JsonReader, data: Any, path: str) -> str:
         if not isinstance(data, list) or not data:
-            reader.refuse(path, "must be a list, and not empty")
+            reader.refuse(path, "must not be empty" if data == [] else "must be a list")
         return ", ".join(each_item(partial(kind.read, reader), data, path))
 
     return Kind(read, lambda values: [kind.write(value) for value in values], array_schema(kind.reference(), minItems=1))
@@ -378,10 +372,10 @@ KINDS: Mapping[str, Kind] = {
     "amount": Kind(_amount, _value_data, any_schema(TEXT, COUNT, description=_ABOUT_AMOUNTS), "Amount"),
     "by": _SCORE,
     "actions": _ACTIONS,
-    "patterns": Kind(
-        _patterns,
-        lambda nodes: [{"regex": node.value} if isinstance(node, tree.Pattern) else node.value for node in nodes],
-        array_schema(_PATTERN, minItems=1),
+    "patterns": _listed(
+        Kind(
+            _module_pattern, lambda node: {"regex": node.value} if isinstance(node, tree.Pattern) else node.value, _PATTERN
+        )
     ),
     "direction": _plain(str, lambda data: data in _RANKS, "`lowest` or `highest`", enum=_RANKS),
     "of_rest": _plain(lambda data: "of rest" * data, lambda data: isinstance(data, bool), "true or false", **BOOLEAN),

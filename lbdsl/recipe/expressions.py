@@ -14,16 +14,28 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.nearest import nearest
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
+from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning, String
 from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
-from lbdsl.recipe.schema import ENGINES, FACTS, Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
+from lbdsl.recipe.schema import (
+    ENGINES,
+    FACTS,
+    Boolean,
+    CostOf,
+    Fact,
+    PostScore,
+    PredictedOf,
+    ResolvedAssertion,
+    Score,
+    Serves,
+)
 from lbdsl.recipe.schema_blocks import SHORTEST_NEEDLE, task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
-from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, refuse_unquoted
+from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
 from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
@@ -69,12 +81,30 @@ def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
             raise AssertionError("meanings are found here, not written")
 
 
+MAX_EXPANDED = 100_000
+"""Parts that all uses of named expressions may stand for: a hostile recipe cannot stall the engine."""
+
+
+def resolved_condition(scope: Scope, node: tree.Expr, place: Place) -> ResolvedAssertion:
+    """A condition with its text; for a lone `$name` that of what it stands for, which reports show in its place."""
+    expr, meant = resolve_condition(scope, node, place), node
+    while isinstance(meant, tree.Variable) and meant.name in scope.expressions:
+        meant = scope.expressions[meant.name].node
+    return ResolvedAssertion(node.span, expr, phase_of(expr), one_line(meant.span.text))
+
+
 def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
     """Resolve the expression that `$name` stands for, at one place; errors in it get a label at that use."""
     scope.used.add(f"${node.name}")
-    before = len(scope.diagnostics)
+    named, before = scope.expressions[node.name], len(scope.diagnostics)
+    scope.expanded += named.size
+    if scope.expanded > MAX_EXPANDED + named.size:
+        raise Unresolved  # It was said.
+    if scope.expanded > MAX_EXPANDED:
+        message = f"names of expressions stand for more than {MAX_EXPANDED} parts"
+        scope.fail("LB212", message, node.span, help="name less of them")
     try:
-        return resolve_expr(scope, scope.expressions[node.name].node, place)
+        return resolve_expr(scope, named.node, place)
     finally:
         for index in range(before, len(scope.diagnostics)):
             found = scope.diagnostics[index]
@@ -324,7 +354,8 @@ def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
     if min(numbers) < 1:
         scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
     known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
-    return PredictedOf(node.span, value.name, None, tuple(numbers), known)
+    context = dict(zip(value.parameters, numbers, strict=True)).get("CTX")
+    return PredictedOf(node.span, value.name, context, tuple(numbers), known)
 
 
 def _serves(scope: Scope, node: tree.Call, place: Place) -> Serves:

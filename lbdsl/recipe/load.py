@@ -16,14 +16,14 @@ from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
 from lbdsl.language.words import RULES
 from lbdsl.recipe.choosing import check_beside, resolve_choose
-from lbdsl.recipe.expressions import resolve_condition
+from lbdsl.recipe.expressions import resolved_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
-from lbdsl.recipe.types import Place, phase_of
+from lbdsl.recipe.types import Place
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 
@@ -62,7 +62,8 @@ def recipe_from_text(
     whole = Whole(parsed.value, reader)
     resolved = _Resolver(whole, set_params or {}).recipe()
     syntax = (*parsed.diagnostics, *whole.diagnostics)
-    problems = (*syntax, *resolved.diagnostics)
+    # Stages of a block have its settings, and named expressions their texts.
+    problems = tuple(dict.fromkeys((*syntax, *resolved.diagnostics)))
     failed = any(problem.is_error for problem in problems)
     if failed:
         problems = tuple(problem for problem in problems if problem.code not in _FOLLOWING)
@@ -247,15 +248,8 @@ class _Resolver:
         return True
 
     def _assertion(self, node: tree.Expr, place: Place, into: list[ResolvedAssertion]) -> None:
-        expr = attempt(resolve_condition, self.scope, node, place)
-        if expr is not None:
-            into.append(ResolvedAssertion(node.span, expr, phase_of(expr), one_line(self._meant(node).span.text)))
-
-    def _meant(self, node: tree.Expr) -> tree.Expr:
-        """The condition, or the one that a lone `$name` stands for: reports show the condition, not its name."""
-        while isinstance(node, tree.Variable) and node.name in self.scope.expressions:
-            node = self.scope.expressions[node.name].node
-        return node
+        found = attempt(resolved_condition, self.scope, node, place)
+        into += [found] if found is not None else []
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1

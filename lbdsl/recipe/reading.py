@@ -178,8 +178,8 @@ class Whole(Findings):
         """The statements of one file, including those of its includes."""
         self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
         self.tokens += file.tokens
+        self.rules += sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
         for statement in file.statements:
-            self.rules += isinstance(statement, tree.RuleStatement)
             if not isinstance(statement, tree.Include):
                 yield statement
                 continue

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import islice
 from operator import or_
 
 from lbdsl.actions import Action
@@ -130,7 +131,8 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
     owners: list[tuple[Rule, int, tuple[str, ...]]] = []
 
     def owners_of(layers: int, roots: Sequence[str]) -> list[Rule]:
-        return [owner for owner, theirs, paths in owners if theirs & layers and _touch(paths, roots)]
+        found = (owner for owner, theirs, paths in owners if theirs & layers and _touch(paths, roots))
+        return list(islice(found, 6))
 
     for rule in rules:
         selector = rule.selector

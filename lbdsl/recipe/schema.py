@@ -134,14 +134,6 @@ FACTS: Mapping[str, tuple[str, Unit]] = {
 class Amount(Number):
     """A count of layers, or a share of all the model's layers, rounded down."""
 
-    @property
-    def count(self) -> int | None:
-        return None if self.unit is Unit.RATIO else int(self.value)
-
-    @property
-    def share(self) -> float | None:
-        return self.value if self.unit is Unit.RATIO else None
-
     def of(self, layers: int) -> int:
         """The number of layers, out of `layers`; a share is rounded down."""
         return int(self.value * layers + 1e-9) if self.unit is Unit.RATIO else int(self.value)

@@ -29,13 +29,17 @@ class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""As NumPy takes it."""
+
+
 class SelfText(_Values):
     """`self(tokens=1M)`: text that the base model writes itself, at most so many different tokens; open: as many as are
     used. Source: self-calibration (arXiv 2410.17170)."""
 
     node: Literal["self"] = "self"
     tokens: int | None = Field(default=None, ge=2, strict=True, json_schema_extra={"unit": "tokens", "decimal": True})
-    seed: int = Field(default=0, ge=0, strict=True)
+    seed: Annotated[Seed, Field(strict=True)] = 0
 
     def __str__(self) -> str:
         said = [] if self.tokens is None else [f"tokens={tokens_text(self.tokens)}"]
@@ -87,7 +91,7 @@ class Measure(BlockSettings):
     data: Text = "builtin:pydoc"
     tokens: int = Field(default=8192, ge=1)
     seq: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     strategy: Strategy = "independent"
     tries: int = Field(default=200, ge=0)
     questions: int = Field(default=200, ge=2)
@@ -137,7 +141,7 @@ class HealSettings(BlockSettings):
     loss_on: LossOn = "all"
     seq: int = Field(default=1024, ge=2)
     batch: int = Field(default=2, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @property
     def steps(self) -> int:

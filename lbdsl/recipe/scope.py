@@ -124,6 +124,12 @@ class Scope(Findings):
     below: dict[str, Span] = field(default_factory=dict)
     """Where the recipe defines each `$name` and `@name`, including those further down."""
 
+    expanded: int = 0
+    """Parts of expressions that names stood for so far."""
+
+    warned: set[Span] = field(default_factory=set)
+    """Number literals that a warning is about."""
+
     judged_on: list[tuple[str, Span]] = field(default_factory=list)
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 

@@ -94,7 +94,8 @@ def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
     sources = each(lambda node: _data(scope, what, node), given)
     weights: tuple[float, ...] = (1.0,) * len(given)
     for arg in named:
-        nodes = arg.value.items if isinstance(arg.value, tree.Items) else (arg.value,)
+        given_weights = constant(scope, arg.value) if isinstance(arg.value, tree.Variable) else arg.value
+        nodes = given_weights.items if isinstance(given_weights, tree.Items) else (arg.value,)
         weights = tuple(each(lambda node: _real(scope, "a weight", node), nodes))
         if len(weights) != len(given) or min(weights) <= 0:
             scope.fail("LB105", "`mix` needs one weight above 0 for each source", arg.span, help=example)
@@ -158,18 +159,11 @@ def _several(read: Read) -> Read:
     """One value, or a list of them, without repetitions."""
 
     def values(scope: Scope, what: str, node: tree.Expr) -> tuple[Any, ...]:
-        nodes = node.items if isinstance(node, tree.Items) else (node,)
+        given = constant(scope, node) if isinstance(node, tree.Variable) else node
+        nodes = given.items if isinstance(given, tree.Items) else (node,)
         return tuple(dict.fromkeys(each(lambda item: read(scope, what, item), nodes)))
 
     return values
-
-
-def _eval_metric(scope: Scope, what: str, node: tree.Expr) -> str:
-    return _choice(scope, node, EVAL_METRICS, "a metric of the finished model").name.name
-
-
-def _task(scope: Scope, what: str, node: tree.Expr) -> str:
-    return task_named(scope, node)
 
 
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
@@ -274,8 +268,13 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
         "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: {_JUDGED}"),
-        "metrics": SettingRow(_several(_eval_metric), "what is reported of the finished model"),
-        "tasks": SettingRow(_several(_task), "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files"),
+        "metrics": SettingRow(
+            _several(_one_of("metrics", "a metric of the finished model")), "what is reported of the finished model"
+        ),
+        "tasks": SettingRow(
+            _several(lambda scope, _, node: task_named(scope, node)),
+            "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files",
+        ),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
         "needle": SettingRow(_several(_length), "tokens of texts in which facts are hidden and asked for, one or a list"),
     },

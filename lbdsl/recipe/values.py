@@ -48,7 +48,11 @@ def constant(scope: Scope, node: tree.Expr, words: bool = False) -> Constant:
         case tree.Call(name=name, args=None) if words:
             return String(node.span, name.name)
         case tree.Items():
-            return rebuilt(node, items=lambda item: constant(scope, item, words))
+            found = rebuilt(node, items=lambda item: constant(scope, item, words))
+            for item in found.items:
+                if isinstance(item, Items):
+                    scope.fail("LB106", "a list in a list", item.span, help="write all values in one list")
+            return found
         case tree.Minus():
             inner = _number(scope, node.operand)
             return Number(node.span, -inner.value, inner.unit, one_line(node.span.text))
@@ -154,8 +158,9 @@ def warn_decimal(scope: Scope, node: tree.Expr) -> None:
     """Warn about `4k` as a window or context: it is 4000 tokens, but 4096 was probably meant. Once per literal."""
     for literal in literals(scope, node):
         text = literal.text.removesuffix("tokens").rstrip()
-        if not text.endswith("k") or any(d.code == "LB119" and d.span == literal.span for d in scope.diagnostics):
+        if not text.endswith("k") or text.startswith("$") or literal.span in scope.warned:
             continue
+        scope.warned.add(literal.span)
         binary = literal.text.replace("k", "Ki", 1)
         meant = f" ({int(text[:-1]) * 1024})" if text[:-1].isdigit() else ""
         message, help = f"`{literal.text}` is {literal.value} tokens", f"did you mean `{binary}`{meant}?"
@@ -217,7 +222,8 @@ def signature(name: str, cls: type[BaseModel]) -> str:
     parts = []
     for parameter in _parameters(cls):
         default = cls.model_fields[parameter].get_default()
-        parts.append(parameter if default is PydanticUndefined else f"{parameter}={argument_text(default)}")
+        said = "..." if default is None else argument_text(default)
+        parts.append(parameter if default is PydanticUndefined else f"{parameter}={said}")
     return f"{name}({', '.join(parts)})" if parts else name
 
 

@@ -24,7 +24,7 @@ from lbdsl.recipe.types import Place, kind_of, unit_of, walk
 from lbdsl.recipe.values import SET, constant, described, literals, placed
 
 MAX_SIZE = 1000
-MAX_DEPTH = 32
+MAX_DEPTH = 50
 
 # Expressions with a name ---------------------------------------------------------------------------------------------
 
@@ -56,8 +56,9 @@ def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
         scope.fail("LB212", message, node.value.span, help="write it out, or name less of it")
     found: list[tuple[Diagnostic, ...]] = []
     for place in _PLACES:
-        trial = replace(scope, diagnostics=[])
+        trial = replace(scope, diagnostics=[], judged_on=[])
         attempt(resolve_expr, trial, node.value, place)
+        scope.expanded = trial.expanded
         found.append(tuple(problem for problem in trial.diagnostics if problem.is_error))
         if not found[-1]:
             return Named(node.value, size, depth)
@@ -78,13 +79,15 @@ def _is_constant(scope: Scope, node: tree.Expr) -> bool:
     return True
 
 
-def _measure(scope: Scope, node: tree.Expr) -> tuple[int, int]:
-    """The number of nodes and the depth, with names expanded."""
-    parts = [part for part in walk(node) if not isinstance(part, tree.Operator)]
-    variables = (scope.expressions.get(part.name) for part in parts if isinstance(part, tree.Variable))
-    named = [part for part in variables if part is not None]
-    size = len(parts) - len(named) + sum(part.size for part in named)
-    return size, 1 + max((part.depth for part in named), default=0)
+def _measure(scope: Scope, node: tree.Node) -> tuple[int, int]:
+    """The number of nodes and their nesting, with names expanded."""
+    named = scope.expressions.get(node.name) if isinstance(node, tree.Variable) else None
+    if named is not None:
+        return named.size, named.depth
+    values = () if isinstance(node, tree.Call) else vars(node).values()
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    sizes = [_measure(scope, part) for part in parts if isinstance(part, tree.Node) and not isinstance(part, tree.Operator)]
+    return 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=-1)
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------

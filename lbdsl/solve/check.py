@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
@@ -22,8 +22,11 @@ def check_recipe(case: Case) -> tuple[Diagnostic, ...]:
     actions that the model cannot express. Run it before measuring, which may take long."""
     required = (item for item in case.recipe.requires if facts_only(item.expr))
     of_model = (problem for item in required for problem in requirement_problems(item, World(case.facts)))
-    of_rules = (problem for check in CHECKS for rule in case.recipe.rules for problem in check(case, rule))
-    return tuple([*of_model, *of_rules] or _impossible_actions(case))
+    rules, layers = case.recipe.rules, case.facts.layers
+    of_sets = (problem for rule in rules for problem in set_problems(rule.selector, layers))
+    of_patterns = (problem for rule in rules for problem in _patterns(case, rule))
+    # A group of layers stands in each rule that uses it.
+    return tuple(dict.fromkeys([*of_model, *of_sets, *of_patterns] or _impossible_actions(case)))
 
 
 def measurable(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Case]:
@@ -60,10 +63,6 @@ def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[
     return (error("LB320", message, requirement.span, help=help),)
 
 
-def _sets(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    return set_problems(rule.selector, case.facts.layers)
-
-
 def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
     """LB218 for each pattern that no module of this model matches."""
     for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
@@ -85,11 +84,9 @@ def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagno
     return error("LB218", message, pattern.span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
 
 
-CHECKS: tuple[Callable[[Case, Rule], Iterator[Diagnostic]], ...] = (_sets, _patterns)
-
-
 def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
-    """Errors of actions, including those of scores, on the layers they may be used on. All `CHECKS` must pass first."""
+    """Errors of actions, including those of scores, on the layers they may be used on. Sets and patterns must be right
+    first."""
     found = [d for d in action_findings(case) if d.is_error]
     for known in case.rules:
         for score in known.scores:

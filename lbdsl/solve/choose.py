@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.language import tree
 from lbdsl.layer.cost import LayerCost, ModelCost
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.recipe.schema import Choosing, Serves
+from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, evaluate, rooms
 from lbdsl.solve.match import Match
@@ -165,7 +165,7 @@ class Problem:
     @property
     def engines(self) -> tuple[str, ...]:
         """The engines that must serve the model."""
-        parts = (part for budget in self.choosing.budgets for part in _together(budget.expr))
+        parts = (part for budget in self.choosing.budgets for part in walk(budget.expr))
         return tuple(dict.fromkeys(part.engine for part in parts if isinstance(part, Serves)))
 
     def barred(self, form: Form) -> tuple[frozenset[Place], frozenset[tuple[int, int]]]:
@@ -203,12 +203,3 @@ class Problem:
                     if second != first and other in others and (second, other) not in barred:
                         return {first: one, second: other}
         return None
-
-
-def _together(expr: tree.Expr) -> Iterator[tree.Node]:
-    """The conditions that must all hold."""
-    if isinstance(expr, tree.Logic) and expr.op == "and":
-        for part in expr.operands:
-            yield from _together(part)
-    else:
-        yield expr

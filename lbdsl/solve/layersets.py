@@ -53,7 +53,7 @@ def set_problems(selector: Node, layers: int) -> Iterator[Diagnostic]:
             case nodes.Range() if ends(part)[1] >= layers:
                 yield _beyond(part, layers)
             case Amount() if part.of(layers) > layers:
-                message = f"{part.count} of {layers} layers cannot be selected"
+                message = f"{part.of(layers)} of {layers} layers cannot be selected"
                 yield error("LB302", message, part.span, help=f"the model has {layers} layers")
             case nodes.Every() if steps(part)[0] >= layers:
                 start, step = steps(part)

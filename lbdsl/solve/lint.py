@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic, Label, note, warning
-from lbdsl.core.units import layers_text
+from lbdsl.core.units import Unit, layers_text
 from lbdsl.language.tree import LayersSelector
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.layer.spec import LayerSpec
@@ -113,10 +113,10 @@ class _RuleInTable:
     def _why_empty(self) -> str:
         ranking, layers = self.known.ranking, self.case.facts.layers
         if ranking is not None and ranking.amount is not None and ranking.amount.of(layers) == 0:
-            share = ranking.amount.share
-            rounded = f"{100 * (share or 0):g} % of {layers} layers, rounded down, is 0"
-            return rounded if share is not None else "it asks for 0 layers"
-        if ranking is not None:
+            if ranking.amount.unit is Unit.RATIO:
+                return f"{100 * ranking.amount.value:g} % of {layers} layers, rounded down, is 0"
+            return "it asks for 0 layers"
+        if ranking is not None or self.known.choosing is not None:
             return "earlier rules claim every layer"
         if self.known.scores:
             return "look at the scores: `lbdsl plan` prints them"

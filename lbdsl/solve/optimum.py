@@ -34,6 +34,10 @@ Barred = tuple[frozenset[Place], frozenset[tuple[int, int]]]
 def solutions(problem: Problem) -> Iterator[Choices]:
     """Those that keep every budget, the least sum first. With many pair terms some of the best: those where no change of
     one layer, and no exchange between two, gives less, and those that are the best without pair terms."""
+    if not problem.options:
+        # The solver solves nothing without a variable.
+        yield from () if problem.broken({}) else ({},)
+        return
     if len(problem.pairs) > EXACT_PAIRS:
         starts = list(islice(solutions(replace(problem, pairs={})), STARTS))
         ends = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}

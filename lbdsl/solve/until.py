@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit, amount_text, plural
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Compare, Expr
+from lbdsl.language.tree import Compare, Expr, Not
 from lbdsl.layer.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import CostOf
@@ -166,6 +166,8 @@ class _Reader:
 
 
 def _bound_of(until: Expr) -> _Bound | None:
+    if any(isinstance(part, Not) for part in walk(until)):
+        return None
     for part in walk(until):
         if isinstance(part, Compare):
             for i, op in enumerate(part.ops):

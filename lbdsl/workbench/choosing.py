@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import duration_text, plural
-from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
@@ -138,5 +137,5 @@ def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
     pace, tries = pace_of(bench).known("forward"), recipe.measure.tries
     if pace is not None and tries:
-        passes = measuring_units(bench.facts, [0] * tries, tokens) / units(bench.facts, tokens)
-        bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(passes * tokens / pace)}")
+        seconds = (1 + tries) * tokens / pace
+        bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(seconds)}")

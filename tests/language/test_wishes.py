@@ -112,6 +112,7 @@ def test_slip() -> None:
     assert slip("adn", ["and", "all"]) == "and"
     assert slip("*.kproj", ["*.q_proj", "*.k_proj"]) == "*.k_proj"
     assert slip("Window", ["window"]) == "window"
+    assert slip("", ["w"]) is None
     for typed, other in [
         ("kv_quantize", "quantize"),
         ("quantize_kv", "quantize"),

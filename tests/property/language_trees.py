@@ -263,7 +263,7 @@ _ENDS = ["\n", "\r\n", ";", " ; ", ";;\n", "\n\n\n", " # end\n", "; # end\n", "\
 @st.composite
 def mangled(draw: st.DrawFn, text: str) -> str:
     """The same statements with other spaces, newlines and comments between their tokens."""
-    tokens = [token for token in lex(text, 10**6).tokens]
+    tokens = [token for token in lex(text).tokens]
     parts: list[str] = [draw(st.sampled_from(["", "# top\n", "\n\n", " \n# a\n\n#b\n"]))]
     brackets: list[bool] = []
     for index, token in enumerate(tokens):

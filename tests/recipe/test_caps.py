@@ -94,6 +94,10 @@ HOSTILE = {
         "group @g0 = 0, 2\n" + "".join(f"group @g{i + 1} = @g{i}, @g{i}\n" for i in range(60)) + "layers @g60 keep",
         ["LB212"],
     ),
+    "list bomb": (
+        "let $a0 = [1, 1]\n" + "".join(f"let $a{i + 1} = [$a{i}, $a{i}]\n" for i in range(30)) + "else keep",
+        None,
+    ),
     "growing constants": (
         "let $a0 = 99999999999\n" + "".join(f"let $a{i + 1} = $a{i} * $a{i}\n" for i in range(60)),
         ["LB121"],

@@ -97,7 +97,7 @@ def test_sets() -> None:
     assert isinstance(first.sets[0].base, AllLayers)
     assert ends(first.sets[0].removed) == (2, 5)  # type: ignore[arg-type]
     assert isinstance(second, ExceptSet)
-    assert second.removed.amount.share == 0.1  # type: ignore[union-attr]
+    assert second.removed.amount.value == 0.1  # type: ignore[union-attr]
 
 
 def test_default_action_of_a_bare_metric_and_metrics_without_one() -> None:
@@ -217,10 +217,14 @@ def test_named_expressions_have_limits() -> None:
         names = "".join(f"let $a{i} = not $a{i - 1}\n" for i in range(1, length))
         return f"let $a0 = nll < 1\n{names}where $a{length - 1} drop\nelse keep"
 
-    assert recipe_from_text(chain(32)).ok
-    deep = [d for d in recipe_from_text(chain(33)).diagnostics if d.is_error]
+    assert recipe_from_text(chain(50)).ok
+    deep = [d for d in recipe_from_text(chain(51)).diagnostics if d.is_error]
     assert [d.code for d in deep] == ["LB212"]
-    assert "deeper than 32" in deep[0].message
+    assert "deeper than 50" in deep[0].message
+    hostile = "".join(f"let ${name} = {'not ' * 45}{of}\n" for name, of in (("a", "nll < 1"), ("b", "$a"), ("c", "$b")))
+    assert [d.code for d in recipe_from_text(hostile + "else keep").diagnostics if d.is_error] == ["LB212"]
+    often = "let $a = nll < 1" + " and nll < 1" * 100 + "\nwhere " + " and ".join(["$a"] * 1000) + " drop\nelse keep"
+    assert [d.code for d in recipe_from_text(often).diagnostics if d.is_error] == ["LB212"]
     wide = "let $a = nll < 1\nlet $b = " + " and ".join(["$a"] * 400) + "\nwhere $b drop\nelse keep"
     assert [d.code for d in recipe_from_text(wide).diagnostics if d.is_error] == ["LB212"]
     assert recipe_from_text(wide.replace("$a and " * 100, "", 1)).ok

@@ -36,6 +36,14 @@ def scores_of(recipe: Recipe, facts: ModelFacts, random: Random) -> dict[Request
     return {request: Measurement(random.random(), 0.1, Unit.NATS, 10, 2) for request in case.requests}
 
 
+def test_without_layers_there_is_one_plan() -> None:
+    facts = llama_facts(layers=6)
+    for budget, plans in (("kv(8Ki) <= 100%", [{}]), ("kv(8Ki) <= 50%", [])):
+        recipe = recipe_of(budget, before="layers all keep")
+        problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+        assert list(solutions(problem)) == plans
+
+
 def every_plan(problem: Problem) -> list[tuple[float, dict[int, int]]]:
     """All plans that keep the budgets, the best first."""
     plans = (dict(zip(problem.options, numbers, strict=True)) for numbers in product(*problem.options.values()))

@@ -87,6 +87,8 @@ def negative_layer(p: Mistake) -> Diagnostic | None:
         return None
     n = int(after.text)
     said = "layers are not counted from the end"
+    if n == 0:
+        return p.error("LB010", said, p.token, after, help="the first layer is `0`", write="0")
     if n == 1:
         return p.error("LB010", said, p.token, after, help="the last layer is `last 1`", write="last 1")
     only = f"`last {after.text} except last {n - 1}`"
