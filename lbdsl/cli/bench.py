@@ -27,17 +27,11 @@ def bench(
 
     The result is kept in the artifact's record and its model card.
     """
-    from lbdsl.cli.output import print_json
+    from lbdsl.cli.output import give
     from lbdsl.verbs.benching import bench_artifact
 
     found = bench_artifact(artifact, asked, against=against, options=options, progress=progress)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        from lbdsl.report.bench import render_bench
-        from lbdsl.report.console import stdout_console
-
-        render_bench(found.to_json(), stdout_console())
+    give(found, as_json)
     if output is not None:
         from lbdsl.report.bench import draw_bench
 

@@ -21,17 +21,10 @@ def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any
 
     The profile is for models of the same shape on this machine.
     """
-    from lbdsl.cli.output import print_json
+    from lbdsl.cli.output import give
 
     if getattr(asked, "served", False):
         raise click.UsageError("--served is of `lbdsl bench`: a profile is of offline runs")
     from lbdsl.verbs.calibrating import calibrate_model
 
-    found = calibrate_model(model, asked, options=options, progress=progress)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        from lbdsl.report.bench import render_calibration
-        from lbdsl.report.console import stdout_console
-
-        render_calibration(found.to_json(), stdout_console())
+    give(calibrate_model(model, asked, options=options, progress=progress), as_json)

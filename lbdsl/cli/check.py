@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,13 +11,12 @@ import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import set_option
-from lbdsl.cli.output import write_text
+from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.core.diagnostic import Diagnostic
     from lbdsl.layer.facts import ModelFacts
-    from lbdsl.report.diagnostics import Style
     from lbdsl.verbs.fixing import Fixed
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
@@ -63,8 +61,8 @@ def check(
 ) -> None:
     """Parse, type-check and lint recipes; `-` reads standard input.
 
-    The exit code is 0 when no recipe has errors, else that of the most severe error: 1, or 5 for
-    an assert that fails.
+    The exit code is 0 when no recipe has errors, else that of the most severe error: 1, 5 for an
+    assert that fails, or 6 for a model that lbdsl does not have.
     """
     # Garbage collection would take a tenth of the run time: imports create many objects, none of which is garbage.
     gc.disable()
@@ -175,28 +173,6 @@ def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> 
         from lbdsl.report.diagnostics_github import github_text
 
         return github_text([(file, problem) for problem in found])
-    return view.concise_text(found) if form == "concise" else view.diagnostics_text(found, output_style(apart))
-
-
-def output_style(apart: bool = False) -> Style:
-    """The output style: colours and line-drawing characters only when the terminal supports them."""
-    from lbdsl.report.diagnostics import Style, is_unicode
-
-    stream = sys.stderr if apart else sys.stdout
-    dumb = os.environ.get("TERM") == "dumb"
-    terminal = stream.isatty()
-    colour = terminal and not dumb and not os.environ.get("NO_COLOR")
-    width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
-    return Style(width, colour, is_unicode(stream.encoding) and not dumb)
-
-
-def _columns(terminal: int) -> int:
-    """The width of a terminal: `COLUMNS` if set, 80 if the terminal does not report its width."""
-    named = os.environ.get("COLUMNS", "")
-    return int(named) if named.isdecimal() and int(named) else os.get_terminal_size(terminal).columns or 80
-
-
-def writable(text: str) -> str:
-    """The text with characters replaced that standard output cannot encode."""
-    encoding = sys.stdout.encoding or "ascii"
-    return text.encode(encoding, "replace").decode(encoding)
+    if form == "concise":
+        return view.concise_text(found, "<stdin>" if file == "-" else file)
+    return view.diagnostics_text(found, output_style(apart))

@@ -16,7 +16,7 @@ PROJECT_FILE = "lbdsl.toml"
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
 """Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
 
-FLAG_ONLY = ("trust-remote-code", "engine-python", "install")
+FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task")
 """Options allowed only on the command line: an lbdsl.toml in an untrusted folder must not be able to run code."""
 
 COMMON_KEY = " common"
@@ -88,7 +88,8 @@ def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any
                 continue
             param.envvar = variables
     for word in defaults:
-        _known(word, names, f"[{verb}] in lbdsl.toml sets an option", f"option of `{verb}`")
+        if word not in names:
+            _known(word, names, f"[{verb}] in {file_of(verb, word)} sets an option", f"option of `{verb}`")
     chosen = {**{word: value for word, value in common.items() if word in names}, **defaults}
     defaults.clear()
     defaults.update({str(names[word]): value for word, value in chosen.items()})

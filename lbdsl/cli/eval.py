@@ -53,7 +53,7 @@ def command(
     progress: Any,
 ) -> None:
     """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts."""
-    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.verbs.evaluating import evaluate_artifact
 
     judged = evaluate_artifact(
@@ -69,18 +69,13 @@ def command(
         progress=progress,
     )
     show_diagnostics(judged.diagnostics)
+    give(judged, as_json)
     if output is not None:
         from lbdsl.artifact.needle import draw_needles, needles_in
 
-        if not needles_in(judged.quality):
-            raise click.UsageError("-o draws needles, and none are asked: add --needle 4Ki")
-        draw_needles(needles_in(judged.quality), output)
-        progress.say(f"Drew {output}")
-    if as_json:
-        print_json(judged.to_json())
-    else:
-        from lbdsl.report.console import stdout_console
-        from lbdsl.report.report import render_quality
-
-        render_quality(judged.quality, judged.asserts, stdout_console())
+        if needles_in(judged.quality):
+            draw_needles(needles_in(judged.quality), output)
+            progress.say(f"Drew {output}")
+        else:
+            progress.say(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki")
     ctx.exit(judged.exit_code)

@@ -17,8 +17,7 @@ def explain(topic: str | None, as_json: bool) -> None:
     TOPIC is a code (LB203), an action (swa), a metric (kl), a keyword (until), a setting (heal.lr), a fact (model.layers)
     or a type. Without TOPIC, all topics are listed.
     """
-    from lbdsl.cli.check import output_style, writable
-    from lbdsl.cli.output import print_json
+    from lbdsl.cli.output import output_style, print_json, writable
     from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics
     from lbdsl.report.explain_text import pages_text, topics_text
 

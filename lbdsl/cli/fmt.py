@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from lbdsl.cli.completions import RECIPES
 from lbdsl.cli.output import write_text
 from lbdsl.core.units import plural
-
-if TYPE_CHECKING:
-    from lbdsl.verbs.formatting import Formatted
 
 
 @click.command()
@@ -28,7 +23,8 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
     consecutive blank line, LF line endings. Comments stay where they are. A recipe's meaning never changes; a recipe with
     syntax errors is not modified. The exit code is 1 when a recipe has errors, or with --check when one would change.
     """
-    from lbdsl.cli.output import show_diagnostics
+    from lbdsl.cli.output import show_diagnostics, writable
+    from lbdsl.report.diagnostics import difference
     from lbdsl.verbs.formatting import format_bytes, format_file, write_formatted
 
     worst, changed, same = 0, 0, 0
@@ -41,7 +37,8 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
         changed += found.value.changed
         same += not found.value.changed
         if diff and found.value.changed:
-            _show_diff(found.value, "<stdin>" if file == "-" else file)
+            name = "<stdin>" if file == "-" else file
+            click.echo(writable(difference(name, found.value.old, found.value.new)), nl=False)
         if check and found.value.changed:
             click.echo(f"would change {'<stdin>' if file == '-' else file}", err=True)
         if file == "-" and not (check or diff):
@@ -58,15 +55,3 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
 
 def _they(number: int) -> str:
     return "it is" if number == 1 else "they are"
-
-
-def _show_diff(formatted: Formatted, name: str) -> None:
-    for line in difflib.unified_diff(_lines(formatted.old), _lines(formatted.new), name, name):
-        # A carriage return or any other control character would move the cursor of a terminal.
-        shown = "".join(char if char.isprintable() or char in "\t" else ascii(char)[1:-1] for char in line.rstrip("\n"))
-        click.echo(shown + ("" if line.endswith("\n") else "\n\\ No newline at end of file"))
-
-
-def _lines(text: str) -> list[str]:
-    """Lines with their line endings, split only at `\\n`, as in the recipe language."""
-    return [line + "\n" for line in text.split("\n")[:-1]] + [last for last in text.split("\n")[-1:] if last]

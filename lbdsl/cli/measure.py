@@ -31,15 +31,9 @@ def measure(
 
     An interrupted run continues where it stopped; a second run only reads the cache.
     """
-    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.verbs.planning import measure_model
 
     measured = measure_model(recipe, model, set_params=dict(assignments), options=options, progress=progress)
     show_diagnostics(measured.diagnostics)
-    if as_json:
-        print_json(measured.to_json())
-    else:
-        from lbdsl.report.console import stdout_console
-        from lbdsl.report.scores import render_scores
-
-        render_scores(measured, stdout_console())
+    give(measured, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -146,16 +146,10 @@ class DevicesType(click.ParamType):
             self.fail(str(problem), param, ctx)
 
 
-def origins(ctx: click.Context) -> dict[str, str]:
-    """The source (flag, environment or file) of each option's value, except for built-in defaults."""
-    names = {"COMMANDLINE": "flag", "ENVIRONMENT": "environment"}
-    found = {}
+def origins(ctx: click.Context) -> Iterator[str]:
+    """`ctx = (77,) (from lbdsl.toml)` for each option that the environment or a file sets."""
     for param in ctx.command.params:
-        source = ctx.get_parameter_source(param.name or "")
-        if param.name is None or source is None:
-            continue
-        if source.name in names:
-            found[param.name] = names[source.name]
-        elif source.name == "DEFAULT_MAP":
-            found[param.name] = file_of(ctx.info_name or "", next(opt for opt in param.opts if opt.startswith("--"))[2:])
-    return found
+        source, long = ctx.get_parameter_source(param.name or ""), next((o for o in param.opts if o.startswith("--")), "")
+        if long and source is not None and source.name in ("ENVIRONMENT", "DEFAULT_MAP"):
+            place = "environment" if source.name == "ENVIRONMENT" else file_of(ctx.info_name or "", long[2:])
+            yield f"{long[2:]} = {ctx.params[param.name or '']} (from {place})"

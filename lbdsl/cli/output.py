@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.processes import process_number
+
+if TYPE_CHECKING:
+    from lbdsl.report.diagnostics import Style
 
 
 def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
@@ -19,12 +23,11 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     # Of several processes the first says it.
     if found and process_number() == 0:
         from lbdsl.report.capped import capped
-        from lbdsl.report.console import stderr_console
-        from lbdsl.report.diagnostics import render_diagnostics
+        from lbdsl.report.diagnostics import diagnostics_text
 
         for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
-            render_diagnostics(item.found, stderr_console())
-            click.echo(item.rest, nl=False, err=True)
+            text = diagnostics_text(item.found, output_style(apart=True)) + item.rest
+            click.echo(writable(text, sys.stderr), nl=False, err=True, color=True)
 
 
 def write_text(text: str) -> None:
@@ -35,4 +38,39 @@ def write_text(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def give(result: Any, as_json: bool) -> None:
+    """A result on standard output: as JSON, or drawn."""
+    if as_json:
+        print_json(result.to_json())
+        return
+    from lbdsl.report.console import stdout_console
+    from lbdsl.report.html import draw
+
+    draw(result, stdout_console())
+
+
+def output_style(apart: bool = False) -> Style:
+    """The output style: colours and line-drawing characters only when the terminal supports them."""
+    from lbdsl.report.diagnostics import Style, is_unicode
+
+    stream = sys.stderr if apart else sys.stdout
+    dumb = os.environ.get("TERM") == "dumb"
+    terminal = stream.isatty()
+    colour = terminal and not dumb and not os.environ.get("NO_COLOR")
+    width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
+    return Style(width, colour, is_unicode(stream.encoding) and not dumb)
+
+
+def _columns(terminal: int) -> int:
+    """The width of a terminal: `COLUMNS` if set, 80 if the terminal does not report its width."""
+    named = os.environ.get("COLUMNS", "")
+    return int(named) if named.isdecimal() and int(named) else os.get_terminal_size(terminal).columns or 80
+
+
+def writable(text: str, stream: TextIO | None = None) -> str:
+    """The text with characters replaced that a stream, by default standard output, cannot encode."""
+    encoding = (stream or sys.stdout).encoding or "ascii"
+    return text.encode(encoding, "replace").decode(encoding)

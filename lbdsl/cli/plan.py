@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lbdsl.cli.completions import MODELS, RECIPES
 from lbdsl.cli.options import Assignment, DevicesType, Picture, Tokens, json_option, measuring_options, origins, set_option
@@ -76,14 +77,15 @@ def plan(
     from lbdsl.verbs.planning import plan_recipe
     from lbdsl.workbench.targets import check_engines, check_targets
 
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if devices is not None:
-        if sweep is not None or targets or output is not None or all_layers or detailed_exitcode:
+        if given & {"sweep", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again"}:
             raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
         return _estimate(recipe, model, devices, dict(assignments), options, as_json)
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
     if sweep is not None:
-        if targets or all_layers or detailed_exitcode:
+        if given & {"targets", "all_layers", "detailed_exitcode"}:
             raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")
         ctx.exit(_sweep(recipe, model, sweep, dict(assignments), output, as_json, how))
     if output is not None:
@@ -97,15 +99,13 @@ def plan(
         print_json({**planned.plan.to_json(), "targets": [target.to_json() for target in served]})
     else:
         from lbdsl.report.console import stdout_console
-        from lbdsl.report.plan import render_plan
-        from lbdsl.report.targets import render_targets
+        from lbdsl.report.plan import render_plan, render_targets
 
         render_plan(planned.plan, stdout_console(), all_layers=all_layers)
         render_targets(served, stdout_console())
         show_diagnostics(planned.errors)
-        for name, origin in origins(ctx).items():
-            if origin != "flag":
-                progress.say(f"{name} = {ctx.params[name]} (from {origin})")
+        for line in origins(ctx):
+            progress.say(line)
         if output is not None and planned.plan.applyable:
             progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})")
             progress.say(f"Apply exactly this:  lbdsl apply {output}")
@@ -118,17 +118,10 @@ def plan(
 
 
 def _estimate(recipe: Path, model: str, devices: Any, given: dict[str, str], options: Any, as_json: bool) -> None:
-    from lbdsl.cli.output import print_json
+    from lbdsl.cli.output import give
     from lbdsl.verbs.estimating import estimate_recipe
 
-    found = estimate_recipe(recipe, model, devices, set_params=given, options=options)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        from lbdsl.report.console import stdout_console
-        from lbdsl.report.estimate import render_estimate
-
-        render_estimate(found, stdout_console())
+    give(estimate_recipe(recipe, model, devices, set_params=given, options=options), as_json)
 
 
 def _sweep(
@@ -152,9 +145,10 @@ def _sweep(
         output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)
     found = plan_sweep(recipe, model, name, values, set_params=given, **how)
     recipes = [item.planned.recipe for item in found if item.planned is not None]
-    # What the recipe itself is about.
-    context = max((cost.ctx for one in recipes for cost in costs_asked(one) if cost.ctx is not None), default=None)
     plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
+    # What the recipe itself is about, if all plans tell it.
+    named = {cost.ctx for one in recipes for cost in costs_asked(one) if cost.ctx is not None}
+    context = max((ctx for ctx in named if all(ctx in plan.contexts for plan in plans.values())), default=None)
     if as_json:
         rows = [
             {

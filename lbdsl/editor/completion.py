@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,8 @@ from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import TYPES
 
-_LORA = ("rank", "alpha")
+_PARAMETERS = {"lora": ("rank", "alpha"), "mix": ("weights",), "self": ("tokens", "seed")}
+"""Of words with arguments that are no actions."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _keys(cursor: Cursor) -> Iterator[Item]:
     call = cursor.call()
     if call is not None:
         name, bracket = call
-        known: Sequence[str] = actions()[name].parameters() if name in actions() else _LORA if name == "lora" else ()
+        known = actions()[name].parameters() if name in actions() else _PARAMETERS.get(name, ())
         for key in known:
             if key not in cursor.given(bracket):
                 page = parameter_page(name, key) or WORDS[name]
@@ -122,8 +123,11 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield Item(name, "metric", "score of a layer", metric_page(name, analysis.metric))
         case "model":
             for name, (form, said) in FUNCTIONS.items():
-                takes = "(" in form
-                yield Item(name, "function", form, said, f"{name}(${{1:8Ki}})" if takes else name, takes)
+                if name == "serves" and role.key != "budget":
+                    continue
+                words = [] if form == name else form[len(name) + 1 : -1].replace("CTX", "8Ki").split(", ")
+                places = ", ".join(f"${{{n}:{word}}}" for n, word in enumerate(words, 1) if not word.startswith("engine="))
+                yield Item(name, "function", form, said, f"{name}({places})" if words else name, bool(words))
             for of in (Of.CHANGED, Of.FINISHED):
                 for name in metrics_of(of):
                     yield Item(name, "metric", f"of {of.value}", metric_page(name, analysis.metric))
@@ -135,6 +139,8 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             for kind in ("layer", "model", "constant"):
                 yield from _by_role(analysis, Role(kind))
         case "argument":
+            if role.owner == "mix" and not role.key:
+                yield from _words(("self",))
             if role.owner in metrics():
                 yield from _words(getattr(metrics()[role.owner], "parts", ()))
             cls = actions().get(role.owner)
@@ -144,6 +150,8 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield from _words(choices(cls, key))
         case "setting":
             yield from _words(CHOICES.get(role.key, ()))
+            if role.key == "data" and role.owner != "eval":
+                yield from _words(("self", "mix"))
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
@@ -182,7 +190,7 @@ def _words(names: Iterable[str]) -> Iterator[Item]:
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     """The suggested strings: built-in texts, recipes to include, module names, model families."""
     role = cursor.role()
-    if role.kind == "setting" and role.key == "data":
+    if (role.kind == "setting" and role.key == "data") or role.owner == "mix":
         for name in BUILTIN_TEXTS:
             if cursor.block != "eval" and name in JUDGING_ONLY:
                 continue

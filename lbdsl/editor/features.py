@@ -58,10 +58,11 @@ def register_reading(server: RecipeServer) -> None:
         if document is None:
             return []
         defined = definition_of(document.analysis, offset)
+        own = defined is not None and document.analysis.is_own(defined)
         return [
             lsp.Location(document.uri, protocol.range_of(document.text, token.start, token.end))
             for token in uses_of(document.analysis, offset)
-            if params.context.include_declaration or defined is None or defined.start != token.start
+            if params.context.include_declaration or defined is None or not own or defined.start != token.start
         ]
 
     @server.feature(lsp.TEXT_DOCUMENT_INLAY_HINT)

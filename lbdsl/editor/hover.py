@@ -21,6 +21,7 @@ from lbdsl.editor.pages import (
 )
 from lbdsl.language import tree
 from lbdsl.language.lexer import Token
+from lbdsl.language.limits import MAX_DIGITS
 from lbdsl.language.parser import Parser
 from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
@@ -112,6 +113,8 @@ def _fact(analysis: Analysis, name: str) -> str | None:
 
 def _number(analysis: Analysis, token: Token) -> str | None:
     """The value of a number with a suffix: `4Ki` is 4096."""
+    if len(token.text) > MAX_DIGITS:
+        return None
     value = Parser(analysis.source).value(token)
     assert isinstance(value, tree.Number), "a quantity is a number"
     if token.type == "PERCENT":

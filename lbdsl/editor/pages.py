@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -64,13 +65,13 @@ TYPE_MEANINGS: Mapping[str, str] = {
 }
 
 
+HEADS = "What|Why|Example|Source"
+"""How paragraphs of the docstrings of actions and metrics begin."""
+
+
 def page_of_class(cls: type[Action] | type[Metric]) -> str:
     """The docstring of an action or metric, with the headings of its paragraphs in bold."""
-    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
-    text = "\n\n".join(paragraphs)
-    for head in ("What", "Why", "Example", "Source"):
-        text = text.replace(f"\n{head}: ", f"\n\n**{head}**: ")
-    return text.replace("\n\n\n", "\n\n")
+    return re.sub(rf"\n+({HEADS}): ", r"\n\n**\1**: ", inspect.cleandoc(cls.__doc__ or ""))
 
 
 def action_page(name: str) -> str:

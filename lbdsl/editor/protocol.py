@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from lbdsl.editor.completion import Item
 from lbdsl.editor.cursor import Cursor
 from lbdsl.editor.documents import Position, Text
 from lbdsl.editor.outline import Entry
+from lbdsl.language import tree
 from lbdsl.language.highlight import TextRole, pieces
+from lbdsl.recipe.reading import joined
 
 _SEVERITIES = {
     Severity.ERROR: lsp.DiagnosticSeverity.Error,
@@ -123,7 +126,7 @@ def _diagnostic(
         start = span.start - 1 if span.start == span.end and span.start > 0 else span.start
         where = range_of(text, start, span.end)
     else:
-        where = _include_range(analysis, text)
+        where = _include_range(span, analysis, text)
     others = [_related(label.span, label.text, text, uri) for label in found.labels]
     if span is not None and not analysis.is_own(span):
         others.insert(0, _related(span, found.message, text, uri))
@@ -139,9 +142,17 @@ def _diagnostic(
     )
 
 
-def _include_range(analysis: Analysis, text: Text) -> lsp.Range:
-    token = next((token for token in analysis.tokens if token.type == "INCLUDE"), None)
-    return range_of(text, token.start, token.end) if token is not None else range_of(text, 0, 0)
+def _include_range(span: Span, analysis: Analysis, text: Text) -> lsp.Range:
+    """Of the `include` that brought a span's file, if through others."""
+    bases = {source.name: source.base for source in analysis.included}
+    where = None
+    for node in analysis.file.statements if analysis.file is not None else ():
+        if isinstance(node, tree.Include):
+            name = os.path.join(os.path.dirname(analysis.name), joined("", node.path.value) or "")
+            # Files are numbered as they are read: those that one brings come before the next one.
+            if where is None or bases.get(name, span.source.base + 1) <= span.source.base:
+                where = node.span
+    return range_of(text, 0, 0) if where is None else range_of(text, where.start, where.start + len("include"))
 
 
 def _related(span: Span, said: str, text: Text, uri: str) -> lsp.DiagnosticRelatedInformation | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Source, Span
@@ -32,32 +33,6 @@ class Style:
         return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self.colour and text else text
 
 
-class _Console(Protocol):
-    """The attributes of rich's console that are used here."""
-
-    width: int
-    no_color: bool
-    file: Any
-
-    @property
-    def is_terminal(self) -> bool: ...
-    @property
-    def encoding(self) -> str: ...
-
-
-def render_diagnostics(diagnostics: Iterable[Diagnostic], console: _Console) -> None:
-    """Write diagnostics to a rich console's file, using its width, colours and encoding."""
-    style = Style(
-        min(console.width, 100) if console.is_terminal else 80,
-        console.is_terminal and not console.no_color,
-        is_unicode(console.encoding),
-    )
-    encoding = console.encoding or "ascii"
-    text = diagnostics_text(diagnostics, style)
-    console.file.write(text.encode(encoding, "replace").decode(encoding))
-    console.file.flush()
-
-
 def is_unicode(encoding: str | None) -> bool:
     """Whether line-drawing characters can be written in an encoding."""
     return (encoding or "ascii").lower().replace("-", "").startswith("utf")
@@ -68,11 +43,11 @@ def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
     return "".join(_one(diagnostic, style) + "\n" for diagnostic in diagnostics)
 
 
-def concise_text(diagnostics: Iterable[Diagnostic]) -> str:
-    """One line each: `file:line:column: error[LB102] message`."""
+def concise_text(diagnostics: Iterable[Diagnostic], file: str = "") -> str:
+    """One line each: `file:line:column: error[LB102] message`; `file` is that of findings without a place."""
     lines = []
     for diagnostic in diagnostics:
-        where = ""
+        where = f"{_safe(file)}: " if file else ""
         if diagnostic.span is not None:
             line, column = diagnostic.span.start_line_column
             where = f"{_safe(diagnostic.span.source.name)}:{line}:{column}: "
@@ -111,11 +86,18 @@ def fixes_text(
 
 
 def difference(file: str, before: str, after: str) -> str:
-    """A unified diff of two texts, without terminal control characters."""
+    """A unified diff of two texts, by the lines of the language, without terminal control characters."""
     import difflib
 
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), file, file, lineterm="")
-    return "".join(_safe(line) + "\n" for line in lines)
+    old, new = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (before, after))
+    out = ""
+    for line in difflib.unified_diff(old, new, file, file):
+        # A carriage return or any other control character would move the cursor of a terminal.
+        out += "".join(
+            char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line.removesuffix("\n")
+        )
+        out += "\n" if line.endswith("\n") else "\n\\ No newline at end of file\n"
+    return out
 
 
 def _place(span: Span | None, file: str | None) -> dict[str, Any]:

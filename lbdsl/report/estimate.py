@@ -52,5 +52,6 @@ def render_estimate(found: Estimated, console: Console) -> None:
     known = all(hours is not None for hours in found.hours.values())
     said = f", at {REACHED:.0%} of the devices' rate" if known else ""
     console.print(Text(f" {', '.join(parts)}{said}"))
-    trained = "* as in the recipe; as if every layer were trained; " if heal is not None else ""
+    star = "* as in the recipe; " if own in found.ways else ""
+    trained = f"{star}as if every layer were trained; " if heal is not None else ""
     console.print(Text(f" {trained}without tasks and needles", style="dim"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
-from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
+from lbdsl.editor.pages import FUNCTIONS, HEADS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.language.words import REMOVED, keywords
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
@@ -22,24 +23,18 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Example:
-    """An example recipe. `findings` are the real diagnostics of one that fails."""
-
-    text: str
-    findings: tuple[Diagnostic, ...] = ()
-
-
-@dataclass(frozen=True)
 class Page:
-    """The page of one topic. `facts` are pairs of a heading and a text; `failing` and `fixed` are a code's examples."""
+    """The page of one topic. `facts` are pairs of a heading and a text; `failing` and `fixed` are a code's example
+    recipes, `findings` the real diagnostics of the first."""
 
     kind: str
     name: str
     title: str
     facts: tuple[tuple[str, str], ...] = ()
     form: str = ""
-    failing: Example | None = None
-    fixed: Example | None = None
+    failing: str = ""
+    findings: tuple[Diagnostic, ...] = ()
+    fixed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         from lbdsl.report.diagnostics import diagnostics_json
@@ -51,11 +46,11 @@ class Page:
             "form": self.form or None,
             "facts": {head: text for head, text in self.facts},
         }
-        if self.failing is not None:
-            found["example"] = self.failing.text
-            found["findings"] = diagnostics_json(self.failing.findings)
-        if self.fixed is not None:
-            found["fixed"] = self.fixed.text
+        if self.failing:
+            found["example"] = self.failing
+            found["findings"] = diagnostics_json(self.findings)
+        if self.fixed:
+            found["fixed"] = self.fixed
         return found
 
 
@@ -112,9 +107,8 @@ def page_of_code(id: str) -> Page | None:
     facts = [("Why", code.reason)] if code.reason else []
     if code.exit_code != 1:
         facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
-    failing = Example(code.example, example_findings(code)) if code.example else None
-    fixed = Example(code.fixed) if code.fixed else None
-    return Page("code", id, code.title, tuple(facts), failing=failing, fixed=fixed)
+    found = example_findings(code)
+    return Page("code", id, code.title, tuple(facts), failing=code.example, findings=found, fixed=code.fixed)
 
 
 _EXIT_CODES = {
@@ -129,18 +123,9 @@ _EXIT_CODES = {
 
 def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The first paragraph of a docstring, and its paragraphs with headings: What, Why, Example, Source."""
-    heads = ("What", "Why", "Example", "Source")
-    first: list[str] = []
-    facts: list[tuple[str, list[str]]] = []
-    for line in inspect.cleandoc(doc).splitlines():
-        head, colon, rest = line.partition(":")
-        if colon and head in heads:
-            facts.append((head, [rest.strip()]))
-        elif facts:
-            facts[-1][1].append(line.strip())
-        else:
-            first.append(line.strip())
-    return " ".join(first).strip(), tuple((head, " ".join(lines).strip()) for head, lines in facts)
+    first, *rest = re.split(rf"^({HEADS}):", inspect.cleandoc(doc), flags=re.MULTILINE)
+    texts = [" ".join(text.split()) for text in rest]
+    return " ".join(first.split()), tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _action(name: str) -> Page | None:

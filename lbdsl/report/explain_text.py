@@ -32,14 +32,14 @@ def _page(page: Page, style: Style) -> str:
         wrapped = textwrap.wrap(lead + text, style.width, subsequent_indent="  ", break_long_words=False)
         lines.append(style.paint("help", wrapped[0][: len(lead)]) + wrapped[0][len(lead) :])
         lines += wrapped[1:]
-    if page.failing is not None:
-        lines += ["", style.paint("error", "This fails:"), "", *_indented(page.failing.text, style)]
-        if page.failing.findings:
+    if page.failing:
+        lines += ["", style.paint("error", "This fails:"), "", *_indented(page.failing, style)]
+        if page.findings:
             narrow = Style(style.width - len(_INDENT), style.colour, style.unicode)
-            shown = diagnostics_text(page.failing.findings[:1], narrow).rstrip("\n")
+            shown = diagnostics_text(page.findings[:1], narrow).rstrip("\n")
             lines += ["", *(_INDENT + line if line else "" for line in shown.splitlines())]
-    if page.fixed is not None:
-        lines += ["", style.paint("help", "This is right:"), "", *_indented(page.fixed.text, style)]
+    if page.fixed:
+        lines += ["", style.paint("help", "This is right:"), "", *_indented(page.fixed, style)]
     return "\n".join(lines) + "\n"
 
 

@@ -46,7 +46,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
     if base is not None:
         rows.insert(0, ("base", f"{printable(base[0])}, cache {bytes_text(base[1].kv_bytes(facts.positions))} there"))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(row[0], Text(row[1]))
     console.print(Text(printable(name), style="bold"))
     console.print(table, highlight=False)
     layers = [LayerCost.of(spec, facts) for spec in facts.layer_specs]

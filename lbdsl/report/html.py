@@ -30,11 +30,16 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""
 
 
+def draw(result: Any, console: Console) -> None:
+    """Print an API result."""
+    how = _DRAW.get(type(result).__name__)
+    if how is None:
+        raise TypeError(f"no picture of {type(result).__name__}")
+    how(result, console)
+
+
 def html_of(result: Any) -> str:
     """The terminal output of an API result, in a `pre` element with inline styles."""
     console = Console(record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
-    draw = _DRAW.get(type(result).__name__)
-    if draw is None:
-        raise TypeError(f"no picture of {type(result).__name__}")
     draw(result, console)
     return console.export_html(inline_styles=True, code_format=_FORMAT)

@@ -10,18 +10,20 @@ from pathlib import PurePath
 from rich.console import Console
 from rich.text import Text
 
+from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import short
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
-from lbdsl.plan.schema import Plan, Speed
+from lbdsl.plan.schema import Finding, Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_changes import change_lines
-from lbdsl.report.plan_tables import assert_lines, cost_lines, rule_lines
+from lbdsl.report.plan_tables import cost_lines, result_lines, rule_lines
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
+from lbdsl.workbench.targets import Target
 
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -46,7 +48,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             *_judge_lines(plan, width),
             *_estimate_lines(plan, width),
         ],
-        assert_lines(plan, width, ascii_),
+        result_lines(plan.asserts, width, ascii_),
         _finding_lines(plan, width),
     ]
     for section in sections:
@@ -279,14 +281,21 @@ def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""
-        yield from _wrapped(
-            f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}",
-            width,
-            4,
-            _SEVERITY_STYLES[finding.severity],
-        )
-        for text in finding.help:
-            yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
+        yield from _finding(finding, width, where)
+
+
+def _finding(finding: Finding | Diagnostic, width: int, where: str = "") -> Iterator[Text]:
+    said = f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}"
+    yield from _wrapped(said, width, 4, _SEVERITY_STYLES[finding.severity])
+    for text in finding.help:
+        yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
+
+
+def render_targets(targets: Sequence[Target], console: Console) -> None:
+    """Print one paragraph per engine: every finding with its code and help."""
+    for target in targets:
+        for line in (Text(), *(line for found in target.findings for line in _finding(found, console.width))):
+            _write(console, line)
 
 
 def _closing(plan: Plan, width: int) -> Iterator[Text]:
@@ -298,6 +307,8 @@ def _closing(plan: Plan, width: int) -> Iterator[Text]:
         yield Text(
             f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.", style="bold yellow"
         )
+    if plan.applyable:
+        return
     failed = [item.text for item in plan.asserts if item.status == "fail"]
     if failed:
         yield Text(

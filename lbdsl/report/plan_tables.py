@@ -84,24 +84,19 @@ def _cost(name: str, before: str, after: str, was: int, becomes: int) -> Text:
     return line
 
 
-def assert_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
-    """Each assert with its status; asserts on the finished model are evaluated after healing."""
-    if not plan.asserts:
-        return
-    yield from result_lines(plan.asserts, width, ascii_)
+Cells = Mapping[tuple[float | None, str | None], str]
+"""Scores with their standard errors, by value and unit."""
 
 
-def result_lines(
-    results: Sequence[AssertResult], width: int, ascii_: bool, cells: Mapping[float, str] | None = None
-) -> Iterator[Text]:
-    """One line per assert: text, status and value; `cells` has scores with their standard errors, by value."""
+def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, cells: Cells | None = None) -> Iterator[Text]:
+    """One line per assert: text, status and value; `cells` are of asserts on the finished model."""
     texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
     column = max((len(text) for text in texts), default=0)
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])
         of_score = cells if cells is not None and item.phase is Phase.POST else {}
-        value = of_score.get(item.value, "") if item.value is not None else ""
+        value = of_score.get((item.value, item.unit), "") if item.value is not None else ""
         value = value or value_text(item)
         value += f" on {printable(item.on)}" if item.on else ""
         if value:

@@ -17,7 +17,7 @@ from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import cell_text, row_title, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, printable
-from lbdsl.report.plan_tables import result_lines
+from lbdsl.report.plan_tables import Cells, result_lines
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*#@"
@@ -78,11 +78,11 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     for source in sources:
         console.print(_quality_table(source), highlight=False)
     scores = [score for source in sources for score in source["scores"].values()]
-    cells = {score["value"]: cell_text(**score) for score in scores}
+    cells = {(score["value"], score["unit"]): cell_text(**score) for score in scores}
     for task in quality.get("tasks", ()):
         shown = shares_of(task)
         console.print(_task_table(task, shown), highlight=False)
-        cells |= {task[name]: shown[name] for name in shown}
+        cells |= {(task[name], Unit.RATIO): shown[name] for name in shown}
     _render_asserts(asserts, console, cells)
 
 
@@ -135,7 +135,7 @@ def _perplexity(source: dict[str, Any], model: str) -> str:
     return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
 
 
-def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Mapping[float, str] | None = None) -> None:
+def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Cells | None = None) -> None:
     for line in result_lines(tuple(asserts), console.width, ascii_only(console), cells):
         console.print(line, highlight=False)
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from lbdsl.cli.check import check
 from lbdsl.cli.options import Tokens
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text, render_diagnostics
+from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text
 
 BAD = "layers 0-3 keep\nwhere sensitvity < 0.1 drop\n"
 WARNS = "else swa(window=4k)\nheal {}\nassert nll < 1\n"
@@ -180,20 +180,6 @@ def test_control_characters_of_a_recipe_do_not_reach_the_terminal() -> None:
     result = recipe_from_text(hostile, "na\x1bme.lbr")
     for text in (diagnostics_text(result.diagnostics, Style()), concise_text(result.diagnostics)):
         assert not any(char in text for char in "\x1b\x07\u202e")
-
-
-def test_rendering_to_a_console() -> None:
-    import io
-
-    from rich.console import Console
-
-    out = io.StringIO()
-    render_diagnostics(recipe_from_text(BAD, "a.lbr").diagnostics, Console(file=out, width=80))
-    assert out.getvalue().startswith("error[LB102]: no metric `sensitvity`\n")
-    assert "\x1b" not in out.getvalue()
-    out = io.StringIO()
-    render_diagnostics(recipe_from_text(BAD, "a.lbr").diagnostics, Console(file=out, width=80, force_terminal=True))
-    assert "\x1b[31;1merror" in out.getvalue()
 
 
 def test_a_reader_that_is_gone_is_no_error() -> None:

@@ -63,7 +63,7 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
         ("let |", "", "$window $n"),
         ("assert ppl_increase(|", "", "drop keep"),
         ("let $x = |", "$window sensitivity kv ppl_increase model.layers true not", "$x keep @core"),
-        ("assert |", "kv flops params ppl_increase agreement kl nll model.layers", "sensitivity keep"),
+        ("assert |", "kv flops params ppl_increase agreement kl nll model.layers", "sensitivity keep serves"),
         ("requires model.fam|", "model.family model.layers", "keep"),
         ('requires model.family in ["|"]', '"llama" "qwen3"', "keep"),
         ("heal { |", "data tokens method loss lr seq batch", "metric keep $n"),
@@ -78,6 +78,9 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
         ("heal { method = lora(|", "rank= alpha=", "window="),
         ("heal { loss = kl + 0.1 * |", "hidden kl", "keep $n perplexity"),
         ("heal { tokens = |", "$window $n", "kl keep"),
+        ("heal { data = |", "self mix", "kl keep"),
+        ("eval { data = |", "$window", "self mix"),
+        ('heal { data = mix("a.txt", |', '"builtin:docs" self weights=', "kl mix"),
         ('heal { data = "|" }', '"builtin:pydoc"', '"builtin:wikitext"'),
         ('eval { data = "|" }', '"builtin:wikitext"', "keep"),
         ("measure { metric = |", "nll kl influence", "sensitivity keep ppl_increase agreement"),
@@ -90,6 +93,16 @@ def test_offers(text: str, wanted: str, unwanted: str) -> None:
     labels = {label.removesuffix(" =") for label in offered(text)}
     assert set(wanted.split()) <= labels
     assert not set(unwanted.split()) & labels
+
+
+def test_functions_are_written_with_their_arguments() -> None:
+    text = "choose for layers all among keep, drop minimizing kl subject to "
+    _, items = complete(Analysis(text), len(text))
+    written = {item.label: item.text for item in items}
+    assert written["kv"] == "kv(${1:8Ki})"
+    assert written["latency"] == "latency(${1:8Ki}, ${2:BATCH})"
+    assert written["serves"] == 'serves(${1:"ENGINE"})'
+    assert written["weights"] == "weights"
 
 
 def test_modules_of_the_model_are_offered() -> None:

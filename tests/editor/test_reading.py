@@ -9,6 +9,7 @@ from plan_cases import smollm2_facts
 
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.claims import claim_hints
+from lbdsl.editor.documents import Text
 from lbdsl.editor.fixes import formatting
 from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, rename, uses_of
@@ -115,6 +116,18 @@ def test_definition_in_an_included_file(tmp_path: Path) -> None:
     assert span.source.name == str(tmp_path / "common.lbr")
     assert "64" in page_at(analysis, text.index("$w"))
     assert [d.code for d in rename(analysis, text.index("$w"), "x").diagnostics] == ["LB060"]
+
+
+def test_findings_of_included_files_are_shown_at_their_include(tmp_path: Path) -> None:
+    pytest.importorskip("lsprotocol")
+    from lbdsl.editor.protocol import diagnostics
+
+    for name, text in {"a.lbr": 'include "c.lbr"\n', "c.lbr": "layers 1 dro\n", "b.lbr": "layers 0 dropp\n"}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    path = tmp_path / "main.lbr"
+    text = 'include "a.lbr"\ninclude "b.lbr"\nelse keep\n'
+    found = diagnostics(Analysis(text, str(path), path), Text(text), path.as_uri(), None)
+    assert [(item.code, item.range.start.line) for item in found if item.severity == 1] == [("LB101", 0), ("LB101", 1)]
 
 
 def test_a_name_that_an_included_file_uses_is_not_renamed(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_a_failed_gate_sets_the_result_aside(workplace: Path, lbdsl) -> None:
     record = read_record(workplace / "out.rejected").unwrap()
     assert record.status == "rejected"
     assert "**Rejected.**" in (workplace / "out.rejected" / "README.md").read_text()
+    assert "Not applyable" not in lbdsl("show", "out.rejected").out
     unhealed = lbdsl("apply", "strict.lbr", "model", "-o", "unhealed", "--yes", "--no-heal")
     assert unhealed.code == 4
     assert "heal it (without --no-heal), or change less" in " ".join(unhealed.err.split())

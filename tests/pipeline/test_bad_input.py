@@ -148,7 +148,7 @@ def test_a_plan_says_which_file_a_value_is_from(workplace: Path, lbdsl, monkeypa
     Path("lbdsl.toml").write_text('dtype = "bfloat16"\n')
     said = lbdsl("plan", "tiny.lbr", "model", "--batch", "1").err
     assert "dtype = bfloat16 (from lbdsl.toml)" in said
-    assert f"(from {users})" in said
+    assert f"ctx = (77,) (from {users})" in said
     assert "batch" not in said
 
 

@@ -127,6 +127,15 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "x.lbplan").code == 2
     both = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "--set", "budget=40%")
     assert (both.code, "both give $budget a value" in both.err) == (2, True)
+    # A context that only some of the plans have is not compared.
+    Path("ctx.lbr").write_text("param $ctx: tokens = 4Ki\nlayers 1 drop\nelse keep\nassert kv($ctx) <= 100%\n")
+    contexts = lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,16Ki")
+    assert contexts.code == 0, contexts.err
+    assert "KV@32Ki" in contexts.out
+    Path("lbdsl.toml").write_text("[plan]\nall = true\n")
+    assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki").code == 0
+    assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki", "--all").code == 2
+    assert lbdsl("plan", "ctx.lbr", "model", "--estimate", "1x24GB", "--ctx", "4Ki").code == 2
     recipe = lbdsl("diff", "r.lbr", "r.lbr")
     assert "lbdsl plan r.lbr MODEL -o r.lbplan" in recipe.err
 

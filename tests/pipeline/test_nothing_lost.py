@@ -169,7 +169,13 @@ def test_an_empty_folder_is_a_fine_output(workplace: Path, lbdsl) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["trust-remote-code = true", "trust_remote_code = true", "[plan]\ntrust-remote-code = true"]
+    "text",
+    [
+        "trust-remote-code = true",
+        "trust_remote_code = true",
+        "[plan]\ntrust-remote-code = true",
+        '[eval]\ntask = ["mine.yaml"]',
+    ],
 )
 def test_no_file_allows_remote_code(
     workplace: Path, lbdsl, no_measuring: None, monkeypatch: pytest.MonkeyPatch, text: str
@@ -183,7 +189,7 @@ def test_no_file_allows_remote_code(
         path.unlink()
         assert done.code == 1, done.err
         assert "LB480" in done.err
-        assert "--trust-remote-code" in done.err
+        assert "which only the command line can" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("name", ["LBDSL_TRUST_REMOTE_CODE", "LBDSL_PLAN_TRUST_REMOTE_CODE"])

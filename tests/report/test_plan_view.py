@@ -257,5 +257,7 @@ def test_only_scores_of_the_finished_model_have_a_standard_error() -> None:
         AssertResult(text="params < 100%", phase=Phase.STATIC, status="pass", value=0.5, unit="ratio", on=None),
         AssertResult(text="agreement > 40%", phase=Phase.POST, status="pass", value=0.5, unit="ratio", on="builtin:pydoc"),
     )
-    lines = [line.plain for line in result_lines(results, 80, False, {0.0: "0.00 ±0.00 %", 0.5: "50.00 ±1.00 %"})]
+    lines = [
+        line.plain for line in result_lines(results, 80, False, {(0.5, "nats"): "0.5", (0.5, "ratio"): "50.00 ±1.00 %"})
+    ]
     assert [line.split("pass")[1].strip() for line in lines] == ["", "50 %", "50.00 ±1.00 % on builtin:pydoc"]
