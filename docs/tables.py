@@ -122,7 +122,6 @@ def _sayings(expresses: Expresses) -> dict[str, str]:
         for kind, fields in expresses.kinds(slot).items():
             found[f"`{slot}` of kind `{kind}`"] = "yes"
             found |= {f"`{slot}.{path}`": words for path, words in _words(fields)}
-    found["`weights` stored in another way"] = "yes" if expresses.weights else "no"
     return found
 
 

@@ -16,20 +16,6 @@ from lbdsl.model.hybrid.rendered import configuration_module, flat_files, modeli
 from lbdsl.model.runtime import hybrid_classes
 from lbdsl.parts import Slot
 
-SHARED = (
-    "lbdsl_layers.py",
-    "lbdsl_cache.py",
-    "lbdsl_masks.py",
-    "lbdsl_hybrid.py",
-    "lbdsl_full_attention.py",
-    "lbdsl_redirect.py",
-    "lbdsl_band_attention.py",
-    "lbdsl_gpu_attention.py",
-    "lbdsl_sink_logits.py",
-    "lbdsl_window_attention.py",
-)
-"""Files that every artifact needs, independent of family and plan."""
-
 PARTS_FILE = "lbdsl_parts.py"
 
 
@@ -48,8 +34,10 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     """Write the code files that a model of `config` needs into `folder`, and reference them in its config.json."""
     folder = Path(folder)
     home = Path(next(iter(hybrid.__path__)))
-    for name in SHARED:
-        shutil.copyfile(home / name, folder / name)
+    for path in home.glob("lbdsl_*.py"):
+        # Parts, and their list, are those that the plan uses.
+        if not path.stem.startswith("lbdsl_part"):
+            shutil.copyfile(path, folder / path.name)
     for module, text in flat_files(FAMILIES[config.lbdsl["base_model_type"]]).items():
         (folder / f"{module}.py").write_text(text, encoding="utf-8")
     used: dict[str, Slot] = {}

@@ -77,16 +77,21 @@ def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -
     write_runtime(folder, model.config)
 
 
+def hashed_files(folder: Path) -> list[Path]:
+    """The files of `folder` that a loaded model depends on: not the record, card or images."""
+    there = sorted([*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")])
+    return [path for path in there if path.suffix in SUFFIXES and path != folder / "lbdsl.json"]
+
+
 def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256, by file name, of everything in `folder` that a loaded model depends on: not the record, card or images."""
+    """sha256 of `hashed_files`, by file name."""
     hashes = {}
-    for path in sorted([*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")]):
+    for path in hashed_files(folder):
         name = path.relative_to(folder).as_posix()
-        if path.suffix in SUFFIXES and name != "lbdsl.json":
-            if not path.is_file():
-                # A folder, or a named pipe, which would block: this value matches no recorded hash.
-                hashes[name] = "not a regular file"
-                continue
-            with path.open("rb") as stream:
-                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not path.is_file():
+            # A folder, or a named pipe, which would block: this value matches no recorded hash.
+            hashes[name] = "not a regular file"
+            continue
+        with path.open("rb") as stream:
+            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -22,7 +23,6 @@ from lbdsl.parts.gated_mlp import GatedMLP
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
 
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _DROPPED_FIELDS = (
     "layer_types",
     "sliding_window",
@@ -74,7 +74,7 @@ class DeciLM(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f'vllm.LLM("{output}", trust_remote_code=True)   # vllm serve {output} --trust-remote-code'
+        return f'vllm.LLM("{output}", trust_remote_code=True)   # vllm serve {quote(str(output))} --trust-remote-code'
 
 
 def decilm_config(subject: Subject) -> dict[str, Any]:
@@ -147,10 +147,6 @@ def _family(subject: Subject) -> tuple[Diagnostic, ...]:
     activation = subject.config.get("hidden_act", "silu")
     if activation != "silu":
         found.append(error("LB506", f"vLLM's DeciLM has no {activation} activation, only silu"))
-    rope = subject.config.get("rope_parameters") or subject.config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_TYPES:
-        found.append(error("LB506", f"this model has rotary embeddings of type {kind}, which DeciLM does not support"))
     return tuple(found)
 
 

@@ -10,23 +10,9 @@ from typing import Any
 
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
+from lbdsl.model.digest import IDENTITY_FILES
 from lbdsl.model.source import TEMPLATE_FOLDER
 from lbdsl.run.copying import link_or_copy
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Possible files of transformers' tokenizers and their chat templates."""
-
-GENERATION_FILE = "generation_config.json"
 
 
 def weight_names(artifact: Path) -> tuple[str, ...]:
@@ -37,7 +23,7 @@ def weight_names(artifact: Path) -> tuple[str, ...]:
 
 def companions(artifact: Path) -> tuple[str, ...]:
     """The artifact's files of tokenizer, chat templates and generation settings."""
-    names = [name for name in (*TOKENIZER_FILES, GENERATION_FILE) if (artifact / name).is_file()]
+    names = [name for name in IDENTITY_FILES if name != "config.json" and (artifact / name).is_file()]
     names += sorted(
         f"{folder.name}/{path.name}"
         for folder in [artifact / TEMPLATE_FOLDER]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import ClassVar
 
 from lbdsl.core.diagnostic import Diagnostic, fail, note
@@ -61,7 +62,7 @@ class Gguf(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f"llama-cli -fa on -m {output / FILE}"
+        return f"llama-cli -fa on -m {quote(str(output / FILE))}"
 
 
 def k_quants(target: GgufModel) -> str | None:

@@ -42,7 +42,7 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     if layer_type is not None and windowed:
         # In the older fields, scaling applies only to full-attention layers.
         theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
-    given = config.get("rope_parameters") or scaling or {}
+    given = scaling or config.get("rope_parameters") or {}
     if layer_type is not None and isinstance(given.get(layer_type), Mapping):
         given = given[layer_type]
     kind = given.get("rope_type", given.get("type", "default"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
@@ -90,7 +91,7 @@ class Granite(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return (
-            f'vllm.LLM("{output}")   # vllm serve {output}\n'
+            f'vllm.LLM("{output}")   # vllm serve {quote(str(output))}\n'
             f'AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")   # in transformers'
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
@@ -41,12 +42,12 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
-        from lbdsl.artifact.save import file_hashes
+        from lbdsl.artifact.save import hashed_files
 
-        paths = [path.relative_to(artifact) for path in artifact.rglob("*") if path.is_file()]
+        paths = [path for path in artifact.rglob("*") if path.is_file()]
         # What lbdsl wrote may be links, in a snapshot of the hub; others may lead to any file of the user's.
-        written = {*file_hashes(artifact), "lbdsl.json", "README.md"}
-        own = [path for path in paths if str(path) in written or not (artifact / path).is_symlink()]
+        written = {*hashed_files(artifact), artifact / "lbdsl.json"}
+        own = [path.relative_to(artifact) for path in paths if path in written or not path.is_symlink()]
         # Skip hidden folders, such as those of git and the hub's client.
         names = sorted(str(path) for path in own if not any(part.startswith(".") for part in path.parts))
         link_files(artifact, output, names, progress)
@@ -54,7 +55,7 @@ class VllmPlugin(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return (
-            f'vllm.LLM("{output}")   # vllm serve {output}\n'
+            f'vllm.LLM("{output}")   # vllm serve {quote(str(output))}\n'
             "  in vLLM's environment, once, in a checkout of lbdsl: pip install --no-deps ."
         )
 

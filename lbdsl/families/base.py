@@ -142,7 +142,8 @@ class Family:
     windows: Windows = NO_WINDOWS
 
     rope_types: tuple[str, ...] = ROPE_TYPES
-    rope_reason: str = ROPE_REASON
+    partial_rotary: bool = False
+    """Whether RoPE may rotate only a part of each head."""
     rope_theta: float = 10_000.0
     """The base of rotary embeddings if the config has none."""
     rope_by_layer_type: bool = False
@@ -161,6 +162,11 @@ class Family:
     @property
     def architecture(self) -> str:
         return self.classes.causal_lm
+
+    @property
+    def attention_implementation(self) -> str:
+        """In transformers, which computes a family with a softcap eagerly whether a model has a cap or not."""
+        return "sdpa" if self.attention_softcap is None else "eager"
 
     @property
     def mixer_rows(self) -> tuple[TensorRow, ...]:

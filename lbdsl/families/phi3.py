@@ -27,6 +27,7 @@ FAMILY = Family(
         *COMMON_LIMITS,
     ),
     rope_types=("default",),
+    partial_rotary=True,
     epsilon=1e-5,
     gguf=GgufNames(Graph("phi3", square=True, fused=True)),
     decilm=Lacks("fused projections and their scaled rotary embeddings"),

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.base import Value
@@ -138,14 +138,8 @@ class Concat(Expr):
     """The concatenation of several tensors along an axis."""
 
     node: Literal["concat"] = "concat"
-    xs: tuple[AnyExpr, ...]
+    xs: Annotated[tuple[AnyExpr, ...], Field(min_length=1)]
     axis: int
-
-    @model_validator(mode="after")
-    def _some(self) -> Concat:
-        if not self.xs:
-            raise ValueError("nothing to put together")
-        return self
 
     def shape(self, old: Shapes) -> Shape:
         shapes = [x.shape(old) for x in self.xs]

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.load import attention_of
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.runtime import hybrid_classes
@@ -28,7 +27,7 @@ def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:
     """
     dtype = getattr(torch, facts.dtype)
     with loading("LB417", f"{folder} cannot be loaded"), quiet_transformers():
-        model = _without_weights(folder, dtype)
+        model = _without_weights(folder, dtype, facts)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     made: dict[Tensor, nn.Parameter] = {}
@@ -51,9 +50,9 @@ def stand_in(shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: An
     return nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(shape), requires_grad=False)
 
 
-def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
+def _without_weights(folder: Path, dtype: torch.dtype, facts: ModelFacts) -> Any:
     model_type = read_json_object(folder / "config.json")["model_type"]
-    options = {"dtype": dtype, "attn_implementation": attention_of(folder)}
+    options = {"dtype": dtype, "attn_implementation": facts.family_data.attention_implementation}
     # Only parameters are left empty: buffers such as rotary frequencies are not in a checkpoint and are computed here.
     with init_empty_weights(include_buffers=False):
         if model_type.startswith(ARTIFACT_PREFIX):

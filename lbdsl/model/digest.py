@@ -130,7 +130,7 @@ def _read_entry(path: Path) -> dict[str, Any] | None:
     """The cache entry, or None if it is missing or invalid; then the file is hashed again."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("sha256"), str) or len(value["sha256"]) != 64:
         return None

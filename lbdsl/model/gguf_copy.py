@@ -50,22 +50,19 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a temporary folder and rename it to `folder`; if another process was faster, use its folder."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as place:
+            fill(Path(place))
+            try:
+                os.rename(place, folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     except OSError as problem:
         raise fail(
             "LB419",
-            f"cannot write to the cache {folder.parent}: {problem.strerror}",
+            f"cannot write to the cache {folder.parent}: {problem.strerror or problem}",
             help="choose another place with --cache-dir or LBDSL_CACHE_DIR",
         ) from problem
-    try:
-        fill(place)
-        try:
-            os.rename(place, folder)
-        except OSError as problem:
-            if not folder.is_dir():
-                raise fail("LB419", f"cannot write to the cache {folder.parent}: {problem.strerror}") from problem
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return folder
 
 
@@ -104,15 +101,8 @@ def _convert_tokenizer(source: ModelSource, place: Path) -> None:
 
 
 def _save(value: Any, place: Path) -> None:
-    try:
-        with quiet_transformers(bars=True):
-            value.save_pretrained(place)
-    except OSError as problem:
-        raise fail(
-            "LB419",
-            f"cannot write to the cache {place.parent}: {problem.strerror or problem}",
-            help="choose another place with --cache-dir or LBDSL_CACHE_DIR",
-        ) from problem
+    with quiet_transformers(bars=True):
+        value.save_pretrained(place)
 
 
 def _dense() -> dict[str, Any]:

@@ -15,7 +15,7 @@ UNWANTED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*
 
 
 def download_snapshot(repo: str, revision: str | None, *, offline: bool = False) -> Path:
-    """The folder of a snapshot of `repo`, named after its commit. Raises LbdslError with LB411-LB414."""
+    """The folder of a snapshot of `repo`, named after its commit. Raises LbdslError with LB400, LB411-LB414."""
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
@@ -48,17 +48,15 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
             "LB411", f"{repo} has no revision {revision}", help="give a branch, a tag or a full commit hash after the @"
         ) from problem
     except errors.LocalEntryNotFoundError as problem:
-        why = "--offline was given" if offline else "the hub cannot be reached"
-        again = "run once with a connection" + (", without --offline" if offline else "")
-        raise fail(
-            "LB413", f"{name} is not complete in the local cache, and {why}", help=(again, "or give a local folder")
-        ) from problem
-    except errors.OfflineModeIsEnabled as problem:
-        raise fail(
-            "LB413",
-            f"{name} is not in the local cache, and HF_HUB_OFFLINE is set",
-            help="unset HF_HUB_OFFLINE to download it",
-        ) from problem
+        if offline:
+            why, again = "--offline was given", "run once with a connection, without --offline"
+        elif isinstance(problem.__cause__, errors.OfflineModeIsEnabled):
+            why, again = "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE to download it"
+        else:
+            why = f"the hub cannot be used: {first_line(problem.__cause__ or problem)}"
+            again = "run once with a connection"
+        message = f"{name} is not complete in the local cache, and {why}"
+        raise fail("LB413", message, help=(again, "or give a local folder")) from problem
     except errors.HfHubHTTPError as problem:
         status = getattr(problem.response, "status_code", None)
         if status in (401, 403):

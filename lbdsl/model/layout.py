@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
+from lbdsl.families.base import ROPE_REASON
 from lbdsl.families.missing import missing
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -95,8 +96,6 @@ class Layout:
     """Names of the configuration's boolean fields that are true."""
 
     specs: tuple[LayerSpec, ...]
-    eager: bool = False
-    """True when SDPA cannot compute the attention."""
     rotary: int | None = None
     """Number of elements of a head that RoPE rotates; None for all."""
 
@@ -157,9 +156,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
         tied=_flag(config, "tie_word_embeddings", family.tied_by_default),
         flags=tuple(name for name, usual in family.flags.items() if _flag(config, name, usual)),
         specs=specs,
-        # transformers computes such a family with eager attention whether it has a cap or not.
-        eager=family.attention_softcap is not None,
-        rotary=_rotary(config, sizes.head_dim),
+        rotary=_rotary(family, config, sizes.head_dim),
     )
     _check_layers(layout)
     return layout
@@ -297,14 +294,17 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
             raise fail("LB402", f"{name} in the configuration is not an object")
         # Families with rotary embeddings per layer type have one object for each type.
         by_type = [part for part in value.values() if isinstance(part, dict)]
-        for part in by_type or [value]:
+        for part in (value, *by_type):
             _check_rope_type(family, part)
 
 
-def _rotary(config: dict[str, Any], head_dim: int) -> int | None:
+def _rotary(family: Family, config: dict[str, Any], head_dim: int) -> int | None:
     """Rotated elements per head, None for all; rounded as in transformers (the rotated share down, to whole pairs up)."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    if share > 1 or (share != 1 and not family.partial_rotary):
+        limit = "at most 1" if family.partial_rotary else f"{family.model_type}'s code rotates whole heads"
+        raise fail("LB404", f"partial_rotary_factor in the configuration is {share:g}: {limit}")
     pairs = -(-int(head_dim * share) // 2)
     return 2 * pairs if 2 * pairs < head_dim else None
 
@@ -314,7 +314,7 @@ def _check_rope_type(family: Family, value: dict[str, Any]) -> None:
     if kind not in family.rope_types:
         raise fail(
             "LB404",
-            f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {family.rope_reason}",
+            f"rotary embeddings of type {str(kind)[:40]!r} are not supported: {ROPE_REASON}",
             help=f"supported: {', '.join(family.rope_types)}",
         )
     for name in _ROPE_NUMBERS:

@@ -10,10 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_count, process_on_machine
-from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
-from lbdsl.model.layout import layout_of
 from lbdsl.model.load_check import check_loaded, loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
@@ -72,7 +70,7 @@ def load_base(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, facts.dtype),
-            attn_implementation=attention_of(folder),
+            attn_implementation=facts.family_data.attention_implementation,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -82,11 +80,6 @@ def load_base(
         model = model.to(where).eval()
     check_loaded(model, report, facts, source)
     return model
-
-
-def attention_of(folder: Path) -> str:
-    """The attention implementation: `sdpa`, or `eager` for a model whose attention SDPA cannot compute."""
-    return "eager" if layout_of(read_json_object(folder / "config.json")).eager else "sdpa"
 
 
 def load_tokenizer(

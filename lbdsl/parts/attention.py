@@ -108,7 +108,7 @@ class Attention(Part):
             return super().marks(before)
         if self.window != before.window:
             attn = Mark("attn", "~", "change", "window", "windowed")
-        elif self.replace(kv_heads=before.heads) != before.replace(kv_heads=before.heads):
+        elif self.replace(kv_heads=1) != before.replace(kv_heads=1):
             return super().marks(before)
         else:
             attn = Mark("attn", "=", "same")

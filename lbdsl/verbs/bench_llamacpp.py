@@ -14,6 +14,7 @@ from lbdsl.core.units import plural
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
+from lbdsl.model.config_file import read_json_object
 from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.verbs.exporting import export_artifact
@@ -112,7 +113,9 @@ class _InWorker:
 def _base_file(base: Workbench, place: Path) -> Path:
     """The base as the exporter writes artifacts: the same numbers, and the base's own architecture."""
     folder = served_base(base, place)
-    target = target_of(subject_of(base_config(base), base.facts, base.facts.layer_specs)).unwrap()
+    # Of a GGUF file, its dequantized copy has what the header of the file leaves to be read from it.
+    config = {**read_json_object(folder / "config.json"), **base_config(base)}
+    target = target_of(subject_of(config, base.facts, base.facts.layer_specs)).unwrap()
     with base.progress.stage("writing the base for llama.cpp") as report:
         write_model(folder, target, place / FILE, progress=report)
     return place / FILE

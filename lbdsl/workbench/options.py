@@ -21,3 +21,8 @@ class RunOptions:
     offline: bool = False
     trust_remote_code: bool = False
     low_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache_dir is not None:
+            # No shell has seen a `~` of lbdsl.toml or the environment.
+            object.__setattr__(self, "cache_dir", self.cache_dir.expanduser())

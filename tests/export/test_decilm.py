@@ -83,7 +83,6 @@ def test_every_other_family_is_refused_with_what_decilm_lacks(family: str) -> No
 
 def test_other_settings_are_refused() -> None:
     assert codes(DeciLM, subject(OWN, hidden_act="gelu")) == ["LB506"]
-    assert codes(DeciLM, subject(OWN, rope_parameters={"rope_type": "dynamic"})) == ["LB506"]
     assert codes(VllmPlugin, subject(OWN, hidden_act="gelu")) == ["LB506"]
 
 

@@ -148,6 +148,11 @@ def transport_error():
     return transport.ConnectError("connection refused")
 
 
+def caused(problem, cause):
+    problem.__cause__ = cause
+    return problem
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
     [
@@ -157,7 +162,7 @@ def transport_error():
         (lambda: http_error(errors.HfHubHTTPError, 401), "LB412"),
         (lambda: http_error(errors.HfHubHTTPError, 500), "LB414"),
         (lambda: errors.LocalEntryNotFoundError("not there"), "LB413"),
-        (lambda: errors.OfflineModeIsEnabled("offline"), "LB413"),
+        (lambda: caused(errors.LocalEntryNotFoundError("not there"), errors.OfflineModeIsEnabled("offline")), "LB413"),
         (lambda: errors.HFValidationError("bad id"), "LB400"),
         (transport_error, "LB414"),
         (lambda: OSError("Consistency check failed: file should be of size 10 but has size 5"), "LB414"),
@@ -175,6 +180,7 @@ def test_hub_failures(tmp_path, monkeypatch, make, code):
     only = refused("org/name@main")
     assert only.code == code
     assert "org/name" in only.message
+    assert ("HF_HUB_OFFLINE is set" in only.message) == isinstance(problem.__cause__, errors.OfflineModeIsEnabled)
     assert only.exit_code == 1
 
 

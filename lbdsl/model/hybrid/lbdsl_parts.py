@@ -13,13 +13,9 @@ from .lbdsl_layers import check_layer
 
 
 @cache
-def _part(kind: str) -> Any:
-    return _load(runtime_files()[kind]).PART
-
-
 def part(kind: str) -> Any:
     """The PART object of a kind."""
-    return _part(kind)
+    return _load(runtime_files()[kind]).PART
 
 
 def checked_spec(spec: dict[str, Any], layer_idx: int) -> dict[str, Any]:
