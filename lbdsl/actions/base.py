@@ -76,10 +76,6 @@ class Action(BaseModel):
     """True when it changes nothing: it only keeps later rules from claiming its paths."""
 
     @classmethod
-    def kind_name(cls) -> str:
-        return str(cls.model_fields["kind"].default)
-
-    @classmethod
     def parameters(cls) -> tuple[str, ...]:
         """Parameter names in order."""
         return tuple(name for name in cls.model_fields if name != "kind")

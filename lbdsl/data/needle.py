@@ -32,21 +32,13 @@ WORDS = re.findall(
 )
 
 
-@dataclass(frozen=True)
-class Needle:
-    """A fact at depth `number` of its text's, counted from the beginning, and where in the text its answer stands."""
-
-    number: int
-    start: int
-    stop: int
-
-
 @dataclass(frozen=True, eq=False)
 class Haystacks:
-    """Token ids [S, N], and the facts of each text; as many in each."""
+    """Token ids [S, N], and where in each text the answers stand, by the depth of their facts from the beginning; as many
+    in each."""
 
     ids_SN: Tensor
-    needles: tuple[tuple[Needle, ...], ...]
+    needles: tuple[tuple[range, ...], ...]
     digest: str
 
     @property
@@ -65,7 +57,7 @@ def haystacks(tokenizer: Any, context: int, seed: int = 0) -> Haystacks:
     return Haystacks(ids_SN, tuple(needles for _, needles in made), digest)
 
 
-def _with_needles(hay: list[int], tokenizer: Any, draw: random.Random) -> tuple[list[int], tuple[Needle, ...]]:
+def _with_needles(hay: list[int], tokenizer: Any, draw: random.Random) -> tuple[list[int], tuple[range, ...]]:
     def encoded(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -89,4 +81,4 @@ def _with_needles(hay: list[int], tokenizer: Any, draw: random.Random) -> tuple[
         ids += hay[(2 * depth - 1) * kept // (2 * count) if depth else 0 : (2 * depth + 1) * kept // (2 * count)] + fact
     ids += hay[(2 * count - 1) * kept // (2 * count) : kept]
     first = len(ids)
-    return ids + asked, tuple(Needle(at, first + answers[at][0], first + answers[at][1]) for at in range(count))
+    return ids + asked, tuple(range(first + answers[at][0], first + answers[at][1]) for at in range(count))

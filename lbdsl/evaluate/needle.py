@@ -50,7 +50,7 @@ class NeedleTest:
             with source.head() as head:
                 for flow in flows:
                     ids_N = flow.ids_BN[0]
-                    places = [range(one.start, one.stop) for one in needles[len(found)]]
+                    places = needles[len(found)]
                     at_M = torch.tensor([place for answer in places for place in answer], device=ids_N.device)
                     right_M = head.predict(flow.base_BND[0][at_M - 1]).argmax(-1) == ids_N[at_M]
                     found.append([bool(part.all()) for part in right_M.split([len(answer) for answer in places])])

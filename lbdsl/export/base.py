@@ -100,10 +100,6 @@ class Exporter(ABC):
     """The part kinds, fields and values that the format can express; `refusals` refuses the rest."""
 
     @classmethod
-    def kind_name(cls) -> str:
-        return cls.kind
-
-    @classmethod
     def refusals(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         """Errors that name everything in the model that is not in `expresses`."""
         return refusals(cls.expresses, subject.specs, subject.base, cls.where)

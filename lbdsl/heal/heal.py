@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,6 @@ class HealReport:
     validation: tuple[tuple[int, float], ...] = ()
     kept: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class HealInterrupted(Exception):
     """Healing stopped on request, after saving a checkpoint."""
@@ -101,7 +98,6 @@ def heal_model(
         LEARNED_FILE,
         BlockDataset,
         HealCallback,
-        HealPoint,
         HealTrainer,
         is_whole,
         last_whole_checkpoint,
@@ -149,13 +145,13 @@ def heal_model(
 
     earlier = curve.seconds
 
-    def on_point(point: HealPoint, last: int) -> None:
-        if not math.isfinite(point.loss):
-            raise _diverged(f"the healing loss is {point.loss} at step {point.step}")
-        curve.add(point.step, point.tokens, point.loss, earlier + time.monotonic() - started)
+    def on_point(step: int, loss: float, rate: float, last: int) -> None:
+        """The mean loss since the last point, and this process's tokens a second."""
+        if not math.isfinite(loss):
+            raise _diverged(f"the healing loss is {loss} at step {step}")
+        curve.add(step, step * tokens_per_step, loss, earlier + time.monotonic() - started)
         other = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
-        note = f"loss {point.loss:.3f}{other}, {point.tokens_per_second:.0f} tok/s"
-        progress(point.tokens, last * tokens_per_step, note)
+        progress(step * tokens_per_step, last * tokens_per_step, f"loss {loss:.3f}{other}, {rate:.0f} tok/s")
 
     callback = HealCallback(
         tokens_per_step=tokens_per_step,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,6 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 LEARNED_FILE = "learned.safetensors"
 SINK_LR = 300.0
 """The learning rate of learned sinks, relative to that of weights: they are logits, which have to move by whole numbers."""
-
-
-@dataclass(frozen=True)
-class HealPoint:
-    """One logged step: tokens seen so far, mean training loss since the last point, tokens per second of this process."""
-
-    step: int
-    tokens: int
-    loss: float
-    tokens_per_second: float
 
 
 class BlockDataset(Dataset):
@@ -164,7 +153,7 @@ class HealCallback(TrainerCallback):
         self,
         *,
         tokens_per_step: int,
-        on_point: Callable[[HealPoint, int], None],
+        on_point: Callable[[int, float, float, int], None],
         should_stop: Callable[[], bool],
         save_seconds: float,
         validation: Validation | None = None,
@@ -218,14 +207,8 @@ class HealCallback(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             seconds = max(time.monotonic() - self._started, 1e-9)
-            done = state.global_step - self._first_step
-            point = HealPoint(
-                state.global_step,
-                state.global_step * self._tokens_per_step,
-                float(logs["loss"]),
-                done * self._tokens_per_step / seconds,
-            )
-            self._on_point(point, state.max_steps)
+            rate = (state.global_step - self._first_step) * self._tokens_per_step / seconds
+            self._on_point(state.global_step, float(logs["loss"]), rate, state.max_steps)
 
 
 def is_whole(checkpoint: Path) -> bool:

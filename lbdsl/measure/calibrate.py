@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from lbdsl.layer.cost import Machine
+from lbdsl.measure.memory import CGROUP, container_limit
 
 _BUDGET = 0.25
 """Time budget in seconds to measure one constant, after the warm-up runs."""
@@ -50,10 +50,7 @@ def memory_bytes(device: torch.device) -> int:
     """Total bytes of memory of a GPU, or of this machine within its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(physical, int(text)) if text.isdigit() else physical
+    return min(psutil.virtual_memory().total, container_limit(CGROUP))
 
 
 def _bandwidth(device: torch.device, memory: int) -> float:

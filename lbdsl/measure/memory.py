@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lbdsl.layer.facts import ModelFacts
 
 SHARE = 0.6
 """The fraction of free memory that a model's weights may take; the rest is for activations, logits and other programs."""
+
+
+CGROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 2**63
 
 
 def fits(facts: ModelFacts, device: Any, models: int = 1) -> bool:
@@ -25,29 +31,24 @@ def free_bytes(device: Any) -> int:
         # What torch holds for later is free, too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return min(_available(Path("/proc/meminfo")), _left_in_container(Path("/sys/fs/cgroup")))
+    return min(psutil.virtual_memory().available, _left_in_container(CGROUP))
 
 
-def _available(meminfo: Path) -> int:
-    """Available bytes as the kernel estimates them; on systems without that estimate, all of the machine's memory."""
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def container_limit(group: Path) -> int:
+    """Bytes that the container of this process may take (cgroup 2)."""
+    path = group / "memory.max"
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else UNLIMITED
 
 
 def _left_in_container(group: Path) -> int:
-    """Bytes left under the container's limit (cgroup 2); file pages that can be dropped count as free."""
-    unlimited = 2**63
+    """Bytes left under the container's limit; file pages that can be dropped count as free."""
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if not limit.isdigit():
-            return unlimited
+        limit = container_limit(group)
+        if limit == UNLIMITED:
+            return limit
         used = int((group / "memory.current").read_text())
         fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, int(limit) - used + int(fields.get("inactive_file", 0)))
+        return max(0, limit - used + int(fields.get("inactive_file", 0)))
     except OSError:
-        return unlimited
+        return UNLIMITED

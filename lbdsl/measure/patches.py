@@ -61,7 +61,11 @@ def fit_patches(
     """
 
     full = [with_factor(changes, FULL) for changes in models]
-    models = [changes for changes in full if missing_patches(patches_of(facts, changes), folder, fingerprint)]
+    models = [
+        changes
+        for changes in full
+        if any(kept_patch(folder, fingerprint, patch) is None for patch in patches_of(facts, changes))
+    ]
     if not models:
         return
     source = model()
@@ -207,11 +211,6 @@ class _Patching:
         for number, output in enumerate(self._mapped):
             self.states[number] = self.states[number] + output @ added.to(output).T
         self._mapped = []
-
-
-def missing_patches(patches: Sequence[Patch], folder: Path, fingerprint: str) -> bool:
-    """Whether one of them is not in `folder`."""
-    return any(kept_patch(folder, fingerprint, patch) is None for patch in patches)
 
 
 def kept_patch(folder: Path, fingerprint: str, patch: Patch) -> Tensor | None:

@@ -57,10 +57,6 @@ class Metric(ABC):
     default_action: ClassVar[str] = "drop"
 
     @classmethod
-    def kind_name(cls) -> str:
-        return cls.kind
-
-    @classmethod
     def form(cls) -> str:
         """The form used in recipes: `nll(ACTION)`, `influence`."""
         return f"{cls.kind}(ACTION)" if cls.takes_action and Of.LAYER in cls.of else cls.kind

@@ -19,10 +19,6 @@ class Packing(ABC):
 
     kind: ClassVar[str]
 
-    @classmethod
-    def kind_name(cls) -> str:
-        return cls.kind
-
     @staticmethod
     @abstractmethod
     def pack(stored: Any, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:

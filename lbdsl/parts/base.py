@@ -93,10 +93,6 @@ class Part(Value):
     """The tag, a `Literal` of the kind's name with that name as default."""
 
     @classmethod
-    def kind_name(cls) -> str:
-        return str(cls.model_fields["kind"].default)
-
-    @classmethod
     def field_names(cls) -> tuple[str, ...]:
         return tuple(name for name in cls.model_fields if name != "kind")
 

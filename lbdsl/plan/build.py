@@ -129,9 +129,7 @@ def _layer(
     every = tuple(leaves(choice.before, facts.linear_maps[choice.index]))
     actions = tuple(item.model_copy(update={"paths": folded(item.paths, every)}) for item in choice.actions)
     values = {
-        f"{request.metric}({request.action})" if request.action else request.metric: ScoreValue(
-            value=score.value, stderr=score.stderr if math.isfinite(score.stderr) else None, unit=score.unit
-        )
+        f"{request.metric}({request.action})" if request.action else request.metric: ScoreValue.of(score)
         for request, score in scores.items()
         if request.layer == choice.index and math.isfinite(score.value)
     }

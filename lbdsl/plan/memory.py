@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lbdsl.layer.cost import LayerCost
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.schema import Heal, Lora
 from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
 
@@ -69,12 +69,10 @@ def _stage(heal: HealSettings, facts: ModelFacts, held: Held, device: str) -> in
     return round(RUNTIME + teacher + student + training_bytes(heal, facts, held=held, device=device))
 
 
-def training_bytes(
-    heal: HealSettings, facts: ModelFacts, compute: str | None = None, held: Held = ALONE, device: str = "cpu"
-) -> int:
+def training_bytes(heal: HealSettings, facts: ModelFacts, held: Held = ALONE, device: str = "cpu") -> int:
     """What training takes besides the models' weights: gradients and Adam's moments, copies of weights in the dtype that is
-    computed in, what a step keeps for its backward pass, and logits. `compute`: that dtype, if not the facts' own."""
-    size = DTYPE_BYTES[compute or facts.dtype]
+    computed in, what a step keeps for its backward pass, and logits."""
+    size = facts.dtype_bytes
     weights = trained_params(heal, facts)
     # Adam's moments; adapters themselves; where each process has the whole, gradients are added up in copies (DDP).
     state = held.share((8 if _trains_all(heal) else 12) * weights)

@@ -5,12 +5,14 @@ A saved plan (`.lbplan`) is the canonical JSON of a `Plan`. Applying it does not
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from typing import Any, Literal
 
 from lbdsl.core.diagnostic import Severity
 from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
 from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
@@ -29,6 +31,10 @@ class ScoreValue(PlanValue):
     value: float
     stderr: float | None = None
     unit: Unit
+
+    @classmethod
+    def of(cls, found: Measurement) -> ScoreValue:
+        return cls(value=found.value, stderr=found.stderr if math.isfinite(found.stderr) else None, unit=found.unit)
 
 
 class LayerPlan(LayerChoice):

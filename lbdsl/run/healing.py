@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def healed_model(
         if summary.kept is not None and summary.kept < summary.tokens:
             kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
             progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
-        stages.append({**summary.to_json(), "data": str(stage.data), "data_digest": blocks.digest})
+        stages.append({**asdict(summary), "data": str(stage.data), "data_digest": blocks.digest})
         if shares_model():
             inputs.release()
         stop_if(should_stop)

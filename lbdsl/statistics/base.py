@@ -55,10 +55,6 @@ class Statistic(BaseModel):
     version: ClassVar[int] = 1
     """Increase it when the numbers change: cached values are then recomputed."""
 
-    @classmethod
-    def kind_name(cls) -> str:
-        return str(cls.model_fields["kind"].default)
-
     @abstractmethod
     def watched(self, layer: LayerSpec, model: ModelFacts) -> tuple[str, ...]:
         """The modules, by name relative to the layer, whose inputs and outputs `add` gets; () if only weights are used."""

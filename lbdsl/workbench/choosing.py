@@ -112,9 +112,7 @@ def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
         Candidate(
             strip=tuple(dict(key).get(layer) for layer in layers),
             sum=problem.sum(dict(key)),
-            joint=ScoreValue(
-                value=joint.value, stderr=joint.stderr if math.isfinite(joint.stderr) else None, unit=joint.unit
-            ),
+            joint=ScoreValue.of(joint),
         )
         for key, joint in list(found.joint.items())[:SHOWN]
         if math.isfinite(joint.value)

@@ -101,8 +101,5 @@ def joint_loss(
             batch=bench.options.batch,
             statistics=statistics,
         )
-    scores = {
-        name: ScoreValue(value=score.value, stderr=score.stderr if math.isfinite(score.stderr) else None, unit=score.unit)
-        for name, score in found.scores.items()
-    }
+    scores = {name: ScoreValue.of(score) for name, score in found.scores.items()}
     return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest

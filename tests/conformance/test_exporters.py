@@ -76,7 +76,7 @@ def test_its_page_is_written(kind: str) -> None:
     exporter = exporters()[kind]
     page = exporter.__doc__ or ""
     assert all(f"{heading}:" in page for heading in ("What", "Engine", "Limits", "Source"))
-    assert exporter.kind_name() == kind
+    assert exporter.kind == kind
     assert exporter.engine
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 def greedy(model, ids_N: torch.Tensor, needles) -> torch.Tensor:
     """The text with the model's own first choices as answers."""
     ids_N = ids_N.clone()
-    for place in sorted(place for needle in needles for place in range(needle.start, needle.stop)):
+    for place in sorted(place for needle in needles for place in needle):
         with torch.no_grad():
             ids_N[place] = model(input_ids=ids_N[None, :place]).logits[0, -1].argmax()
     return ids_N
@@ -22,12 +22,12 @@ def greedy(model, ids_N: torch.Tensor, needles) -> torch.Tensor:
 
 def test_an_answer_is_right_if_greedy_decoding_gives_all_of_it() -> None:
     from lbdsl.core.progress import progress_of
-    from lbdsl.data.needle import Haystacks, Needle
+    from lbdsl.data.needle import Haystacks
     from lbdsl.evaluate.needle import NeedleTest
     from lbdsl.measure.layer_source import LoadedModel
 
     base = tiny_base()
-    needles = ((Needle(0, 40, 43), Needle(1, 30, 32)), (Needle(0, 33, 34), Needle(1, 44, 47)))
+    needles = ((range(40, 43), range(30, 32)), (range(33, 34), range(44, 47)))
     ids_SN = torch.randint(1, 101, (2, 48), generator=torch.Generator().manual_seed(1))
     right_SN = torch.stack([greedy(base, ids_N, of) for ids_N, of in zip(ids_SN, needles, strict=True)])
     same, other = hybrid_of(base, [FULL] * 4), hybrid_of(base, [FULL, NONE, FULL, NONE])
