@@ -8,6 +8,7 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
+from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS
 from lbdsl.language import words
 from lbdsl.language.grammar import GRAMMAR
 from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
@@ -41,17 +42,11 @@ def statements() -> str:
 
 
 def keywords() -> str:
-    words = [found for word in sorted(pages_by_kind("keyword")) if (found := page("keyword", word))]
+    pages = [page("keyword", word) for word in sorted(words.keywords())]
     return table(
         ("keyword", "meaning", "example"),
-        ((f"`{found.name}`", found.title, dict(found.facts)["Example"]) for found in words),
+        ((f"`{found.name}`", found.title, dict(found.facts)["Example"]) for found in pages),
     )
-
-
-def pages_by_kind(kind: str) -> list[str]:
-    from lbdsl.report.explain import topics
-
-    return [name for name in topics() if any(found.kind == kind for found in pages_of(name))]
 
 
 def page(kind: str, name: str) -> Page:
@@ -87,7 +82,7 @@ def finished_sections() -> str:
 def values() -> str:
     return table(
         ("value", "meaning"),
-        ((f"`{page('value', name).form}`", page("value", name).title) for name in pages_by_kind("value")),
+        ((f"`{page('value', name).form}`", page("value", name).title) for name in sorted(FUNCTIONS)),
     )
 
 
@@ -100,7 +95,7 @@ def facts() -> str:
 
 def types() -> str:
     return table(
-        ("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in pages_by_kind("type"))
+        ("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in sorted(TYPE_MEANINGS))
     )
 
 

@@ -15,7 +15,10 @@ from typing import Any
 
 SERVER = """
 import gc, json, os, sys, traceback
-import accelerate, datasets, peft, torch
+import accelerate, click, datasets, lark, matplotlib, peft, psutil, pydantic, sqlite3, torch
+import rich.console, rich.progress, rich.table, rich.text
+matplotlib.use("Agg")
+import matplotlib.pyplot
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer, dynamic_module_utils
 assert "lbdsl" not in sys.modules
 

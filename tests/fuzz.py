@@ -18,8 +18,13 @@ import time
 import traceback
 from pathlib import Path
 
+from lbdsl.actions import actions
 from lbdsl.language.format import format_text
+from lbdsl.language.words import keywords
+from lbdsl.metrics import metrics
 from lbdsl.recipe.load import recipe_from_bytes
+from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.variables import TYPES
 from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import fix_text
 from tests.plan_cases import llama_facts
@@ -29,91 +34,9 @@ ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
 
-WORDS = [
-    "lbr",
-    "recipe",
-    "requires",
-    "param",
-    "let",
-    "group",
-    "include",
-    "measure",
-    "heal",
-    "eval",
-    "assert",
-    "vary",
-    "minimize",
-    "maximize",
-    "subject",
-    "to",
-    "layers",
-    "where",
-    "else",
-    "modules",
-    "lowest",
-    "highest",
-    "of",
-    "rest",
-    "by",
-    "until",
-    "because",
-    "except",
-    "and",
-    "or",
-    "not",
-    "in",
-    "all",
-    "first",
-    "last",
-    "middle",
-    "every",
-    "from",
-    "sha256",
-    "keep",
-    "drop",
-    "swa",
-    "quantize",
-    "nll",
-    "kl",
-    "influence",
-    "sensitivity",
-    "kv",
-    "flops",
-    "params",
-    "ppl_increase",
-    "agreement",
-    "kl_healed",
-    "model.layers",
-    "model.family",
-    "attention",
-    "mlp",
-    "block",
-    "window",
-    "sinks",
-    "bits",
-    "group",
-    "tokens",
-    "data",
-    "seq",
-    "lr",
-    "metric",
-    "method",
-    "lora",
-    "rank",
-    "alpha",
-    "loss",
-    "hidden",
-    "seed",
-    "batch",
-    "true",
-    "false",
-    "int",
-    "float",
-    "ratio",
-    "bytes",
-    "str",
-    "bool",
-]
+WORDS = sorted({*keywords(), *actions(), *metrics(), *METHODS, *LOSSES, *EVAL_METRICS, *TYPES})
+WORDS += sorted({key for rows in SETTINGS.values() for key in rows})
+WORDS += ["model.layers", "model.family", "attention", "mlp", "block"]
 SIGNS = [
     "(",
     ")",

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("syntax", "language", "recipe", "plan", "solve")
+FOLDERS = ("language", "recipe", "plan", "solve")
 TESTS = ("tests/spec", "tests/property", "tests")
 """Runs of pytest, one after the other: the tests that find most come first, without the import of the rest."""
 COMPARED = {
@@ -78,6 +78,7 @@ def mutated(text: str, number: int) -> str:
 
 def sample(package: Path, count: int, seed: int) -> list[tuple[str, int, int]]:
     """(file, number, line) of `count` places, each place as likely as any other."""
+    assert all((package / folder).is_dir() for folder in FOLDERS)
     found = [
         (str(path.relative_to(package.parent)), number, line)
         for folder in FOLDERS

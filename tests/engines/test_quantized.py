@@ -118,7 +118,7 @@ NOT_CONTINUOUS = "our own model in that dtype differs as much: 8-bit activations
 APART = {(name, dtype) for name in MODELS for dtype in DTYPES} - {("int4", "float16")}
 
 
-@pytest.mark.parametrize(("name", "way", "dtype"), cases(APART, NOT_CONTINUOUS))
+@pytest.mark.parametrize(("name", "way", "dtype"), list(cases(APART, NOT_CONTINUOUS)))
 def test_vllm_says_what_our_model_says(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
     """Log-probabilities. The test of maps compares what this one cannot."""
     apart = compared(name, way)[f"vllm {dtype}"].abs()
@@ -126,7 +126,7 @@ def test_vllm_says_what_our_model_says(name: str, way: str, dtype: str, compared
     assert apart.flatten().quantile(0.99) <= 0.15
 
 
-@pytest.mark.parametrize(("name", "way", "dtype"), cases({("int8", "bfloat16")}, "+1.3 %, our own bfloat16 +0.6 %"))
+@pytest.mark.parametrize(("name", "way", "dtype"), list(cases({("int8", "bfloat16")}, "+1.3 %, our own bfloat16 +0.6 %")))
 def test_vllm_has_our_perplexity(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
     assert abs(compared(name, way)[f"vllm {dtype}"].mean().exp() - 1) <= 0.005
 

@@ -24,9 +24,9 @@ def naive(query, key, value, band: Band, sinks: torch.Tensor | None = None) -> t
 
 
 @pytest.mark.parametrize("band", [Band(1), Band(16), Band(16, 3), Band(129, 1), Band(200), Band(128, 4)])
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("beyond", [0, 77])
-@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2)])
+@pytest.mark.parametrize(
+    ("learned", "beyond", "heads", "groups"), [(False, 0, 2, 2), (True, 77, 2, 2), (True, 0, 6, 2), (False, 77, 6, 2)]
+)
 def test_outputs_and_gradients(band: Band, learned: bool, beyond: int, heads: int, groups: int) -> None:
     tokens = band.start + BLOCK + beyond
     assert worth_bands(tokens, band.window, band.sinks)

@@ -120,13 +120,6 @@ def test_assisted_within_window():
     assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **kw), model.generate(ids, use_cache=False, **kw))
 
 
-def test_prefill_chunks():
-    model = hybrid_of(tiny_base(), plans(W, N)["two window sizes"])
-    ids = gen(8, 2, 23)
-    kw = dict(max_new_tokens=12, do_sample=False, pad_token_id=0)
-    assert torch.equal(model.generate(ids, prefill_chunk_size=7, **kw), model.generate(ids, use_cache=False, **kw))
-
-
 def test_two_turns_with_a_users_cache():
     model = hybrid_of(tiny_base(), plans(W, N)["drop + swa first"])
     ids = gen(9, 2, 20)
@@ -141,19 +134,8 @@ def test_two_turns_with_a_users_cache():
 
 
 def test_output_attentions_is_not_ignored():
-    base = tiny_base()
-    base.set_attn_implementation("eager")
-    model = hybrid_of(base, [FULL] * 4)
-    ids = gen(11, 1, 9)
-    with torch.no_grad():
-        want = base(input_ids=ids, output_attentions=True).attentions
-        try:
-            got = model(input_ids=ids, output_attentions=True).attentions
-        except ValueError:
-            return
-    assert got is not None
-    assert len(got) == len(want)
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=False))
+    with pytest.raises(ValueError, match="does not give attention weights"):
+        hybrid_of(tiny_base(), [FULL] * 4)(input_ids=gen(11, 1, 9), output_attentions=True)
 
 
 def test_hidden_states_equal_stock():

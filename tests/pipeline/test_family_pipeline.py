@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -134,14 +134,22 @@ def random_ids(sequences: int = 1) -> torch.Tensor:
     return torch.randint(1, VOCAB, (sequences, CONTEXT), generator=torch.Generator().manual_seed(0))
 
 
-DIFFERENT = ("llama", "gemma3_text")
-"""Families unlike each other: the others take half a minute each, and are run by `make test-slow`."""
+def str_of(value: object) -> str | None:
+    return value if isinstance(value, str) else f"{len(value)} recipes"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "family", [name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES]
+    ("family", "recipes"),
+    [
+        ("llama", RECIPES),
+        ("gemma3_text", {name: text for name, text in RECIPES.items() if name not in CALLS}),
+        *(pytest.param(name, RECIPES, marks=pytest.mark.slow) for name in FAMILY_NAMES if name != "llama"),
+    ],
+    ids=str_of,
 )
-def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, clean_process: CleanProcess) -> None:
+def test_planned_changed_saved_loaded_and_exported(
+    family: str, recipes: Mapping[str, str], tmp_path: Path, clean_process: CleanProcess
+) -> None:
     """Every call of every action that is carried out, and plans that mix them: the plan is exact, the artifact loads
     where there is no lbdsl, and each format serves it or says why not."""
     # Rows of 32 weights or a multiple, so that all of them can be quantized.
@@ -153,7 +161,7 @@ def test_planned_changed_saved_loaded_and_exported(family: str, tmp_path: Path, 
     with torch.no_grad():
         base = bench.base(input_ids=ids, use_cache=False).logits
     artifacts, stock, served = {}, {}, set()
-    for number, (name, text) in enumerate(RECIPES.items()):
+    for number, (name, text) in enumerate(recipes.items()):
         if "learned" in text and FAMILIES[family].attention_softcap is not None:
             continue  # refused: tests/actions/test_sink_logits.py
         plan = planned(text, bench)

@@ -209,14 +209,14 @@ def test_refused(place: Path, originals: Path, lbdsl, kind: str, name: str) -> N
     refused(lbdsl, "apply", "x.lbr", "model", "-o", "out", "--yes", code=code, exit_code=1 if code == "LB401" else 6)
 
 
-def test_a_million_names_and_one_of_them_twice(tmp_path: Path) -> None:
+def test_many_names_and_one_of_them_twice(tmp_path: Path) -> None:
     """Looking for the one must not take the square of the names."""
     from lbdsl.core.diagnostic import LbdslError
     from lbdsl.model.safetensors_header import read_safetensors_header
 
-    names = ",".join(f'"{number}":0' for number in [*range(10**6), 10**6 - 1])
+    names = ",".join(f'"{number}":0' for number in [*range(2 * 10**5), 2 * 10**5 - 1])
     write_safetensors(tmp_path / SINGLE, b"{" + names.encode() + b"}")
-    with pytest.raises(LbdslError, match="'999999' twice"):
+    with pytest.raises(LbdslError, match="'199999' twice"):
         read_safetensors_header(tmp_path / SINGLE)
 
 

@@ -75,9 +75,11 @@ def assert_same(one: Path, other: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("recipe", [DROPS, WINDOWS], ids=["drops", "windows"])
+@pytest.mark.parametrize(
+    ("shards", "tied", "recipe"),
+    [(False, False, DROPS), (False, True, WINDOWS), (True, False, WINDOWS), (True, True, DROPS)],
+    ids=["one file, untied, drops", "one file, tied, windows", "shards, untied, windows", "shards, tied, drops"],
+)
 def test_equal_to_loading(workplace, lbdsl, monkeypatch, shards, tied, recipe):
     base = save_base(workplace / "base", shards=shards, tied=tied)
     rewritten, loaded = apply_both_ways(lbdsl, recipe, base, monkeypatch)
@@ -90,7 +92,7 @@ def test_equal_to_loading(workplace, lbdsl, monkeypatch, shards, tied, recipe):
         assert 0 < len(linked) < shard_count
 
 
-@pytest.mark.parametrize(("kept", "wanted"), [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize(("kept", "wanted"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_cast_on_the_way(workplace, lbdsl, monkeypatch, kept, wanted):
     base = save_base(workplace / "base", shards=True, dtype=getattr(torch, kept))
     rewritten, loaded = apply_both_ways(lbdsl, DROPS, base, monkeypatch, "--dtype", wanted)

@@ -84,7 +84,12 @@ def joint(model, facts, folder, **options):
         return measure_joint(lambda: model, changes_of(facts), blocks_of(), store, "print", "selection", **options)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+DIFFERENT = ("llama", "gemma3_text", "phi3", "olmo3")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DIFFERENT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES]
+)
 def test_the_same_numbers_as_loaded(tmp_path, name):
     it = case(tmp_path / "model", name)
     streamed = StreamedModel(it.folder, it.facts, "cpu")
