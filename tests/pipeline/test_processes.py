@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
 from lbdsl.workbench.workbench import Workbench
+from tests.clean_process import CleanProcess
 from tests.data.test_chats import TEMPLATE
 from tests.pipeline.test_stages import with_chats
 from tests.tiny_model import RECIPE
@@ -119,13 +120,18 @@ def fresh(workplace: Path, new_cache: Callable[[Path], Path], monkeypatch: pytes
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, new_cache: Callable[[Path], Path]) -> Path:
+def alone(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_folder: Path,
+    new_cache: Callable[[Path], Path],
+    clean_process: CleanProcess,
+) -> Path:
     """What one process makes of the tiny recipe, with a cache of its own."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "tiny.lbr").write_text(RECIPE)
     (folder / "model").symlink_to(tiny_folder)
     cache = str(new_cache(folder / "cache"))
-    done = ran(*APPLY, "one", folder=folder, LBDSL_CACHE_DIR=cache, OMP_NUM_THREADS="1")
+    done = clean_process.lbdsl(*APPLY[2:], "one", cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr
     return folder / "one"
 

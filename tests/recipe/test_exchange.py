@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -520,25 +518,6 @@ def test_usage(tmp_path: Path) -> None:
     bad = run("-", stdin="layers 3")
     assert (bad.exit_code, bad.stdout) == (1, "")
     assert "LB016" in bad.stderr
-
-
-def test_convert_loads_no_torch(tmp_path: Path) -> None:
-    (tmp_path / "a.lbr").write_text(FULL)
-    code = (
-        "import sys; from lbdsl.cli.app import main\ntry: main(sys.argv[1:])\n"
-        "finally: print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'transformers'}))"
-    )
-    for verb in (["convert"], ["convert", "--to", "yaml"], ["fmt"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *verb, str(tmp_path / "a.lbr")],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0
-        assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_api_never_raises() -> None:
