@@ -13,6 +13,7 @@ from lbdsl.language import words
 from lbdsl.language.grammar import GRAMMAR
 from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
 from lbdsl.metrics import Of, metrics_of
+from lbdsl.recipe import variables
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.report.diagnostics import Style, diagnostics_text
@@ -116,6 +117,7 @@ def limits() -> str:
         ("tokens", f"{MAX_TOKENS:,}"),
         ("rules", f"{MAX_RULES:,}"),
         ("nesting: brackets, `not` and signs together", str(MAX_DEPTH)),
+        ("parts of an expression with a name, and their nesting", f"{variables.MAX_SIZE}, {variables.MAX_DEPTH}"),
         ("digits of a number", str(MAX_DIGITS)),
     ]
     return table(("what", "at most"), iter(rows))

@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 
 from lbdsl.actions import actions
+from lbdsl.editor.pages import FUNCTIONS
 from lbdsl.language.format import format_text
 from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
@@ -34,9 +35,11 @@ ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
 
-WORDS = sorted({*keywords(), *actions(), *metrics(), *METHODS, *LOSSES, *EVAL_METRICS, *TYPES})
+WORDS = sorted({*keywords(), *actions(), *metrics(), *METHODS, *LOSSES, *EVAL_METRICS, *TYPES, *FUNCTIONS})
 WORDS += sorted({key for rows in SETTINGS.values() for key in rows})
-WORDS += ["model.layers", "model.family", "attention", "mlp", "block"]
+WORDS += sorted({name for action in actions().values() for name in action.parameters()})
+WORDS += ["model.layers", "model.family", "attention", "mlp", "block", "rank", "alpha", "sensitivity", "true", "false"]
+WORDS += ["learned", "mix", "self"]
 SIGNS = [
     "(",
     ")",

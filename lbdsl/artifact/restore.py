@@ -27,7 +27,7 @@ def check_files(folder: Path, record: Record) -> None:
     try:
         found = file_hashes(folder)
     except OSError as problem:
-        raise fail("LB465", f"{problem.filename} cannot be read: {problem.strerror}") from None
+        raise fail("LB465", f"{problem.filename or folder} cannot be read: {problem.strerror or problem}") from None
     for name in sorted({*found, *record.files}):
         if found.get(name) != record.files.get(name):
             what = (

@@ -75,7 +75,6 @@ def check(
         gc.enable()
     errors = [problem for _, problem in found if problem.is_error]
     if errors:
-        # 1, except for a static assert that fails on --model, which has its own exit code.
         ctx.exit(max(problem.exit_code for problem in errors))
     if found and strict:
         ctx.exit(1)

@@ -77,5 +77,5 @@ def command(
             draw_needles(needles_in(judged.quality), output)
             progress.say(f"Drew {output}")
         else:
-            progress.say(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki")
+            click.echo(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki", err=True)
     ctx.exit(judged.exit_code)

@@ -46,14 +46,14 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
                 and value.__module__ == module.__name__
                 and not value.__name__.startswith("_")
             ):
-                kind = kind_name(value)
+                kind = _kind(value)
                 if found.setdefault(kind, value) is not value:
                     where = f"{found[kind].__module__} and {value.__module__}"
                     raise fail("LB483", f"two {base.__name__.lower()}s are called {kind!r}: {where}")
     return MappingProxyType(dict(sorted(found.items())))
 
 
-def kind_name(cls: Any) -> str:
+def _kind(cls: Any) -> str:
     """The kind of a class: the default of that field of a pydantic class, else its attribute."""
     fields = getattr(cls, "model_fields", None)
     return str(fields["kind"].default) if fields else cls.kind

@@ -222,7 +222,7 @@ def _too_little(data: str, part: TextPart, available: int, sequences: int, seq: 
     if fits >= SEQUENCES:
         # The joint measurement takes half of `tokens`.
         most = fits * seq * (2 if part is TextPart.JOINT else 1)
-        allowed = f"the most that it allows: `tokens = {tokens_text(most)}`"
+        allowed = f"`tokens = {tokens_text(most)}` fits"
     else:
         longest = available // SEQUENCES
         longest -= longest % (1024 if longest >= 1024 else 1)

@@ -113,16 +113,16 @@ def _load(data: str, offline: bool) -> Any:
         if not isinstance(rows, datasets.IterableDataset if streamed else datasets.Dataset):
             raise fail("LB445", f"choose one split of {data}", help='name it after @, as in "org/name@train"')
         return rows
-    except RuntimeError as problem:
-        # What datasets says of a set that is made by a program.
-        if "script" not in str(problem):
-            raise
-        help = "take a set of plain files, or give a local .txt, .jsonl or .parquet file"
-        raise fail("LB445", f"{data} is made by a program of its own, which is never run", help=help) from problem
     except _failures() as problem:
         raise fail(
             "LB445", f"{data} cannot be loaded: {_reason(problem)}", help=_advice(problem, offline, before)
         ) from problem
+    except RuntimeError as problem:
+        # What datasets says of a set that is made by a program.
+        if "Dataset scripts" not in str(problem):
+            raise
+        help = "take a set of plain files, or give a local .txt, .jsonl or .parquet file"
+        raise fail("LB445", f"{data} is made by a program of its own, which is never run", help=help) from problem
     finally:
         settings.HF_HUB_OFFLINE = before
         if bar:

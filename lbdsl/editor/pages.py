@@ -11,7 +11,6 @@ from pydantic_core import PydanticUndefined
 
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
-from lbdsl.core.registry import kind_name
 from lbdsl.core.units import Unit
 from lbdsl.language.words import keywords
 from lbdsl.layer.cost import STATIC_VALUES
@@ -143,7 +142,7 @@ def parameter_page(action: str, name: str) -> str | None:
         said.append("one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name)))
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
-    return f"`{name}` of `{signature(kind_name(cls), cls)}`: {', '.join(said)}."
+    return f"`{name}` of `{signature(action, cls)}`: {', '.join(said)}."
 
 
 def choices(cls: type[Action], name: str) -> tuple[str, ...]:

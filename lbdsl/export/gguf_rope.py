@@ -42,9 +42,12 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     if layer_type is not None and windowed:
         # In the older fields, scaling applies only to full-attention layers.
         theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
-    given = scaling or config.get("rope_parameters") or {}
-    if layer_type is not None and isinstance(given.get(layer_type), Mapping):
-        given = given[layer_type]
+    kept = config.get("rope_parameters") or {}
+    if layer_type is None:
+        given = scaling or kept
+    else:
+        # Scaling of all layers is laid over what a type of layer has.
+        given = {**(kept[layer_type] if isinstance(kept.get(layer_type), Mapping) else kept), **(scaling or {})}
     kind = given.get("rope_type", given.get("type", "default"))
     partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     rest = {

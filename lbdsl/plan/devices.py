@@ -56,6 +56,6 @@ def devices_of(text: str) -> Devices:
         near = nearest(kind, KINDS)
         meant = f"; did you mean `{kind}GB`?" if kind.isdigit() else f"; did you mean `{near}`?" if near else ""
         raise ValueError(
-            f"`{kind}` is not known{meant} - write `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}"
+            f"`{kind or text}` is not known{meant} - write `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}"
         )
     return Devices(count, known, KINDS[known][0] * 1e9, KINDS[known][1] * 1e12)

@@ -72,8 +72,9 @@ def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], tasks: Sc
     for source, world in asked.items():
         status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
         result = _result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None)
-        results.append((min(rooms(assertion.expr, world), default=math.inf), result))
-    # Of several texts, show the first that fails, else the one that is nearest to failing.
+        results.append(((min(rooms(assertion.expr, world), default=math.inf), -abs(result.value or 0.0)), result))
+    # Of several texts, show the first that fails, else the one that is nearest to failing; of those for which that is not
+    # known, the one with the largest value.
     failing = (result for _, result in results if result.status == "fail")
     return next(failing, None) or min(results, key=lambda item: item[0])[1]
 

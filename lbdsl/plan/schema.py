@@ -340,7 +340,7 @@ class Plan(Chosen, PlanValue):
 
     @property
     def scored(self) -> bool:
-        """Whether layers were measured on the calibration text."""
+        """Whether anything was measured, or calibrated, on the calibration text."""
         return self.measured_on is not None and self.measured_on.digest is not None
 
     @property

@@ -354,8 +354,7 @@ def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
     if min(numbers) < 1:
         scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
     known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
-    context = dict(zip(value.parameters, numbers, strict=True)).get("CTX")
-    return PredictedOf(node.span, value.name, context, tuple(numbers), known)
+    return PredictedOf(node.span, value.name, None, tuple(numbers), known)
 
 
 def _serves(scope: Scope, node: tree.Call, place: Place) -> Serves:

@@ -94,9 +94,7 @@ def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
     sources = each(lambda node: _data(scope, what, node), given)
     weights: tuple[float, ...] = (1.0,) * len(given)
     for arg in named:
-        given_weights = constant(scope, arg.value) if isinstance(arg.value, tree.Variable) else arg.value
-        nodes = given_weights.items if isinstance(given_weights, tree.Items) else (arg.value,)
-        weights = tuple(each(lambda node: _real(scope, "a weight", node), nodes))
+        weights = tuple(each(lambda node: _real(scope, "a weight", node), _items(scope, arg.value)))
         if len(weights) != len(given) or min(weights) <= 0:
             scope.fail("LB105", "`mix` needs one weight above 0 for each source", arg.span, help=example)
     for node, source in zip(given, sources, strict=True):
@@ -159,11 +157,14 @@ def _several(read: Read) -> Read:
     """One value, or a list of them, without repetitions."""
 
     def values(scope: Scope, what: str, node: tree.Expr) -> tuple[Any, ...]:
-        given = constant(scope, node) if isinstance(node, tree.Variable) else node
-        nodes = given.items if isinstance(given, tree.Items) else (node,)
-        return tuple(dict.fromkeys(each(lambda item: read(scope, what, item), nodes)))
+        return tuple(dict.fromkeys(each(lambda item: read(scope, what, item), _items(scope, node))))
 
     return values
+
+
+def _items(scope: Scope, node: tree.Expr) -> tuple[tree.Expr, ...]:
+    given = constant(scope, node) if isinstance(node, tree.Variable) else node
+    return given.items if isinstance(given, tree.Items) else (node,)
 
 
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:

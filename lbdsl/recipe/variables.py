@@ -18,7 +18,7 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Number, String
-from lbdsl.recipe.expressions import resolve_expr
+from lbdsl.recipe.expressions import MAX_EXPANDED, resolve_expr
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
 from lbdsl.recipe.types import Place, kind_of, unit_of, walk
 from lbdsl.recipe.values import SET, constant, described, literals, placed
@@ -50,16 +50,20 @@ def resolve_let(scope: Scope, node: tree.Let) -> None:
 def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
     """The expression if it is valid at some place; else report the errors of the place with the fewest."""
     size, depth = _measure(scope, node.value)
+    depth += isinstance(node.value, tree.Variable)  # a name of a name is a level, too
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
         message = f"`${node.name.name}` is an expression of {what}"
         scope.fail("LB212", message, node.value.span, help="write it out, or name less of it")
     found: list[tuple[Diagnostic, ...]] = []
     for place in _PLACES:
-        trial = replace(scope, diagnostics=[], judged_on=[])
+        trial = replace(scope, diagnostics=[], judged_on=[], warned=set(scope.warned))
         attempt(resolve_expr, trial, node.value, place)
-        scope.expanded = trial.expanded
+        beyond, scope.expanded = scope.expanded <= MAX_EXPANDED < trial.expanded, trial.expanded
         found.append(tuple(problem for problem in trial.diagnostics if problem.is_error))
+        if beyond:
+            scope.diagnostics += [problem for problem in found[-1] if problem.code == "LB212"]
+            raise Unresolved
         if not found[-1]:
             return Named(node.value, size, depth)
     scope.diagnostics += found[len(found[1]) < len(found[0])]

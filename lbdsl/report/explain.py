@@ -12,7 +12,6 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
-from lbdsl.core.registry import kind_name
 from lbdsl.editor.pages import FUNCTIONS, HEADS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.language.words import REMOVED, keywords
 from lbdsl.metrics import metrics
@@ -136,7 +135,7 @@ def _action(name: str) -> Page | None:
     title, facts = parts_of(cls.__doc__ or "")
     parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
     claims = ", ".join(sorted(_example_claims(cls)))
-    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(kind_name(cls), cls))
+    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
 
 
 def _example_claims(cls: Any) -> frozenset[str]:
@@ -266,7 +265,7 @@ def _parameters(word: str) -> Iterator[Page]:
                 "parameter",
                 word,
                 f"A parameter of `{name}`: {_parameter(name, word)}.",
-                form=signature(kind_name(cls), cls),
+                form=signature(name, cls),
             )
 
 

@@ -6,16 +6,16 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import short
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
-from lbdsl.plan.schema import Finding, Plan, Speed
+from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
@@ -23,7 +23,11 @@ from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_changes import change_lines
 from lbdsl.report.plan_tables import cost_lines, result_lines, rule_lines
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
-from lbdsl.workbench.targets import Target
+
+if TYPE_CHECKING:
+    from lbdsl.core.diagnostic import Diagnostic
+    from lbdsl.plan.schema import Finding
+    from lbdsl.workbench.targets import Target
 
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

@@ -87,6 +87,7 @@ class _Reader:
     def _until(self, known: KnownRule, until: Expr, free: tuple[int, ...], most: int, table: Table) -> Diagnosed[Table]:
         bound = _bound_of(until)
         tries: list[_Try] = []
+        failed = False
         later: tuple[Diagnostic, ...] = ()
         for size in range(most + 1):
             complete, problems = self.read(table.take(known, sorted(free[:size]), size=size))
@@ -99,9 +100,10 @@ class _Reader:
                 return Diagnosed(None, problems)
             if truth:
                 return Diagnosed(complete)
+            failed = True
             value = evaluate(bound.expr, world).value if bound is not None else None
             tries += [_Try(size, value, complete)] if value is not None else []
-        if later and not tries:
+        if later and not failed:
             return Diagnosed(None, later)
         return Diagnosed(None, (self._unmet(known, until, bound, most, tries, capped=most < len(free)),))
 

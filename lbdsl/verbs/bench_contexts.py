@@ -48,8 +48,8 @@ class Contexts:
         return tuple(wanted)
 
     def for_profile(self, bench: Workbench) -> tuple[Self, int]:
-        """The same with at least two contexts, each with room for what is written after it, so that its cells decide a
-        profile; and the size of windows to time."""
+        """The same with two contexts or more, where the model has room, each with room for what is written after it, so that
+        its cells decide a profile; and the size of windows to time."""
         room = max(1, bench.facts.positions - STEPS * (self.pairs + 1))
         wanted = sorted({min(context, room) for context in self.contexts or self.lengths(bench)})
         contexts = tuple(sorted({max(1, wanted[0] // 2), *wanted})) if len(wanted) == 1 else tuple(wanted)

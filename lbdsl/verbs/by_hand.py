@@ -19,8 +19,8 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     `"swa(window=256)"`, `"swa(window=256) + drop(mlp)"`.
 
     The result has a new recipe that names every layer: nothing is selected again, and only the loss of the whole plan
-    is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for rules in
-    an included file.
+    is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for rules or
+    a `strategy` in an included file.
     """
     recipe, plan = planned.recipe, planned.plan
     if not 0 <= layer < len(plan.layers):

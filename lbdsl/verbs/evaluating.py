@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def evaluate_artifact(
     }
     recipe = planned_recipe(plan)
     asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
-    wanted = judged_lengths(asked_of, plan.specs, facts).unwrap()
+    both = replace(facts, positions=min(facts.positions, bench.facts.positions))
+    wanted = judged_lengths(asked_of, plan.specs, both).unwrap()
     check_asked(wanted.tasks, bench, place)
     texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
     base = bench.judged_base
@@ -118,5 +119,5 @@ def _named(given: str, known: Iterable[Any], folder: Path) -> str:
     path, form = os.path.abspath(path_of(given)), WIKITEXT if given.startswith(WIKITEXT) else ""
     if not os.path.isfile(path):
         return given
-    names = (name for name in known if isinstance(name, str) and name.startswith(form))
+    names = (name for name in known if isinstance(name, str) and name.startswith(WIKITEXT) == bool(form))
     return next((name for name in names if os.path.abspath(path_of(name, folder)) == path), form + path)

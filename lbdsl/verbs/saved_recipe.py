@@ -59,12 +59,9 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
             now[path] = was
     if not gone:
         return now, ()
-    verb, used = ("is", "text") if len(gone) == 1 else ("are", "texts")
-    return now, (
-        note(
-            "LB472", f"{', '.join(gone)} {verb} not here; the {used} in the plan {'is' if len(gone) == 1 else 'are'} used"
-        ),
-    )
+    verb, text = ("is", "text") if len(gone) == 1 else ("are", "texts")
+    message = f"{', '.join(gone)} {verb} not here, or may not be read; the {text} in the plan {verb} used"
+    return now, (note("LB472", message),)
 
 
 def _texts(plan: Plan) -> tuple[str, ...]:

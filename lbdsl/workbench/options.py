@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,4 +26,4 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.cache_dir is not None:
             # No shell has seen a `~` of lbdsl.toml or the environment.
-            object.__setattr__(self, "cache_dir", self.cache_dir.expanduser())
+            object.__setattr__(self, "cache_dir", Path(os.path.expanduser(self.cache_dir)))

@@ -19,7 +19,6 @@ from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text
 
 BAD = "layers 0-3 keep\nwhere sensitvity < 0.1 drop\n"
 WARNS = "else swa(window=4k)\nheal {}\nassert nll < 1\n"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

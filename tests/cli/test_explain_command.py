@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,8 +14,6 @@ from lbdsl.language.words import keywords
 from lbdsl.report.diagnostics import Style
 from lbdsl.report.explain import nearest_topics, pages_of, topics, topics_by_kind
 from lbdsl.report.explain_text import pages_text
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> Result:

@@ -67,12 +67,14 @@ def test_bash(folder: Path) -> None:
         folder,
         "lbdsl che",
         "lbdsl check .",
+        "lbdsl plan a.lbr m",
         "lbdsl check --format j",
         "lbdsl explain sw",
     )
     assert answers == [
         ["check"],
         ["a.lbr", "b.lbr", "sub/"],
+        ["m.gguf"],
         ["json"],
         ["swa"],
     ]
@@ -99,6 +101,7 @@ def test_files_by_suffix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(folder)
     assert offered("", ".lbr", ".lbplan") == ["a.lbr", "b.lbr", "c.lbplan", "sub/"]
+    assert offered("m", ".gguf") == ["m.gguf"]
     assert offered("s", ".lbr") == ["sub/", "sub/x.lbr"]  # a lone folder brings what is in it
     assert offered("") == ["sub/"]
     assert offered(".h", ".lbr") == [".hidden/", ".hidden/z.lbr"]

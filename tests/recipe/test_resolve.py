@@ -225,6 +225,11 @@ def test_named_expressions_have_limits() -> None:
     assert [d.code for d in recipe_from_text(hostile + "else keep").diagnostics if d.is_error] == ["LB212"]
     often = "let $a = nll < 1" + " and nll < 1" * 100 + "\nwhere " + " and ".join(["$a"] * 1000) + " drop\nelse keep"
     assert [d.code for d in recipe_from_text(often).diagnostics if d.is_error] == ["LB212"]
+    names = "".join(f"let $a{i + 1} = $a{i}\n" for i in range(400))
+    for first in ("nll < 1", "nll"):
+        aliases = f"let $a0 = {first}\n{names}where " + "not " * 60 + "($a400 < 1) drop\nelse keep\nassert $a0"
+        found = [d.code for d in recipe_from_text(aliases).diagnostics if d.is_error]
+        assert found[0] == "LB212"
     wide = "let $a = nll < 1\nlet $b = " + " and ".join(["$a"] * 400) + "\nwhere $b drop\nelse keep"
     assert [d.code for d in recipe_from_text(wide).diagnostics if d.is_error] == ["LB212"]
     assert recipe_from_text(wide.replace("$a and " * 100, "", 1)).ok
