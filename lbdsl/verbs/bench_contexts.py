@@ -48,7 +48,7 @@ class Contexts:
         return tuple(wanted)
 
     def for_profile(self, bench: Workbench) -> tuple[Self, int]:
-        """The same with two contexts or more, where the model has room, each with room for what is written after it, so that
+        """The same with two contexts or more where the model has room, each with room for what is written after it, so that
         its cells decide a profile; and the size of windows to time."""
         room = max(1, bench.facts.positions - STEPS * (self.pairs + 1))
         wanted = sorted({min(context, room) for context in self.contexts or self.lengths(bench)})
