@@ -12,7 +12,8 @@ from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.expressions import resolved_condition, task_named
+from lbdsl.recipe.expressions import resolved_condition
+from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
 from lbdsl.recipe.schema_blocks import task_name

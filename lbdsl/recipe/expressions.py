@@ -12,31 +12,35 @@ from typing import Any, NoReturn
 from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.nearest import nearest
-from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Expr, Meaning, String
+from lbdsl.language.tree import Expr, Meaning
 from lbdsl.language.wishes import slip, wish
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
+from lbdsl.recipe.model_values import (
+    cost_of,
+    joint_score,
+    only_argument,
+    post_score,
+    predicted_of,
+    serves_of,
+    task_named,
+    too_early,
+)
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import (
-    ENGINES,
     FACTS,
     Boolean,
-    CostOf,
     Fact,
-    PostScore,
-    PredictedOf,
     ResolvedAssertion,
     Score,
-    Serves,
 )
-from lbdsl.recipe.schema_blocks import SHORTEST_NEEDLE, task_name
+from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
-from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, described, resolve_action, warn_decimal, whole
+from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, resolve_action
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
@@ -166,15 +170,15 @@ def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
     if place == "where":
         return resolve_by(scope, node)
     if name in metrics_of(Of.FINISHED):
-        return _post(scope, node, place)
+        return post_score(scope, node, place)
     if name in STATIC_VALUES:
-        return _cost(scope, node)
+        return cost_of(scope, node)
     if name in PREDICTED_VALUES:
-        return _predicted(scope, node)
+        return predicted_of(scope, node)
     if name == "serves":
-        return _serves(scope, node, place)
+        return serves_of(scope, node, place)
     if name == "sensitivity" or name in {*metrics_of(Of.CHANGED), *metrics_of(Of.LAYER)}:
-        return _joint(scope, node, place)
+        return joint_score(scope, node, place)
     _unknown_value(scope, node, rule=False)
 
 
@@ -208,7 +212,7 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
     """Report a value that is not of a single layer, and where it can be used."""
     name = call.name.name
     if name in metrics_of(Of.FINISHED):
-        _too_early(scope, call, "a rule")
+        too_early(scope, call, "a rule")
     costs = (*STATIC_VALUES, *PREDICTED_VALUES)
     if name in costs or name in metrics_of(Of.CHANGED):
         whole, places = "the whole changed model", "`requires` or `assert`"
@@ -217,12 +221,6 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
         message = f"`{name}` is a value of {whole}; expected a value of one layer"
         scope.fail("LB109", message, call.span, help=f"use `{name}` in {places}")
     _unknown_value(scope, call, rule=True)
-
-
-def _too_early(scope: Scope, call: tree.Call, asking: str) -> NoReturn:
-    """Report a value of the healed model that is used in a decision before healing."""
-    message = f"`{call.name.name}` is known only after healing"
-    scope.fail("LB108", message, call.span, help=f"{asking} decides before healing; move it to `assert`")
 
 
 def _without_arguments(kind: str) -> Action:
@@ -234,7 +232,7 @@ def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
     name = call.name.name
     if not call.args:
         return _without_arguments(cls.default_action)
-    inner = _argument(call)
+    inner = only_argument(call)
     if not isinstance(inner, tree.Call):
         scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
     return _changing(scope, name, inner, cls)
@@ -259,7 +257,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
     parts: tuple[str, ...] = getattr(cls, "parts", ())
     if not call.args:
         return None
-    inner = _argument(call)
+    inner = only_argument(call)
     if isinstance(inner, tree.Call) and inner.args is None:
         word = inner.name.name
         if word in parts:
@@ -269,130 +267,6 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
     forms = " or ".join(f"`{name}({part})`" for part in parts)
     help = f"write `{name}`; the part of the layer is {forms}" if parts else f"write `{name}`"
     scope.fail("LB104", f"`{name}` takes no action", call.span, help=help)
-
-
-def _post(scope: Scope, node: tree.Call, place: Place) -> PostScore:
-    name = node.name.name
-    if place != "assert":
-        _too_early(scope, node, f"`{place}`")
-    if issubclass(metrics_of(Of.FINISHED)[name], TaskMetric):
-        return _task(scope, node)
-    if node.args is None:
-        return PostScore(node.span, name, None, None)
-    argument = _argument(node)
-    if argument is None:
-        message = f"`{name}` takes one text of the `eval` block, or nothing"
-        hint = f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
-        scope.fail("LB104", message, node.span, help=hint)
-    value = constant(scope, argument)
-    if not isinstance(value, String):
-        scope.fail("LB106", f"expected the name of a data source, not {described(value)}", argument.span, help="quote it")
-    scope.judged_on.append((value.value, argument.span))
-    return PostScore(node.span, name, value.value, None)
-
-
-def _task(scope: Scope, node: tree.Call) -> PostScore:
-    """`needle(4Ki)`, `task("hellaswag")`, or `recovery` of one of them."""
-    name, argument = node.name.name, _argument(node)
-    form = metrics()[name].form()
-    if argument is None:
-        scope.fail("LB104", f"`{name}` takes one argument", node.span, help=f"as in `{form}`")
-    if name == "recovery":
-        known = [kind for kind, cls in metrics_of(Of.FINISHED).items() if issubclass(cls, TaskMetric) and kind != name]
-        if not isinstance(argument, tree.Call) or argument.name.name not in known:
-            listed = " or ".join(f"`{kind}`" for kind in known)
-            scope.fail("LB104", f"`recovery` is of {listed}", argument.span, help=f"as in `{form}`")
-        of = _task(scope, argument)
-        return PostScore(node.span, name, of.source, of.task)
-    if name == "needle":
-        context = whole(scope, "a context", argument, Unit.TOKENS)
-        if context < SHORTEST_NEEDLE:
-            message = f"a text of {context} tokens is too short to hide facts in"
-            scope.fail("LB105", message, argument.span, help=f"take at least {SHORTEST_NEEDLE}")
-        warn_decimal(scope, argument)
-        return PostScore(node.span, name, task_name(context), context)
-    task = task_named(scope, argument)
-    return PostScore(node.span, name, task_name(task), task)
-
-
-def task_named(scope: Scope, node: tree.Expr) -> str:
-    """The name of a task of lm-evaluation-harness."""
-    value = constant(scope, node, words=True)
-    if not isinstance(value, String) or not value.value.strip():
-        scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")
-    return value.value
-
-
-def _cost(scope: Scope, node: tree.Call) -> CostOf:
-    name = node.name.name
-    if not STATIC_VALUES[name].takes_context:
-        if node.args is not None:
-            scope.fail("LB104", f"`{name}` takes no arguments", node.span, help=f"it is of the whole model: write `{name}`")
-        return CostOf(node.span, name, None)
-    argument = _argument(node)
-    if argument is None:
-        scope.fail("LB104", f"`{name}` needs a context length", node.span, help=f"in tokens, as in `{name}(32Ki)`")
-    context = whole(scope, "a context", argument, Unit.TOKENS)
-    if context < 1:
-        scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
-    warn_decimal(scope, argument)
-    return CostOf(node.span, name, context)
-
-
-def _predicted(scope: Scope, node: tree.Call) -> PredictedOf:
-    value = PREDICTED_VALUES[node.name.name]
-    plain = [arg.value for arg in node.args or () if arg.key is None]
-    named = [(arg.key.name, arg.value) for arg in node.args or () if arg.key is not None]
-    engine = named[0][1] if named else None
-    if len(plain) != len(value.parameters) or [name for name, _ in named] not in ([], ["engine"]):
-        message = f"`{value.name}` takes {len(value.parameters)} numbers"
-        scope.fail("LB104", message, node.span, help=f"as in `{value.form}`")
-    if engine is not None and (not isinstance(engine, tree.Call) or engine.args or engine.name.name not in value.engines):
-        message = f"`{value.name}` is not predicted for this engine"
-        scope.fail("LB105", message, engine.span, help=f"`engine={'|'.join(value.engines)}`")
-    numbers = [whole(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)]
-    if min(numbers) < 1:
-        scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
-    known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
-    return PredictedOf(node.span, value.name, None, tuple(numbers), known)
-
-
-def _serves(scope: Scope, node: tree.Call, place: Place) -> Serves:
-    argument = _argument(node)
-    engine = None if argument is None else constant(scope, argument, words=True)
-    if not isinstance(engine, String) or engine.value not in ENGINES:
-        listed = " or ".join(f'`serves("{known}")`' for known in ENGINES)
-        scope.fail("LB104", "`serves` takes the name of an engine", node.span, help=f"write {listed}")
-    if place != "subject to":
-        hint = "`lbdsl plan --target` says which engines serve a plan"
-        scope.fail("LB109", "`serves` is a budget of `choose`", node.span, help=hint)
-    return Serves(node.span, engine.value)
-
-
-def _joint(scope: Scope, node: tree.Call, place: Place) -> Score:
-    name = node.name.name
-    joint = metrics_of(Of.CHANGED)
-    if name not in joint:
-        instead = scope.metric if scope.metric in joint else next(iter(joint))
-        message = f"`{name}` is a value of one layer; expected a value of the whole model"
-        scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
-    if node.args is not None:
-        message = f"`{name}` of the whole model takes no action"
-        scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
-    if place in ("until", "subject to"):
-        hints = (f"give a cost, as in `{place} kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
-        scope.fail(
-            "LB315",
-            f"`{place}` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",
-            node.span,
-            help=hints,
-        )
-    return Score(node.span, name, name, None, True, None)
-
-
-def _argument(call: tree.Call) -> tree.Expr | None:
-    """The only argument of a call; None unless there is exactly one, without a name."""
-    return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
 
 
 def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:

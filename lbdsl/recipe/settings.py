@@ -15,7 +15,8 @@ from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
-from lbdsl.recipe.expressions import resolve_by, task_named
+from lbdsl.recipe.expressions import resolve_by
+from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
