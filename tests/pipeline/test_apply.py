@@ -208,6 +208,7 @@ def test_eval_refuses_another_base_unless_it_is_named(workplace: Path, lbdsl, tm
     wider = lbdsl("eval", "out", "--against", "wider")
     assert wider.code == 1
     assert "error[LB473]" in wider.err
+    assert "same vocabulary" in wider.err
 
 
 def test_an_artifact_that_does_not_load_is_a_coded_error(workplace: Path, lbdsl) -> None:
