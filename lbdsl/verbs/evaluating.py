@@ -72,8 +72,8 @@ def evaluate_artifact(
     if bench.digest != plan.model.digest:
         message = f"{bench.source.text} is not the model that the artifact was made from"
         if against is None or bench.facts.vocab != facts.vocab:
-            named = "the base model" if against is None else "a model with the same vocabulary"
-            raise fail("LB473", message, help=f"name {named} with --against")
+            which = "the base model" if against is None else "a model with the same vocabulary"
+            raise fail("LB473", message, help=f"name {which} with --against")
         found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
     block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
