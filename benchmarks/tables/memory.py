@@ -21,11 +21,12 @@ PROCESSES = {"one": 1, "two": 2, "two-shared": 2}
 SHARED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 SIZES = {"2x512": "tokens = 4Ki; seq = 512; batch = 2", "2x2Ki": "tokens = 8Ki; seq = 2Ki; batch = 2"}
 DRIVER = """
-import atexit, os, resource
+import atexit, os
 from lbdsl.cli.app import main
 def said():
-    with open(os.environ["PEAKS"], "a") as file:
-        file.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\\n")
+    # Not `ru_maxrss`: a process inherits that of its parent.
+    with open("/proc/self/status") as status, open(os.environ["PEAKS"], "a") as file:
+        file.writelines(f"{int(line.split()[1]) * 1024}\\n" for line in status if line.startswith("VmHWM"))
 atexit.register(said)
 main()
 """

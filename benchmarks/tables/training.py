@@ -10,10 +10,7 @@ largest difference of a step's loss between the two.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.table import ROOT, Row, Table
+from benchmarks.table import Row, Table
 from benchmarks.tables.judged import MODEL
+from benchmarks.tables.memory import peaks
 from lbdsl.bench.cells import by_turns
 
 if TYPE_CHECKING:
@@ -117,26 +115,22 @@ def in_bands(seq: int, _work: Path) -> dict[str, float]:
 
 
 def teacher(place: str, work: Path) -> dict[str, float]:
-    work.mkdir(parents=True, exist_ok=True)
-    recipe, out = work / f"{place}.lbr", work / place
+    recipe, own = work / f"{place}.lbr", work / place
+    own.mkdir(parents=True, exist_ok=True)
     rules = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
     recipe.write_text(f"lbr 1\n{rules}\nheal {{ tokens = 32Ki; seq = 1Ki; teacher = {place} }}\n")
-    words = ("apply", str(recipe), MODEL, "-o", str(out), "--yes", "--force")
     started = time.perf_counter()
-    quiet = subprocess.DEVNULL
-    run = subprocess.Popen([sys.executable, "-m", "lbdsl", *words], cwd=ROOT, stderr=quiet, stdout=quiet)
-    _, status, usage = os.wait4(run.pid, 0)
-    if status:
-        raise RuntimeError(f"lbdsl {' '.join(words)} failed")
-    record = json.loads((out / "lbdsl.json").read_text(encoding="utf-8"))
-    beside, apart = work / "loaded" / "lbdsl.json", {}
+    peaks(own, recipe, "one", own / "peak.txt")
+    seconds = time.perf_counter() - started
+    record = json.loads((own / "out" / "lbdsl.json").read_text(encoding="utf-8"))
+    beside, apart = work / "loaded" / "out" / "lbdsl.json", {}
     if place != "loaded" and beside.is_file():
         other = json.loads(beside.read_text(encoding="utf-8"))["heal"]["curve"]
         pairs = zip(record["heal"]["curve"], other, strict=True)
         apart = {"curve apart": max(abs(mine[1] - theirs[1]) for mine, theirs in pairs)}
     return apart | {
-        "GiB": usage.ru_maxrss / 2**20,
-        "seconds": time.perf_counter() - started,
+        "GiB": int((own / "peak.txt").read_text()) / 2**30,
+        "seconds": seconds,
         "loss": record["heal"]["curve"][-1][1],
         "disk MiB": record["plan"]["estimate"]["disk_bytes"] / 2**20,
     }
