@@ -3,7 +3,8 @@
 Needs `make model`. `prefix-K`: ten layers from layer K on get windows; steps of 2 x 1,024 tokens with and without sharing
 the layers before them, by turns in one process. `bands-N`: layers 1 to 16 get windows; steps of one sequence of N tokens,
 with windows in bands, and under masks. `roof` is the share of the rate at which this machine
-multiplies matrices, for the products that the step needs. `teacher-*`: 16 steps by the command line; `curve apart` is the
+multiplies matrices, for the products that the step needs; `products` and `attention` are shares of a profiled step's time.
+`teacher-*`: 16 steps by the command line; `curve apart` is the
 largest difference of a step's loss between the two.
 """
 
@@ -88,6 +89,20 @@ class Step:
         }
 
 
+def shares(step: Callable[[], float]) -> dict[str, float]:
+    """The shares of one step's time that are spent in matrix products, and in PyTorch's attention."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    spent = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    kinds = {"products": ("aten::mm", "aten::bmm", "aten::addmm"), "attention": ("aten::_scaled_dot_product",)}
+    return {
+        kind: sum(time for key, time in spent.items() if key.startswith(names)) / sum(spent.values())
+        for kind, names in kinds.items()
+    }
+
+
 def sharing(first: int, _work: Path) -> dict[str, float]:
     from lbdsl.measure.machine import machine_for
 
@@ -95,7 +110,8 @@ def sharing(first: int, _work: Path) -> dict[str, float]:
     (shared, whole), bench = step.ways((first, 0))
     found = step.compared(shared, whole)
     rate = machine_for("cpu", bench.computed, bench.cache_dir).flops
-    return {**found, "roof": needed_flops(bench.base, first) * found["tok/s"] / (BATCH * SEQ) / rate}
+    roof = needed_flops(bench.base, first) * found["tok/s"] / (BATCH * SEQ) / rate
+    return {**found, "roof": roof, **shares(shared)}
 
 
 def in_bands(seq: int, _work: Path) -> dict[str, float]:
@@ -144,6 +160,8 @@ TABLE = Table(
         "ratio": ".2f",
         "again": ".2f",
         "roof": ".2f",
+        "products": ".0%",
+        "attention": ".0%",
         "GiB": ".2f",
         "seconds": ".0f",
         "loss": ".4f",
