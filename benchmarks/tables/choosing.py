@@ -112,10 +112,7 @@ def planned(budget: int, way: str, recipe: str, work: Path) -> dict[str, float]:
         saved = work / f"{of}-{budget}.lbplan"
         if not saved.is_file():
             raise RuntimeError(f"run the row `scores-{budget}` first")
-        judged = once(
-            saved.with_suffix(".sums"), lambda out, saved=saved: out.write_text(json.dumps(damage(saved, work / "cache")))
-        )
-        sums[of] = json.loads(judged.read_text())
+        sums[of] = json.loads(once(saved.with_suffix(".sums"), partial(judge, saved, work / "cache")).read_text())
     return compared(sums[way], sums["scores"]) | {
         "kv": kept / whole,
         "plans": (plan["choice"] or {}).get("spent", 0),
