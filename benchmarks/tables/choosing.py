@@ -50,28 +50,26 @@ Sums = Mapping[str, list[tuple[float, int]]]
 
 
 def judge(saved: Path, cache: Path, out: Path) -> None:
-    """Write the `Sums` of a saved plan, on text of the part that neither scores nor chooses."""
+    """Write the `Sums` of a saved plan, on text that neither scores nor chooses."""
     from lbdsl.core.digest import digest_of
     from lbdsl.core.measurement import Request
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.store import MODEL_LAYER, open_store
     from lbdsl.plan.file import load_plan
-    from lbdsl.recipe.schema import Measure
+    from lbdsl.recipe.schema import Evaluate
     from lbdsl.verbs.applying import inputs_for
     from lbdsl.verbs.saved_recipe import planned_recipe
     from lbdsl.workbench.options import RunOptions
     from lbdsl.workbench.patching import fingerprint_of
-    from lbdsl.workbench.texts import joint_blocks
+    from lbdsl.workbench.texts import eval_blocks
     from lbdsl.workbench.workbench import Workbench
 
     plan, bench, found = load_plan(saved).unwrap(), Workbench(MODEL, RunOptions(cache_dir=cache)), {}
     digest = digest_of([layer.change.to_json() for layer in plan.layers])
     changes = {layer.index: layer.change for layer in plan.layers if layer.changed}
     statistics = inputs_for(plan, planned_recipe(plan), bench).statistics
-    for text in TEXTS:
-        # The joint text is half of what is asked for.
-        asked = Measure(data=f"builtin:{text}", tokens=2 * SEQUENCES * SEQ, seq=SEQ)
-        blocks = joint_blocks(asked, bench, ROOT)
+    asked = Evaluate(data=tuple(f"builtin:{text}" for text in TEXTS), tokens=SEQUENCES * SEQ, seq=SEQ)
+    for text, blocks in zip(TEXTS, eval_blocks(asked, plan.measure, None, bench, ROOT), strict=True):
         fingerprint = fingerprint_of(bench, blocks.digest)
         with open_store(cache) as store:
             model = lambda: bench.measured_base  # noqa: E731
