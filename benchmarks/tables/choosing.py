@@ -3,17 +3,18 @@
 Needs `make model`. One list of alternatives for all. `until`: a ranking of windows, as few as reach the budget. `scores`:
 the integer program over scores of single layers; `greedy`: one change after the other, measured beside those before it;
 `screen`: the program over estimated scores and pair terms. `search`: the best plans of a program measured jointly, and
-improved. `plans` are those measured as a whole, `minutes` those of `lbdsl plan` on this machine; scores are measured once,
+improved. `plans` are those measured as a whole, `minutes` those of processors in `lbdsl plan`; scores are measured once,
 before the first row. `pydoc` and `wikitext` are the KL on 8 sequences of each; `over scores` is how much more that is on
 both than with the plan of `scores`, its error that of the difference, sequence by sequence. `screen-scores`: the rank
-correlation (Spearman) of estimated scores with measured ones over all changes of all layers, and the time that they take
-as a share of measuring.
+correlation (Spearman) of estimated scores with measured ones over all changes of all layers, and their share of the
+processor time that measuring takes.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import resource
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -94,25 +95,35 @@ def compared(mine: Sums, other: Sums) -> dict[str, float]:
     return {**figures, "over scores": apart.value / whole, "over error": apart.stderr / whole}
 
 
+def processor_seconds() -> float:
+    """Those of processes that this one has started, and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def planned(budget: int, way: str, recipe: str, work: Path) -> dict[str, float]:
     work.mkdir(parents=True, exist_ok=True)
     name = f"{way}-{budget}"
-    path, cache = work / f"{name}.lbr", ("--cache-dir", str(work / "cache"))
+    path, cache = work / f"{name}.lbr", work / f"{name}.cache"
     path.write_text(f"lbr 1\n{recipe}\n", encoding="utf-8")
-    # All scores, so that minutes are those of choosing.
+    # All scores and nothing else, so that minutes are those of choosing.
     scored = work / "scored.lbr"
     scored.write_text(f"lbr 1\n{choose(50, WAYS['scores'])}\n", encoding="utf-8")
-    once(work / "scores.json", lambda out: out.write_text(lbdsl("measure", str(scored), MODEL, "--json", *cache).stdout))
-    start = time.perf_counter()
-    plan = json.loads(lbdsl("plan", str(path), MODEL, "--json", "-o", str(work / f"{name}.lbplan"), *cache).stdout)
-    minutes = (time.perf_counter() - start) / 60
+    once(work / "scored", lambda out: lbdsl("measure", str(scored), MODEL, "--json", "--cache-dir", str(out)))
+    once(cache, lambda out: shutil.copytree(work / "scored", out, dirs_exist_ok=True))
+    start = processor_seconds()
+    words = ("--json", "-o", str(work / f"{name}.lbplan"), "--cache-dir", str(cache))
+    plan = json.loads(lbdsl("plan", str(path), MODEL, *words).stdout)
+    minutes = (processor_seconds() - start) / 60
     kept, whole = (plan[when]["kv_bytes"]["8192"] for when in ("after", "before"))
     sums = {}
     for of in (way, "scores"):
         saved = work / f"{of}-{budget}.lbplan"
         if not saved.is_file():
             raise RuntimeError(f"run the row `scores-{budget}` first")
-        sums[of] = json.loads(once(saved.with_suffix(".sums"), partial(judge, saved, work / "cache")).read_text())
+        sums[of] = json.loads(
+            once(saved.with_suffix(".sums"), partial(judge, saved, work / f"{of}-{budget}.cache")).read_text()
+        )
     return compared(sums[way], sums["scores"]) | {
         "kv": kept / whole,
         "plans": (plan["choice"] or {}).get("spent", 0),
@@ -130,10 +141,10 @@ def screened(work: Path) -> dict[str, float]:
         recipe.write_text(f"lbr 1\n{choose(50, WAYS[way])}\n", encoding="utf-8")
 
         def timed(out: Path, recipe: Path = recipe) -> None:
-            start = time.perf_counter()
+            start = processor_seconds()
             found = json.loads(lbdsl("measure", str(recipe), MODEL, "--json", "--cache-dir", str(recipe) + ".cache").stdout)
             out.write_text(
-                json.dumps({"seconds": time.perf_counter() - start, "scores": found["scores"]}), encoding="utf-8"
+                json.dumps({"seconds": processor_seconds() - start, "scores": found["scores"]}), encoding="utf-8"
             )
 
         found = json.loads(once(kept, timed).read_text(encoding="utf-8"))
