@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
@@ -166,18 +166,25 @@ RISE = 1.05
 """Losses on text apart, one over an earlier one, above which the rate of learning was too high."""
 
 
+def rise_of(stage: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Two losses of a stage on text apart, the later one much above the earlier one."""
+    apart = [loss for _, loss in stage.get("validation") or ()]
+    rises = [(high / low, low, high) for at, low in enumerate(apart) for high in apart[at:] if low > 0]
+    ratio, low, high = max(rises, default=(1.0, 0.0, 0.0))
+    return (low, high) if ratio > RISE else None
+
+
 def cautions_of(record: Record) -> tuple[str, ...]:
     """What a reader of the result should be told: cautions of its plan, a rate of learning that was too high, and texts on
     which healing did harm."""
     found = list(cautions(record.plan))
     for stage in healing_stages(record.heal) if record.heal else ():
-        apart = [loss for _, loss in stage.get("validation") or ()]
-        # Before the first step it is the loss of the unhealed model.
-        rises = [(high / low, low, high) for at, low in enumerate(apart) if at for high in apart[at:] if low > 0]
-        ratio, low, high = max(rises, default=(1.0, 0.0, 0.0))
-        if ratio > RISE:
+        if not stage.get("validation", True):
+            found.append(f"no text of {stage['data']} was left to watch healing on: the last weights are kept")
+        rise = rise_of(stage)
+        if rise is not None:
             found.append(
-                f"while it healed, the loss on text apart rose from {low:.3g} to {high:.3g}: "
+                f"while it healed, the loss on other text of its source rose from {rise[0]:.3g} to {rise[1]:.3g}: "
                 "a lower `lr` is likely to heal better"
             )
     judged = record.evaluation

@@ -77,8 +77,8 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def plural(count: int, one: str) -> str:
-    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+def plural(count: int, one: str, ending: str = "s") -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one}{ending}"
 
 
 def ordinal(n: int) -> str:

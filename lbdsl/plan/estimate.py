@@ -37,16 +37,25 @@ def measuring_units(facts: ModelFacts, runs: Iterable[int], tokens: int) -> floa
 
 
 def estimate(
-    plan: Plan, *, forward: float | None, healing: float | None, passes: float | None, room: int, memory: int
+    plan: Plan,
+    *,
+    forward: float | None,
+    healing: float | None,
+    passes: float | None,
+    room: int,
+    memory: int,
+    free: int,
 ) -> Estimate:
     """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
-    tokens per second, None if unknown; `passes` is over the healing text; `room` on disk and `memory` are in bytes."""
+    tokens per second, None if unknown; `passes` is over the healing text; `room` on disk, `memory` and what is
+    `free` of it are in bytes."""
     judged = judged_tokens(plan.eval, healed=plan.heal is not None)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
         memory_bytes=memory,
+        free_bytes=free,
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )

@@ -148,6 +148,11 @@ class HealSettings(BlockSettings):
         """Number of optimizer steps: whole batches of `batch` x `seq` tokens in `tokens`, at least one."""
         return max(1, self.tokens // (self.batch * self.seq))
 
+    @property
+    def tokens_seen(self) -> int:
+        """Those of whole steps."""
+        return self.steps * self.batch * self.seq
+
 
 class Stage(HealSettings):
     """`stage match { ... }`: each changed layer learns to give what the base's layer gives, on the base's hidden states.
@@ -169,7 +174,7 @@ class Heal(HealSettings):
 
     @property
     def tokens_seen(self) -> int:
-        return sum(run.tokens for run in self.runs)
+        return sum(run.tokens_seen for run in self.runs)
 
     @property
     def sources(self) -> tuple[str | SelfText, ...]:

@@ -198,7 +198,10 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     work = (("healing", found.heal_seconds), ("judging", found.judge_seconds))
     parts = [f"{name} {duration_text(seconds)}" for name, seconds in work if seconds]
     said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
-    said += f"{bytes_text(found.memory_bytes)} of memory, {bytes_text(found.disk_bytes)} of disk"
+    said += f"{bytes_text(found.memory_bytes)} of memory"
+    if found.free_bytes is not None and found.memory_bytes > found.free_bytes:
+        said += f" ({bytes_text(found.free_bytes)} are free: layers will be computed twice in healing, to keep less)"
+    said += f", {bytes_text(found.disk_bytes)} of disk"
     if found.passes is not None and found.passes > 1:
         said += f"; healing passes about {found.passes:.1f} times over its text"
     yield from _wrapped(said, width, 20, "")
@@ -270,12 +273,12 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
 
 
 def _beside(stage: Stage) -> str:
-    """The learning rate of a stage, and its settings that are not the default."""
-    shown = [f"lr {stage.lr:g}"]
-    for name in ("schedule", "warmup", "seq", "batch", "teacher", "documents", "loss_on", "seed"):
+    """The steps of a stage, its learning rate, and its settings that are not the default."""
+    shown = [f"{plural(stage.steps, 'step')} of {stage.batch} x {tokens_text(stage.seq)}", f"lr {stage.lr:g}"]
+    for name in ("schedule", "warmup", "teacher", "documents", "loss_on", "seed"):
         value = getattr(stage, name)
         if value != HealSettings.model_fields[name].get_default():
-            shown.append(f"{name} {tokens_text(value) if name == 'seq' else value}")
+            shown.append(f"{name} {value}")
     return ", " + ", ".join(shown)
 
 

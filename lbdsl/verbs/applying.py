@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.artifact.record import Record, healing_stages, read_record
+from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.paths import plain_name
 from lbdsl.core.processes import shares_model
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.statistics import Statistics
     from lbdsl.run.inputs import RunInputs
-
-FEW_STEPS = 10
-"""Steps of healing below which it is likely that it did not help for want of them."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +197,8 @@ def _apply(
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
     if heal is not None and all(stage.get("kept") == 0 for stage in healing_stages(heal)):
-        advice = (
-            "heal on more tokens" if heal["steps"] < FEW_STEPS else "lower `lr` in the heal block, or heal on more tokens"
-        )
+        rose = any(map(rise_of, healing_stages(heal)))
+        advice = "lower `lr` in the heal block" if rose else "heal on more tokens"
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
     found += seen_findings(inputs.eval_blocks, inputs.seen)

@@ -34,7 +34,14 @@ from lbdsl.workbench.choosing import choose
 from lbdsl.workbench.holding import hold
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.patching import fingerprint_of, fitted, helpful_patches
-from lbdsl.workbench.predicting import pace_of, say_measuring, with_predictions, with_profiles
+from lbdsl.workbench.predicting import (
+    pace_of,
+    passes_over_text,
+    repeated_text,
+    say_measuring,
+    with_predictions,
+    with_profiles,
+)
 from lbdsl.workbench.screening import screening
 from lbdsl.workbench.whole_plans import joint_loss
 from lbdsl.workbench.workbench import Workbench
@@ -192,7 +199,9 @@ def planned_on(
         dtype=facts.dtype,
         facts=facts,
     )
-    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without)
+    passes = passes_over_text(resolved, bench)
+    repeated = repeated_text(resolved, passes)
+    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without, *repeated)
     built = build(
         resolved,
         facts,
@@ -209,7 +218,7 @@ def planned_on(
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
-    return Planned(with_predictions(built.value, bench), diagnostics, resolved, bench)
+    return Planned(with_predictions(built.value, bench, passes), diagnostics, resolved, bench)
 
 
 def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:

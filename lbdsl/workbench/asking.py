@@ -121,7 +121,7 @@ class Asking:
         pace = pace_of(bench).known("forward")
         time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
         asked = plural(self.questions.count, "question")
-        work = f"{passes:.0f} forward passes of {tokens_text(tokens)} tokens{time}"
+        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens{time}"
         bench.progress.say(f"asking {plural(len(missing), 'model')} {asked}: {work}")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, warning
 from lbdsl.core.measurement import Request
 from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
@@ -30,8 +31,10 @@ SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
 
-def with_predictions(plan: Plan, bench: Workbench) -> Plan:
-    """The plan with the predictions for this machine, and the engines that could serve its result."""
+def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | None]) -> Plan:
+    """The plan with the predictions for this machine, and the engines that could serve its result. `passes`: see
+    `passes_over_text`."""
+    from lbdsl.measure.memory import free_bytes
     from lbdsl.run.apply import room_needed
     from lbdsl.workbench.targets import serving_of
 
@@ -40,9 +43,10 @@ def with_predictions(plan: Plan, bench: Workbench) -> Plan:
         plan,
         forward=pace.known("forward"),
         healing=pace.known("heal"),
-        passes=passes_over_text(plan, bench),
+        passes=max(filter(None, passes.values()), default=None),
         room=room_needed(plan, bench.facts, bench.computed.dtype),
         memory=healing_bytes(plan.heal, bench.computed, Held(process_count(), shares_model()), bench.device.type),
+        free=free_bytes(bench.device),
     )
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 
@@ -57,7 +61,8 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
     pace = pace_of(bench).known("forward")
     time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
     bench.progress.say(
-        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: {passes:.0f} forward passes{time}, "
+        f"measuring {plural(len(missing), 'score')} on {tokens_text(tokens)} tokens: "
+        f"{plural(round(passes), 'forward pass', 'es')}{time}, "
         f"{bytes_text(bench.computed.params * bench.computed.dtype_bytes)} of weights in memory"
     )
 
@@ -83,15 +88,13 @@ def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
     return recipe
 
 
-def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
-    """The number of epochs of healing over its text, or over that of its sources which is shortest for its share, with
-    tokens per character estimated from its beginning."""
+def passes_over_text(recipe: Recipe, bench: Workbench) -> Mapping[str, float | None]:
+    """The number of epochs of healing over each of its sources (None: not known), with tokens per character estimated from
+    its beginning."""
     from lbdsl.data import TextPart, read_parts
     from lbdsl.workbench.texts import data_folder
 
-    if plan.heal is None:
-        return None
-    folder, heal = data_folder(plan.recipe.path), plan.heal
+    folder = data_folder(recipe.path)
 
     def of(data: str | SelfText, tokens: float) -> float | None:
         if isinstance(data, SelfText):
@@ -104,12 +107,25 @@ def passes_over_text(plan: Plan, bench: Workbench) -> float | None:
         tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
         return tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
 
-    found: list[float | None] = []
-    for data in dict.fromkeys(run.data for run in heal.runs):
-        tokens = sum(run.tokens for run in heal.runs if run.data == data)
-        weights = data.weights if isinstance(data, Mix) else (1.0,)
-        found += [of(s, tokens * w / sum(weights)) for s, w in zip(sources_of(data), weights, strict=True)]
-    return None if None in found else max(passes for passes in found if passes is not None)
+    tokens: dict[str | SelfText, float] = {}
+    for run in recipe.heal.runs if recipe.heal is not None else ():
+        weights = run.data.weights if isinstance(run.data, Mix) else (1.0,)
+        for source, weight in zip(sources_of(run.data), weights, strict=True):
+            tokens[source] = tokens.get(source, 0.0) + run.tokens_seen * weight / sum(weights)
+    return {str(source): of(source, seen) for source, seen in tokens.items()}
+
+
+MANY = 4
+"""Passes over one text after which further ones teach little (Muennighoff et al., arXiv 2305.16264)."""
+
+
+def repeated_text(recipe: Recipe, passes: Mapping[str, float | None]) -> Iterator[Diagnostic]:
+    """LB446 for each source that healing passes over too often."""
+    for source, times in passes.items():
+        if recipe.heal is not None and times is not None and times > MANY:
+            message = f"healing passes about {times:.0f} times over {source}"
+            help = f"more than {MANY} passes teach little: name more text, or fewer tokens"
+            yield warning("LB446", message, recipe.heal.span, help=help)
 
 
 def pace_of(bench: Workbench) -> Pace:

@@ -71,19 +71,20 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
 
 
 def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
-    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` without an assistant."""
-    answered = False
+    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` and a source
+    without an assistant."""
     for source in sources_of(run.data):
+        answered = False
         if isinstance(source, str):
             texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
             chats = [text for text in texts if isinstance(text, Chat)]
-            answered = answered or any(turn["role"] == "assistant" for chat in chats for turn in chat.messages)
+            answered = any(turn["role"] == "assistant" for chat in chats for turn in chat.messages)
             if chats:
                 chat_ids(chats[0], bench.tokenizer, source)
-    if run.loss_on == "assistant" and not answered:
-        from lbdsl.heal.text import no_assistant
+        if run.loss_on == "assistant" and not answered:
+            from lbdsl.heal.text import no_assistant
 
-        raise no_assistant(str(run.data))
+            raise no_assistant(str(source))
 
 
 def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:

@@ -59,13 +59,20 @@ def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan)
     assert [row.split()[6] for row in rows] == ["1Ki", "8Ki", "32Ki"]
 
 
-@pytest.mark.parametrize(("losses", "cautions"), [((0.9, 0.48, 0.58, 0.3), 1), ((0.4, 0.9, 0.5, 0.51), 0), ((), 0)])
-def test_a_rate_that_was_too_high_is_a_caution(plan: Plan, losses: tuple[float, ...], cautions: int) -> None:
-    heal = {"curve": [], "validation": [[100 * n, loss] for n, loss in enumerate(losses)]}
-    record = record_of(plan).model_copy(update={"heal": heal})
-    found = [caution for caution in cautions_of(record) if "`lr`" in caution]
-    assert len(found) == cautions
-    assert all("from 0.48 to 0.58" in caution for caution in found)
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ((0.9, 0.48, 0.58, 0.3), "from 0.48 to 0.58: a lower `lr`"),
+        ((0.4, 0.9), "from 0.4 to 0.9: a lower `lr`"),
+        ((0.4, 0.41, 0.3), ""),
+        ((), "no text of a.txt was left to watch healing on"),
+    ],
+)
+def test_what_was_seen_of_healing_on_other_text_is_a_caution(plan: Plan, losses: tuple[float, ...], said: str) -> None:
+    heal = {"curve": [], "data": "a.txt", "validation": [[100 * n, loss] for n, loss in enumerate(losses)]}
+    found = cautions_of(record_of(plan).model_copy(update={"heal": heal}))
+    assert len(found) == bool(said)
+    assert all(said in caution for caution in found)
 
 
 @pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.21, 0), (0.1, 0), (None, 0)])

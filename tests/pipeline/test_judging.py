@@ -124,7 +124,7 @@ def test_the_plan_says_what_windows_do_to_prefill(workplace: Path, lbdsl) -> Non
     assert "prefill" not in lbdsl("plan", "r.lbr", "model").out
 
 
-def test_the_plan_estimates_the_work(workplace: Path, lbdsl) -> None:
+def test_the_plan_estimates_the_work(workplace: Path, lbdsl, monkeypatch) -> None:
     Path("r.lbr").write_text(HEAD + HEAL.replace("1024", "2M") + BOTH)
     done = lbdsl("plan", "r.lbr", "model", "--json", "--cache-dir", "new-cache")
     assert "measuring 6 scores on 256 tokens: " in done.err
@@ -133,8 +133,12 @@ def test_the_plan_estimates_the_work(workplace: Path, lbdsl) -> None:
     assert found["memory_bytes"] > 0
     assert found["disk_bytes"] > 0
     assert found["passes"] == pytest.approx(7.3, rel=0.1)  # 2M bytes of pydoc's healing part, one token a byte
-    text = " ".join(lbdsl("plan", "r.lbr", "model").out.split())
+    monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: 2**20)
+    done = lbdsl("plan", "r.lbr", "model")
+    text = " ".join(done.out.split())
     assert "healing passes about 7" in text
+    assert "LB446" in done.out
+    assert "MiB are free: layers will be computed twice" in text
 
 
 def test_a_book_is_judged_alike_as_text_and_as_one_record(workplace: Path, lbdsl) -> None:

@@ -158,6 +158,7 @@ def test_healed_on_what_an_assistant_says(workplace: Path, lbdsl) -> None:
         (None, 'data = "chats.jsonl"', "LB453"),
         (LAST_ALONE, 'data = "chats.jsonl"; loss_on = assistant', "LB454"),
         (TEMPLATE, 'data = "builtin:pydoc"; loss_on = assistant', "LB455"),
+        (TEMPLATE, 'data = mix("chats.jsonl", "builtin:pydoc"); loss_on = assistant', "LB455"),
     ],
 )
 def test_chats_that_cannot_heal_are_refused(workplace: Path, lbdsl, template: str | None, stage: str, code: str) -> None:

@@ -164,6 +164,7 @@ def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, 
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
     assert "LB477" in done.err
+    assert "help: lower `lr`" in done.err
     record = read_record(workplace / "out").unwrap()
     assert record.heal["kept"] == 0
     base, made = weights(workplace / "model"), weights(workplace / "out")

@@ -24,15 +24,15 @@ def estimated(text: str, facts=SMOL, **more):
 
     plan = plan_of(text, facts, joint=joint_loss(0.1, base_nll=2.0, tokens=100))
     plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})
-    given = {"forward": 350.0, "healing": None, "passes": None, "room": 7, "memory": 8, **more}
+    given = {"forward": 350.0, "healing": None, "passes": None, "room": 7, "memory": 8, "free": 9, **more}
     return estimate(plan, **given)
 
 
 def test_a_healed_plan_judges_twice_and_heals_at_a_quarter_of_the_forward_pace() -> None:
     found = estimated(TEXT)
     assert found.judge_seconds == pytest.approx(2 * 2 * 2 * 8192 / 350, abs=0.1)
-    assert found.heal_seconds == pytest.approx(4 * 40_000 / 350, abs=0.1)
-    assert estimated(TEXT, healing=80.0).heal_seconds == pytest.approx(500)
+    assert found.heal_seconds == pytest.approx(4 * 19 * 2048 / 350, abs=0.1)
+    assert estimated(TEXT, healing=80.0).heal_seconds == pytest.approx(19 * 2048 / 80, abs=0.1)
     assert found.disk_bytes == 7
 
 
