@@ -7,12 +7,13 @@ improved. `plans` are those measured as a whole, `minutes` those of processors i
 before the first row. `pydoc` and `wikitext` are the KL on 8 sequences of each; `over scores` is how much more that is on
 both than with the plan of `scores`, its error that of the difference, sequence by sequence. `screen-scores`: the rank
 correlation (Spearman) of estimated scores with measured ones over all changes of all layers, and their share of the
-processor time that measuring takes.
+processor time that measuring takes. `while`: as many dropped attentions as keep the loss within 0.05 nats.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections.abc import Mapping
@@ -156,8 +157,20 @@ def screened(work: Path) -> dict[str, float]:
     return {"spearman": float(numpy.corrcoef(*ranks)[0, 1]), "cost": seconds[0] / seconds[1]}
 
 
+def held(work: Path) -> dict[str, float]:
+    recipe, cache = work / "while.lbr", work / "while.cache"
+    lines = "lowest by kl(drop) while nll <= 0.05 drop\nelse keep"
+    recipe.write_text(f"lbr 1\n{MEASURE.format(way='tries = 0')}\n{lines}\n", encoding="utf-8")
+    once(cache, lambda out: shutil.copytree(work / "scored", out, dirs_exist_ok=True))
+    start = processor_seconds()
+    done = lbdsl("plan", str(recipe), MODEL, "--json", "--cache-dir", str(cache))
+    tried = set(re.findall(r"measuring rule 1 with (\d+) layer", done.stderr))
+    taken = sum(bool(layer["actions"]) for layer in json.loads(done.stdout)["layers"])
+    return {"plans": len(tried), "minutes": (processor_seconds() - start) / 60, "layers": taken}
+
+
 def rows() -> list[Row]:
-    found = [Row("screen-scores", screened)]
+    found = [Row("screen-scores", screened), Row("while", held)]
     for budget in BUDGETS:
         recipes = {name: choose(budget, way) for name, way in WAYS.items()} | {"until": until(budget)}
         found += [Row(f"{way}-{budget}", partial(planned, budget, way, recipe)) for way, recipe in recipes.items()]
