@@ -188,6 +188,7 @@ TABLE = Table(
         "minutes": ".1f",
         "spearman": ".3f",
         "cost": ".2f",
+        "layers": "d",
     },
     rows=rows(),
 )
