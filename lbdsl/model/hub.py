@@ -6,12 +6,21 @@ import sys
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail, first_line
+from lbdsl.model.source import TEMPLATE_FOLDER
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configuration, tokenizer."""
 
-UNWANTED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*/*", "consolidated*")
-"""Pickles, other frameworks' copies, Mistral's own files and sub-folders (original weights, ONNX exports)."""
+_OTHER_FOLDERS = (
+    # The hub client has no way to say "but for this folder": a name that differs from its own at some letter.
+    *(f"{TEMPLATE_FOLDER[:n]}[!{letter}]*/*" for n, letter in enumerate(TEMPLATE_FOLDER)),
+    *(f"{TEMPLATE_FOLDER[:n]}/*" for n in range(len(TEMPLATE_FOLDER))),
+    f"{TEMPLATE_FOLDER}?*/*",
+    f"{TEMPLATE_FOLDER}/*/*",
+)
+UNWANTED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "consolidated*", *_OTHER_FOLDERS)
+"""Pickles, other frameworks' copies, Mistral's own files, and sub-folders (original weights, ONNX exports) but for that of
+chat templates."""
 
 
 def download_snapshot(repo: str, revision: str | None, *, offline: bool = False) -> Path:

@@ -200,3 +200,20 @@ def test_gguf_on_disk_wins_over_a_hub_id(tmp_path, monkeypatch):
     save_gguf(tmp_path / "org" / "name.gguf", tiny_llama())
     assert resolve_source("org/name.gguf").gguf_file == "name.gguf"
     assert resolve_source("org").gguf_file == "name.gguf"
+
+
+def test_files_that_are_asked_of_the_hub() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    from lbdsl.model.hub import UNWANTED, WANTED
+
+    wanted = (
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "additional_chat_templates/tool_use.jinja",
+        "tokenizer.model",
+    )
+    other = ("onnx/config.json", "original/model.safetensors", "additional/a.json", "additional_chat_templates_2/a.jinja",
+             "additional_chat_templates/old/a.jinja", "adapter/config.json", "pytorch_model.bin", "consolidated.safetensors")  # fmt: skip
+    asked = filter_repo_objects((*wanted, *other), allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+    assert tuple(asked) == wanted
