@@ -207,13 +207,9 @@ def test_files_that_are_asked_of_the_hub() -> None:
 
     from lbdsl.model.hub import UNWANTED, WANTED
 
-    wanted = (
-        "config.json",
-        "model-00001-of-00002.safetensors",
-        "additional_chat_templates/tool_use.jinja",
-        "tokenizer.model",
-    )
-    other = ("onnx/config.json", "original/model.safetensors", "additional/a.json", "additional_chat_templates_2/a.jinja",
-             "additional_chat_templates/old/a.jinja", "adapter/config.json", "pytorch_model.bin", "consolidated.safetensors")  # fmt: skip
+    wanted = ("config.json", "model-1-of-2.safetensors", "additional_chat_templates/tools.jinja", "spiece.model")
+    folders = ("onnx/config.json", "additional/a.json", "additional_chat_templates_2/a.jinja", "adapter/config.json")
+    deeper = ("additional_chat_templates/old/a.jinja", "original/8B/model.safetensors")
+    other = (*folders, *deeper, "pytorch_model.bin", "consolidated.safetensors")
     asked = filter_repo_objects((*wanted, *other), allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
     assert tuple(asked) == wanted
