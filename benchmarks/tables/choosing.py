@@ -3,11 +3,12 @@
 Needs `make model`. One list of alternatives for all. `until`: a ranking of windows, as few as reach the budget. `scores`:
 the integer program over scores of single layers; `greedy`: one change after the other, measured beside those before it;
 `screen`: the program over estimated scores and pair terms. `search`: the best plans of a program measured jointly, and
-improved. `plans` are those measured as a whole, `minutes` those of processors in `lbdsl plan`; scores are measured once,
-before the first row. `pydoc` and `wikitext` are the KL on 8 sequences of each; `over scores` is how much more that is on
-both than with the plan of `scores`, its error that of the difference, sequence by sequence. `screen-scores`: the rank
-correlation (Spearman) of estimated scores with measured ones over all changes of all layers, and their share of the
-processor time that measuring takes. `while`: as many dropped attentions as keep the loss within 0.05 nats.
+improved. `plans` are those measured as a whole, `minutes` those of processors in `lbdsl plan`, the joint loss of its result
+included: scores are measured before the first row, and estimated in that of a screen. `pydoc` and `wikitext` are the KL on
+8 sequences of each; `over scores` is how much more that is on both than with the plan of `scores`, its error that of the
+ratio, from pairs of sequences. `screen-scores`: the rank correlation (Spearman) of estimated scores with measured ones over
+all changes of all layers but the first and the last, which are measured both times, and their share of the processor time
+that measuring takes. `while`: as many dropped attentions as keep the loss within 0.05 nats.
 """
 
 from __future__ import annotations
@@ -90,10 +91,9 @@ def compared(mine: Sums, other: Sums) -> dict[str, float]:
     for text in TEXTS:
         found = clustered_mean(*zip(*mine[text], strict=True), Unit.NATS)
         figures |= {text: found.value, f"{text} error": found.stderr}
-    pairs = [(a, b, tokens) for text in TEXTS for (a, tokens), (b, _) in zip(mine[text], other[text], strict=True)]
-    whole = sum(b for _, b, _ in pairs) / sum(tokens for _, _, tokens in pairs)
-    apart = clustered_mean([a - b for a, b, _ in pairs], [tokens for _, _, tokens in pairs], Unit.NATS)
-    return {**figures, "over scores": apart.value / whole, "over error": apart.stderr / whole}
+    pairs = [(a, b) for text in TEXTS for (a, _), (b, _) in zip(mine[text], other[text], strict=True)]
+    more = clustered_mean([a - b for a, b in pairs], [b for _, b in pairs], Unit.RATIO)
+    return {**figures, "over scores": more.value, "over error": more.stderr}
 
 
 def processor_seconds() -> float:
@@ -102,34 +102,42 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def planned(budget: int, way: str, recipe: str, work: Path) -> dict[str, float]:
-    work.mkdir(parents=True, exist_ok=True)
-    name = f"{way}-{budget}"
-    path, cache = work / f"{name}.lbr", work / f"{name}.cache"
+def with_scores(cache: Path, work: Path) -> Path:
+    """A new cache folder with all scores of single layers and nothing else, so that minutes are those of choosing."""
+    from lbdsl.core.digest import digest_text
+
+    text = f"lbr 1\n{choose(50, WAYS['scores'])}\n"
+    scored = work / f"scored-{digest_text(text)[:8]}"
+    recipe = scored.with_suffix(".lbr")
+    recipe.write_text(text, encoding="utf-8")
+    once(scored, lambda out: lbdsl("measure", str(recipe), MODEL, "--json", "--cache-dir", str(out)))
+    shutil.rmtree(cache, ignore_errors=True)
+    return Path(shutil.copytree(scored, cache))
+
+
+def plan_timed(name: str, recipe: str, work: Path, out: Path) -> None:
+    path, cache = work / f"{name}.lbr", with_scores(work / f"{name}.cache", work)
     path.write_text(f"lbr 1\n{recipe}\n", encoding="utf-8")
-    # All scores and nothing else, so that minutes are those of choosing.
-    scored = work / "scored.lbr"
-    scored.write_text(f"lbr 1\n{choose(50, WAYS['scores'])}\n", encoding="utf-8")
-    once(work / "scored", lambda out: lbdsl("measure", str(scored), MODEL, "--json", "--cache-dir", str(out)))
-    once(cache, lambda out: shutil.copytree(work / "scored", out, dirs_exist_ok=True))
     start = processor_seconds()
     words = ("--json", "-o", str(work / f"{name}.lbplan"), "--cache-dir", str(cache))
     plan = json.loads(lbdsl("plan", str(path), MODEL, *words).stdout)
     minutes = (processor_seconds() - start) / 60
     kept, whole = (plan[when]["kv_bytes"]["8192"] for when in ("after", "before"))
-    sums = {}
+    figures = {"kv": kept / whole, "plans": (plan["choice"] or {}).get("spent", 0), "minutes": minutes}
+    out.write_text(json.dumps(figures), encoding="utf-8")
+
+
+def planned(budget: int, way: str, recipe: str, work: Path) -> dict[str, float]:
+    work.mkdir(parents=True, exist_ok=True)
+    if way != "scores" and not (work / f"scores-{budget}.lbplan").is_file():
+        raise RuntimeError(f"run the row `scores-{budget}` first")
+    name, sums = f"{way}-{budget}", {}
+    figures = json.loads(once(work / f"{name}.json", partial(plan_timed, name, recipe, work)).read_text(encoding="utf-8"))
     for of in (way, "scores"):
         saved = work / f"{of}-{budget}.lbplan"
-        if not saved.is_file():
-            raise RuntimeError(f"run the row `scores-{budget}` first")
-        sums[of] = json.loads(
-            once(saved.with_suffix(".sums"), partial(judge, saved, work / f"{of}-{budget}.cache")).read_text()
-        )
-    return compared(sums[way], sums["scores"]) | {
-        "kv": kept / whole,
-        "plans": (plan["choice"] or {}).get("spent", 0),
-        "minutes": minutes,
-    }
+        judged = once(saved.with_suffix(".sums"), partial(judge, saved, work / f"{of}-{budget}.cache"))
+        sums[of] = json.loads(judged.read_text(encoding="utf-8"))
+    return compared(sums[way], sums["scores"]) | figures
 
 
 def screened(work: Path) -> dict[str, float]:
@@ -142,30 +150,27 @@ def screened(work: Path) -> dict[str, float]:
         recipe.write_text(f"lbr 1\n{choose(50, WAYS[way])}\n", encoding="utf-8")
 
         def timed(out: Path, recipe: Path = recipe) -> None:
-            start = processor_seconds()
-            found = json.loads(lbdsl("measure", str(recipe), MODEL, "--json", "--cache-dir", str(recipe) + ".cache").stdout)
-            out.write_text(
-                json.dumps({"seconds": processor_seconds() - start, "scores": found["scores"]}), encoding="utf-8"
-            )
+            cache, start = recipe.with_suffix(".cache"), processor_seconds()
+            shutil.rmtree(cache, ignore_errors=True)
+            scores = json.loads(lbdsl("measure", str(recipe), MODEL, "--json", "--cache-dir", str(cache)).stdout)["scores"]
+            out.write_text(json.dumps({"seconds": processor_seconds() - start, "scores": scores}), encoding="utf-8")
 
         found = json.loads(once(kept, timed).read_text(encoding="utf-8"))
-        scores = found["scores"]
         seconds.append(found["seconds"])
-        # The first and the last layer are measured both times.
-        values.append([score["value"] for score in scores if 0 < score["layer"] < 29])
+        values.append([score["value"] for score in found["scores"] if 0 < score["layer"] < 29])
     ranks = [numpy.argsort(numpy.argsort(found)) for found in values]
     return {"spearman": float(numpy.corrcoef(*ranks)[0, 1]), "cost": seconds[0] / seconds[1]}
 
 
 def held(work: Path) -> dict[str, float]:
-    recipe, cache = work / "while.lbr", work / "while.cache"
+    work.mkdir(parents=True, exist_ok=True)
+    recipe, cache = work / "while.lbr", with_scores(work / "while.cache", work)
     lines = "lowest by kl(drop) while nll <= 0.05 drop\nelse keep"
     recipe.write_text(f"lbr 1\n{MEASURE.format(way='tries = 0')}\n{lines}\n", encoding="utf-8")
-    once(cache, lambda out: shutil.copytree(work / "scored", out, dirs_exist_ok=True))
     start = processor_seconds()
     done = lbdsl("plan", str(recipe), MODEL, "--json", "--cache-dir", str(cache))
     tried = set(re.findall(r"measuring rule 1 with (\d+) layer", done.stderr))
-    taken = sum(bool(layer["actions"]) for layer in json.loads(done.stdout)["layers"])
+    taken = len(json.loads(done.stdout)["rules"][0]["claims"])
     return {"plans": len(tried), "minutes": (processor_seconds() - start) / 60, "layers": taken}
 
 

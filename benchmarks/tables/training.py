@@ -4,8 +4,8 @@ Needs `make model`. `prefix-K`: ten layers from layer K on get windows; steps of
 the layers before them, by turns in one process. `bands-N`: layers 1 to 16 get windows; steps of one sequence of N tokens,
 with windows in bands, and under masks. `roof` is the share of the rate at which this machine
 multiplies matrices, for the products that the step needs; `products` and `attention` are shares of a profiled step's time.
-`teacher-*`: 16 steps by the command line; `curve apart` is the
-largest difference of a step's loss between the two.
+`teacher-*`: 16 steps by the command line; `GiB` is the peak of
+the whole process, `disk MiB` what `plan` says, `curve apart` the largest difference of a step's loss between the two.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def in_bands(seq: int, _work: Path) -> dict[str, float]:
 
 
 def teacher(place: str, work: Path) -> dict[str, float]:
-    recipe, own = work / f"{place}.lbr", work / place
+    recipe, own = work / f"teacher-{place}.lbr", work / f"teacher-{place}"
     own.mkdir(parents=True, exist_ok=True)
     rules = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
     recipe.write_text(f"lbr 1\n{rules}\nheal {{ tokens = 32Ki; seq = 1Ki; teacher = {place} }}\n")
@@ -139,7 +139,7 @@ def teacher(place: str, work: Path) -> dict[str, float]:
     peaks(own, recipe, "one", own / "peak.txt")
     seconds = time.perf_counter() - started
     record = json.loads((own / "out" / "lbdsl.json").read_text(encoding="utf-8"))
-    beside, apart = work / "loaded" / "out" / "lbdsl.json", {}
+    beside, apart = work / "teacher-loaded" / "out" / "lbdsl.json", {}
     if place != "loaded" and beside.is_file():
         other = json.loads(beside.read_text(encoding="utf-8"))["heal"]["curve"]
         pairs = zip(record["heal"]["curve"], other, strict=True)

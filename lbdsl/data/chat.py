@@ -35,6 +35,8 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
         )
 
     template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
     if isinstance(template, str) and "strftime_now" in template:
         template = DATED + template
 

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 
 from lbdsl.layer.cost import Machine
-from lbdsl.measure.memory import CGROUP, container_limit
+from lbdsl.measure.memory import total_bytes
 
 _BUDGET = 0.25
 """Time budget in seconds to measure one constant, after the warm-up runs."""
@@ -30,7 +29,7 @@ def calibrate(device: Any, dtype: str) -> Machine:
     """Measure a device (`torch.device` or its name) in a dtype (`bfloat16`, ...). Takes a second or two."""
     device = torch.device(device)
     kind: torch.dtype = getattr(torch, dtype)
-    memory = memory_bytes(device)
+    memory = total_bytes(device)
     # Drawing random weights here must not change the caller's random state.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         shallow, deep = (_decode_seconds(depth, device, kind) for depth in _DEPTHS)
@@ -44,13 +43,6 @@ def calibrate(device: Any, dtype: str) -> Machine:
             t_mlp=t_mlp,
             t_head=max(shallow - _DEPTHS[0] * layer, 0.0),
         )
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Total bytes of memory of a GPU, or of this machine within its container's limit."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return min(psutil.virtual_memory().total, container_limit(CGROUP))
 
 
 def _bandwidth(device: torch.device, memory: int) -> float:

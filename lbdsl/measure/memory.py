@@ -34,6 +34,16 @@ def free_bytes(device: Any) -> int:
     return min(psutil.virtual_memory().available, _left_in_container(CGROUP))
 
 
+def total_bytes(device: Any) -> int:
+    """The bytes of a GPU, or of this machine within its container's limit."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(psutil.virtual_memory().total, container_limit(CGROUP))
+
+
 def container_limit(group: Path) -> int:
     """Bytes that the container of this process may take (cgroup 2)."""
     path = group / "memory.max"

@@ -19,6 +19,9 @@ SOFTMAX_COST = 512
 HEAL_FORWARDS = 4.0
 """Forward passes that take as long as one healing step: the base's, the changed model's, and its backward pass (2)."""
 
+MANY = 4
+"""Passes over one text that are worth almost as much as new text (Muennighoff et al., arXiv 2305.16264)."""
+
 
 def head_layers(facts: ModelFacts) -> float:
     """The number of layers that take as long as the head with its softmax."""
@@ -44,18 +47,18 @@ def estimate(
     passes: float | None,
     room: int,
     memory: int,
-    free: int,
+    machine: int,
 ) -> Estimate:
     """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
-    tokens per second, None if unknown; `passes` is over the healing text; `room` on disk, `memory` and what is
-    `free` of it are in bytes."""
+    tokens per second, None if unknown; `passes` is over the healing text; `room` on disk, `memory` and that
+    of the `machine` are in bytes."""
     judged = judged_tokens(plan.eval, healed=plan.heal is not None)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
         judge_seconds=_seconds(judged, forward),
         memory_bytes=memory,
-        free_bytes=free,
+        machine_bytes=machine if plan.heal is not None else None,
         disk_bytes=room,
         passes=None if passes is None else round(passes, 2),
     )

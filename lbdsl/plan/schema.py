@@ -101,15 +101,15 @@ class Speed(PlanValue):
 
 class Estimate(PlanValue):
     """The predicted cost of applying the plan on the machine that made it: seconds of healing and of evaluation (0: none,
-    None if this machine has not run the model yet), bytes of memory and of disk, bytes of memory that were free, and the
-    number of healing passes over the text (None: not known, or no healing)."""
+    None if this machine has not run the model yet), bytes of memory and of disk, those of memory that it has
+    (None: not healed), and the number of healing passes over the text (None: not known, or no healing)."""
 
     heal_seconds: float | None
     judge_seconds: float | None
     memory_bytes: int
     disk_bytes: int
     passes: float | None = None
-    free_bytes: int | None = None
+    machine_bytes: int | None = None
 
 
 class Served(PlanValue):

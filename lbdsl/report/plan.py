@@ -15,6 +15,7 @@ from lbdsl.core.digest import short
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
+from lbdsl.plan.estimate import MANY
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
@@ -199,10 +200,10 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     parts = [f"{name} {duration_text(seconds)}" for name, seconds in work if seconds]
     said = f" apply takes about: {', '.join(parts)}; " if parts else " apply takes about: "
     said += f"{bytes_text(found.memory_bytes)} of memory"
-    if found.free_bytes is not None and found.memory_bytes > found.free_bytes:
-        said += f" ({bytes_text(found.free_bytes)} are free: layers will be computed twice in healing, to keep less)"
+    if found.machine_bytes is not None and found.memory_bytes > found.machine_bytes:
+        said += f" (this machine has {bytes_text(found.machine_bytes)}: healing computes layers twice, or is refused)"
     said += f", {bytes_text(found.disk_bytes)} of disk"
-    if found.passes is not None and found.passes > 1:
+    if found.passes is not None and 1 < found.passes <= MANY:
         said += f"; healing passes about {found.passes:.1f} times over its text"
     yield from _wrapped(said, width, 20, "")
 

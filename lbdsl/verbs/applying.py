@@ -198,7 +198,7 @@ def _apply(
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
     if heal is not None and all(stage.get("kept") == 0 for stage in healing_stages(heal)):
         rose = any(map(rise_of, healing_stages(heal)))
-        advice = "lower `lr` in the heal block" if rose else "heal on more tokens"
+        advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
     found += seen_findings(inputs.eval_blocks, inputs.seen)

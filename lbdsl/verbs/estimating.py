@@ -23,8 +23,8 @@ from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import Workbench
 
 REACHED = 0.4
-"""The share of a device's rate that is taken as reached. On this project's CPU healing reaches 0.6 of that of large
-products (SmolLM2, 104 tokens a second of a core that does 198 GFLOP/s in bfloat16)."""
+"""The share of a device's rate that is taken as reached. On a CPU healing reaches 0.43 to 0.48 of that of large products
+(SmolLM2 in bfloat16, docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,9 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
     runs: Iterable[int] = [layer for layer, _ in {(r.layer, r.action) for r in case.requests if r.action}]
     passes = measuring_units(facts, runs, 1) / units(facts, 1) if case.requests else 0.0
     joint = joint_tokens(measure) * 2 + (measure.tries * measure.tokens if case.choose is not None else 0)
-    healed = sum(HEAL_FORWARDS * forward(stage.tokens, stage.seq) for stage in recipe.heal.runs) if recipe.heal else 0.0
+    healed = (
+        sum(HEAL_FORWARDS * forward(stage.tokens_seen, stage.seq) for stage in recipe.heal.runs) if recipe.heal else 0.0
+    )
     judged = judged_tokens(recipe.eval, healed=recipe.heal is not None)
     return {
         "measuring": forward(passes * measure.tokens + joint, measure.seq),

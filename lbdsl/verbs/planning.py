@@ -200,7 +200,7 @@ def planned_on(
         facts=facts,
     )
     passes = passes_over_text(resolved, bench)
-    repeated = repeated_text(resolved, passes)
+    repeated = repeated_text(resolved, passes) if selection.changed else ()
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without, *repeated)
     built = build(
         resolved,

@@ -12,7 +12,7 @@ from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.profile import calibrate_line
-from lbdsl.plan.estimate import decode_bounds, estimate, measuring_units, units
+from lbdsl.plan.estimate import MANY, decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import PredictedOf, Recipe
@@ -34,7 +34,7 @@ SPEED_BATCHES = (1, 16)
 def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | None]) -> Plan:
     """The plan with the predictions for this machine, and the engines that could serve its result. `passes`: see
     `passes_over_text`."""
-    from lbdsl.measure.memory import free_bytes
+    from lbdsl.measure.memory import total_bytes
     from lbdsl.run.apply import room_needed
     from lbdsl.workbench.targets import serving_of
 
@@ -43,10 +43,10 @@ def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | 
         plan,
         forward=pace.known("forward"),
         healing=pace.known("heal"),
-        passes=max(filter(None, passes.values()), default=None),
+        passes=None if None in passes.values() else max(filter(None, passes.values()), default=None),
         room=room_needed(plan, bench.facts, bench.computed.dtype),
         memory=healing_bytes(plan.heal, bench.computed, Held(process_count(), shares_model()), bench.device.type),
-        free=free_bytes(bench.device),
+        machine=total_bytes(bench.device) // (1 if bench.device.type == "cuda" else process_count()),
     )
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 
@@ -115,17 +115,13 @@ def passes_over_text(recipe: Recipe, bench: Workbench) -> Mapping[str, float | N
     return {str(source): of(source, seen) for source, seen in tokens.items()}
 
 
-MANY = 4
-"""Passes over one text after which further ones teach little (Muennighoff et al., arXiv 2305.16264)."""
-
-
 def repeated_text(recipe: Recipe, passes: Mapping[str, float | None]) -> Iterator[Diagnostic]:
     """LB446 for each source that healing passes over too often."""
     for source, times in passes.items():
-        if recipe.heal is not None and times is not None and times > MANY:
-            message = f"healing passes about {times:.0f} times over {source}"
-            help = f"more than {MANY} passes teach little: name more text, or fewer tokens"
-            yield warning("LB446", message, recipe.heal.span, help=help)
+        if times is not None and times > MANY:
+            message = f"healing passes about {times:.1f} times over {source}"
+            help = f"after {MANY} passes each is worth less: name more text, or fewer tokens"
+            yield warning("LB446", message, recipe.heal.span if recipe.heal is not None else None, help=help)
 
 
 def pace_of(bench: Workbench) -> Pace:

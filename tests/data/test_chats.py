@@ -124,6 +124,9 @@ def test_text_has_no_answers_and_its_documents_begin_behind_an_end() -> None:
 def test_a_template_that_writes_the_date_gives_the_same_text_every_day() -> None:
     dated = tokenizer("Today is {{ strftime_now('%d %B %Y') }}. " + TEMPLATE)
     ids, wrote = chat_ids(chat(7), dated, "t")
+    several = tokenizer()
+    several.chat_template = {"default": dated.chat_template, "tools": "none"}
+    assert chat_ids(chat(7), several, "t") == (ids, wrote)
     assert dated.decode(ids).startswith("Today is 01 January 2025. <system>be brief</s>")
     assert wrote is not None
     assert sum(wrote) > 0

@@ -133,12 +133,14 @@ def test_the_plan_estimates_the_work(workplace: Path, lbdsl, monkeypatch) -> Non
     assert found["memory_bytes"] > 0
     assert found["disk_bytes"] > 0
     assert found["passes"] == pytest.approx(7.3, rel=0.1)  # 2M bytes of pydoc's healing part, one token a byte
-    monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: 2**20)
-    done = lbdsl("plan", "r.lbr", "model")
-    text = " ".join(done.out.split())
-    assert "healing passes about 7" in text
-    assert "LB446" in done.out
-    assert "MiB are free: layers will be computed twice" in text
+    monkeypatch.setattr("lbdsl.measure.memory.total_bytes", lambda device: 2**27)
+    text = " ".join(lbdsl("plan", "r.lbr", "model").out.split())
+    assert "warning[LB446] healing passes about 7." in text
+    assert "(this machine has 128.0 MiB: healing computes layers twice" in text
+    Path("r.lbr").write_text(HEAD + HEAL.replace("1024", "600k") + BOTH)
+    text = " ".join(lbdsl("plan", "r.lbr", "model").out.split())
+    assert "; healing passes about 2." in text
+    assert "LB446" not in text
 
 
 def test_a_book_is_judged_alike_as_text_and_as_one_record(workplace: Path, lbdsl) -> None:

@@ -24,7 +24,7 @@ def estimated(text: str, facts=SMOL, **more):
 
     plan = plan_of(text, facts, joint=joint_loss(0.1, base_nll=2.0, tokens=100))
     plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})
-    given = {"forward": 350.0, "healing": None, "passes": None, "room": 7, "memory": 8, "free": 9, **more}
+    given = {"forward": 350.0, "healing": None, "passes": None, "room": 7, "memory": 8, "machine": 9, **more}
     return estimate(plan, **given)
 
 
@@ -33,13 +33,14 @@ def test_a_healed_plan_judges_twice_and_heals_at_a_quarter_of_the_forward_pace()
     assert found.judge_seconds == pytest.approx(2 * 2 * 2 * 8192 / 350, abs=0.1)
     assert found.heal_seconds == pytest.approx(4 * 19 * 2048 / 350, abs=0.1)
     assert estimated(TEXT, healing=80.0).heal_seconds == pytest.approx(19 * 2048 / 80, abs=0.1)
-    assert found.disk_bytes == 7
+    assert (found.disk_bytes, found.machine_bytes) == (7, 9)
 
 
 def test_what_was_never_run_here_has_no_time() -> None:
     found = estimated(TEXT, forward=None)
     assert (found.heal_seconds, found.judge_seconds) == (None, None)
-    assert estimated("layers 3 drop\nelse keep\n", forward=None).heal_seconds == 0
+    unhealed = estimated("layers 3 drop\nelse keep\n", forward=None)
+    assert (unhealed.heal_seconds, unhealed.machine_bytes) == (0, None)
 
 
 def test_memory_of_healing_smollm2() -> None:
