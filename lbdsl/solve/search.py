@@ -24,8 +24,8 @@ PROPOSED, SHARE, FINALISTS = 24, 0.25, 4
 """In each round: how many neighbours of the best plan are measured on which share of the text, and how many at most of
 those that are better there on all of it."""
 
-PATIENCE = 2
-"""The search ends after as many rounds without a better plan."""
+PATIENCE = 5
+"""The search ends after as many rounds in a row without a better plan."""
 
 Key = tuple[tuple[int, int], ...]
 MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Measurement]]
