@@ -181,7 +181,7 @@ def test_broken_plans_are_never_the_best() -> None:
 @pytest.mark.parametrize("share", [SHARE, 1.0])
 def test_no_neighbour_is_measured_twice(share: float) -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
-    facts = llama_facts(layers=9)
+    facts = llama_facts(layers=20)
     problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
     asked: list[dict[int, int]] = []
 
