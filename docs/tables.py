@@ -199,6 +199,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "healing_curve": healing_curve,
     "layer_aware": lambda: results("layer_aware"),
     "healing_methods": lambda: results("healing_methods"),
+    "choosing": lambda: results("choosing"),
     "patches": lambda: results("patches"),
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
