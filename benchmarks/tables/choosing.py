@@ -87,9 +87,10 @@ def compared(mine: Sums, other: Sums) -> dict[str, float]:
     from lbdsl.core.measurement import clustered_mean
     from lbdsl.core.units import Unit
 
-    figures = {}
+    figures: dict[str, float] = {}
     for text in TEXTS:
-        found = clustered_mean(*zip(*mine[text], strict=True), Unit.NATS)
+        sums, tokens = zip(*mine[text], strict=True)
+        found = clustered_mean(sums, tokens, Unit.NATS)
         figures |= {text: found.value, f"{text} error": found.stderr}
     pairs = [(a, b) for text in TEXTS for (a, _), (b, _) in zip(mine[text], other[text], strict=True)]
     more = clustered_mean([a - b for a, b in pairs], [b for _, b in pairs], Unit.RATIO)
@@ -159,7 +160,7 @@ def screened(work: Path) -> dict[str, float]:
         seconds.append(found["seconds"])
         values.append([score["value"] for score in found["scores"] if 0 < score["layer"] < 29])
     ranks = [numpy.argsort(numpy.argsort(found)) for found in values]
-    return {"spearman": float(numpy.corrcoef(*ranks)[0, 1]), "cost": seconds[0] / seconds[1]}
+    return {"spearman": float(numpy.corrcoef(ranks[0], ranks[1])[0, 1]), "cost": seconds[0] / seconds[1]}
 
 
 def held(work: Path) -> dict[str, float]:
