@@ -9,9 +9,9 @@ from typing import Any
 
 from lbdsl.artifact.runtime_files import write_runtime
 from lbdsl.core.files import umask
+from lbdsl.model.checkpoint import TEMPLATE_FOLDER
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
-from lbdsl.model.source import TEMPLATE_FOLDER
 
 MAX_SHARD = "4GB"
 GENERATION = "generation_config.json"

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.progress import Report
-from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
+from lbdsl.model.checkpoint import INDEX, SINGLE, TEMPLATE_FOLDER, weight_files
 from lbdsl.model.digest import IDENTITY_FILES
-from lbdsl.model.source import TEMPLATE_FOLDER
 from lbdsl.run.copying import link_or_copy
 
 

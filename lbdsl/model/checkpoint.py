@@ -12,6 +12,8 @@ from lbdsl.model.safetensors_header import TensorInfo, read_safetensors_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Folder in which a tokenizer saves chat templates other than its default one."""
 NAME_CAP = 255
 """Maximum length of a file name in bytes on common file systems; a longer one would cause an OS error."""
 

@@ -15,8 +15,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
-from lbdsl.model.checkpoint import INDEX, SINGLE, weight_files
-from lbdsl.model.source import TEMPLATE_FOLDER, ModelSource
+from lbdsl.model.checkpoint import INDEX, SINGLE, TEMPLATE_FOLDER, weight_files
+from lbdsl.model.source import ModelSource
 
 IDENTITY_FILES = (
     "added_tokens.json",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail, first_line
-from lbdsl.model.source import TEMPLATE_FOLDER
+from lbdsl.model.checkpoint import TEMPLATE_FOLDER
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """Weights, configuration, tokenizer."""

@@ -13,8 +13,6 @@ from lbdsl.core.paths import did_you_mean
 from lbdsl.model.config_file import read_json_object
 
 ARTIFACT_FILE = "lbdsl.json"
-TEMPLATE_FOLDER = "additional_chat_templates"
-"""Folder in which a tokenizer saves chat templates other than its default one."""
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
