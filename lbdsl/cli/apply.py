@@ -115,7 +115,8 @@ def apply(
             )
             shown = planned.plan
             if no_heal and shown.heal is not None:
-                unhealed = shown.estimate and shown.estimate.model_copy(update={"heal_seconds": 0.0, "passes": None})
+                nothing = {"heal_seconds": 0.0, "passes": None, "machine_bytes": None}
+                unhealed = shown.estimate and shown.estimate.model_copy(update=nothing)
                 shown = shown.model_copy(update={"heal": None, "estimate": unhealed})
             render_plan(shown, console, all_layers=all_layers)
             show_diagnostics(planned.errors)
