@@ -40,13 +40,16 @@ def evaluated(
 
     def make(path: Path) -> None:
         folder = made(work, artifact or name, recipe)
-        found = {}
-        for text in texts:
-            lengths = ("--seq", str(seq), "--tokens", str(tokens))
-            found[text] = json.loads(lbdsl("eval", str(folder), "--data", f"builtin:{text}", *lengths, "--json").stdout)
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps({text: judge(folder, text, seq=seq, tokens=tokens) for text in texts}))
 
     return json.loads(once(work / f"{name}.json", make).read_text())
+
+
+def judge(folder: Path, text: str, *words: str, seq: int = 1024, tokens: int = 8192) -> dict[str, Any]:
+    """What `lbdsl eval --json` says of an artifact on a built-in text."""
+    lengths = ("--seq", str(seq), "--tokens", str(tokens))
+    found = lbdsl("eval", str(folder), "--data", f"builtin:{text}", *lengths, *words, "--json")
+    return dict(json.loads(found.stdout))
 
 
 def increases(found: Mapping[str, dict[str, Any]]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
@@ -68,14 +69,32 @@ def oracle_text(work: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Healing:
+    source: str
+    stages: str
+    method: str
+    thousands: int
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.source}-{self.stages}-{self.method}-{self.thousands}k" + (f"-s{self.seed}" if self.seed else "")
+
+    def recipe(self, rules: str, work: Path) -> str:
+        """With its texts in the folder `work`."""
+        work.mkdir(parents=True, exist_ok=True)
+        tokens, quarter = self.thousands * 1000, self.thousands * 250
+        split = STAGES[self.stages].format(tokens=tokens, quarter=quarter, rest=tokens - quarter)
+        data = data_of(self.source, work)
+        return f"{rules}\nheal {{ data = {data}; seed = {self.seed}; {METHODS[self.method]}; {split} }}"
+
+
 def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) -> Row:
-    key = f"{source}-{stages}-{method}-{thousands}k" + (f"-s{seed}" if seed else "")
+    healing = Healing(source, stages, method, thousands, seed)
 
     def run(work: Path) -> dict[str, float]:
-        work.mkdir(parents=True, exist_ok=True)
-        data = data_of(source, work)
-        split = STAGES[stages].format(tokens=thousands * 1000, quarter=thousands * 250, rest=thousands * 750)
-        recipe = f"{PLAN}\nheal {{ data = {data}; seed = {seed}; {METHODS[method]}; {split} }}"
+        key, recipe = healing.key, healing.recipe(PLAN, work)
         heal = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["heal"]
         found = increases(evaluated(work, key, recipe)) | {"tokens": heal["tokens"], "minutes": heal["seconds"] / 60}
         ends = [HOME / "results" / "healing" / f"{name}.json" for name in (BASELINE, ORACLE)]
@@ -84,7 +103,7 @@ def row(source: str, stages: str, method: str, thousands: int, seed: int = 0) ->
             found["closed"] = (baseline - math.log1p(found["wikitext"])) / (baseline - oracle)
         return found
 
-    return Row(key, run)
+    return Row(healing.key, run)
 
 
 TABLE = Table(

@@ -14,7 +14,7 @@ from lbdsl.cli.options import Picture, json_option, run_options
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--against", metavar="MODEL", help="The base model; default: the one in the artifact's record.")
+@click.option("--against", metavar="MODEL", help="The base, or another model; default: the one in the artifact's record.")
 @engine_options
 @click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
@@ -25,13 +25,14 @@ def bench(
     """Time ARTIFACT beside its base, in paired runs: prefill, decode and latency in transformers (with cache and
     memory) or llama.cpp, or the throughput of many requests at once in vLLM.
 
-    The result is kept in the artifact's record and its model card.
+    The result is kept in the artifact's record and its model card, unless --against names another base.
     """
-    from lbdsl.cli.output import give
+    from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.verbs.benching import bench_artifact
 
     found = bench_artifact(artifact, asked, against=against, options=options, progress=progress)
     give(found, as_json)
+    show_diagnostics(found.diagnostics)
     if output is not None:
         from lbdsl.report.bench import draw_bench
 

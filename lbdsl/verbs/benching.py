@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.artifact.record import Record, write_record
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
 from lbdsl.verbs.bench_llamacpp import InLlamaCpp
@@ -29,6 +30,7 @@ class Benched(NotebookResult):
     record: Record
     machine: dict[str, Any]
     measured: Measured
+    diagnostics: Sequence[Diagnostic] = ()
 
     def in_short(self) -> str:
         return f"{plural(len(self.measured.cells), 'cell')} of {self.record.plan.model.name} in {self.measured.engine}"
@@ -51,27 +53,21 @@ def bench_artifact(
     """Time the artifact in folder `artifact` and its base: `InTransformers` (the default), `InLlamaCpp`, or `Requests` in
     vLLM. The result is kept in the artifact's record and card, what is complete of it also when the run is stopped.
 
-    `against` is the base model, needed when it is not at the path in the record. Raises LbdslError when the folder is no
-    artifact or was edited (LB465, LB466), the base is not the one it was made from (LB473), and what
-    `measure` of what is asked raises.
+    `against` is the base model, needed when it is not at the path in the record, or another one with the same vocabulary:
+    that result is not kept. Raises LbdslError when the folder is no artifact or was edited (LB465, LB466), the base is not
+    the one it was made from and not named (LB473), and what `measure` of what is asked raises.
     """
     from lbdsl.measure.machine import machine_described
 
     folder = Path(artifact)
-    record, base = opened(folder, against, options, progress)
-    if base.digest != record.plan.model.digest:
-        raise fail(
-            "LB473",
-            f"{base.source.text} is not the model that the artifact was made from",
-            help="name the base model with --against",
-        )
+    record, base, said = opened(folder, against, options, progress)
     with ExitStack() as stack:
         measured, cells = (asked or InTransformers()).measure(base, folder, record, stack)
-        found = Benched(record, machine_described(base.device, base.computed.dtype), measured)
+        found = Benched(record, machine_described(base.device, base.computed.dtype), measured, said)
         try:
             measured.cells.extend(cells)
         finally:
-            if measured.cells:
+            if measured.cells and base.digest == record.plan.model.digest:
                 _keep(found, folder, base.progress)
     return found
 

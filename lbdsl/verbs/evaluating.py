@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.record import Record, facts_of
-from lbdsl.core.diagnostic import Diagnostic, error, fail, warning
+from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import AnyProgress
 from lbdsl.data.sources import WIKITEXT, path_of
 from lbdsl.plan.gates import gate_of
@@ -66,15 +66,8 @@ def evaluate_artifact(
     from lbdsl.workbench.texts import check_asked, data_folder, eval_blocks, eval_tests
 
     folder = Path(artifact)
-    record, bench = opened(folder, against, options, progress)
+    record, bench, found = opened(folder, against, options, progress)
     plan, facts = record.plan, facts_of(record)
-    found: list[Diagnostic] = []
-    if bench.digest != plan.model.digest:
-        message = f"{bench.source.text} is not the model that the artifact was made from"
-        if against is None or bench.facts.vocab != facts.vocab:
-            which = "the base model" if against is None else "a model with the same vocabulary"
-            raise fail("LB473", message, help=f"name {which} with --against")
-        found.append(warning("LB473", message, help="its numbers stand beside that of another base"))
     block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
     known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.diagnostic import Diagnostic, fail, warning
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
@@ -232,13 +232,21 @@ class Workbench:
 
 def opened(
     folder: Path, against: str | Path | None, options: RunOptions | None, progress: AnyProgress | None
-) -> tuple[Record, Workbench]:
-    """The record of the artifact in `folder` and its base, or the model `against`. Raises LB465 and LB466."""
-    from lbdsl.artifact.record import read_record
+) -> tuple[Record, Workbench, list[Diagnostic]]:
+    """The record of the artifact in `folder`, its base or the model `against`, and a warning if that is another model.
+    Raises LB465 and LB466, and LB473 if another model is not named, or has another vocabulary."""
+    from lbdsl.artifact.record import facts_of, read_record
     from lbdsl.artifact.restore import check_files
 
     record = read_record(folder).unwrap()
     check_files(folder, record)
     given = options or RunOptions()
     model = record.plan.model
-    return record, Workbench(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)
+    bench = Workbench(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)
+    if bench.digest == model.digest:
+        return record, bench, []
+    message = f"{bench.source.text} is not the model that the artifact was made from"
+    if against is None or bench.facts.vocab != facts_of(record).vocab:
+        which = "the base model" if against is None else "a model with the same vocabulary"
+        raise fail("LB473", message, help=f"name {which} with --against")
+    return record, bench, [warning("LB473", message, help="its numbers stand beside those of another base")]

@@ -60,6 +60,20 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
     check_files(artifact, record)
 
 
+def test_beside_another_base_that_is_named(artifact: Path, lbdsl) -> None:
+    from tests.tiny_model import save_tiny_model
+
+    save_tiny_model(Path("deeper"), layers=8)
+    done = lbdsl("bench", "out", "--against", "deeper", "--contexts", "32", "--batches", "1", "--pairs", "2", "--json")
+    assert done.code == 0, done.err
+    assert "warning[LB473]" in done.err
+    cells = {cell["metric"]: cell for cell in json.loads(done.out)["cells"]}
+    assert cells["cache"]["ratio"] == pytest.approx(cells["cache"]["predicted"], rel=1e-9)
+    # Of six layers one is gone, and one keeps 16 tokens of 32.
+    assert cells["cache"]["ratio"] == pytest.approx(4.5 / 8)
+    assert read_record(artifact).unwrap().bench is None
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -79,7 +93,7 @@ def test_what_cannot_be_measured_is_refused(
     from tests.tiny_model import tiny_llama
 
     if "other" in words:
-        tiny_llama(5).save_pretrained("other")
+        tiny_llama(vocab_size=300).save_pretrained("other")
     before = (artifact / "lbdsl.json").read_text()
     done = lbdsl("bench", "out", *words)
     assert done.code == code_for(code).exit_code
