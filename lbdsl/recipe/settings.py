@@ -43,8 +43,7 @@ Read = Callable[[Scope, str, tree.Expr], Any]
 
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
-LOSSES = ("kl", "hidden")
-STAGES = ("match", "distill")
+LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
 
 # Values --------------------------------------------------------------------------------------------------------------
 

@@ -103,8 +103,9 @@ class _Banded(torch.autograd.Function):
                 total = torch.logaddexp(total, _rows(learned, blocks, groups))
             if blocks.beside:
                 scores = _scores(query, key[:, : band.sinks], scaling)
-                total = torch.logaddexp(total, scores.logsumexp(-1, keepdim=True))
-                beside = _product((scores - total).exp_().to(value.dtype), value[:, : band.sinks])
+                total = torch.logaddexp(total, scores.logsumexp(1).view_as(total))
+                shares = (scores - total.flatten(1).unsqueeze(1)).exp_().to(value.dtype)
+                beside = (shares.mT @ value[:, : band.sinks]).view_as(query)
                 found = beside.addcmul_(found, (own - total).exp_().to(found.dtype))
             elif sinks_H is not None:
                 found.mul_((own - total).exp_())
@@ -132,12 +133,12 @@ class _Banded(torch.autograd.Function):
                 _add_overlapping(sum_XND, part, blocks)
             if blocks.beside:
                 sinks = slice(0, ctx.band.sinks)
-                share = (_scores(query, key[:, sinks], ctx.scaling) - total).exp_()
-                apart = _scores(grad, value[:, sinks], 1.0) - (grad * output).sum(-1, True, dtype=wide)
-                apart = (share * apart * ctx.scaling).to(query.dtype)
-                found += _product(apart, key[:, sinks])
-                for_key[:, sinks] += apart.flatten(1, 2).mT @ query.flatten(1, 2)
-                for_value[:, sinks] += share.to(grad.dtype).flatten(1, 2).mT @ grad.flatten(1, 2)
+                shares = (_scores(query, key[:, sinks], ctx.scaling) - total.flatten(1).unsqueeze(1)).exp_()
+                apart = _scores(grad, value[:, sinks], 1.0) - (grad * output).sum(-1, dtype=wide).flatten(1).unsqueeze(1)
+                apart = apart.mul_(shares).mul_(ctx.scaling).to(query.dtype)
+                found += (apart.mT @ key[:, sinks]).view_as(query)
+                for_key[:, sinks] += apart @ query.flatten(1, 2)
+                for_value[:, sinks] += shares.to(grad.dtype) @ grad.flatten(1, 2)
             _put(for_query, blocks, groups, found)
         for_sinks = None
         if ctx.needs_input_grad[3]:
@@ -189,14 +190,9 @@ def _mask(blocks, band, query_XSRD):
 
 
 def _scores(query_XSRD, key_XKD, scaling):
-    """[X, S, R, K]."""
+    """[X, K, S * R]."""
     wide = _wide(query_XSRD)
-    return _product(query_XSRD.to(wide), (scaling * key_XKD.to(wide)).mT)
-
-
-def _product(rows_XSRD, states_XDK):
-    """[X, S, R, K]: as one product a group, for those of all blocks are slow."""
-    return (rows_XSRD.flatten(1, 2) @ states_XDK).unflatten(1, rows_XSRD.shape[1:3])
+    return (scaling * key_XKD.to(wide)) @ query_XSRD.to(wide).flatten(1, 2).mT
 
 
 def _add_overlapping(sum_XND, part_XSKD, blocks):
