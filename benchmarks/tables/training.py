@@ -11,7 +11,6 @@ the whole process, `disk MiB` what `plan` says, `curve apart` the largest differ
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.table import Row, Table
 from benchmarks.tables.judged import MODEL
 from benchmarks.tables.memory import peaks
-from lbdsl.bench.cells import by_turns
+from lbdsl.bench.cells import by_turns, paired
 
 if TYPE_CHECKING:
     from lbdsl.workbench.workbench import Workbench
@@ -79,13 +78,13 @@ class Step:
 
     def compared(self, quick: Callable[[], float], slow: Callable[[], float]) -> dict[str, float]:
         """Tokens a second of both ways, by turns."""
-        pairs = by_turns([quick, slow, quick], PAIRS + 1, lambda: None)[1:]
+        found = paired(by_turns(quick, slow, PAIRS, lambda: None), context=0, batch=0, metric="", unit="seconds")
         tokens = self.batch * self.seq
         return {
-            "tok/s": tokens / statistics.median(pair.base for pair in pairs),
-            "tok/s without": tokens / statistics.median(pair.artifact for pair in pairs),
-            "ratio": statistics.median(pair.artifact / pair.base for pair in pairs),
-            "again": statistics.median(pair.again / pair.base for pair in pairs),
+            "tok/s": tokens / found.base,
+            "tok/s without": tokens / found.artifact,
+            "ratio": found.ratio,
+            "again": found.again or 0.0,
         }
 
 

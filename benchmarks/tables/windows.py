@@ -74,12 +74,10 @@ class Ways:
 
 
 def ratio(slow: Callable[[], float], quick: Callable[[], float], backs: int = PAIRS) -> tuple[float, float]:
-    """Seconds of `slow` over those of `quick`, and of `slow` over itself."""
+    """Seconds of `slow` over those of `quick`, and of one of them over itself."""
     from lbdsl.bench.cells import by_turns, paired
 
-    found = paired(
-        by_turns([slow, quick, slow], backs + 1, lambda: None)[1:], context=0, batch=0, metric="", unit="seconds"
-    )
+    found = paired(by_turns(slow, quick, backs, lambda: None), context=0, batch=0, metric="", unit="seconds")
     return 1 / found.ratio, found.again or 0.0
 
 

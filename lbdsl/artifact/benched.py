@@ -10,7 +10,7 @@ from lbdsl.core.units import bytes_text, tokens_text
 
 COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
 NOISE = 0.05
-"""Differences of the base from itself (`again`) above which a reader is warned."""
+"""Differences of a model from itself (`again`) above which a reader is warned."""
 _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 
 
@@ -18,7 +18,7 @@ _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 class Cell:
     """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
     medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
-    (a bootstrap interval); `again` is that of the base over itself. `predicted` is the ratio by formula; `bound` says that
+    (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by formula; `bound` says that
     it is a limit, not a value."""
 
     context: int
@@ -55,8 +55,7 @@ def label_of(cell: Mapping[str, Any]) -> str:
 
 
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cell in COLUMNS. Counts have no interval; `again` is the ratio of the base to
-    itself."""
+    """The cell in COLUMNS. Counts have no interval; `again` is the ratio of a model to itself."""
     timed = cell["again"] is not None
     limit = "<= " if cell["bound"] else ""
     return (
@@ -76,7 +75,7 @@ def noise_of(benched: Mapping[str, Any]) -> str | None:
     most = max((abs(ratio - 1) for ratio in ratios), default=0.0)
     if most <= NOISE:
         return None
-    return f"The base over itself differs by up to {most:.0%}: the machine was busy. Measure again when it is not."
+    return f"A model over itself differs by up to {most:.0%}: the machine was busy. Measure again when it is not."
 
 
 def _value(value: float, unit: str) -> str:

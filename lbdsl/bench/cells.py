@@ -30,25 +30,38 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pair(Generic[T]):
-    """Neighbouring runs: the base, the artifact, and the base again."""
+    """Runs of the base and of the artifact, one right after the other. `before` is the run before them, if there was one: of
+    the base where that begins (`base_begins`), else of the artifact."""
 
     base: T
     artifact: T
-    again: T
+    before: T | None = None
+    base_begins: bool = True
 
     def each(self, change: Callable[..., float], *others: Pair[T]) -> Pair[float]:
-        """The pair of what `change` makes of the three figures, and of those of other pairs."""
+        """The pair of what `change` makes of the figures, and of those of other pairs that begin alike."""
         pairs = (self, *others)
-        return Pair(*map(change, *((pair.base, pair.artifact, pair.again) for pair in pairs)))
+        before = None if self.before is None else change(*(pair.before for pair in pairs))
+        base, artifact = change(*(pair.base for pair in pairs)), change(*(pair.artifact for pair in pairs))
+        return Pair(base, artifact, before, self.base_begins)
 
 
-def by_turns(runs: Sequence[Callable[[], T]], pairs: int, told: Callable[[], object]) -> list[Pair[T]]:
-    """Runs of the base, of the artifact and of the base again, forwards and backwards by turns; `told` is called after each
-    pair."""
-    found = []
+def by_turns(
+    base: Callable[[], T], artifact: Callable[[], T], pairs: int, told: Callable[[], object], warm: bool = True
+) -> list[Pair[T]]:
+    """Runs of both, the one first and the other first by turns (A B, B A, A B, ...), so that what drifts favours none;
+    `told` is called after each pair. `warm`: after one run of each that does not count."""
+    found: list[Pair[T]] = []
+    if warm:
+        artifact(), base()
+        told()
+    before = None
     for turn in range(pairs):
-        figures = {which: runs[which]() for which in ((0, 1, 2) if turn % 2 == 0 else (2, 1, 0))}
-        found.append(Pair(figures[0], figures[1], figures[2]))
+        begins, follows = (base, artifact) if turn % 2 == 0 else (artifact, base)
+        first, then = begins(), follows()
+        both = (first, then) if turn % 2 == 0 else (then, first)
+        found.append(Pair(*both, before, turn % 2 == 0))
+        before = then
         told()
     return found
 
@@ -62,6 +75,11 @@ def exact(base: float, artifact: float, **names: Any) -> Cell:
 def paired(pairs: Sequence[Pair[float]], **names: Any) -> Cell:
     """The cell of several pairs."""
     logs = [math.log(pair.artifact / pair.base) for pair in pairs]
+    again = [
+        math.log((pair.base if pair.base_begins else pair.artifact) / pair.before)
+        for pair in pairs
+        if pair.before is not None
+    ]
     low, high = interval(logs)
     return Cell(
         **names,
@@ -70,7 +88,7 @@ def paired(pairs: Sequence[Pair[float]], **names: Any) -> Cell:
         ratio=math.exp(statistics.median(logs)),
         low=math.exp(low),
         high=math.exp(high),
-        again=math.exp(statistics.median(math.log(pair.again / pair.base) for pair in pairs)),
+        again=math.exp(statistics.median(again)) if again else None,
     )
 
 

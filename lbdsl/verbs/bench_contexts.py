@@ -130,32 +130,30 @@ class Predicted:
 
 
 def context_cells(
-    models: tuple[Timed, Timed, Timed],
+    models: tuple[Timed, Timed],
     contexts: Sequence[int],
     asked: Contexts,
     predicted: Predicted,
     report: Report,
 ) -> Iterator[Cell]:
-    """The cells of speed and cache of the base, the artifact, and the base again: how far its ratio to itself is from 1 is
-    how much of a difference is chance."""
+    """The cells of speed and cache of the base and the artifact."""
     from lbdsl.bench.cells import by_turns, exact, paired
 
     rounds = count(1)
     total = len(contexts) * (1 + len(asked.batches)) * (asked.pairs + 1)
 
-    def timed(runs: Sequence[Callable[[], float]]) -> list[Pair[float]]:
-        # The first round warms up.
-        return by_turns(runs, asked.pairs + 1, lambda: report(next(rounds), total, ""))[1:]
+    def timed(base: Callable[[], float], artifact: Callable[[], float]) -> list[Pair[float]]:
+        return by_turns(base, artifact, asked.pairs, lambda: report(next(rounds), total, ""))
 
     for context in contexts:
         names: Callable[..., Any] = partial(dict, context=context)
-        reading = timed([partial(model.read, context) for model in models])
+        reading = timed(*(partial(model.read, context) for model in models))
         rates = [pair.each(lambda seconds, n=context: n / seconds) for pair in reading]
         found = paired(rates, **names(batch=1, metric="prefill", unit="tokens/s"))
         yield replace(found, **predicted.prefill(context))
         for batch in asked.batches:
             cache = [model.prepare(context, batch) for model in models]
-            writing = timed([model.write for model in models])
+            writing = timed(*(model.write for model in models))
             rates = [pair.each(lambda seconds, n=batch: n / seconds) for pair in writing]
             found = paired(rates, **names(batch=batch, metric="decode", unit="tokens/s"))
             yield replace(found, **predicted.decode(context, batch))
@@ -165,5 +163,5 @@ def context_cells(
                 found = paired(whole, **names(batch=1, metric="latency", unit="seconds"))
                 yield replace(found, output=NEW_TOKENS, **predicted.latency(context))
             if cache[0]:
-                held = exact(*cache[:2], **names(batch=batch, metric="cache", unit="bytes"))
+                held = exact(*cache, **names(batch=batch, metric="cache", unit="bytes"))
                 yield replace(held, **predicted.cache(context))

@@ -38,9 +38,9 @@ class InLlamaCpp(Contexts):
         """Raises LB324, LB486 and LB487."""
         contexts = self.lengths(base)
         self.engine.found(LLAMA_CPP, base)
-        # 16-bit caches; the base's process has two, for it is timed twice.
+        # 16-bit caches of both models.
         needed = (
-            3 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self._written) * 2 // base.facts.dtype_bytes
+            2 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self._written) * 2 // base.facts.dtype_bytes
         )
         what = f"the caches of {plural(max(self.batches), 'sequence')} together"
         check_free(base, needed, what, "name shorter --contexts or smaller --batches")
@@ -75,7 +75,7 @@ class InLlamaCpp(Contexts):
         for name, file in (("the base", _base_file(base, place)), ("the artifact", exported)):
             with base.progress.stage(f"loading {name} in llama.cpp"):
                 command = [str(python), str(_SCRIPT)]
-                given = {**job, "model": str(file), "places": 1 if workers else 2}
+                given = {**job, "model": str(file)}
                 workers.append(stack.enter_context(Worker(LLAMA_CPP, command, given, clean_environment())))
                 said = workers[-1].ready()
         predicted = Predicted.of(base, record, LLAMA_CPP, said["version"])
@@ -84,17 +84,16 @@ class InLlamaCpp(Contexts):
     def _cells(
         self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, predicted: Predicted
     ) -> Iterator[Cell]:
-        models = _InWorker(workers[0], 0), _InWorker(workers[1], 0), _InWorker(workers[0], 1)
+        models = _InWorker(workers[0]), _InWorker(workers[1])
         with base.progress.stage("timing both models by turns in llama.cpp") as report:
             yield from context_cells(models, contexts, self, predicted, report)
 
 
 @dataclass(frozen=True)
 class _InWorker:
-    """A model of a worker, with sequences of its own; `lbdsl.verbs.bench_contexts.Timed`."""
+    """A model of a worker; `lbdsl.verbs.bench_contexts.Timed`."""
 
     worker: Worker
-    place: int
 
     def read(self, context: int) -> float:
         return self._ask(read=context)
@@ -107,7 +106,7 @@ class _InWorker:
         return self._ask()
 
     def _ask(self, **job: int) -> float:
-        return self.worker.ask({"place": self.place, **job})["seconds"]
+        return self.worker.ask(job)["seconds"]
 
 
 def _base_file(base: Workbench, place: Path) -> Path:

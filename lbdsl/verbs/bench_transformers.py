@@ -47,9 +47,9 @@ class InTransformers(Contexts):
         cells = [(context, batch) for context in contexts for batch in self.batches]
         yield from _memory(base, folder, cells, predicted)
         stock, changed = stock_model(base), Workbench(folder, base.options, base.progress).base
-        models = [TimedModel(model, base.facts.vocab, STEPS) for model in (stock, changed, stock)]
+        models = tuple(TimedModel(model, base.facts.vocab, STEPS) for model in (stock, changed))
         with base.progress.stage("timing both models by turns") as report:
-            yield from context_cells((models[0], models[1], models[2]), contexts, self, predicted, report)
+            yield from context_cells((models[0], models[1]), contexts, self, predicted, report)
 
 
 def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]], predicted: Predicted) -> Iterator[Cell]:
@@ -78,7 +78,7 @@ def _check_memory(models: Predicted, context: int, batch: int, bench: Workbench)
     from lbdsl.measure.memory import SHARE
 
     base, artifact = models.base, models.artifact
-    caches = batch * (2 * base.kv_bytes(context) + artifact.kv_bytes(context))
+    caches = batch * (base.kv_bytes(context) + artifact.kv_bytes(context))
     needed = base.weights + artifact.weights + caches
     what = f"both models, and {plural(batch, 'sequence')} of {tokens_text(context)} tokens for each,"
     check_free(bench, needed, what, "name shorter --contexts or smaller --batches", SHARE)

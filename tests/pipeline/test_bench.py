@@ -203,12 +203,21 @@ def test_the_interval_holds_the_median_and_narrows() -> None:
     from lbdsl.bench.cells import Pair, by_turns, paired
 
     names = {"context": 1, "batch": 1, "metric": "m", "unit": "seconds"}
-    few = paired([Pair(1, 2 + 0.1 * k, 1.01) for k in range(5)], **names)
-    assert (few.ratio, few.again) == (pytest.approx(2.2), pytest.approx(1.01))
+    few = paired([Pair(1, 2 + 0.1 * k, 0.98 if k else None) for k in range(5)], **names)
+    assert (few.ratio, few.again) == (pytest.approx(2.2), pytest.approx(1 / 0.98))
+    assert paired([Pair(1, 2, 1.6, base_begins=False)], **names).again == pytest.approx(2 / 1.6)
     assert 2 <= few.low < few.ratio < few.high <= 2.4
-    many = paired([Pair(1, 2 + 0.1 * (k % 5), 1.01) for k in range(100)], **names)
+    many = paired([Pair(1, 2 + 0.1 * (k % 5)) for k in range(100)], **names)
     assert many.high - many.low < few.high - few.low
-    order: list[int] = []
-    pairs = by_turns([lambda which=which: order.append(which) or which + 1.0 for which in range(3)], 2, lambda: None)
-    assert order == [0, 1, 2, 2, 1, 0]
-    assert pairs == [Pair(1.0, 2.0, 3.0)] * 2
+    assert many.again is None
+    order: list[str] = []
+
+    def run(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    pairs = by_turns(lambda: run("base"), lambda: run("artifact"), 3, lambda: None)
+    assert order == ["artifact", "base", "base", "artifact", "artifact", "base", "base", "artifact"]
+    assert pairs == [Pair(3, 4), Pair(6, 5, 4, base_begins=False), Pair(7, 8, 6)]
+    both = pairs[1].each(lambda read, write: read + 10 * write, pairs[1])
+    assert both == Pair(66, 55, 44, base_begins=False)

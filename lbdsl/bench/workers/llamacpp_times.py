@@ -1,9 +1,8 @@
 """Run by the Python that has llama-cpp-python: `llamacpp_times.py JOB FD`.
 
-JOB is {"model", "tokens", "batch", "places", "threads", "vocab", "steps"}. When the model is loaded, a line of JSON goes to
-FD; then each line of standard input is answered by {"seconds"}. {"place", "read"} reads a prompt of so many random tokens;
-{"place", "prepare", "batch"} reads one into so many sequences; {"place"} writes "steps" tokens after each of them, and the
-seconds are those of one step. Each of the "places" has sequences of its own.
+JOB is {"model", "tokens", "batch", "threads", "vocab", "steps"}. When the model is loaded, a line of JSON goes to FD; then
+each line of standard input is answered by {"seconds"}. {"read"} reads a prompt of so many random tokens; {"prepare",
+"batch"} reads one into so many sequences; {} writes "steps" tokens after each of them, and the seconds are those of one step.
 """
 
 import json
@@ -24,7 +23,7 @@ class Model:
         model.n_gpu_layers = 0
         self.model = api.llama_model_load_from_file(job["model"].encode(), model)
         wanted = api.llama_context_default_params()
-        wanted.n_seq_max = job["places"] * job["batch"]
+        wanted.n_seq_max = job["batch"]
         wanted.n_ctx = job["tokens"] * wanted.n_seq_max
         wanted.n_batch = wanted.n_ubatch = READ_AT_ONCE
         wanted.n_threads = wanted.n_threads_batch = job["threads"]
@@ -38,28 +37,25 @@ class Model:
         self.batch = api.llama_batch_init(max(READ_AT_ONCE, wanted.n_seq_max), 0, 1)
         draw = random.Random(0)
         self.ids = [draw.randrange(job["vocab"]) for _ in range(job["tokens"])]
-        self.written = {}
+        self.at, self.sequences = 0, 0
 
-    def read(self, place, count):
-        first = place * self.job["batch"]
-        for sequence in range(first, first + self.job["batch"]):
+    def read(self, count):
+        for sequence in range(self.job["batch"]):
             api.llama_memory_seq_rm(self.memory, sequence, -1, -1)
         for start in range(0, count, READ_AT_ONCE):
             places = range(start, min(start + READ_AT_ONCE, count))
-            self.decode([(self.ids[at], at, first, at == count - 1) for at in places])
+            self.decode([(self.ids[at], at, 0, at == count - 1) for at in places])
 
-    def prepare(self, place, count, batch):
-        self.read(place, count)
-        first = place * self.job["batch"]
-        for sequence in range(first + 1, first + batch):
-            api.llama_memory_seq_cp(self.memory, first, sequence, -1, -1)
-        self.written[place] = (count, batch)
+    def prepare(self, count, batch):
+        self.read(count)
+        for sequence in range(1, batch):
+            api.llama_memory_seq_cp(self.memory, 0, sequence, -1, -1)
+        self.at, self.sequences = count, batch
 
-    def write(self, place):
-        first, (at, batch) = place * self.job["batch"], self.written[place]
-        for step in range(self.job["steps"]):
-            self.decode([(self.ids[0], at + step, first + sequence, True) for sequence in range(batch)])
-        self.written[place] = (at + self.job["steps"], batch)
+    def write(self):
+        for _ in range(self.job["steps"]):
+            self.decode([(self.ids[0], self.at, sequence, True) for sequence in range(self.sequences)])
+            self.at += 1
 
     def decode(self, rows):
         """Rows of token, position, sequence, and whether its logits are wanted."""
@@ -83,11 +79,11 @@ def main(job, answers):
         asked = json.loads(line)
         started, steps = time.perf_counter(), 1
         if "read" in asked:
-            model.read(asked["place"], asked["read"])
+            model.read(asked["read"])
         elif "prepare" in asked:
-            model.prepare(asked["place"], asked["prepare"], asked["batch"])
+            model.prepare(asked["prepare"], asked["batch"])
         else:
-            model.write(asked["place"])
+            model.write()
             steps = job["steps"]
         tell(answers, {"seconds": (time.perf_counter() - started) / steps})
 
