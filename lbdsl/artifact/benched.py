@@ -18,8 +18,8 @@ _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
 class Cell:
     """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
     medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
-    (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by formula; `bound` says that
-    it is a limit, not a value."""
+    (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by
+    formula; `bound` says that it is a limit, not a value."""
 
     context: int
     batch: int

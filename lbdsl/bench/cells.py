@@ -30,8 +30,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Pair(Generic[T]):
-    """Runs of the base and of the artifact, one right after the other. `before` is the run before them, if there was one: of
-    the base where that begins (`base_begins`), else of the artifact."""
+    """Runs of the base and of the artifact, one right after the other. `before` is the run before them, if there was one:
+    of the base where that begins (`base_begins`), else of the artifact."""
 
     base: T
     artifact: T

@@ -105,8 +105,8 @@ class Requests:
                 for worker in workers:
                     # The first run of a length is slower.
                     worker.ask({**wanted, "output": min(2, written)})
-                runs = (partial(_figures, worker, wanted) for worker in workers)
-                pairs = by_turns(*runs, self.pairs, lambda: report(next(rounds), total, ""), warm=False)
+                base_run, artifact_run = (partial(_figures, worker, wanted) for worker in workers)
+                pairs = by_turns(base_run, artifact_run, self.pairs, lambda: report(next(rounds), total, ""), warm=False)
                 for metric in pairs[0].base:
                     unit = "tokens/s" if metric == "throughput" else "seconds"
                     rows = [pair.each(lambda figures, name=metric: figures[name]) for pair in pairs]

@@ -2,7 +2,8 @@
 
 JOB is {"model", "tokens", "batch", "threads", "vocab", "steps"}. When the model is loaded, a line of JSON goes to FD; then
 each line of standard input is answered by {"seconds"}. {"read"} reads a prompt of so many random tokens; {"prepare",
-"batch"} reads one into so many sequences; {} writes "steps" tokens after each of them, and the seconds are those of one step.
+"batch"} reads one into so many sequences; {} writes "steps" tokens after each of them, and the seconds are those of one
+step.
 """
 
 import json
