@@ -204,6 +204,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
     "sinks": lambda: results("sinks"),
+    "throughput": lambda: timed("serving"),
     **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "training", "predictions")},
     **LANGUAGE_TABLES,
 }

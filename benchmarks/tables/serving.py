@@ -1,21 +1,22 @@
 """SmolLM2 in vLLM on this CPU: throughput of healed plans over their base, by `lbdsl bench --engine vllm`, and perplexity.
 
-Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). Runs of 50 requests of
-1,024 tokens that write 256, five pairs by turns; rows `more-*` have 100 and 200 requests, and 64 tokens, in two pairs. The
-rows with `-w8a8` round the linear maps of a healed model to 8 bits, and their inputs. Plans with drops and learned sinks
-are served by the plug-in (`plug-in`: 1), the others by vLLM as it is. Healed on the best mixture of
-`benchmarks/tables/healing.py`, in whose folder the healed models are.
+Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). `PLAN-50x256`: 50
+requests of 1,024 tokens that write 256, five pairs by turns; of the other requests two pairs. The rows with `-w8a8`
+round the linear maps of a healed model to 8 bits, and their inputs. Plans with drops and learned sinks are served by the
+plug-in (`plug-in`: 1), the others by vLLM as it is. Healed on the best mixture of `benchmarks/tables/healing.py`, in whose
+folder the healed models are. `python -m benchmarks.tables.serving PICTURE` draws throughput against perplexity.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases, judge, made
-from benchmarks.table import Row, Table, once
+from benchmarks.table import HOME, Row, Table, once
 from benchmarks.tables.healing import BEST, BY, PLAN, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 
@@ -27,11 +28,13 @@ PLANS = {
 }
 """Rules, and thousands of tokens to heal on."""
 ROUNDED = "lbr 1\nlayers all quantize(bits=8, activations=8)\n"
-USUAL = ("--lengths", "1024/256", "--concurrency", "50", "--pairs", "5")
-MORE = ("--lengths", "1024/256,1024/64", "--concurrency", "50,100,200", "--pairs", "2")
+LENGTH, USUAL = 1024, (50, 256)
+MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
+"""Requests, and tokens that each writes."""
+BEST_PLAN = "window30-128"
 
 
-def served(plan: str, rounded: bool, asked: tuple[str, ...], work: Path) -> dict[str, float]:
+def served(plan: str, rounded: bool, requests: int, written: int, work: Path) -> dict[str, float]:
     rules, thousands = PLANS[plan]
     healing, folder = Healing(BEST, "distill", BY, thousands), work.parent / "healing"
     name, recipe = healing.key if rules == PLAN else plan, healing.recipe(rules, folder)
@@ -39,13 +42,18 @@ def served(plan: str, rounded: bool, asked: tuple[str, ...], work: Path) -> dict
     if rounded:
         artifact = once(work / f"{plan}-w8a8", partial(round_to_8_bits, artifact))
         judged = {text: judge(artifact, text, "--against", MODEL) for text in TEXTS}
-    words = ("--against", MODEL, "--engine", "vllm", "--install", *asked, "--json")
+    asked = ("--lengths", f"{LENGTH}/{written}", "--concurrency", str(requests))
+    pairs = ("--pairs", "5" if (requests, written) == USUAL else "2")
+    words = ("--against", MODEL, "--engine", "vllm", "--install", *asked, *pairs, "--json")
     found = json.loads(lbdsl("bench", str(artifact), *words).stdout)
-    figures = increases(judged) | {"plug-in": int(found["export"] == "vllm")}
-    for cell in found["cells"]:
-        at = f"{cell['batch']} x {cell['context']}/{cell['output']}"
-        figures |= {f"{at} base": cell["base"], at: cell["ratio"], f"{at} low": cell["low"], f"{at} high": cell["high"]}
-    return figures
+    (cell,) = found["cells"]
+    of_cell = {name: cell[name] for name in ("low", "high", "again")}
+    return increases(judged) | {
+        "plug-in": int(found["export"] == "vllm"),
+        "base tok/s": cell["base"],
+        "over base": cell["ratio"],
+        **of_cell,
+    }
 
 
 def round_to_8_bits(healed: Path, out: Path) -> None:
@@ -58,20 +66,39 @@ def round_to_8_bits(healed: Path, out: Path) -> None:
 def rows() -> Iterator[Row]:
     for plan in PLANS:
         for suffix in ("", "-w8a8"):
-            yield Row(f"{plan}{suffix}", partial(served, plan, bool(suffix), USUAL))
-    for plan in ("window30-128", "drop8-window16"):
-        yield Row(f"more-{plan}", partial(served, plan, False, MORE))
+            yield Row(f"{plan}{suffix}-50x256", partial(served, plan, bool(suffix), *USUAL))
+    for requests, written in MORE:
+        yield Row(f"{BEST_PLAN}-{requests}x{written}", partial(served, BEST_PLAN, False, requests, written))
 
 
-CELLS = [f"{requests} x 1024/{written}" for written in (256, 64) for requests in (50, 100, 200)]
 TABLE = Table(
     title="SmolLM2 in vLLM on a CPU: output tokens a second, healed plans over the base",
     columns=FORMATS
-    | {"plug-in": "d"}
-    | {
-        f"{cell}{what}": form
-        for cell in CELLS
-        for what, form in {" base": ".0f", "": ".2f", " low": ".2f", " high": ".2f"}.items()
-    },
+    | {"plug-in": "d", "base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
     rows=list(rows()),
 )
+
+
+def draw(picture: str) -> None:
+    """The rows of 50 requests: how many times the base's throughput, against the rise of perplexity on WikiText."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for plan in PLANS:
+        for suffix, marker in {"": "o", "-w8a8": "s"}.items():
+            path = HOME / "results" / "serving" / f"{plan}{suffix}-50x256.json"
+            if path.is_file():
+                found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+                x, y = 100 * found["wikitext"], found["over base"]
+                errors = [[100 * found["wikitext error"]]], [[y - found["low"]], [found["high"] - y]]
+                axes.errorbar(x, y, errors[1], errors[0], marker=marker, color="tab:orange" if suffix else "tab:blue")
+                axes.annotate(f" {plan}{suffix}", (x, y))
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("rise of perplexity on WikiText, %")
+    axes.set_ylabel("output tokens a second, over the base")
+    axes.set_title("SmolLM2-135M in vLLM on a CPU: 50 requests of 1,024 tokens that write 256", fontsize=10)
+    figure.savefig(picture, dpi=150)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1])

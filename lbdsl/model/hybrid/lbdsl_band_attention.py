@@ -74,11 +74,12 @@ def worth_bands(tokens, window, sinks):
 
 def attend_in_bands(query_BHND, key_BGND, value_BGND, band, scaling, sinks_H=None):
     """The output [B, N, H, D]; `sinks_H` are learned sinks. On a CPU; the dropout is 0."""
-    # Autocast does not see the operations below.
+    # Autocast would see only some of the operations below.
     kind = query_BHND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value_BGND.dtype
-    states = (states.to(dtype) for states in (query_BHND, key_BGND, value_BGND))
-    return _Banded.apply(*states, sinks_H, band, scaling)
+    states = [states.to(dtype) for states in (query_BHND, key_BGND, value_BGND)]
+    with torch.autocast(kind, enabled=False):
+        return _Banded.apply(*states, sinks_H, band, scaling)
 
 
 class _Banded(torch.autograd.Function):
