@@ -197,10 +197,11 @@ def _scores(query_XSRD, key_XKD, scaling):
 
 
 def _add_overlapping(sum_XND, part_XSKD, blocks):
-    for start in range(0, part_XSKD.shape[2], blocks.size if blocks.count > 1 else part_XSKD.shape[2]):
-        piece = part_XSKD[:, :, start : start + blocks.size] if blocks.count > 1 else part_XSKD
-        first = blocks.seen.start + start
-        sum_XND[:, first : first + blocks.count * piece.shape[2]].unflatten(1, piece.shape[1:3]).add_(piece)
+    """Blocks begin `size` columns apart: pieces of that size do not overlap."""
+    size = blocks.size if blocks.count > 1 else part_XSKD.shape[2]
+    for place, piece in enumerate(part_XSKD.split(size, dim=2)):
+        first = blocks.seen.start + place * size
+        sum_XND[:, first : first + blocks.count * size].unflatten(1, (blocks.count, size)).add_(piece)
 
 
 def _wide(states):
