@@ -3,7 +3,8 @@
 Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). `PLAN-50x256`: 50
 requests of 1,024 tokens that write 256, five pairs by turns; of the other requests two pairs. The rows with `-w8a8`
 round the linear maps of a healed model to 8 bits, and their inputs. vLLM serves all of them as it is, without the plug-in.
-Healed on the best mixture of `benchmarks/tables/healing.py`, in whose folder the healed models are. `python -m benchmarks.tables.serving PICTURE` draws throughput against perplexity.
+Healed on the best mixture of `benchmarks/tables/healing.py`, in whose folder the healed models are.
+`python -m benchmarks.tables.serving PICTURE` draws throughput against perplexity.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ def rows() -> Iterator[Row]:
 
 TABLE = Table(
     title="SmolLM2 in vLLM on a CPU: output tokens a second, healed plans over the base",
-    columns=FORMATS
-    | {"base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
+    columns=FORMATS | {"base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
     rows=list(rows()),
 )
 
