@@ -32,7 +32,9 @@ def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
         path.write_text(lbdsl("calibrate", MODEL, *ASKED[engine], *cache, "--json").stdout, encoding="utf-8")
 
     once(work / f"{engine}.json", calibrated)
-    cells = json.loads(lbdsl("bench", str(unhealed(plan, work)), *ASKED[engine], *cache, "--json").stdout)["cells"]
+    cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *ASKED[engine], *cache, "--json").stdout)[
+        "cells"
+    ]
     found: dict[str, float] = {}
     for metric in METRICS:
         if any(cell["bound"] or cell["predicted"] is None for cell in cells if cell["metric"] == metric):

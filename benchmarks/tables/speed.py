@@ -25,27 +25,27 @@ BATCHES = {context: (1,) if context > 4096 else (1, 8) for context in CONTEXTS}
 """Eight sequences of 8Ki take a quarter of an hour."""
 
 
-def unhealed(plan: str, work: Path) -> Path:
+def unhealed(plan: str, rules: str, work: Path) -> Path:
     recipe = work / f"{plan}.lbr"
     work.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(f"lbr 1\nmeasure {{ tokens = 4Ki; seq = 1Ki }}\n{PLANS[plan]}else keep\n", encoding="utf-8")
+    recipe.write_text(f"lbr 1\nmeasure {{ tokens = 4Ki; seq = 1Ki }}\n{rules}else keep\n", encoding="utf-8")
     words = ("--yes", "--force", "--no-heal")
     return once(work / plan, lambda folder: lbdsl("apply", str(recipe), MODEL, "-o", str(folder), *words))
 
 
-def benched(folder: Path, context: int, work: Path) -> dict[str, dict[str, Any]]:
+def benched(folder: Path, context: int, work: Path, *engine: str) -> dict[str, dict[str, Any]]:
     """The cells of one context by what is measured: `prefill`, `decode 8`."""
     batches = ",".join(map(str, BATCHES[context]))
     # A cache without profiles: what is predicted is the bound.
     cache = ("--cache-dir", str(work / "cache"))
-    done = lbdsl("bench", str(folder), "--contexts", str(context), "--batches", batches, "--json", *cache)
+    done = lbdsl("bench", str(folder), "--contexts", str(context), "--batches", batches, "--json", *cache, *engine)
     cells = json.loads(done.stdout)["cells"]
     return {cell["metric"] + (f" {cell['batch']}" if cell["metric"] != "prefill" else ""): cell for cell in cells}
 
 
 def row(plan: str, context: int) -> Row:
     def run(work: Path) -> dict[str, float]:
-        found = benched(unhealed(plan, work), context, work)
+        found = benched(unhealed(plan, PLANS[plan], work), context, work)
         prefill = found["prefill"]
         figures = {
             "prefill": prefill["ratio"],
