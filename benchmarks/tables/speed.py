@@ -70,7 +70,7 @@ def kernels_allow(artifact: Path, context: int, seconds: float) -> float:
     record = json.loads((artifact / "lbdsl.json").read_text(encoding="utf-8"))
     windows = sum(bool((layer["after"]["mixer"] or {}).get("window")) for layer in record["plan"]["layers"])
     ways = Ways(context, compute_dtype(record["plan"]["model"]["dtype"], "cpu"), backward=False, window=256)
-    timed = [statistics.median(way() for _ in range(5)) for way in (ways.causal(), ways.bands())]
+    timed = [statistics.median(way() for _ in range(15)) for way in (ways.causal(), ways.bands())]
     return seconds / (seconds - windows * max(0.0, timed[0] - timed[1]))
 
 
