@@ -17,7 +17,7 @@ from lbdsl.cli.options import json_option, run_options
 @json_option
 @run_options
 def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any) -> None:
-    """Time four variants of MODEL in an engine, and keep what its parts cost there: what `bench` then predicts.
+    """Time variants of MODEL in an engine, and keep what its parts cost there: what `bench` then predicts.
 
     The profile is for models of the same shape on this machine.
     """

@@ -8,7 +8,7 @@ sequence's cache once per step, and arithmetic runs at the machine's GEMM rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ class LayerCost:
     matrix:       elements of matrices, which a decoded token is multiplied with (2 FLOPs each)
     matrix_bytes: bytes of these matrices, as stored
     weights:      bytes of all its parameters, as stored
+    packed, packed_bytes: of `matrix` and `matrix_bytes`, what is quantized
     """
 
     model: ModelFacts
@@ -37,10 +38,12 @@ class LayerCost:
     matrix: int
     matrix_bytes: int
     weights: int
+    packed: int
+    packed_bytes: int
 
     @classmethod
     def of(cls, spec: LayerSpec, model: ModelFacts) -> LayerCost:
-        params = matrix = matrix_bytes = other = 0
+        params = matrix = matrix_bytes = packed = packed_bytes = other = 0
         stored = dict(spec.weights)
         for tensor in spec.tensors(model):
             params += tensor.elements
@@ -48,10 +51,15 @@ class LayerCost:
             if tensor.is_matrix:
                 matrix += tensor.elements
                 storage = stored.get(tensor.module)
-                matrix_bytes += size if storage is None else storage.stored_bytes(tensor, model)
+                if storage is not None:
+                    size = storage.stored_bytes(tensor, model)
+                if storage is not None and storage.packs:
+                    packed += tensor.elements
+                    packed_bytes += size
+                matrix_bytes += size
             else:
                 other += size
-        return cls(model, spec, params, matrix, matrix_bytes, matrix_bytes + other)
+        return cls(model, spec, params, matrix, matrix_bytes, matrix_bytes + other, packed, packed_bytes)
 
     @property
     def _parts(self) -> list[Part]:
@@ -159,10 +167,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The costs of one model, computed from those of its layers."""
+    """The costs of one model, computed from those of its layers. `is_base`: of the model that was read, as it is, and not
+    of an artifact, even of one with the same layers."""
 
     facts: ModelFacts
     layers: tuple[LayerCost, ...]
+    is_base: bool = field(default=False, compare=False)
 
     def value(self, name: str, ctx: int = 0) -> int:
         """The static value `name` (see `STATIC_VALUES`), at context length `ctx` if it takes one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -116,7 +116,7 @@ class ModelFacts:
     @cached_property
     def cost(self) -> ModelCost:
         """The costs of the unchanged model."""
-        return model_cost(self, self.layer_specs)
+        return replace(model_cost(self, self.layer_specs), is_base=True)
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of KV cache for one sequence of `ctx` tokens."""

@@ -16,6 +16,7 @@ from typing import Any
 from lbdsl.core.units import Unit
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import window_size
+from lbdsl.layer.spec import LayerSpec
 
 Constants = tuple[float, ...]
 
@@ -28,23 +29,27 @@ def _counts(cost: ModelCost) -> tuple[int, int, int]:
 
 
 def step_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
-    """Of a decode step of `batch` sequences: the model, attentions, windows, MLPs, bytes of the layers' matrices, bytes of
-    the cache."""
-    matrices = sum(layer.matrix_bytes for layer in cost.layers)
-    return (1.0, *_counts(cost), matrices, batch * cost.kv_bytes(ctx))
+    """Of a decode step of `batch` sequences: the model, attentions, windows, MLPs, bytes of the layers' matrices and of
+    those that are quantized, bytes of the cache, and these again of the base itself: transformers' own attention reads the
+    keys of a group of queries more often than that of an artifact."""
+    packed = sum(layer.packed_bytes for layer in cost.layers)
+    matrices = sum(layer.matrix_bytes for layer in cost.layers) - packed
+    cache = batch * cost.kv_bytes(ctx)
+    return (1.0, *_counts(cost), matrices, packed, cache, cache if cost.is_base else 0)
 
 
 def prefill_features(cost: ModelCost, ctx: int) -> Constants:
-    """Of reading `ctx` tokens: the model, attentions, MLPs, multiplications with the layers' matrices, attention without
-    and within a window."""
+    """Of reading `ctx` tokens: the model, attentions, MLPs, multiplications with the layers' matrices and with those that
+    are quantized, attention without and within a window."""
     mixers, _, ffns = _counts(cost)
+    matrices, packed = _products(cost)
     full, windowed = 0, 0
     for layer in cost.layers:
         if _is_bounded(layer, ctx):
             windowed += _attention(layer, ctx)
         else:
             full += _attention(layer, ctx)
-    return (1.0, mixers, ffns, ctx * sum(layer.matrix for layer in cost.layers), full, windowed)
+    return (1.0, mixers, ffns, ctx * matrices, ctx * packed, full, windowed)
 
 
 def memory_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
@@ -53,13 +58,19 @@ def memory_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
 
 
 def run_features(cost: ModelCost, read: int, written: int) -> Constants:
-    """Of a whole run of some number of requests at once: multiplications while reading, attention without and within a
-    window, and, for each token written, the model, its sub-blocks, their matrices, and the cache half way."""
+    """Of a whole run of some number of requests at once: multiplications while reading, also with quantized matrices,
+    attention without and within a window, and, for each token written, the model, its sub-blocks, multiplications, and the
+    cache half way."""
     mixers, _, ffns = _counts(cost)
-    _, _, _, products, full, windowed = prefill_features(cost, read)
-    matrices = sum(layer.matrix_bytes for layer in cost.layers)
+    reading = prefill_features(cost, read)[3:]
     cache = cost.kv_bytes(read + written // 2)
-    return (products, full, windowed, *(written * each for each in (1.0, mixers + ffns, matrices, cache)))
+    return (*reading, *(written * each for each in (1.0, mixers + ffns, *_products(cost), cache)))
+
+
+def _products(cost: ModelCost) -> tuple[int, int]:
+    """Multiplications of a token with the layers' matrices, and with those that are quantized."""
+    packed = sum(layer.packed for layer in cost.layers)
+    return sum(layer.matrix for layer in cost.layers) - packed, packed
 
 
 def _is_bounded(layer: LayerCost, ctx: int) -> bool:
@@ -76,7 +87,7 @@ class Profile:
     """Constants of one model's kind of layers in `engine`, of groups: `steps` and `runs` by batch, or number of requests;
     `prefill` and `memory` under 0. A group that was not measured is absent. `ranges` are the least and most tokens that
     were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
-    largest relative errors of the fits, by group."""
+    largest relative errors of the fits, by group; `packed` the forms of quantized weights that were timed."""
 
     engine: str
     version: str
@@ -84,13 +95,15 @@ class Profile:
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     constants: Mapping[str, Mapping[int, Constants]] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    packed: tuple[str, ...] = ()
 
     def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
         """The predicted value `name` (see PREDICTED_VALUES), for a model in the dtype that was timed; None beyond what was
         measured."""
         dtype = self.machine["dtype"]
         if cost.facts.dtype != dtype:
-            cost = model_cost(replace(cost.facts, dtype=dtype), [layer.spec for layer in cost.layers])
+            facts = replace(cost.facts, dtype=dtype)
+            cost = replace(model_cost(facts, [layer.spec for layer in cost.layers]), is_base=cost.is_base)
         return PREDICTED_VALUES[name].of(self, cost, *arguments)
 
     def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
@@ -114,6 +127,10 @@ class Profile:
         seconds = self._within("runs", cost, read, requests, lambda _: run_features(cost, read, written))
         return requests * written / seconds if seconds else None
 
+    def untimed(self, cost: ModelCost) -> list[str]:
+        """The forms of its quantized weights that were not timed."""
+        return [form for form in packed_forms(layer.spec for layer in cost.layers) if form not in self.packed]
+
     def _covers(self, group: str, tokens: int) -> bool:
         least, most = self.ranges.get(group, (1, 0))
         return least <= tokens <= most
@@ -122,10 +139,10 @@ class Profile:
         self, group: str, cost: ModelCost, tokens: int, batch: int, features: Callable[[int], Constants]
     ) -> float | None:
         """The sum at `batch`, interpolated between its measured neighbours; None beyond what was measured, and for
-        quantized weights, which no variant has."""
+        quantized weights of forms that were not."""
         known = self.constants.get(group, {})
         batches = sorted(known)
-        if not batches or not self._covers(group, tokens) or not batches[0] <= batch <= batches[-1] or is_packed(cost):
+        if not batches or not self._covers(group, tokens) or not batches[0] <= batch <= batches[-1] or self.untimed(cost):
             return None
         place = bisect_left(batches, batch)
         high = batches[place]
@@ -137,9 +154,11 @@ class Profile:
         return below + (above - below) * (batch - low) / (high - low)
 
 
-def is_packed(cost: ModelCost) -> bool:
-    """Whether any of its weights are quantized."""
-    return any(layer.spec.packs for layer in cost.layers)
+def packed_forms(specs: Iterable[LayerSpec]) -> tuple[str, ...]:
+    """How weights are quantized, such as `W8A8`."""
+    return tuple(
+        dict.fromkeys(storage.text() for spec in dict.fromkeys(specs) for _, storage in spec.weights if storage.packs)
+    )
 
 
 def weighed(constants: Constants, features: Constants) -> float:

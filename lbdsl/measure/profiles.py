@@ -15,7 +15,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Constants, Profile
 from lbdsl.measure.machine import machine_identity
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants, float]:
@@ -56,7 +56,7 @@ def read_profile(path: Path) -> Profile | None:
         kept = json.loads(path.read_text(encoding="utf-8"))
         constants = {group: {int(b): tuple(c) for b, c in of.items()} for group, of in kept["constants"].items()}
         ranges = {group: tuple(both) for group, both in kept["ranges"].items()}
-        return Profile(**{**kept, "constants": constants, "ranges": ranges})
+        return Profile(**{**kept, "constants": constants, "ranges": ranges, "packed": tuple(kept["packed"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

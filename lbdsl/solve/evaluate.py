@@ -18,7 +18,7 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Node
 from lbdsl.layer.cost import STATIC_VALUES, ModelCost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import PREDICTED_VALUES, Profile, calibrate_line, is_packed
+from lbdsl.layer.profile import PREDICTED_VALUES, Profile, calibrate_line
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.types import kind_of, unit_of, walk
@@ -222,8 +222,10 @@ class _Evaluation:
             )
             self._fail("LB353", message, value, help)
         found = profile.value(value.name, self.world.cost, value.arguments)
-        if found is None and is_packed(self.world.cost):
-            self._fail("LB353", f"`{name}` is not predicted for quantized weights: no profile has timed them", value)
+        forms = profile.untimed(self.world.cost)
+        if found is None and forms:
+            message = f"`{name}` is not predicted for {', '.join(forms)}: the profile of {value.engine} has no such weights"
+            self._fail("LB353", message, value)
         if found is None:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
         return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
@@ -34,6 +34,8 @@ class Contexts:
     contexts: Sequence[int] | None = None
     batches: Sequence[int] = (1, 8)
     pairs: int = 5
+    QUANTIZED: ClassVar[Mapping[str, str]] = {}
+    """One more variant to calibrate with."""
 
     def lengths(self, bench: Workbench) -> tuple[int, ...]:
         """The contexts, each with room for the tokens that all runs write after it. Raises LB324."""

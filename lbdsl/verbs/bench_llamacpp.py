@@ -33,6 +33,7 @@ class InLlamaCpp(Contexts):
     """What to time in llama.cpp; see `Contexts`."""
 
     engine: EnginePython = field(default_factory=EnginePython)
+    QUANTIZED = {"8-bit weights": "layers all quantize(bits=8)"}
 
     def check(self, base: Workbench) -> None:
         """Raises LB324, LB486 and LB487."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
@@ -41,6 +41,7 @@ class Requests:
     pairs: int = 5
     engine: EnginePython = field(default_factory=EnginePython)
     served: bool = False
+    QUANTIZED: ClassVar[Mapping[str, str]] = {"8-bit weights and activations": "layers all quantize(bits=8, activations=8)"}
 
     def check(self, base: Workbench) -> None:
         """Raises LB324, LB486 and LB487."""

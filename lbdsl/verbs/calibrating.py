@@ -17,7 +17,16 @@ from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import Constants, Profile, memory_features, prefill_features, run_features, step_features, weighed
+from lbdsl.layer.profile import (
+    Constants,
+    Profile,
+    memory_features,
+    packed_forms,
+    prefill_features,
+    run_features,
+    step_features,
+    weighed,
+)
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.bench_contexts import STEPS
@@ -39,7 +48,8 @@ VARIANTS: Mapping[str, str] = {
     "half of the MLPs": "layers every 2 from 1 drop(mlp)",
     "MLPs of half the width": "layers all width(50%, refit=false)",
 }
-"""Recipes that each change how much there is of one kind of part. The window is smaller than any context."""
+"""Recipes that each change how much there is of one kind of part. The window is smaller than any context. Engines with
+products of quantized matrices have one more, `QUANTIZED`."""
 WIDEST = 512
 """A wider window would need more calibration text than there is, and tell no more."""
 MOST_ERROR = 0.5
@@ -54,6 +64,10 @@ class FittedCell:
     what: str
     measured: float
     fitted: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.fitted / self.measured - 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,14 +111,15 @@ def calibrate_model(
 
     base = Workbench(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
+    variants = {**VARIANTS, **asked.QUANTIZED}
     window = min(window, WIDEST)
     asked.check(base)
     machine = machine_described(base.device, base.computed.dtype)
     # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on.
-    begun = digest_of([base.digest, repr(asked), machine, VARIANTS, VERSION])
+    begun = digest_of([base.digest, repr(asked), machine, variants, VERSION])
     found: list[_Timed] = []
-    for number, (name, rule) in enumerate(VARIANTS.items(), 1):
-        base.progress.say(f"variant {number} of {len(VARIANTS)}: {name}")
+    for number, (name, rule) in enumerate(variants.items(), 1):
+        base.progress.say(f"variant {number} of {len(variants)}: {name}")
         kept = base.cache_dir / f"calibrating-{short(begun, 16)}-{number}.json"
         timed = _Timed.read(kept)
         if timed is not None and timed.alike(found):
@@ -121,9 +136,9 @@ def calibrate_model(
         found.append(timed)
     _forget(base.cache_dir, begun)
     profile, rows = _fitted(base.computed, found, Profile(found[0].engine, found[0].version, machine))
-    group, worst = max(profile.errors.items(), key=lambda item: item[1])
-    if worst > MOST_ERROR:
-        message = f"a time of {group} lies {worst:.0%} from what the others make of it: the machine was busy"
+    worst = max(rows, key=lambda cell: cell.error)
+    if worst.error > MOST_ERROR:
+        message = f"{worst.what} of {worst.variant} lies {worst.error:.0%} from what the other times make of it"
         raise fail("LB355", message, help="calibrate again when nothing else runs, or with more --pairs")
     path = profile_path(profile.engine, base.computed, base.device, base.cache_dir)
     write_profile(path, profile)
@@ -257,7 +272,9 @@ def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile) -> tup
         errors[group[0]] = max(worst, errors.get(group[0], 0.0))
         for row in own:
             cells.append(FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)))
-    return replace(profile, ranges=_ranges(found[0].cells), errors=errors, constants=constants), cells
+    packed = packed_forms(spec for timed in found for spec in timed.specs)
+    ranges = _ranges(found[0].cells)
+    return replace(profile, ranges=ranges, errors=errors, constants=constants, packed=packed), cells
 
 
 def _ranges(cells: Sequence[Cell]) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.specs import layer_of
 
 FACTS = smollm2_facts()
 BASE = FACTS.layer_specs[0].to_json()
+W8A8 = {"kind": "int", "bits": 8, "group": "row", "activations": 8}
 
 
 def costs() -> dict[str, ModelCost]:
@@ -27,6 +29,7 @@ def costs() -> dict[str, ModelCost]:
         "drop": layer_of(BASE, attention=False),
         "window": layer_of(BASE, 256),
         "no mlp": {**BASE, "ffn": None},
+        "int8": {**BASE, "weights": dict.fromkeys(FACTS.linear_maps[0], W8A8)},
         "narrow": {**BASE, "ffn": {**BASE["ffn"], "width": BASE["ffn"]["width"] // 2}},
     }
     made = {
@@ -34,10 +37,10 @@ def costs() -> dict[str, ModelCost]:
         for name, layer in layers.items()
     }
     made["half of both"] = [*made["window"][:15], *made["narrow"][15:]]
-    return {name: model_cost(FACTS, specs) for name, specs in made.items()}
+    return {name: model_cost(FACTS, specs) for name, specs in made.items()} | {"base": FACTS.cost}
 
 
-TRUE = (1e-3, 2e-4, 1e-4, 3e-4, 5e-12, 4e-11)
+TRUE = (1e-3, 2e-4, 1e-4, 3e-4, 5e-12, 3e-12, 4e-11, 2e-11)
 
 
 def test_the_fit_finds_the_constants_and_none_is_negative() -> None:
@@ -59,7 +62,7 @@ def test_the_fit_finds_the_constants_and_none_is_negative() -> None:
 
 def profile() -> Profile:
     steps = {1: TRUE, 8: tuple(3 * c for c in TRUE)}
-    constants = {"steps": steps, "prefill": {0: (0.1, 0, 0, 1e-12, 2e-12, 1e-12)}}
+    constants = {"steps": steps, "prefill": {0: (0.1, 0, 0, 1e-12, 1e-12, 2e-12, 1e-12)}}
     return Profile("transformers", "5", {"dtype": "float32"}, {"steps": (512, 4096), "prefill": (512, 4096)}, constants)
 
 
@@ -76,12 +79,26 @@ def test_predictions_are_interpolated_between_batches_and_not_beyond_what_was_me
     assert found.peak(cost, 1024, 1) is None
     assert found.throughput(cost, 1024, 256, 50) is None
     assert found.reading(costs()["drop"], 1024) < found.reading(cost, 1024)
+    # Only the forms of quantized weights that were timed.
+    assert found.latency(costs()["int8"], 1024, 1) is None
+    timed = replace(found, packed=("W8A8",)).latency(costs()["int8"], 1024, 1)
+    assert timed is not None
+    assert timed < low
+
+
+def test_a_plan_that_changes_nothing_is_not_the_base_itself() -> None:
+    unchanged = model_cost(FACTS, FACTS.layer_specs)
+    assert unchanged == FACTS.cost
+    low, high = (profile().latency(cost, 1024, 1) for cost in (unchanged, FACTS.cost))
+    assert low is not None
+    assert high is not None
+    assert low < high
 
 
 @pytest.mark.parametrize("features", [step_features, run_features])
 def test_features_see_every_part(features) -> None:
     base = features(costs()["base"], 1024, 256)
-    for name in ("drop", "window", "no mlp", "narrow"):
+    for name in ("drop", "window", "no mlp", "narrow", "int8"):
         assert features(costs()[name], 1024, 256) != base
     windowed = prefill_features(costs()["window"], 1024)
     assert windowed[-1] > 0
@@ -100,9 +117,9 @@ def test_a_profile_is_read_back_and_belongs_to_shape_and_engine(tmp_path: Path) 
 
 def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(tmp_path: Path) -> None:
     """Rates, times and memory of variants beside a base that slows down from one to the next."""
-    made_of = {"steps": TRUE, "prefill": (0.05, 1e-3, 1e-3, 1e-12, 2e-12, 1e-12), "memory": (2e8, 1.1, 1.3, 5e4)}
+    made_of = {"steps": TRUE, "prefill": (0.05, 1e-3, 1e-3, 1e-12, 5e-13, 2e-12, 1e-12), "memory": (2e8, 1.1, 1.3, 5e4)}
     every, found = costs(), []
-    for drift, name in enumerate(("drop", "window", "no mlp", "narrow")):
+    for drift, name in enumerate(("drop", "window", "no mlp", "narrow", "int8")):
         cells = []
         for ctx in (1024, 4096):
             for metric, batch in (("memory", 1), ("prefill", 1), ("decode", 1), ("decode", 8)):
@@ -121,8 +138,9 @@ def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(
     assert max(profile.errors.values()) < 1e-6
     assert all(row.fitted == pytest.approx(row.measured) for row in rows)
     assert profile.ranges == {"memory": (1024, 4096), "prefill": (1024, 4096), "steps": (1024, 4096 + 8)}
-    # The base's rate is the median over all variants, between the second and the third.
-    slower = 2 / (1 / 1.1 + 1 / 1.1**2)
+    # The base's rate is the median over all variants: that of the third.
+    slower = 1.1**2
+    assert profile.packed == ("W8A8",)
     half = every["half of both"]
     assert profile.latency(half, 2048, 8) == pytest.approx(slower * amount(made_of, "decode", half, 2048, 8))
     assert profile.reading(half, 2048) == pytest.approx(slower * amount(made_of, "prefill", half, 2048, 1))
