@@ -13,7 +13,7 @@ from lbdsl.recipe.load import recipe_from_text
 from tests.plan_cases import plan_of, recipe_of, smollm2_facts
 
 FACTS = smollm2_facts()
-STEP = (1e-3, 2e-3, 0.0, 1e-3, 0.0, 1e-11)
+STEP = (1e-3, 2e-3, 0.0, 1e-3, 0.0, 0.0, 1e-11, 0.0)
 PROFILES = {
     "transformers": Profile(
         "transformers",
@@ -27,7 +27,7 @@ PROFILES = {
         "0.32",
         {"dtype": "bfloat16"},
         {"runs": (512, 1024), "written": (64, 256)},
-        {"runs": {50: (0, 0, 0, 1e-3, 1e-3, 0, 1e-11)}},
+        {"runs": {50: (0, 0, 0, 0, 1e-3, 1e-3, 0, 0, 1e-11)}},
     ),
 }
 
@@ -81,7 +81,7 @@ def test_nothing_is_guessed(condition: str, said: str) -> None:
 
 def test_quantized_weights_are_not_predicted() -> None:
     built = plan_of('modules "*" quantize(bits=8)\nassert latency(1Ki, 1) <= 100%', FACTS, profiles=PROFILES)
-    assert "not predicted for quantized weights" in next(f.message for f in built.findings if f.code == "LB353")
+    assert "not predicted for W8A16, groups of" in next(f.message for f in built.findings if f.code == "LB353")
 
 
 def test_before_a_plan_is_made_nothing_is_known_of_profiles() -> None:
