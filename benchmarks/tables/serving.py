@@ -17,16 +17,16 @@ from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases, judge, made
 from benchmarks.table import HOME, Row, Table, once
-from benchmarks.tables.healing import BEST, BY, PLAN, Healing
+from benchmarks.tables.healing import BEST, BY, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 
 PLANS = {
-    "window30": ("layers all swa(window=256, sinks=learned)", 100),
-    "window30-128": ("layers all swa(window=128, sinks=learned)", 100),
-    "window30-64": ("layers all swa(window=64, sinks=learned)", 100),
-    "drop8-window16": (PLAN, 400),
+    "window30": "layers all swa(window=256, sinks=learned)",
+    "window30-128": "layers all swa(window=128, sinks=learned)",
+    "window30-64": "layers all swa(window=64, sinks=learned)",
 }
-"""Rules, and thousands of tokens to heal on."""
+THOUSANDS = 100
+"""Of tokens to heal on."""
 ROUNDED = "lbr 1\nlayers all quantize(bits=8, activations=8)\n"
 LENGTH, USUAL = 1024, (50, 256)
 MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
@@ -35,10 +35,9 @@ BEST_PLAN = "window30-128"
 
 
 def served(plan: str, rounded: bool, requests: int, written: int, work: Path) -> dict[str, float]:
-    rules, thousands = PLANS[plan]
-    healing, folder = Healing(BEST, "distill", BY, thousands), work.parent / "healing"
-    name, recipe = healing.key if rules == PLAN else plan, healing.recipe(rules, folder)
-    artifact, judged = made(folder, name, recipe), evaluated(folder, name, recipe)
+    folder = work.parent / "healing"
+    recipe = Healing(BEST, "distill", BY, THOUSANDS).recipe(PLANS[plan], folder)
+    artifact, judged = made(folder, plan, recipe), evaluated(folder, plan, recipe)
     if rounded:
         artifact = once(work / f"{plan}-w8a8", partial(round_to_8_bits, artifact))
         judged = {text: judge(artifact, text, "--against", MODEL) for text in TEXTS}
