@@ -14,15 +14,15 @@ from benchmarks.tables.judged import MODEL, lbdsl
 TEXTS = ("wikitext", "pydoc")
 
 
-def made(work: Path, name: str, recipe: str) -> Path:
-    """The artifact of a recipe, which is made once; of another recipe than before, anew."""
+def made(work: Path, name: str, recipe: str, *words: str) -> Path:
+    """The artifact of a recipe, which is made once; of another recipe than before, anew. `words`: options of `apply`."""
     path, text = work / f"{name}.lbr", f"lbr 1\n{recipe}\n"
     work.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_text() != text:
         for stale in (work / name, work / f"{name}.json", work / f"{name}.part.lbdsl-work"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     path.write_text(text)
-    return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume"))
+    return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume", *words))
 
 
 def evaluated(

@@ -25,13 +25,19 @@ SERVED = {"llamacpp": ("window16", "window30")}
 """llama.cpp has windows or layers without attention, not both."""
 
 
-def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
+def calibrated(engine: str, work: Path) -> tuple[str, str]:
+    """The option that names the cache folder with the profile of the engine."""
     cache = ("--cache-dir", str(work / "cache"))
 
-    def calibrated(path: Path) -> None:
+    def calibrate(path: Path) -> None:
         path.write_text(lbdsl("calibrate", MODEL, *ASKED[engine], *cache, "--json").stdout, encoding="utf-8")
 
-    once(work / f"{engine}.json", calibrated)
+    once(work / f"{engine}.json", calibrate)
+    return cache
+
+
+def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
+    cache = calibrated(engine, work)
     cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *ASKED[engine], *cache, "--json").stdout)[
         "cells"
     ]

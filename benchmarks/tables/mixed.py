@@ -1,0 +1,62 @@
+"""A plan of SmolLM2 that `choose` finds under four budgets at once, beside rules that a person would write for them.
+
+Needs `make model`, and vLLM in an environment of its own, which is made (`--install`) and calibrated as for
+`benchmarks/tables/predictions.py`, in whose folder the profile is. All plans store 8-bit weights, are healed on the same
+text, pass the same gate, and are exported and run in unmodified vLLM. `by-hand-N`: windows with learned sinks in N layers,
+by rank, as in recipes/quickstart.lbr and recipes/serve-anywhere.lbr. `kl`: joint, before healing, on calibration text that
+neither scored nor chose. `predicted` and `over base`: output tokens a second over whole runs, over those of the base.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from benchmarks.evaluated import FORMATS, evaluated, increases, made
+from benchmarks.table import Row, Table
+from benchmarks.tables.healing import BEST, BY, Healing
+from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.tables.predictions import calibrated
+
+THROUGHPUT = "throughput(1Ki, 256, 50)"
+BUDGETS = "kv(8Ki) <= 40%", "weights <= 65%", f"{THROUGHPUT} >= 150%", 'serves("vllm")'
+WINDOW = "swa(window=256, sinks=learned)"
+ALTERNATIVES = "keep", "swa(window=256)", WINDOW, "swa(window=128, sinks=learned)", "kv_heads(1)", "drop"
+PLANS = {
+    "chosen": f"choose for layers all among {', '.join(ALTERNATIVES)} minimizing kl subject to {', '.join(BUDGETS)}",
+    "by-hand-20": f"layers first 2, last 1 keep(attention)\nlowest 20 of rest by sensitivity {WINDOW}",
+    "by-hand-24": f"lowest 24 by kl({WINDOW}) {WINDOW}",
+}
+ASSERTS = "\n".join(f"assert {budget}" for budget in (*BUDGETS[:3], 'ppl_increase("builtin:wikitext") < 10%'))
+
+
+def figures(plan: str, work: Path) -> dict[str, float]:
+    cache = calibrated("vllm", work.parent / "predictions")
+    heal = Healing(BEST, "distill", BY, 100).recipe("", work.parent / "healing")
+    rules = f"layers all quantize(bits=8, activations=8)\n{PLANS[plan]}\nelse keep\n{heal}\n{ASSERTS}"
+    recipe = f"measure {{ tokens = 4Ki; seq = 1Ki; tries = 60 }}\n{rules}"
+    folder, judged = made(work, plan, recipe, *cache), evaluated(work, plan, recipe)
+    record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
+    after, before = record["after"], record["before"]
+    asked = ("--engine", "vllm", "--install", "--lengths", "1024/256", "--concurrency", "50", "--json", *cache)
+    (cell,) = json.loads(lbdsl("bench", str(folder), "--against", MODEL, *asked).stdout)["cells"]
+    return {
+        "kl": record["loss"]["scores"]["kl"]["value"],
+        "kl error": record["loss"]["scores"]["kl"]["stderr"],
+        "kv": after["kv_bytes"]["8192"] / before["kv_bytes"]["8192"],
+        "weights": after["weights"] / before["weights"],
+        "predicted": cell["predicted"],
+        "over base": cell["ratio"],
+        **{name: cell[name] for name in ("low", "high")},
+        **increases(judged),
+    }
+
+
+TABLE = Table(
+    title="SmolLM2 under four budgets: a chosen plan and rules by hand",
+    columns={"kl": ".4f", "kl error": ".4f", "kv": ".1%", "weights": ".1%"}
+    | dict.fromkeys(("predicted", "over base", "low", "high"), ".2f")
+    | FORMATS,
+    rows=[Row(plan, partial(figures, plan)) for plan in PLANS],
+)
