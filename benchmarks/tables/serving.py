@@ -21,12 +21,11 @@ from benchmarks.tables.healing import BEST, BY, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 
 PLANS = {
-    "window30": "layers all swa(window=256, sinks=learned)",
-    "window30-128": "layers all swa(window=128, sinks=learned)",
-    "window30-64": "layers all swa(window=64, sinks=learned)",
+    "window30": (256, 100),
+    "window30-128": (128, 100),
+    "window30-64": (64, 200),
 }
-THOUSANDS = 100
-"""Of tokens to heal on."""
+"""Windows with learned sinks in all layers: their tokens, and thousands of tokens to heal on."""
 ROUNDED = "lbr 1\nlayers all quantize(bits=8, activations=8)\n"
 LENGTH, USUAL = 1024, (50, 256)
 MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
@@ -34,10 +33,16 @@ MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
 BEST_PLAN = "window30-128"
 
 
+def healed(plan: str, work: Path) -> tuple[Path, str, str]:
+    """The folder, name and recipe of a healed model."""
+    (window, thousands), folder = PLANS[plan], work.parent / "healing"
+    rules = f"layers all swa(window={window}, sinks=learned)"
+    return folder, plan, Healing(BEST, "distill", BY, thousands).recipe(rules, folder)
+
+
 def served(plan: str, rounded: bool, requests: int, written: int, work: Path) -> dict[str, float]:
-    folder = work.parent / "healing"
-    recipe = Healing(BEST, "distill", BY, THOUSANDS).recipe(PLANS[plan], folder)
-    artifact, judged = made(folder, plan, recipe), evaluated(folder, plan, recipe)
+    folder, name, recipe = healed(plan, work)
+    artifact, judged = made(folder, name, recipe), evaluated(folder, name, recipe)
     if rounded:
         artifact = once(work / f"{plan}-w8a8", partial(round_to_8_bits, artifact))
         judged = {text: judge(artifact, text, "--against", MODEL) for text in TEXTS}
