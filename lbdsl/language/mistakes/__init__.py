@@ -13,6 +13,7 @@ from lbdsl.language.parser import Failure
 
 DETECTORS: tuple[Callable[[Mistake], Diagnostic | None], ...] = (
     signs.bad_character,
+    signs.missing_separator,
     words.unknown_statement,
     words.no_statement,
     words.misspelt_keyword,

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
 from lbdsl.core.span import Span
-from lbdsl.language.lexer import BAD, BRACKETS, NUMBERS
+from lbdsl.language.lexer import BAD, BRACKETS, NUMBERS, Token
 from lbdsl.language.mistakes.place import Mistake
 from lbdsl.language.words import BLOCKS
 
@@ -142,6 +142,15 @@ def comma_in_a_block(p: Mistake) -> Diagnostic | None:
     if before.type == after.type == "INT" and len(after.text) == 3 and before.end == p.token.start == after.start - 1:
         return p.error("LB007", "a comma in a number", before, after, help=f"write `{before.text}{after.text}`")
     return p.error("LB011", "settings are separated by `;` or a new line", write=";")
+
+
+def missing_separator(p: Mistake) -> Diagnostic | None:
+    """`heal { data = "a.txt" tokens = 2k }`."""
+    index = p.failure.index
+    if p.type not in ("KEY", "STAGE") or not p.parses([*p.tokens[:index], Token("SEMICOLON", ";", 0, 0), *p.tokens[index:]]):
+        return None
+    said = f"unexpected `{p.token.text}`: settings are separated by `;` or a new line"
+    return p.error("LB008", said, help="write `;` before it", fix=p.edit("insert `;`", ";", p.at(-1).end))
 
 
 def missing_comma(p: Mistake) -> Diagnostic | None:
