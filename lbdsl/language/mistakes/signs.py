@@ -147,7 +147,9 @@ def comma_in_a_block(p: Mistake) -> Diagnostic | None:
 def missing_separator(p: Mistake) -> Diagnostic | None:
     """`heal { data = "a.txt" tokens = 2k }`."""
     index = p.failure.index
-    if p.type not in ("KEY", "STAGE") or not p.parses([*p.tokens[:index], Token("SEMICOLON", ";", 0, 0), *p.tokens[index:]]):
+    if p.type not in ("KEY", "STAGE") or not p.parses(
+        [*p.tokens[:index], Token("SEMICOLON", ";", 0, 0), *p.tokens[index:]]
+    ):
         return None
     said = f"unexpected `{p.token.text}`: settings are separated by `;` or a new line"
     return p.error("LB008", said, help="write `;` before it", fix=p.edit("insert `;`", ";", p.at(-1).end))
