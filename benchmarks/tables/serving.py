@@ -95,7 +95,7 @@ def draw(picture: str) -> None:
                 errors = [[100 * found["wikitext error"]]], [[y - found["low"]], [found["high"] - y]]
                 axes.errorbar(x, y, errors[1], errors[0], marker=marker, color="tab:orange" if suffix else "tab:blue")
                 axes.annotate(f"{plan}{suffix}", (x, y), (5, 5), textcoords="offset points")
-    axes.margins(x=0.2)
+    axes.margins(x=0.3)
     axes.axhline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("rise of perplexity on WikiText, %")
     axes.set_ylabel("output tokens a second, over the base")
