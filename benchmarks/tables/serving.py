@@ -33,16 +33,16 @@ MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
 BEST_PLAN = "window30-128"
 
 
-def healed(plan: str, work: Path) -> tuple[Path, str, str]:
-    """The folder, name and recipe of a healed model."""
+def healed(plan: str, work: Path) -> tuple[Path, str]:
+    """The folder and recipe of a healed model, which is called as its plan."""
     (window, thousands), folder = PLANS[plan], work.parent / "healing"
     rules = f"layers all swa(window={window}, sinks=learned)"
-    return folder, plan, Healing(BEST, "distill", BY, thousands).recipe(rules, folder)
+    return folder, Healing(BEST, "distill", BY, thousands).recipe(rules, folder)
 
 
 def served(plan: str, rounded: bool, requests: int, written: int, work: Path) -> dict[str, float]:
-    folder, name, recipe = healed(plan, work)
-    artifact, judged = made(folder, name, recipe), evaluated(folder, name, recipe)
+    folder, recipe = healed(plan, work)
+    artifact, judged = made(folder, plan, recipe), evaluated(folder, plan, recipe)
     if rounded:
         artifact = once(work / f"{plan}-w8a8", partial(round_to_8_bits, artifact))
         judged = {text: judge(artifact, text, "--against", MODEL) for text in TEXTS}
