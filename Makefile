@@ -77,7 +77,7 @@ docs: install
 
 # The tables of docs/performance.md: hours, but each row only once.
 bench: install model
-	for table in windows speed training predictions serving; do $(BIN)/python -m benchmarks.table $$table || exit; done
+	for table in windows speed training predictions serving served llamacpp; do $(BIN)/python -m benchmarks.table $$table || exit; done
 	$(BIN)/python -m docs.generate
 
 docs-measured: install model

@@ -205,6 +205,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kernels": lambda: results("kernels"),
     "sinks": lambda: results("sinks"),
     "throughput": lambda: timed("serving"),
-    **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "llamacpp", "training", "predictions")},
+    **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "served", "llamacpp")},
+    **{name: partial(timed, name) for name in ("training", "predictions")},
     **LANGUAGE_TABLES,
 }

@@ -28,9 +28,11 @@ def tiny_llama(seed: int = 0, **config: object) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, **other, **config}))
 
 
-def save_tiny_model(folder: Path, *, layers: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+def save_tiny_model(
+    folder: Path, *, layers: int = 6, dtype: torch.dtype = torch.float32, seed: int = 0, **config: int
+) -> Path:
     """The model on disk with its tokenizer."""
-    tiny_llama(seed, num_hidden_layers=layers).to(dtype).save_pretrained(folder)
+    tiny_llama(seed, num_hidden_layers=layers, **config).to(dtype).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
 

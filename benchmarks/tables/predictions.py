@@ -13,16 +13,23 @@ from pathlib import Path
 
 from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
-from benchmarks.tables.speed import PLANS, unhealed
+from benchmarks.tables.speed import PLANS as TIMED
+from benchmarks.tables.speed import unhealed
 
 ASKED = {
     "transformers": ("--contexts", "1Ki,4Ki", "--batches", "1,8"),
-    "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install"),
+    "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install", "--pairs", "3"),
     "vllm": ("--lengths", "1024/256,1024/64", "--concurrency", "50", "--engine", "vllm", "--install", "--pairs", "2"),
 }
 METRICS = ("decode", "prefill", "memory", "throughput")
-SERVED = {"llamacpp": ("window16", "window30")}
-"""llama.cpp has windows or layers without attention, not both."""
+PLANS = {**TIMED, "window30-128": "layers all swa(window=128)\n"}
+ROWS = {
+    "transformers": ("window16", "drop8-window16", "window30-128"),
+    "llamacpp": ("window16", "window30-128"),
+    "vllm": ("window16", "drop8-window16", "window30"),
+}
+"""llama.cpp has windows or layers without attention, not both. Where contexts are timed, all layers with windows of 256 are
+a variant of `calibrate`; where lengths are, with windows of 512."""
 
 
 def calibrated(engine: str, work: Path) -> tuple[str, str]:
@@ -54,9 +61,5 @@ def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
 TABLE = Table(
     title="errors of predicted ratios",
     columns={f"{metric}{which}": ".1%" for metric in METRICS for which in ("", ", worst")},
-    rows=[
-        Row(f"{engine}-{plan}", partial(errors, engine, plan))
-        for engine in ASKED
-        for plan in SERVED.get(engine, tuple(PLANS))
-    ],
+    rows=[Row(f"{engine}-{plan}", partial(errors, engine, plan)) for engine in ASKED for plan in ROWS[engine]],
 )

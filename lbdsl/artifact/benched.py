@@ -19,7 +19,7 @@ class Cell:
     """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
     medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
     (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by
-    formula; `bound` says that it is a limit, not a value."""
+    a profile; if `bound`, by bytes and FLOPs alone."""
 
     context: int
     batch: int
@@ -57,7 +57,7 @@ def label_of(cell: Mapping[str, Any]) -> str:
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
     """The cell in COLUMNS. Counts have no interval; `again` is the ratio of a model to itself."""
     timed = cell["again"] is not None
-    limit = "<= " if cell["bound"] else ""
+    how = " (formula)" if cell["bound"] else ""
     return (
         cell["metric"] + _UNITS[cell["unit"]],
         label_of(cell),
@@ -65,12 +65,12 @@ def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
         _value(cell["artifact"], cell["unit"]),
         f"x{cell['ratio']:.2f}" + (f" ({cell['low']:.2f}-{cell['high']:.2f})" if timed else ""),
         f"x{cell['again']:.2f}" if timed else "",
-        "" if cell["predicted"] is None else f"{limit}x{cell['predicted']:.2f}",
+        "" if cell["predicted"] is None else f"x{cell['predicted']:.2f}{how}",
     )
 
 
 def noise_of(benched: Mapping[str, Any]) -> str | None:
-    """What the base over itself says of the machine, if it differs by more than NOISE; else None."""
+    """What a model over itself says of the machine, if it differs by more than NOISE; else None."""
     ratios = [cell["again"] for cell in benched["cells"] if cell["again"] is not None]
     most = max((abs(ratio - 1) for ratio in ratios), default=0.0)
     if most <= NOISE:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
+from lbdsl.core.files import replace_file
 from lbdsl.core.pictures import picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
@@ -17,14 +19,25 @@ from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, shares_of, value_text
 
+CARD = "README.md"
+
 
 def write_card(record: Record, folder: Path) -> None:
-    """Write README.md, `healing.png` if the model was healed, and `needle.png` if it was asked needles."""
+    """Write the card, `healing.png` if the model was healed, and `needle.png` if it was asked needles."""
     if drawn := _drawn(record):
         _draw(drawn, folder / "healing.png")
     if needles := needles_in(record.evaluation or {}):
         draw_needles(needles, folder / "needle.png")
-    (folder / "README.md").write_text(card_text(record), encoding="utf-8")
+    (folder / CARD).write_text(card_text(record), encoding="utf-8")
+
+
+def write_speed(record: Record, folder: Path) -> None:
+    """Write what `bench` measured into README.md. The rest of it stays: it may have been edited."""
+    path = (folder / CARD).resolve()
+    text = path.read_text(encoding="utf-8") if path.exists() else card_text(record)
+    own = "\n".join(_bench_lines(record)) + "\n"
+    text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
+    replace_file(path, text.encode())
 
 
 def card_text(record: Record) -> str:
@@ -249,7 +262,7 @@ def _perplexity(value: float | None) -> str:
 def _bench_lines(record: Record) -> list[str]:
     if record.bench is None:
         return []
-    lines = ["## Speed", "", "A ratio is this model's figure over the base's; `again` is the base's over itself.", ""]
+    lines = ["## Speed", "", "A ratio is this model's figure over the base's; `again` is a model's over itself.", ""]
     for benched in record.bench.values():
         rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, benched["cells"])]
         lines += [f"{measured_by(benched)}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]

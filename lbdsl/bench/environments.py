@@ -38,7 +38,8 @@ class Environment:
 
     @property
     def is_ready(self) -> bool:
-        return self._stamp.is_file() and self._stamp.read_text() == self.wanted
+        # Its Python is a link, which ends in nothing when the system's was replaced.
+        return self.python.exists() and self._stamp.is_file() and self._stamp.read_text() == self.wanted
 
     @property
     def _stamp(self) -> Path:
@@ -52,7 +53,7 @@ class Environment:
                 [str(self.python), "-m", "pip", "install", "-q", *self.wanted.split()],
                 *([[str(self.python), "-m", "pip", "uninstall", "-q", "-y", *self.without]] if self.without else []),
             ):
-                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                done = subprocess.run(words, capture_output=True, text=True, check=False, env=clean_environment())
                 if done.returncode:
                     lines = (done.stderr or done.stdout).strip().splitlines()
                     said = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
@@ -72,10 +73,11 @@ def engines_folder() -> Path:
 
 
 def clean_environment(**values: str) -> dict[str, str]:
-    """This process's environment without what would reach into an engine's own."""
+    """This process's environment without what would reach into an engine's own, and without GPUs: engines are timed on a
+    CPU."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")
     }
-    return {**kept, "HF_HUB_OFFLINE": "1", **values}
+    return {**kept, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **values}

@@ -81,17 +81,22 @@ class Worker:
         line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise self._failed()
-        return json.loads(line)
+        answer = json.loads(line)
+        if "failed" in answer:
+            raise self._failed(answer["failed"])
+        return answer
 
-    def _failed(self) -> LbdslError:
+    def _failed(self, why: str | None = None) -> LbdslError:
+        """`why`: what it answered, before it ended itself."""
         # It may still be printing the error that it ends with.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        if self._process.returncode == -signal.SIGKILL:
+        if why is None and self._process.returncode == -signal.SIGKILL:
             return self._error("LB486", f"the system ended {self._engine}: most likely there was no memory left")
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         # The first error is the reason; the last ones say that the engine's core failed.
-        said = next((line for line in lines if "Error: " in line or line.startswith("ERROR")), lines[-1] if lines else "")
+        last = why or (lines[-1] if lines else "")
+        said = next((line for line in lines if "Error: " in line or line.startswith("ERROR")), last)
         return self._error("LB488", f"{self._engine} failed: {said.strip()[-400:]}")
 
     def _error(self, code: str, message: str) -> LbdslError:

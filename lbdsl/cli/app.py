@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         show_diagnostics(problem.diagnostics)
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"])
+        measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"], ["calibrate"])
         click.echo(
             "interrupted" + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
             err=True,

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -66,36 +66,32 @@ def _cannot_time() -> bool:
 
 @cache
 def _windows_pay(inputs: Inputs, window: int, sinks: int) -> bool:
-    states = inputs.states(inputs.tokens)
     q = torch.arange(inputs.tokens, device=inputs.device)
 
     def mask() -> Tensor:
         return (q <= q[:, None]) & ((q > q[:, None] - window) | (q < sinks))
 
-    return _faster(lambda: window_attention(*states, window, sinks), mask, states, inputs)
+    return _faster(inputs, inputs.tokens, partial(window_attention, window=window, sinks=sinks), mask)
 
 
 @cache
 def _single_tokens_pay(inputs: Inputs) -> bool:
-    states = inputs.states(1)
-    return _faster(lambda: decode_attention(*states), lambda: None, states, inputs)
+    return _faster(inputs, 1, decode_attention, lambda: None)
 
 
-def _attended(states: tuple[Tensor, Tensor, Tensor], seen: Tensor | None) -> Tensor:
-    query, *others = states
+def _attended(query: Tensor, *others: Tensor, seen: Tensor | None) -> Tensor:
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in others)
     return scaled_dot_product_attention(query, key, value, attn_mask=seen)
 
 
-def _faster(
-    ours: Callable[[], Tensor], mask: Callable[[], Tensor | None], states: tuple[Tensor, Tensor, Tensor], inputs: Inputs
-) -> bool:
+def _faster(inputs: Inputs, queries: int, ours: Callable[..., Tensor], mask: Callable[[], Tensor | None]) -> bool:
     """Whether our way is faster than PyTorch's attention with a mask, which may be too large for the device."""
+    states: tuple[Tensor, ...] = ()
 
-    def seconds(way: Callable[[], Tensor]) -> float:
+    def seconds(way: Callable[..., Tensor]) -> float:
         started = time.perf_counter()
         with torch.set_grad_enabled(inputs.backward):
-            found = way()
+            found = way(*states)
         if inputs.backward:
             torch.autograd.grad(found.sum(), states)
         if inputs.device.type == "cuda":
@@ -104,17 +100,18 @@ def _faster(
 
     with torch.autocast(inputs.device.type, enabled=False):
         try:
+            states = inputs.states(queries)
             seconds(ours)
         except Exception as problem:
             # No compiler, or not enough of a device's memory for this shape: PyTorch's attention needs neither.
             warnings.warn(f"lbdsl's kernel cannot compute {inputs}, and PyTorch's attention does: {problem}", stacklevel=2)
             return False
         try:
-            seen = mask()
-            seconds(lambda: _attended(states, seen))
+            theirs = partial(_attended, seen=mask())
+            seconds(theirs)
         except torch.OutOfMemoryError:
             return True
-        pairs = [(seconds(ours), seconds(lambda: _attended(states, seen))) for _ in range(5)]
+        pairs = [(seconds(ours), seconds(theirs)) for _ in range(5)]
     return statistics.median(a / b for a, b in pairs) < 1
 
 

@@ -61,7 +61,8 @@ def _decode(
     groups, shared, slots, size, scaling,
     BLOCK: tl.constexpr, SIZE: tl.constexpr, SHARED: tl.constexpr, LEARNED: tl.constexpr,
 ):  # fmt: skip
-    batch, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    # Offsets of a row may be over 32 bits.
+    batch, group = (tl.program_id(0) // groups).to(tl.int64), tl.program_id(0) % groups
     rows, depth = tl.arange(0, SHARED), tl.arange(0, SIZE)
     first = group * shared
     q = tile(query + batch * qb + first * qh, rows, depth, qh, qd, shared, size)

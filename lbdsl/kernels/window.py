@@ -153,7 +153,8 @@ def _forward(
     SINKS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr, LEARNED: tl.constexpr,
 ):  # fmt: skip
     start, row = tl.program_id(0) * BLOCK, tl.program_id(1)
-    batch, head = row // heads, row % heads
+    # Offsets of a row may be over 32 bits.
+    batch, head = (row // heads).to(tl.int64), row % heads
     group = head // (heads // groups)
     queries, depth = start + tl.arange(0, BLOCK), tl.arange(0, SIZE)
     keys_of, values_of = key + batch * kb + group * kg, value + batch * vb + group * vg
@@ -203,7 +204,7 @@ def _backward_query(
     SINKS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     start, row = tl.program_id(0) * BLOCK, tl.program_id(1)
-    batch, head = row // heads, row % heads
+    batch, head = (row // heads).to(tl.int64), row % heads
     group = head // (heads // groups)
     queries, depth = start + tl.arange(0, BLOCK), tl.arange(0, SIZE)
     keys_of, values_of = key + batch * kb + group * kg, value + batch * vb + group * vg
@@ -239,7 +240,7 @@ def _backward_key_value(
     SINKS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     start, row = tl.program_id(0) * BLOCK, tl.program_id(1)
-    batch, group = row // groups, row % groups
+    batch, group = (row // groups).to(tl.int64), row % groups
     shared = heads // groups
     keys, depth = start + tl.arange(0, BLOCK), tl.arange(0, SIZE)
     k = tile(key + batch * kb + group * kg, keys, depth, kn, kd, tokens, size)

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
@@ -39,21 +39,30 @@ class Contexts:
 
     def lengths(self, bench: Workbench) -> tuple[int, ...]:
         """The contexts, each with room for the tokens that all runs write after it. Raises LB324."""
-        written, has = STEPS * (self.pairs + 1), bench.facts.positions
-        fitting = tuple(context for context in USUAL if context + written <= has)
-        wanted = self.contexts or fitting or (max(1, has - written),)
+        has = bench.facts.positions
+        fitting = tuple(context for context in USUAL if context + self.written <= has)
+        wanted = self.contexts or fitting or (max(1, has - self.written),)
         for context in wanted:
-            if context + written > has:
-                message = f"{tokens_text(context)} tokens, and {written} that are written after them, are more than the "
+            if context + self.written > has:
+                message = (
+                    f"{tokens_text(context)} tokens, and {self.written} that are written after them, are more than the "
+                )
                 message += f"{tokens_text(has)} positions of the model"
                 raise fail("LB324", message, help="name shorter ones with --contexts")
         return tuple(wanted)
 
+    @property
+    def written(self) -> int:
+        """Tokens that all runs of a cell write together."""
+        return STEPS * (self.pairs + 1)
+
     def for_profile(self, bench: Workbench) -> tuple[Self, int]:
-        """The same with two contexts or more where the model has room, each with room for what is written after it, so that
-        its cells decide a profile; and the size of windows to time."""
-        room = max(1, bench.facts.positions - STEPS * (self.pairs + 1))
-        wanted = sorted({min(context, room) for context in self.contexts or self.lengths(bench)})
+        """The same with two contexts or more where the model has room, each of its positions with room for what is written
+        after it, so that its cells decide a profile; and the size of windows to time."""
+        has = bench.facts.positions
+        room = max(1, has - self.written)
+        named = self.contexts or self.lengths(bench)
+        wanted = sorted({min(context, room) if context <= has else context for context in named})
         contexts = tuple(sorted({max(1, wanted[0] // 2), *wanted})) if len(wanted) == 1 else tuple(wanted)
         return replace(self, contexts=contexts), max(1, contexts[0] // 2 if len(wanted) == 1 else contexts[0] // 4)
 
@@ -88,8 +97,10 @@ class Predicted:
         with base.progress.stage("calibrating the machine"):
             machine = machine_for(base.device, base.computed, base.cache_dir)
         profile = base.profiles([engine]).get(engine)
-        same = profile is not None and profile.version == version
-        return cls(base.computed.cost, model_cost(base.computed, record.plan.specs), machine, profile if same else None)
+        # It is of layers of its own model's sizes.
+        same = profile is not None and profile.version == version and base.digest == record.plan.model.digest
+        facts = replace(facts_of(record), dtype=base.computed.dtype)
+        return cls(base.computed.cost, model_cost(facts, record.plan.specs), machine, profile if same else None)
 
     def prefill(self, context: int) -> dict[str, Any]:
         bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ class EnginePython:
     """`python` is a Python that has the engine; None for lbdsl's own environment of it, which `install` makes."""
 
     python: Path | None = None
-    install: bool = False
+    install: bool = field(default=False, repr=False)
 
     def found(self, engine: str, base: Workbench) -> Path:
         """Raises LB487 if there is none, and if the engine is to run on a device that it is not timed on."""

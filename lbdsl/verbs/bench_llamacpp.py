@@ -41,14 +41,10 @@ class InLlamaCpp(Contexts):
         self.engine.found(LLAMA_CPP, base)
         # 16-bit caches of both models.
         needed = (
-            2 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self._written) * 2 // base.facts.dtype_bytes
+            2 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self.written) * 2 // base.facts.dtype_bytes
         )
         what = f"the caches of {plural(max(self.batches), 'sequence')} together"
         check_free(base, needed, what, "name shorter --contexts or smaller --batches")
-
-    @property
-    def _written(self) -> int:
-        return STEPS * (self.pairs + 1)
 
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Prefill, decode and latency. Raises LB324 for a context that is longer than the model's positions, LB487 without
@@ -66,7 +62,7 @@ class InLlamaCpp(Contexts):
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
         exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder / FILE
         job = {
-            "tokens": max(contexts) + self._written,
+            "tokens": max(contexts) + self.written,
             "batch": max(self.batches),
             "threads": torch.get_num_threads(),
             "vocab": base.facts.vocab,

@@ -75,7 +75,7 @@ def bench_artifact(
 def _keep(found: Benched, folder: Path, progress: Progress) -> None:
     """Write it into the artifact's record and card: in place of the engine's earlier cells, or beside other cells that the
     same version of the engine gave on the same machine."""
-    from lbdsl.artifact.card import write_card
+    from lbdsl.artifact.card import write_speed
 
     new, kept = found.to_json(), found.record.bench or {}
     engine = new["engine"]
@@ -85,7 +85,7 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
     record = found.record.model_copy(update={"bench": {**kept, engine: new}})
     try:
         write_record(record, folder)
-        write_card(record, folder)
+        write_speed(record, folder)
     except OSError as problem:
         progress.say(f"the result is not kept in the artifact: {folder} cannot be written ({problem.strerror})")
 

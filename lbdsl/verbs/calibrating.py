@@ -29,7 +29,7 @@ from lbdsl.layer.profile import (
 )
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.bench_contexts import STEPS
+from lbdsl.verbs.bench_contexts import Contexts
 from lbdsl.verbs.bench_llamacpp import InLlamaCpp
 from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.bench_vllm import Requests
@@ -115,7 +115,8 @@ def calibrate_model(
     window = min(window, WIDEST)
     asked.check(base)
     machine = machine_described(base.device, base.computed.dtype)
-    # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on.
+    # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on, also when the
+    # engine's environment is there by now (`EnginePython` does not show `install`).
     begun = digest_of([base.digest, repr(asked), machine, variants, VERSION])
     found: list[_Timed] = []
     for number, (name, rule) in enumerate(variants.items(), 1):
@@ -135,7 +136,8 @@ def calibrate_model(
             timed.keep(kept)
         found.append(timed)
     _forget(base.cache_dir, begun)
-    profile, rows = _fitted(base.computed, found, Profile(found[0].engine, found[0].version, machine))
+    profile = Profile(found[0].engine, found[0].version, machine)
+    profile, rows = _fitted(base.computed, found, profile, asked.written if isinstance(asked, Contexts) else 0)
     worst = max(rows, key=lambda cell: cell.error)
     if worst.error > MOST_ERROR:
         message = f"{worst.what} of {worst.variant} lies {worst.error:.0%} from what the other times make of it"
@@ -258,7 +260,8 @@ def _row(variant: str, cost: ModelCost, cell: Cell, amount: float) -> _Row:
     return _Row(variant, group, f"{cell.metric} {cell.batch} x {cell.context}{written}", features, amount)
 
 
-def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile) -> tuple[Profile, list[FittedCell]]:
+def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile, grown: int) -> tuple[Profile, list[FittedCell]]:
+    """The profile with what was `found`, and its cells; see `_ranges`."""
     from lbdsl.measure.profiles import fit
 
     rows = _rows(facts, found)
@@ -273,19 +276,21 @@ def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile) -> tup
         for row in own:
             cells.append(FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)))
     packed = packed_forms(spec for timed in found for spec in timed.specs)
-    ranges = _ranges(found[0].cells)
+    ranges = _ranges(found[0].cells, grown)
     return replace(profile, ranges=ranges, errors=errors, constants=constants, packed=packed), cells
 
 
-def _ranges(cells: Sequence[Cell]) -> dict[str, tuple[int, int]]:
-    """See `Profile`. Steps are timed while a sequence grows; a little more is taken to be like it."""
+def _ranges(cells: Sequence[Cell], grown: int) -> dict[str, tuple[int, int]]:
+    """See `Profile`. Steps are timed while a sequence grows by `grown` tokens; then its memory is like that of reading as
+    many."""
     tokens: dict[str, list[int]] = {}
     for cell in cells:
         match cell.metric:
-            case "prefill" | "memory":
-                tokens.setdefault(cell.metric, []).append(cell.context)
-            case "decode":
-                tokens.setdefault("steps", []).extend([cell.context, cell.context + STEPS])
+            case "prefill":
+                tokens.setdefault("prefill", []).append(cell.context)
+            case "decode" | "memory":
+                group = "steps" if cell.metric == "decode" else "memory"
+                tokens.setdefault(group, []).extend([cell.context, cell.context + grown])
             case "throughput":
                 tokens.setdefault("runs", []).append(cell.context)
                 tokens.setdefault("written", []).append(cell.output or 0)

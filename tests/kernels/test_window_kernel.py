@@ -14,12 +14,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Without a GPU the interpreter runs them."""
 
 
-def naive(query, key, value, window, sinks=0, learned=None, causal=True):
+def naive(query, key, value, window, sinks=0, learned=None, causal=True, scaling=None):
     """In float64: [B, H, N, D]."""
     query, key, value = (states.double() for states in (query, key, value))
     shared = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(shared, 1) for states in (key, value))
-    scores = query @ key.mT * query.shape[-1] ** -0.5
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if causal:
         q, k = (torch.arange(n, device=query.device) for n in (query.shape[2], key.shape[2]))
         scores = scores.masked_fill(~((k <= q[:, None]) & ((k > q[:, None] - window) | (k < sinks))), -torch.inf)
@@ -71,11 +71,31 @@ def test_strided_states_are_read_as_they_are() -> None:
     assert (window_attention(*states, 30) - naive(*states, 30)).abs().max() < 1e-5
 
 
-def test_float16() -> None:
-    states = [made(1, heads, 100, 32, seed=heads).half() for heads in (4, 2, 2)]
-    found = window_attention(*states, 30, 2)
-    assert found.dtype == torch.float16
-    assert (found - naive(*states, 30, 2)).abs().max() < 5e-3
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float16, 5e-3), pytest.param(torch.bfloat16, 4e-2, marks=pytest.mark.gpu)]
+)
+def test_16_bits(dtype: torch.dtype, error: float) -> None:
+    """As GPUs run them; outputs and gradients. The interpreter takes bfloat16 for integers."""
+    states = [made(1, heads, 100, 32, seed=heads).to(dtype).requires_grad_(True) for heads in (4, 2, 2)]
+    found, expected = window_attention(*states, 30, 2), naive(*states, 30, 2)
+    assert found.dtype == dtype
+    assert (found - expected).abs().max() < error
+    ours, theirs = (torch.autograd.grad(output.sum(), states) for output in (found, expected))
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert (mine - reference).abs().max() < 2 * error * max(1.0, reference.abs().max().item())
+
+
+def test_scores_are_scaled_as_asked() -> None:
+    """Gemma's and Granite's attention has a scale of its own."""
+    states = [made(1, heads, 70, 16, seed=heads).requires_grad_(True) for heads in (4, 2, 2)]
+    found, expected = window_attention(*states, 30, scaling=0.7), naive(*states, 30, scaling=0.7)
+    assert (found - expected).abs().max() < 1e-5
+    ours, theirs = (torch.autograd.grad(output.sum(), states) for output in (found, expected))
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert (mine - reference).abs().max() < 1e-4
+    token = [states[0][:, :, -1:], *states[1:]]
+    expected = naive(*token, 0, causal=False, scaling=0.7)
+    assert (decode_attention(*token, scaling=0.7) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

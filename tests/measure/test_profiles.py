@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.profile import Profile, memory_features, prefill_features, run_features, step_features, weighed
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.profiles import fit, profile_path, read_profile, write_profile
+from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.calibrating import _fitted, _Timed
 from tests.plan_cases import smollm2_facts
 from tests.specs import layer_of
@@ -134,10 +136,10 @@ def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(
         assert _Timed.read(tmp_path / name) == timed
         found.append(timed)
     assert _Timed.read(tmp_path / "none") is None
-    profile, rows = _fitted(FACTS, found, Profile("e", "1", {"dtype": FACTS.dtype}))
+    profile, rows = _fitted(FACTS, found, Profile("e", "1", {"dtype": FACTS.dtype}), 48)
     assert max(profile.errors.values()) < 1e-6
     assert all(row.fitted == pytest.approx(row.measured) for row in rows)
-    assert profile.ranges == {"memory": (1024, 4096), "prefill": (1024, 4096), "steps": (1024, 4096 + 8)}
+    assert profile.ranges == {"memory": (1024, 4096 + 48), "prefill": (1024, 4096), "steps": (1024, 4096 + 48)}
     # The base's rate is the median over all variants: that of the third.
     slower = 1.1**2
     assert profile.packed == ("W8A8",)
@@ -145,6 +147,16 @@ def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(
     assert profile.latency(half, 2048, 8) == pytest.approx(slower * amount(made_of, "decode", half, 2048, 8))
     assert profile.reading(half, 2048) == pytest.approx(slower * amount(made_of, "prefill", half, 2048, 1))
     assert profile.peak(half, 2048, 8) == pytest.approx(amount(made_of, "memory", half, 2048, 8))
+
+
+def test_a_profile_reaches_to_the_end_of_the_positions() -> None:
+    """The line that an error prints, `--contexts 8192`, measures what is asked for at all 8,192 positions."""
+    bench = SimpleNamespace(facts=FACTS)
+    asked, _ = InTransformers(contexts=(FACTS.positions,)).for_profile(bench)
+    assert asked.lengths(bench)[-1] + asked.written == FACTS.positions == 8192
+    longer, _ = InTransformers(contexts=(1024, 65536)).for_profile(bench)
+    with pytest.raises(LbdslError, match="LB324"):
+        longer.lengths(bench)
 
 
 def amount(made_of, metric: str, cost: ModelCost, ctx: int, batch: int) -> float:

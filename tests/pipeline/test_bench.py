@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from lbdsl.artifact.benched import noise_of
+from lbdsl.artifact.card import card_text, write_speed
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
+from lbdsl.bench import worker as worker_module
 from lbdsl.bench.worker import Worker
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
@@ -63,15 +65,33 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
 def test_beside_another_base_that_is_named(artifact: Path, lbdsl) -> None:
     from tests.tiny_model import save_tiny_model
 
-    save_tiny_model(Path("deeper"), layers=8)
-    done = lbdsl("bench", "out", "--against", "deeper", "--contexts", "32", "--batches", "1", "--pairs", "2", "--json")
+    save_tiny_model(Path("other"), layers=8, num_key_value_heads=4)
+    done = lbdsl("bench", "out", "--against", "other", "--contexts", "32", "--batches", "1", "--pairs", "2", "--json")
     assert done.code == 0, done.err
     assert "warning[LB473]" in done.err
     cells = {cell["metric"]: cell for cell in json.loads(done.out)["cells"]}
     assert cells["cache"]["ratio"] == pytest.approx(cells["cache"]["predicted"], rel=1e-9)
-    # Of six layers one is gone, and one keeps 16 tokens of 32.
-    assert cells["cache"]["ratio"] == pytest.approx(4.5 / 8)
+    # Of six layers one is gone, and one keeps 16 tokens of 32; each has half as many KV heads as the other's.
+    assert cells["cache"]["ratio"] == pytest.approx(4.5 / 16)
     assert read_record(artifact).unwrap().bench is None
+
+
+def test_a_card_that_was_edited_keeps_its_text(artifact: Path, lbdsl) -> None:
+    card = artifact / "README.md"
+    whole = card.read_text(encoding="utf-8")
+    assert lbdsl("bench", "out", "--contexts", "32", "--batches", "1", "--pairs", "2").code == 0
+    record = read_record(artifact).unwrap()
+    for text in (whole.replace("tags:", "license: mit\ntags:"), "mine\n"):
+        card.write_text(text, encoding="utf-8")
+        for _ in range(2):
+            write_speed(record, artifact)
+            before, speed = card.read_text(encoding="utf-8").split("## Speed\n")
+            assert speed.count("\n| decode") == 1
+            after = "## Recipe" + speed.partition("## Recipe")[2] if "## Recipe" in text else ""
+            assert before + after == text
+    card.unlink()
+    write_speed(record, artifact)
+    assert card.read_text(encoding="utf-8") == card_text(record)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +179,9 @@ print(json.dumps({"heard": json.loads(sys.argv[1])}), file=answers, flush=True)
 for line in sys.stdin:
     if "fail" in line:
         sys.exit("ValueError: no room for the cache")
-    if "kill" in line:
+    if "say" in line:
+        print(json.dumps({"failed": "the server ended"}), file=answers, flush=True)
+    if "say" in line or "kill" in line:
         os.kill(os.getpid(), 9)
     print(json.dumps({"seconds": 2.0, "pid": os.getpid()}), file=answers, flush=True)
 """
@@ -178,11 +200,21 @@ def test_a_worker_answers_and_leaves_no_process(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.glob("*.log"))
 
 
+def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends itself and all that it started by the signal that the system sends when there is no memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    without_packages = [sys.executable, "-I", "-S", str(Path(worker_module.__file__).parent / "workers" / "vllm_served.py")]
+    missing = pytest.raises(LbdslError, match=r"LB488.*vLLM failed: No module named 'vllm'")
+    with Worker("vLLM", without_packages, {}, os.environ) as worker, missing:
+        worker.ready()
+
+
 @pytest.mark.parametrize(
     ("job", "said"),
     [
         ({"fail": 1}, r"LB488.*engine failed.*no room for the cache"),
         ({"kill": 1}, r"LB486.*the system ended engine"),
+        ({"say": 1}, r"LB488.*engine failed: the server ended"),
     ],
 )
 def test_a_worker_that_ends_says_why(job: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 JOB is that of `vllm_throughput.py`. It starts vLLM's server with the model, and when that answers, a line of JSON goes to
 FD; then each line of standard input, {"requests", "input", "output"}, is answered by {"ttft", "itl"}: the median seconds to
 the first token and between tokens, as vLLM's own benchmark client has them of that many requests at once, twice as many in
-all.
+all. {"failed"} says why it ends: it kills itself with the server.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -88,7 +89,10 @@ if __name__ == "__main__":
     with os.fdopen(int(sys.argv[2]), "w") as stream:
         try:
             main(json.loads(sys.argv[1]), stream)
+        except BaseException as problem:
+            # Nobody may be there to read it.
+            with contextlib.suppress(OSError):
+                tell(stream, {"failed": str(problem)})
         finally:
             # The server and its processes are of this one's group.
-            stream.flush()
             os.killpg(0, signal.SIGKILL)
