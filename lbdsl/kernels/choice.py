@@ -71,7 +71,7 @@ def _windows_pay(inputs: Inputs, window: int, sinks: int) -> bool:
     def mask() -> Tensor:
         return (q <= q[:, None]) & ((q > q[:, None] - window) | (q < sinks))
 
-    return _faster(inputs, inputs.tokens, partial(window_attention, window=window, sinks=sinks), mask)
+    return _faster(inputs, inputs.tokens, lambda q, k, v: window_attention(q, k, v, window, sinks), mask)
 
 
 @cache

@@ -92,6 +92,15 @@ def test_the_faster_way_is_chosen_once_for_inputs_of_a_kind(backward: bool, monk
     assert not choice.windows_pay(inputs, 128, 2), "such a window is the whole text"
 
 
+def test_inputs_without_room_to_time_them_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(choice.Inputs, "states", full)
+    with pytest.warns(UserWarning, match="no room"):
+        assert not choice.windows_pay(choice.Inputs(torch.device("cpu"), torch.float32, 1, 2, 1, 16, 70), 23, 0)
+
+
 def test_single_tokens_by_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = choice.Inputs(torch.device("cpu"), torch.float32, 3, 6, 2, 16, 70)
     assert not choice.single_tokens_pay(inputs)
