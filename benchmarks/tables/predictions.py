@@ -45,9 +45,8 @@ def calibrated(engine: str, work: Path) -> tuple[str, str]:
 
 def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
     cache = calibrated(engine, work)
-    cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *ASKED[engine], *cache, "--json").stdout)[
-        "cells"
-    ]
+    words = (*ASKED[engine], "--pairs", "5", *cache, "--json")
+    cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *words).stdout)["cells"]
     found: dict[str, float] = {}
     for metric in METRICS:
         if any(cell["bound"] or cell["predicted"] is None for cell in cells if cell["metric"] == metric):

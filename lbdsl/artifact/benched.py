@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lbdsl.core.units import bytes_text, tokens_text
+from lbdsl.core.units import bytes_text, plural, tokens_text
 
 COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
 NOISE = 0.05
@@ -44,8 +44,8 @@ def measured_by(benched: Mapping[str, Any]) -> str:
     machine = benched["machine"]
     engine = f"{benched['engine']} {benched['engine_version']}"
     served = f" (export {benched['export']})" if benched["export"] else ""
-    where = f"{machine['name']}, {machine['threads']} threads, {machine['dtype']}"
-    return f"`lbdsl bench` in {engine}{served} on {where}"
+    threads = [plural(machine["threads"], "thread")] if machine["threads"] else []
+    return f"`lbdsl bench` in {engine}{served} on {', '.join([machine['name'], *threads, machine['dtype']])}"
 
 
 def label_of(cell: Mapping[str, Any]) -> str:

@@ -19,11 +19,12 @@ SHARE = 0.95
 
 @dataclass
 class Measured:
-    """What an engine of this `version` gave so far. `export` is the format in which it served the artifact; None for the
-    artifact itself."""
+    """What an engine of this `version` gave so far, with so many threads, if it says how many. `export` is the format in
+    which it served the artifact; None for the artifact itself."""
 
     engine: str
     version: str
+    threads: int | None
     export: str | None = None
     cells: list[Cell] = field(default_factory=list)
 

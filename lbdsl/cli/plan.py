@@ -154,7 +154,7 @@ def _sweep(
             {
                 "value": item.value,
                 "plan": item.planned.plan.to_json() if item.planned is not None else None,
-                "errors": [problem.message for problem in item.errors],
+                "errors": [problem.to_json() for problem in item.errors],
             }
             for item in found
         ]

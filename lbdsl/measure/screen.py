@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
@@ -60,7 +59,7 @@ def screen(
     statistics_digests: object = None,
 ) -> Screened:
     """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`. `source` returns the base, which must be
-    in memory (else LB481). It takes about three forward passes, and each layer once for each of its changes."""
+    in memory. It takes about three forward passes, and each layer once for each of its changes."""
     # What is sampled depends on the batch.
     made_of = [
         fingerprint,
@@ -77,12 +76,7 @@ def screen(
     except (OSError, SafetensorError, KeyError):
         pass
     model = source()
-    if not model.in_memory:
-        raise fail(
-            "LB481",
-            "the device has too little memory: a screen needs the whole model in it, for its backward pass",
-            help="leave out `strategy = screen`, or choose a device with more memory",
-        )
+    assert model.in_memory, "the backward pass needs all layers"
     squares, products = [], torch.zeros(len(changes), len(changes), dtype=torch.float64)
     for start in range(0, blocks.sequences, batch):
         ids_BN = blocks.ids[start : start + batch].to(model.device)

@@ -20,6 +20,7 @@ from lbdsl.recipe.schema import ENGINES, Phase, PredictedOf, Recipe
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import action_findings, measurable
+from lbdsl.solve.choose import Forms
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
@@ -46,7 +47,7 @@ def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]
     return (*found, *with_lengths(recipe, facts).diagnostics)
 
 
-def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
+def impossible_untils(case: Case, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
     """LB312 where it is certain. Costs then depend only on how many layers each rule takes, not on which: all layers are
     identical, rules change only mixers, and rankings are of the layers left by the fixed sets before them. LB356 where only
     a `choose` needs scores."""
@@ -55,10 +56,10 @@ def impossible_untils(case: Case) -> tuple[Diagnostic, ...]:
     alone = case.choose is not None and not any(known.scores for known in case.rules if known.choosing is None)
     if not alone and (len(set(case.facts.layer_specs)) != 1 or not _counts_decide(case)):
         return ()
-    # Any scores give the same costs as the real ones. Engines are asked when the plan is made.
+    # Any scores give the same costs as the real ones. Without a model no engine can be asked.
     scores = dict.fromkeys(case.requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
-    forms = {engine: (lambda specs: True,) for engine in ENGINES}
-    found = select(case.recipe, case.facts, scores, forms=forms).diagnostics
+    any_form: Forms = {engine: (lambda specs: True,) for engine in ENGINES}
+    found = select(case.recipe, case.facts, scores, forms=any_form if forms is None else forms).diagnostics
     return tuple(d for d in found if d.code in ("LB312", "LB356"))
 
 

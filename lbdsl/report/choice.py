@@ -22,7 +22,8 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     if choice is None:
         return
     among = f"{len(choice.alternatives)} alternatives for {plural(len(choice.layers), 'layer')}"
-    estimated = ", scores estimated by a screen" if plan.measure.strategy == "screen" else ""
+    screened = plan.measure.strategy == "screen"
+    estimated, pairs = (", scores estimated by a screen", ", with pair terms,") if screened else ("", "")
     yield Text(f" chosen among {among}, by {choice.metric}{estimated}:", style="bold")
     if choice.candidates:
         yield from strip_lines(_rows(choice, "+-" if ascii_ else "±"), width)
@@ -35,7 +36,7 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
             f" jointly, asked {choice.tokens} questions" if asked else f" jointly on {tokens_text(choice.tokens)} tokens"
         )
         spent += "" if asked else " of calibration text"
-    yield Text(f"  {spent}; the sum of the single layers is {choice.sum:+.3g}")
+    yield Text(f"  {spent}; the sum of the single layers{pairs} is {choice.sum:+.3g}")
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
 

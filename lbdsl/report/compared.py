@@ -71,13 +71,14 @@ def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None 
     with picture(path, figsize=(6, 4)) as (_, axes):
         context = str(at or _context(plans))
         points = [
-            (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores["kl"], label)
+            (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores.get("kl"), label)
             for label, plan in plans.items()
-            if "kl" in plan.loss.scores
         ]
-        for share, joint, label in points:
-            axes.errorbar(100 * share, joint.value, yerr=joint.stderr or 0.0, fmt="o", color="#1f5fa8", capsize=2)
-            axes.annotate(label, (100 * share, joint.value), textcoords="offset points", xytext=(6, 4))
+        for share, kl, label in points:
+            # A plan that changes nothing has no loss.
+            joint, error = (kl.value, kl.stderr or 0.0) if kl is not None else (0.0, 0.0)
+            axes.errorbar(100 * share, joint, yerr=error, fmt="o", color="#1f5fa8", capsize=2)
+            axes.annotate(label, (100 * share, joint), textcoords="offset points", xytext=(6, 4))
         axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
         axes.set_ylabel("KL to the base before healing, nats/token")
         axes.set_title(what)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.language.tree import Expr
 from lbdsl.layer.cost import LayerCost, ModelCost
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.recipe.schema import Choosing, Serves
 from lbdsl.recipe.types import walk
@@ -21,6 +24,12 @@ from lbdsl.solve.until import resolve
 
 Place = tuple[int, int]
 """A layer, and the number of an alternative."""
+
+Role = tuple[int, int]
+"""A kind of layer (`Problem.kind`), and the number of an alternative."""
+
+Barred = tuple[frozenset[Place], frozenset[tuple[Role, Role]]]
+"""Places, and roles that no two layers may have."""
 
 Form = Callable[[tuple[LayerSpec, ...]], bool]
 """Whether a model with these layers can be written in one format that an engine loads."""
@@ -83,6 +92,9 @@ class Problem:
                     value = measurements[Request(score.metric, score.action_text, layer)].value
                 scores[layer, number] = value
                 costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
+            # What other rules make of the weights may not go with an alternative; if with none, `select` says why.
+            fitting = tuple(n for n in numbers if not _misfits(costs[layer, n].spec, facts))
+            options[layer] = fitting or numbers
         fixed = tuple(LayerCost.of(left.spec(facts, layer), facts) for layer in range(facts.layers))
         options = {layer: numbers for layer, numbers in options.items() if numbers}
         found = cls(case, choosing, options, scores, costs, fixed, forms)
@@ -104,21 +116,32 @@ class Problem:
             return alone
         return alone + sum(self.pairs.get(both, 0.0) for both in combinations(sorted(chosen.items()), 2))
 
-    def change(self, chosen: Choices, move: Choices) -> float:
-        """The change of the sum when some layers get other alternatives."""
-        after = {**chosen, **move}
-        found = sum(self.scores[layer, move[layer]] - self.scores[layer, chosen[layer]] for layer in move)
-        if self.pairs:
-            for layer in move:
-                for other in chosen:
-                    # Two layers that both change are one pair.
-                    if other != layer and not (other in move and other < layer):
-                        found += self._pair(after, layer, other) - self._pair(chosen, layer, other)
+    def changes(self, chosen: Choices, moves: Sequence[Choices]) -> list[float]:
+        """By how much each of `moves`, other alternatives for one layer or two, changes the sum."""
+        number, pair_PP = self._matrix
+        here = {layer: number[place] for layer, place in ((place[0], place) for place in chosen.items())}
+        # Of each place: its score, and its pair terms with all that is chosen.
+        felt = pair_PP[:, list(here.values())].sum(1)
+        whole = {place: self.scores[place] + float(felt[at]) for place, at in number.items()}
+        found = []
+        for move in moves:
+            change = sum(whole[place] - whole[place[0], chosen[place[0]]] for place in move.items())
+            if self.pairs and len(move) == 2:
+                (a, b), (c, d) = ((here[layer], number[layer, option]) for layer, option in move.items())
+                change += float(pair_PP[b, d] - pair_PP[b, c] - pair_PP[a, d] + pair_PP[a, c])
+            found.append(change)
         return found
 
-    def _pair(self, chosen: Choices, one: int, other: int) -> float:
-        low, high = sorted((one, other))
-        return self.pairs.get(((low, chosen[low]), (high, chosen[high])), 0.0)
+    @cached_property
+    def _matrix(self) -> tuple[Mapping[Place, int], Any]:
+        """The number of each place, and the pair terms of each two [places, places]."""
+        import numpy as np
+
+        number = {place: at for at, place in enumerate(self.places)}
+        pair_PP = np.zeros((len(number), len(number)))
+        for (one, other), value in self.pairs.items():
+            pair_PP[number[one], number[other]] = pair_PP[number[other], number[one]] = value
+        return number, pair_PP
 
     def world(self, chosen: Choices) -> World:
         return World(self.case.facts, cost=self.cost(chosen), profiles=self.case.recipe.profiles, serves=self._serves)
@@ -165,29 +188,39 @@ class Problem:
     @property
     def engines(self) -> tuple[str, ...]:
         """The engines that must serve the model."""
-        parts = (part for budget in self.choosing.budgets for part in walk(budget.expr))
-        return tuple(dict.fromkeys(part.engine for part in parts if isinstance(part, Serves)))
+        return engines_of(self.choosing)
 
-    def barred(self, form: Form) -> tuple[frozenset[Place], frozenset[tuple[int, int]]]:
-        """What a format cannot express: places alone, and pairs of alternatives in two layers."""
-        among = range(len(self.choosing.alternatives))
+    def barred(self, form: Form) -> Barred:
+        """What a format cannot express."""
+        kinds = tuple(dict.fromkeys(self.kind(layer) for layer in self.options))
+        roles = [(kind, n) for kind in kinds for n in range(len(self.choosing.alternatives))]
 
         def can(chosen: Choices) -> bool:
             return form(tuple(layer.spec for layer in self.cost(chosen).layers))
 
-        # Some formats have one value for all layers: what a layer cannot be alone, all may be together.
-        alike = [
-            {layer: n if n in numbers else self.plain[layer] for layer, numbers in self.options.items()} for n in among
-        ]
+        # Some formats have one value for all layers, or all of a kind: what one cannot be alone, they may be together.
+        alike = {(kind, n): [self._with(n, each) for each in {kinds, (kind,)}] for kind, n in roles}
         places = frozenset(
-            (layer, a) for layer, a in self.places if not can({**self.plain, layer: a}) and not can({**alike[a], layer: a})
+            (layer, n)
+            for layer, n in self.places
+            if not any(can({**rest, layer: n}) for rest in (self.plain, *alike[self.kind(layer), n]))
         )
         pairs = set()
-        for one, other in combinations(among, 2):
+        for one, other in combinations(roles, 2):
             found = self._two_layers(one, other, places)
-            if found is not None and not any(can({**rest, **found}) for rest in (self.plain, alike[one], alike[other])):
+            rests = (self.plain, *alike[one], *alike[other])
+            if found is not None and not any(can({**rest, **found}) for rest in rests):
                 pairs.add((one, other))
         return places, frozenset(pairs)
+
+    def kind(self, layer: int) -> int:
+        """The first layer that is the same in the base."""
+        return self.case.facts.layer_specs.index(self.case.facts.layer_specs[layer])
+
+    def _with(self, number: int, kinds: Collection[int]) -> Choices:
+        """`plain`, and the alternative in all layers of some kinds."""
+        found = dict(self.plain)
+        return found | {i: number for i, numbers in self.options.items() if number in numbers and self.kind(i) in kinds}
 
     @cached_property
     def plain(self) -> Choices:
@@ -195,11 +228,23 @@ class Problem:
         unchanged = [n for n, score in enumerate(self.choosing.scores) if score is None]
         return {layer: next((n for n in unchanged if n in numbers), numbers[0]) for layer, numbers in self.options.items()}
 
-    def _two_layers(self, one: int, other: int, barred: frozenset[Place]) -> dict[int, int] | None:
-        """Two layers that can have these alternatives."""
-        for first, numbers in self.options.items():
-            if one in numbers and (first, one) not in barred:
-                for second, others in reversed(tuple(self.options.items())):
-                    if second != first and other in others and (second, other) not in barred:
-                        return {first: one, second: other}
-        return None
+    def _two_layers(self, one: Role, other: Role, barred: frozenset[Place]) -> dict[int, int] | None:
+        """Two layers in these roles."""
+        first, second = (
+            [i for i, n in self.places if (self.kind(i), n) == role and (i, n) not in barred] for role in (one, other)
+        )
+        two = next(((i, j) for i in first for j in reversed(second) if i != j), None)
+        return None if two is None else {two[0]: one[1], two[1]: other[1]}
+
+
+def engines_of(choosing: Choosing) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(engine for budget in choosing.budgets for engine in engines_in(budget.expr)))
+
+
+def engines_in(expr: Expr) -> list[str]:
+    return [part.engine for part in walk(expr) if isinstance(part, Serves)]
+
+
+def _misfits(spec: LayerSpec, facts: ModelFacts) -> bool:
+    """Whether a matrix of the layer cannot be stored as it says."""
+    return any(storage.misfit(tensor) is not None for tensor, storage in spec.matrices(facts))

@@ -14,36 +14,36 @@ from dataclasses import replace
 from itertools import islice, product
 
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.recipe.schema import Choosing
-from lbdsl.solve.choose import Limit, Place, Problem
+from lbdsl.recipe.schema import Choosing, ResolvedAssertion
+from lbdsl.solve.choose import Barred, Limit, Place, Problem, Role, engines_in
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.table import Choices
 
 EXACT_PAIRS = 300
 """Pair terms that the integer program takes; with more it would run for minutes."""
 
-STARTS = 8
-"""Solutions without pair terms from which those with many are looked for."""
+STARTS, GAP = 8, 0.01
+"""Solutions without pair terms from which those with many are looked for, and how much more than the least, relative, their
+sums may be."""
 
 MOST_REFUSED = 200
 """Solutions in a row that exact budgets refuse, before none is said to keep them."""
 
-Barred = tuple[frozenset[Place], frozenset[tuple[int, int]]]
 
-
-def solutions(problem: Problem) -> Iterator[Choices]:
+def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
     """Those that keep every budget, the least sum first. With many pair terms some of the best: those where no change of
-    one layer, and no exchange between two, gives less, and those that are the best without pair terms."""
+    one layer, and no exchange between two, gives less, and those that are the best without pair terms. Each may be worse
+    than the best that is left by a relative `gap`."""
     if not problem.options:
         # The solver solves nothing without a variable.
         yield from () if problem.broken({}) else ({},)
         return
     if len(problem.pairs) > EXACT_PAIRS:
-        starts = list(islice(solutions(replace(problem, pairs={})), STARTS))
+        starts = list(islice(solutions(replace(problem, pairs={}), GAP), STARTS))
         ends = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}
         yield from (dict(end) for end in sorted(ends, key=lambda end: (problem.sum(dict(end)), end)))
         return
-    programs = [_Program(problem, barred) for barred in _ways(problem)]
+    programs = [_Program(problem, barred, gap=gap) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
     heapq.heapify(waiting)
     given, refused = set(), 0
@@ -66,7 +66,7 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
     """The best change of one layer or exchange between two that keeps the budgets, again and again."""
     while True:
         moves = problem.moves(chosen)
-        found = sorted((problem.change(chosen, move), number) for number, move in enumerate(moves))
+        found = sorted((change, number) for number, change in enumerate(problem.changes(chosen, moves)))
         better = (moves[number] for change, number in found if change < -1e-12)
         move = next((move for move in better if not problem.broken({**chosen, **move})), None)
         if move is None:
@@ -96,13 +96,29 @@ def unmet(problem: Problem) -> Diagnostic:
             if nearest is not None and shown is not None and limit.number in problem.broken(nearest):
                 others = "" if len(budgets) == 1 else ", with all others kept"
                 found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
-    places = len(problem.options)
+    places, unserved = len(problem.options), _unserved(problem)
+    if unserved is not None:
+        budget, layer = unserved
+        message = f"`{budget.text}` cannot be met: no format that it loads can express layer {layer} with any alternative"
+        help = "make a plan of one of them without this budget: `lbdsl plan --target` says what is in the way"
+        return error("LB356", message, budget.span, help=help)
     if not found:
         message = f"no plan was found that keeps all budgets of `choose` ({places} layers have a choice)"
         return error("LB356", message, problem.choosing.span, help="loosen one of them, or add alternatives that save more")
     budget, message = found[0]
     help = f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
     return error("LB356", message, budget.span, help=help)
+
+
+def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
+    """A budget with an engine none of whose formats can express a layer, and that layer."""
+    for engine in problem.engines:
+        barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
+        stuck = [[i for i, of in problem.options.items() if places.issuperset((i, n) for n in of)] for places in barred]
+        if all(stuck):
+            asks = next(budget for budget in problem.choosing.budgets if engine in engines_in(budget.expr))
+            return asks, stuck[0][0] if stuck else next(iter(problem.options))
+    return None
 
 
 def _ways(problem: Problem) -> list[Barred]:
@@ -126,12 +142,12 @@ def _next(program: _Program) -> list[tuple[float, Choices]]:
 class _Program:
     """The integer program; variables are those of `problem.places`, in that order."""
 
-    def __init__(self, problem: Problem, barred: Barred, *, without: Limit | None = None):
+    def __init__(self, problem: Problem, barred: Barred, *, gap: float = 0.0, without: Limit | None = None):
         import highspy
 
         self._highs = highspy.Highs()
         self._highs.silent()
-        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0}.items():
+        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0}.items():
             self._highs.setOptionValue(name, value)
         self._integer = highspy.HighsVarType.kInteger
         self._optimal = highspy.HighsModelStatus.kOptimal
@@ -140,8 +156,11 @@ class _Program:
         self._problem = problem
         limits, unknown = problem.priced
         places, pairs = barred
+        # In units of the largest score, so that the solver's tolerance is small beside it.
+        scores = (*problem.scores.values(), *problem.pairs.values())
+        unit = max(map(abs, scores), default=0.0) or 1.0
         for place in problem.places:
-            self._variable(problem.scores[place], 0.0 if place in places | unknown else 1.0)
+            self._variable(problem.scores[place] / unit, 0.0 if place in places | unknown else 1.0)
         for layer, numbers in problem.options.items():
             self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
         for limit in limits:
@@ -149,7 +168,7 @@ class _Program:
                 self._keep(limit)
         self._conflicts(pairs)
         for (one, other), value in problem.pairs.items():
-            self._pair(one, other, value)
+            self._pair(one, other, value / unit)
 
     def solved(self) -> tuple[float, Choices] | None:
         """The least sum, and what is chosen for it; None if nothing is left."""
@@ -188,13 +207,14 @@ class _Program:
         factors = {place: change / scale for place, change in limit.changes.items() if change}
         self._row(-limit.start / scale, self._inf, factors)
 
-    def _conflicts(self, pairs: frozenset[tuple[int, int]]) -> None:
-        """Of two alternatives in conflict, only one is used anywhere."""
-        used = {number: self._variable(0.0, 1.0) for number in {number for pair in pairs for number in pair}}
-        for (_, number), column in self._number.items():
-            if number in used:
-                self._columns(-self._inf, 0.0, {column: 1.0, used[number]: -1.0})
-        for one, other in pairs:
+    def _conflicts(self, pairs: frozenset[tuple[Role, Role]]) -> None:
+        """Of two roles in conflict, only one is used anywhere."""
+        used = {role: self._variable(0.0, 1.0) for role in sorted({role for pair in pairs for role in pair})}
+        for (layer, number), column in self._number.items():
+            role = self._problem.kind(layer), number
+            if role in used:
+                self._columns(-self._inf, 0.0, {column: 1.0, used[role]: -1.0})
+        for one, other in sorted(pairs):
             self._columns(-self._inf, 1.0, {used[one]: 1.0, used[other]: 1.0})
 
     def _pair(self, one: Place, other: Place, value: float) -> None:

@@ -55,29 +55,35 @@ def search(
 ) -> Found | None:
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
     plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
-    `measure` ends it with the best plan, if there is one."""
+    `measure` ends it with the best plan: before any is measured, that with the least sum."""
     starts = list(islice(solutions(problem), max(1, min(STARTS, tries))))
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
     random, idle = Random(seed), 0
     rejected: set[Key] = set()
+    rest = 1 - share
     try:
-        state.measure_all(starts)
-        while idle < PATIENCE and state.spent + PROPOSED * share + FINALISTS <= tries:
+        state.measure_all(starts, 1.0)
+        while idle < PATIENCE:
+            # With room to measure one of them on the rest of the text.
+            most = min(PROPOSED, int((tries - state.spent - rest) / share))
             best = state.best
-            proposed = list(islice(_neighbours(problem, best, {*state.joint, *rejected}, random), PROPOSED))
+            proposed = list(islice(_neighbours(problem, best, {*state.joint, *rejected}, random), max(0, most)))
             if not proposed:
                 break
             here, *there = state.rough([best, *proposed], share)
             rejected |= {key_of(plan) for plan, value in zip(proposed, there, strict=True) if value >= here}
             better = sorted((value, number) for number, value in enumerate(there) if value < here)
-            state.measure_all([proposed[number] for _, number in better[:FINALISTS]])
+            finalists = min(FINALISTS, int((tries - state.spent) / rest)) if rest else FINALISTS
+            state.measure_all([proposed[number] for _, number in better[:finalists]], rest)
             idle = idle + 1 if state.best == best else 0
     except KeyboardInterrupt:
-        if not state.joint or not best_so_far:
+        if not best_so_far:
             raise
         stopped = True
+    if not state.joint:
+        return Found(starts[0], problem.sum(starts[0]), {}, stopped=stopped)
     return Found(state.best, problem.sum(starts[0]), dict(state.ranked), state.spent, stopped)
 
 
@@ -95,10 +101,11 @@ class _State:
     def best(self) -> Choices:
         return dict(self.ranked[0][0])
 
-    def measure_all(self, plans: Sequence[Choices]) -> None:
+    def measure_all(self, plans: Sequence[Choices], rest: float) -> None:
+        """On all of the text, of which `rest` is not measured yet."""
         for plan, found in zip(plans, self._measure(plans, 1.0) if plans else (), strict=True):
             self.joint[key_of(plan)] = found
-        self.spent += len(plans)
+        self.spent += rest * len(plans)
 
     def rough(self, plans: Sequence[Choices], share: float) -> list[float]:
         """On a share of the text, where the first plan is measured already."""
@@ -123,8 +130,8 @@ def _neighbours(problem: Problem, best: Choices, known: Set[Key], random: Random
     alone = [move for move in moves if len(move) == 1]
     pairs = [a | b for a, b in combinations(alone, 2) if a.keys() != b.keys()]
     moves += random.sample(pairs, min(len(pairs), len(moves)))
-    unique = {key_of({**best, **move}): None for move in moves}
-    left = sorted((dict(key) for key in unique if key not in known), key=problem.sum)
+    unique = {key_of({**best, **move}): change for move, change in zip(moves, problem.changes(best, moves), strict=True)}
+    left = [dict(key) for key in sorted(unique, key=unique.__getitem__) if key not in known]
     while left:
         for place in (0, random.randrange(len(left))):
             if place < len(left):

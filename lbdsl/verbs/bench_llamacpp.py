@@ -76,7 +76,7 @@ class InLlamaCpp(Contexts):
                 workers.append(stack.enter_context(Worker(LLAMA_CPP, command, given, clean_environment())))
                 said = workers[-1].ready()
         predicted = Predicted.of(base, record, LLAMA_CPP, said["version"])
-        return Measured(LLAMA_CPP, said["version"], kind), self._cells(workers, contexts, base, predicted)
+        return Measured(LLAMA_CPP, said["version"], job["threads"], kind), self._cells(workers, contexts, base, predicted)
 
     def _cells(
         self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, predicted: Predicted

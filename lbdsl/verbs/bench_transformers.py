@@ -31,6 +31,7 @@ class InTransformers(Contexts):
     def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Memory, prefill, decode, latency and cache. Raises LB324 for a context that is longer than the model's
         positions, LB486 if memory does not hold both models and their caches."""
+        import torch
         import transformers
 
         from lbdsl.bench.cells import Measured
@@ -38,7 +39,7 @@ class InTransformers(Contexts):
         contexts, version = self.lengths(base), transformers.__version__
         predicted = Predicted.of(base, record, TRANSFORMERS, version)
         _check_memory(predicted, max(contexts), max(self.batches), base)
-        return Measured(TRANSFORMERS, version), self._cells(base, folder, contexts, predicted)
+        return Measured(TRANSFORMERS, version, torch.get_num_threads()), self._cells(base, folder, contexts, predicted)
 
     def _cells(self, base: Workbench, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.in_transformers import TimedModel

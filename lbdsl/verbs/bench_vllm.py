@@ -93,7 +93,7 @@ class Requests:
                 workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
                 said = workers[-1].ready()
         predicted = Predicted.of(base, record, VLLM, said["version"])
-        return Measured(VLLM, said["version"], kind), self._cells(workers, base, predicted)
+        return Measured(VLLM, said["version"], said.get("threads"), kind), self._cells(workers, base, predicted)
 
     def _cells(self, workers: Sequence[Worker], base: Workbench, predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.cells import by_turns, paired

@@ -63,7 +63,8 @@ def bench_artifact(
     record, base, said = opened(folder, against, options, progress)
     with ExitStack() as stack:
         measured, cells = (asked or InTransformers()).measure(base, folder, record, stack)
-        found = Benched(record, machine_described(base.device, base.computed.dtype), measured, said)
+        machine = machine_described(base.device, base.computed.dtype) | {"threads": measured.threads}
+        found = Benched(record, machine, measured, said)
         try:
             measured.cells.extend(cells)
         finally:

@@ -26,6 +26,7 @@ from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
+from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.version import VERSION
@@ -42,7 +43,8 @@ from lbdsl.workbench.predicting import (
     with_predictions,
     with_profiles,
 )
-from lbdsl.workbench.screening import screening
+from lbdsl.workbench.screening import check_screen, screening
+from lbdsl.workbench.targets import forms_of
 from lbdsl.workbench.whole_plans import joint_loss
 from lbdsl.workbench.workbench import Workbench
 
@@ -273,8 +275,12 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     recipe = settled.unwrap()
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
-        _raise_errors(loaded.diagnostics + impossible_untils(Case(recipe, bench.facts)))
+        case = Case(recipe, bench.facts)
+        choosing = None if case.choose is None else case.choose.choosing
+        forms = forms_of(bench, engines_of(choosing)) if choosing is not None else None
+        _raise_errors(loaded.diagnostics + impossible_untils(case, forms))
         check_texts(recipe, bench)
+    check_screen(recipe, bench)
     wanted = Case(recipe, bench.facts).statistics(planned=planned)
     patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))
     if not requests and not wanted and not (planned and patching):

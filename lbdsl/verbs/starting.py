@@ -246,7 +246,7 @@ def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
             "else keep",
         ]
     alternatives = ["keep", shape.swa, "drop"]
-    if any(word in goal for goal in goals for word in ("weights", "params", "flops", "latency", "throughput")):
+    if any(word in goal for goal in goals for word in ("weights", "params", "flops", "latency", "memory", "throughput")):
         alternatives.append("drop(block)")
     return [
         "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",

@@ -135,5 +135,7 @@ def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
     pace, tries = pace_of(bench).known("forward"), recipe.measure.tries
     if pace is not None and tries:
-        seconds = (1 + tries) * tokens / pace
+        # One plan after the other is measured beside the base each time.
+        passes = 2 * tries if recipe.measure.strategy == "greedy" else 1 + tries
+        seconds = passes * tokens / pace
         bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(seconds)}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.layer.weights import stats_by_layer
@@ -27,6 +28,21 @@ class Screening:
     pairs: Mapping[tuple[Place, Place], float]
 
 
+def _is_wanted(case: Case) -> bool:
+    return case.recipe.measure.strategy == "screen" and case.choose is not None and case.choose.choosing is not None
+
+
+def check_screen(recipe: Recipe, bench: Workbench) -> None:
+    """Raise LB481 where a screen is asked for, and the model's layers are read from disk one after the other."""
+    if _is_wanted(Case(recipe, bench.facts)) and bench.streamed:
+        why = "`--low-memory` reads it layer by layer" if bench.options.low_memory else "it does not fit"
+        raise fail(
+            "LB481",
+            f"a screen needs the whole model in memory, for its backward pass, and {why}",
+            help="leave out `strategy = screen`",
+        )
+
+
 def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -> Screening | None:
     """None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
@@ -34,8 +50,10 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
     from lbdsl.workbench.texts import data_folder, score_blocks
 
     case = Case(recipe, bench.facts)
-    if recipe.measure.strategy != "screen" or case.choose is None or case.choose.choosing is None:
+    if not _is_wanted(case):
         return None
+    assert case.choose is not None
+    assert case.choose.choosing is not None
     places, changes, requests = [], [], []
     for number, (score, layers) in enumerate(zip(case.choose.choosing.scores, case.possible, strict=True)):
         if score is None or score.action is None:
@@ -72,7 +90,7 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
         if request in case.screened
     }
     products = (found.products_PP / sum(counts)).tolist()
-    pairs = {
-        (one, other): products[i][j] for i, one in enumerate(places) for j, other in enumerate(places) if one[0] < other[0]
-    }
+    # Changes of the first and the last layer are large: their scores are measured, and estimates do not go with these.
+    inner = [(at, place) for at, place in enumerate(places) if 0 < place[0] < bench.facts.layers - 1]
+    pairs = {(one, other): products[i][j] for i, one in inner for j, other in inner if one[0] < other[0]}
     return Screening(scores, pairs)

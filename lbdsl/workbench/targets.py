@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
@@ -93,7 +94,7 @@ def forms_of(bench: Workbench, names: Iterable[str]) -> Forms:
     config = base_config(bench)
 
     def form(exporter: type[Exporter]) -> Form:
-        return lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, bench.facts, specs)))
+        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, bench.facts, specs))))
 
     found: dict[str, tuple[Form, ...]] = {}
     for name in names:

@@ -195,6 +195,61 @@ def test_no_neighbour_is_measured_twice(share: float) -> None:
     assert found.spent == STARTS + share * len(rounds)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6])
+def test_scores_of_any_size_are_told_apart(unit: float) -> None:
+    recipe = recipe_of("kv(8Ki) <= 50%", "keep, swa(window=64), drop")
+    facts, random = llama_facts(layers=6), Random(2)
+    scores = {r: replace(m, value=unit * m.value) for r, m in scores_of(recipe, facts, random).items()}
+    problem = choice_of(recipe, facts, scores, {}).unwrap()
+    expected = [value for value, _ in every_plan(problem)[:5]]
+    assert [problem.sum(plan) for plan in islice(solutions(problem), 5)] == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def test_layers_of_two_kinds_may_have_a_window_of_their_own_each() -> None:
+    """As Gemma 3: a format has one window for the layers that have one, and cannot give one to the others."""
+    base = llama_facts(layers=6)
+    own = llama_facts(native_window=256).layer_specs[0]
+    facts = replace(base, layer_specs=tuple(own if i % 2 else base.layer_specs[0] for i in range(6)))
+
+    def form(specs) -> bool:
+        windows = {spec.mixer.window.size for spec in specs if spec.mixer.window is not None}
+        return len(windows) == 1 and all((spec.mixer.window is not None) == bool(i % 2) for i, spec in enumerate(specs))
+
+    recipe = recipe_of('kv(1Ki) <= 90%, serves("llamacpp")', "keep, swa(window=64)")
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"llamacpp": (form,)}).unwrap()
+    assert list(solutions(problem)) == [dict(enumerate((0, 1) * 3))]
+
+
+def test_an_alternative_that_does_not_go_with_other_weights_is_left_out() -> None:
+    rules = "layers all quantize(bits=4, group=64)"
+    recipe = recipe_of("kv(8Ki) <= 90%", "keep, width(70%), swa(window=64)", rules)
+    facts = llama_facts(layers=3)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    width = problem.case.recipe.rules[1].selector.alternatives[1][0].change(facts.layer_specs[0], ()).ffn.width
+    assert width % 64
+    assert set(problem.options.values()) == {(0, 2)}
+
+
+def test_few_tries_are_searched_too() -> None:
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
+    facts = llama_facts(layers=20)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+
+    def measure(plans, part):
+        # The later a plan is asked for, the better it is.
+        measured.append(part * len(plans))
+        return [
+            Measurement(1.0 / (len(measured) + plan[0] + number), 0.1, Unit.NATS, 10, 2)
+            for number, plan in enumerate(plans)
+        ]
+
+    for share in (SHARE, 1.0):
+        measured: list[float] = []
+        found = search(problem, measure, tries=12, share=share)
+        assert STARTS < found.spent <= 12
+        assert len(found.joint) > STARTS
+
+
 def test_an_engine_is_served_through_one_of_its_formats() -> None:
     recipe = recipe_of('kv(8Ki) <= 40%, serves("vllm")', "keep, swa(window=64), drop")
     facts = llama_facts(layers=4)
@@ -209,11 +264,12 @@ def test_an_engine_is_served_through_one_of_its_formats() -> None:
     problem = choice_of(recipe, facts, scores, {"vllm": (drops, windows)}).unwrap()
     expected = every_plan(problem)
     assert [problem.sum(plan) for plan in islice(solutions(problem), 9)] == pytest.approx([v for v, _ in expected[:9]])
-    kinds = [{type(spec.mixer) for spec in select(recipe, facts, scores, forms=problem.forms).unwrap().specs}]
-    assert kinds
-    nothing = choice_of(recipe, facts, scores, {"vllm": ()}).unwrap()
-    assert next(solutions(nothing), None) is None
-    assert "no plan" in unmet(nothing).message
+    selected = select(recipe, facts, scores, forms=problem.forms).unwrap().specs
+    assert drops(selected) or windows(selected)
+    for none in ((), (lambda specs: specs[2].mixer is None and specs[2].mixer is not None,)):
+        nothing = choice_of(recipe, facts, scores, {"vllm": none}).unwrap()
+        assert next(solutions(nothing), None) is None
+        assert '`serves("vllm")` cannot be met: no format that it loads' in unmet(nothing).message
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -237,7 +293,8 @@ def test_many_pair_terms_are_solved_nearly(seed: int, monkeypatch: pytest.Monkey
     found = list(solutions(problem))
     assert [problem.sum(plan) for plan in found] == sorted(problem.sum(plan) for plan in found)
     assert not any(problem.broken(plan) for plan in found)
-    for move in problem.moves(found[0]):
-        after = problem.sum({**found[0], **move})
-        assert problem.change(found[0], move) == pytest.approx(after - problem.sum(found[0]), abs=1e-12)
+    moves = problem.moves(found[0])
+    assert {len(move) for move in moves} == {1, 2}
+    for move, change in zip(moves, problem.changes(found[0], moves), strict=True):
+        assert change == pytest.approx(problem.sum({**found[0], **move}) - problem.sum(found[0]), abs=1e-12)
     assert problem.sum(found[0]) <= best + 0.05 * abs(best) + 1e-9

@@ -13,7 +13,8 @@ import time
 
 
 def main(job, answers):
-    from vllm import LLM, SamplingParams
+    import torch
+    from vllm import LLM, SamplingParams, __version__
 
     llm = LLM(
         job["model"],
@@ -26,7 +27,8 @@ def main(job, answers):
         seed=0,
     )
     vocab = llm.llm_engine.model_config.get_vocab_size()
-    tell(answers, {"version": __import__("vllm").__version__})
+    # On a CPU it leaves cores to its other processes.
+    tell(answers, {"version": __version__, "threads": torch.get_num_threads()})
     draw = random.Random(0)
     for line in sys.stdin:
         asked = json.loads(line)
