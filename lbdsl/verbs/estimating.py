@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,18 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
         return tokens * (facts.cost.prefill_flops(seq) / seq + 2 * facts.hidden * facts.vocab * (seq - 1) / seq)
 
     measure = recipe.measure
-    runs: Iterable[int] = [layer for layer, _ in {(r.layer, r.action) for r in case.requests if r.action}]
-    passes = measuring_units(facts, runs, 1) / units(facts, 1) if case.requests else 0.0
-    joint = joint_tokens(measure) * 2 + (measure.tries * measure.tokens if case.choose is not None else 0)
+    asked = {(r.layer, r.action) for r in case.requests if r.action}
+    screened = {(r.layer, r.action) for r in case.screened}
+    passes = measuring_units(facts, [layer for layer, _ in asked - screened], 1) / units(facts, 1) if case.requests else 0.0
+    if screened:
+        # See `lbdsl.measure.screen`.
+        passes += 3 + len(screened) / facts.layers
+    wholes = 0
+    if case.choose is not None:
+        wholes += measure.tries * (2 if measure.strategy == "greedy" else 1)
+    if any(known.while_ is not None for known in case.rules):
+        wholes += facts.layers.bit_length()
+    joint = joint_tokens(measure) * 2 + wholes * measure.tokens
     healed = (
         sum(HEAL_FORWARDS * forward(stage.tokens_seen, stage.seq) for stage in recipe.heal.runs) if recipe.heal else 0.0
     )

@@ -50,6 +50,15 @@ def test_a_stage_that_needs_the_whole_base_has_no_cached_teacher(workplace: Path
     assert healed["hours"]["healing"] > 0
 
 
+def test_choosing_takes_what_its_strategy_measures(workplace: Path, lbdsl) -> None:
+    among = "keep, swa(window=16), swa(window=32), kv_heads(1), drop minimizing kl subject to kv(64) <= 50%"
+    found = []
+    for way in ("strategy = screen; tries = 0", "tries = 0", "tries = 50", "strategy = greedy; tries = 50"):
+        text = f"lbr 1\nmeasure {{ tokens = 4Ki; seq = 128; {way} }}\nchoose for layers all among {among}\nelse keep\n"
+        found.append(estimated(lbdsl, "cpu", text)["flops"]["measuring"])
+    assert found == sorted(set(found))
+
+
 def test_without_healing_there_is_one_way(workplace: Path, lbdsl) -> None:
     assert set(estimated(lbdsl, "4xH100", "lbr 1\nlayers 1 drop\nelse keep\n")["ways"]) == {"whole"}
 

@@ -169,6 +169,7 @@ def test_two_processes_measure_and_heal_as_one(fresh: Path, alone: Path) -> None
     assert curves[0] == [[tokens, pytest.approx(loss, abs=1e-4)] for tokens, loss in curves[1]]
 
 
+@pytest.mark.slow
 def test_processes_with_a_share_of_the_model_heal_as_one(fresh: Path, alone: Path) -> None:
     Path("shared.yaml").write_text(SHARED)
     together = ran("-m", "accelerate.commands.launch", "--config_file", "shared.yaml", *APPLY, "two")
