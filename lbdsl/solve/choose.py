@@ -119,7 +119,7 @@ class Problem:
     def changes(self, chosen: Choices, moves: Sequence[Choices]) -> list[float]:
         """By how much each of `moves`, other alternatives for one layer or two, changes the sum."""
         number, pair_PP = self._matrix
-        here = {layer: number[place] for layer, place in ((place[0], place) for place in chosen.items())}
+        here = {layer: number[layer, option] for layer, option in chosen.items()}
         # Of each place: its score, and its pair terms with all that is chosen.
         felt = pair_PP[:, list(here.values())].sum(1)
         whole = {place: self.scores[place] + float(felt[at]) for place, at in number.items()}
