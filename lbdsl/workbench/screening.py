@@ -90,7 +90,8 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
         if request in case.screened
     }
     products = (found.products_PP / sum(counts)).tolist()
-    # Changes of the first and the last layer are large: their scores are measured, and estimates do not go with these.
-    inner = [(at, place) for at, place in enumerate(places) if 0 < place[0] < bench.facts.layers - 1]
-    pairs = {(one, other): products[i][j] for i, one in inner for j, other in inner if one[0] < other[0]}
+    # Also with the first and the last layer, whose scores are measured: without them plans are worse.
+    pairs = {
+        (one, other): products[i][j] for i, one in enumerate(places) for j, other in enumerate(places) if one[0] < other[0]
+    }
     return Screening(scores, pairs)
