@@ -42,13 +42,19 @@ def timed(name: str) -> str:
     """A table of times, with the days and machines of its rows."""
     table = results(name)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in (benchmark.HOME / "results" / name).glob("*.json")]
+    rows: dict[str, list[str]] = {}
     places: dict[str, list[str]] = {}
     for row in found:
         machine = row["machine"]
         memory = f"{machine['memory_bytes'] / 2**30:.0f} GiB"
         place = f"{machine['cpu']}, {machine['cores']} cores, {memory}, torch {row['versions']['torch']}"
         places.setdefault(place, []).append(row["started"][:10])
-    days = (f"{' to '.join(sorted({min(dates), max(dates)}))} on {place}" for place, dates in places.items())
+        rows.setdefault(place, []).append(row["key"])
+    days = (
+        f"{' to '.join(sorted({min(dates), max(dates)}))} on {place}"
+        + (f": {', '.join(sorted(rows[place]))}" if len(places) > 1 else "")
+        for place, dates in places.items()
+    )
     return table + "".join(f"\nMeasured {line}.\n" for line in sorted(days))
 
 

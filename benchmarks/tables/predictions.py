@@ -28,8 +28,8 @@ ROWS = {
     "llamacpp": ("window16", "window30-128"),
     "vllm": ("window16", "drop8-window16"),
 }
-"""llama.cpp has windows or layers without attention, not both. All layers with windows of 256 are a variant that `calibrate`
-times itself. A row of vLLM takes half an hour."""
+"""llama.cpp has windows or layers without attention, not both. All layers with windows of 256 are a variant that
+`calibrate` times itself. A row of vLLM takes half an hour."""
 
 
 def calibrated(engine: str, work: Path) -> tuple[str, str]:

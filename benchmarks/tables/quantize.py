@@ -168,7 +168,7 @@ def compressor(order: str) -> Row:
 
         def quantize(file: Path) -> None:
             save_file({"ids": score_blocks(plan.measure, bench, work).ids}, work / "ids.safetensors")
-            python = Environment("llmcompressor", "0.14.0.1").install()
+            python = Environment("llmcompressor", "0.14.0.1", "llmcompressor").install()
             script = ROOT / "benchmarks" / "llm_compressor_gptq.py"
             words = (once(work / "plain", unchanged), work / "ids.safetensors", file, order)
             subprocess.run([str(python), str(script), *map(str, words)], check=True, capture_output=True)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.table import Row, Table
-from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.tables.judged import lbdsl
 from benchmarks.tables.speed import unhealed
 
 PLAN = "window30-128-sinks"

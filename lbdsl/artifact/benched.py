@@ -12,12 +12,13 @@ COLUMNS = ("", "context", "base", "artifact", "ratio", "again", "predicted")
 NOISE = 0.05
 """Differences of a model from itself (`again`) above which a reader is warned."""
 _UNITS = {"tokens/s": ", tok/s", "seconds": ", s", "bytes": ""}
+LESS_IS_BETTER = ("seconds", "bytes")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
-    medians, in `unit`; `ratio` is the median of artifact / base over pairs of neighbouring runs, between `low` and `high`
+    medians, in `unit`; `ratio` is the median of artifact / base over `pairs` of neighbouring runs, between `low` and `high`
     (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by
     a profile; if `bound`, by bytes and FLOPs alone."""
 
@@ -34,6 +35,7 @@ class Cell:
     output: int | None = None
     predicted: float | None = None
     bound: bool = False
+    pairs: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -42,7 +44,7 @@ class Cell:
 def measured_by(benched: Mapping[str, Any]) -> str:
     """Which engine, on which machine."""
     machine = benched["machine"]
-    engine = f"{benched['engine']} {benched['engine_version']}"
+    engine = f"{benched['engine']} {benched['engine_version']}" + (", served" if benched.get("served") else "")
     served = f" (export {benched['export']})" if benched["export"] else ""
     threads = [plural(machine["threads"], "thread")] if machine["threads"] else []
     return f"`lbdsl bench` in {engine}{served} on {', '.join([machine['name'], *threads, machine['dtype']])}"
@@ -81,4 +83,6 @@ def noise_of(benched: Mapping[str, Any]) -> str | None:
 def _value(value: float, unit: str) -> str:
     if unit == "bytes":
         return bytes_text(round(value))
+    if unit == "seconds" and value < 100:
+        return f"{value:.3g}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

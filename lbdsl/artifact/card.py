@@ -128,7 +128,7 @@ def _cost_lines(record: Record) -> list[str]:
 def _predicted_lines(plan: Plan) -> list[str]:
     """The plan's predictions, marked as such."""
     lines = [
-        f"- decode at {tokens_text(speed.context)} tokens, batch {speed.batch}: at most x{speed.bound:.2f} (a bound from "
+        f"- decode at {tokens_text(speed.context)} tokens, batch {speed.batch}: x{speed.bound:.2f} by formula (from "
         "bytes and FLOPs on the machine that planned it, not measured)"
         for speed in plan.speeds
         if math.isfinite(speed.bound)

@@ -74,6 +74,7 @@ class _Benched:
     export: str | None
     machine: dict[str, Any]
     cells: list[Cell]
+    served: bool = False
 
 
 class Record(BaseModel):
@@ -83,7 +84,7 @@ class Record(BaseModel):
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
     record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
-    what `bench` measured, by engine.
+    what `bench` measured, by engine and kind of run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,12 +20,13 @@ SHARE = 0.95
 @dataclass
 class Measured:
     """What an engine of this `version` gave so far, with so many threads, if it says how many. `export` is the format in
-    which it served the artifact; None for the artifact itself."""
+    which it served the artifact; None for the artifact itself. `served`: by a server."""
 
     engine: str
     version: str
     threads: int | None
     export: str | None = None
+    served: bool = False
     cells: list[Cell] = field(default_factory=list)
 
 
@@ -51,19 +52,23 @@ def by_turns(
     base: Callable[[], T], artifact: Callable[[], T], pairs: int, told: Callable[[], object], warm: bool = True
 ) -> list[Pair[T]]:
     """Runs of both, the one first and the other first by turns (A B, B A, A B, ...), so that what drifts favours none;
-    `told` is called after each pair. `warm`: after one run of each that does not count."""
+    `told` is called after each run. `warm`: after one run of each that does not count."""
+
+    def run(model: Callable[[], T]) -> T:
+        figures = model()
+        told()
+        return figures
+
     found: list[Pair[T]] = []
     if warm:
-        artifact(), base()
-        told()
+        run(artifact), run(base)
     before = None
     for turn in range(pairs):
         begins, follows = (base, artifact) if turn % 2 == 0 else (artifact, base)
-        first, then = begins(), follows()
+        first, then = run(begins), run(follows)
         both = (first, then) if turn % 2 == 0 else (then, first)
         found.append(Pair(*both, before, turn % 2 == 0))
         before = then
-        told()
     return found
 
 
@@ -90,6 +95,7 @@ def paired(pairs: Sequence[Pair[float]], **names: Any) -> Cell:
         low=math.exp(low),
         high=math.exp(high),
         again=math.exp(statistics.median(again)) if again else None,
+        pairs=len(pairs),
     )
 
 

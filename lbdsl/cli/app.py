@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -80,13 +81,15 @@ def main(argv: list[str] | None = None) -> None:
 
         show_diagnostics(problem.diagnostics)
         code = problem.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as problem:
         measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"], ["calibrate"])
+        killed = problem.args == (signal.SIGTERM,)
         click.echo(
-            "interrupted" + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
+            ("terminated" if killed else "interrupted")
+            + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
             err=True,
         )
-        code = 130
+        code = 128 + (signal.SIGTERM if killed else signal.SIGINT)
     except (_NoReader, BrokenPipeError):
         # That is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,6 +34,7 @@ def bench(
     give(found, as_json)
     show_diagnostics(found.diagnostics)
     if output is not None:
+        from lbdsl.artifact.benched import measured_by
         from lbdsl.report.bench import draw_bench
 
-        draw_bench(found.measured.cells, output)
+        draw_bench(found.measured.cells, output, measured_by(found.to_json()).replace("`", ""))

@@ -12,6 +12,7 @@ import click
 
 from lbdsl.cli.config import file_of
 from lbdsl.core.processes import process_number
+from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
 
 _MEASURING = (
@@ -57,7 +58,9 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
         names = {field.name for field in fields(RunOptions)} & set(rest)
         options = RunOptions(**{name: rest.pop(name) for name in names})
-        return verb(options=options, progress=TerminalProgress(stderr_console(), quiet or process_number() > 0), **rest)
+        progress = TerminalProgress(stderr_console(), quiet or process_number() > 0)
+        with ended_by_kill():
+            return verb(options=options, progress=progress, **rest)
 
     return _with(_RUN, wrapper)
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lbdsl.artifact.benched import COLUMNS, label_of, measured_by, noise_of, row_of
+from lbdsl.artifact.benched import COLUMNS, LESS_IS_BETTER, label_of, measured_by, noise_of, row_of
 from lbdsl.bench.cells import Cell
 from lbdsl.core.pictures import picture
 from lbdsl.core.units import bytes_text
@@ -21,7 +21,8 @@ def render_bench(benched: Mapping[str, Any], console: Console) -> None:
     console.print(f"{measured_by(benched)}:", markup=False, highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in COLUMNS:
-        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+        # On a narrow screen intervals, and how it was predicted, go to a line of their own.
+        table.add_column(title, justify="right" if title else "left", no_wrap=title not in ("ratio", "predicted"))
     for cell in benched["cells"]:
         table.add_row(*row_of(cell))
     console.print(table, highlight=False)
@@ -49,19 +50,29 @@ def amount_text(what: str, value: float) -> str:
     return bytes_text(round(value)) if what.startswith("memory") else f"{1e3 * value:.1f} ms"
 
 
-def draw_bench(cells: Sequence[Cell], path: Path) -> None:
-    """Draw the ratios, one bar a cell, with their intervals, beside 1."""
+_MARKS: dict[str, Any] = {"color": "#d95f02", "markersize": 14, "markeredgewidth": 2.5}
+
+
+def draw_bench(cells: Sequence[Cell], path: Path, title: str) -> None:
+    """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
     names = [f"{cell.metric} {label_of(cell.to_json())}" for cell in cells]
+    kinds = {
+        "more is better": ("#1f5fa8", [place for place, cell in enumerate(cells) if cell.unit not in LESS_IS_BETTER]),
+        "less is better": ("#7a9a4b", [place for place, cell in enumerate(cells) if cell.unit in LESS_IS_BETTER]),
+    }
     with picture(path, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
-        spread = [[cell.ratio - cell.low for cell in cells], [cell.high - cell.ratio for cell in cells]]
-        axes.barh(
-            range(len(cells)), [cell.ratio for cell in cells], xerr=spread, color="#1f5fa8", ecolor="#444444", capsize=2
-        )
+        for label, (colour, places) in kinds.items():
+            if shown := [cells[place] for place in places]:
+                spread = [[cell.ratio - cell.low for cell in shown], [cell.high - cell.ratio for cell in shown]]
+                ratios = [cell.ratio for cell in shown]
+                axes.barh(places, ratios, xerr=spread, color=colour, ecolor="#444444", capsize=2, label=label)
         predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
         if predicted:
-            places, values = zip(*predicted, strict=True)
-            axes.plot(values, places, "|", color="#b5542b", markersize=12, label="predicted")
-            axes.legend()
+            axes.plot(
+                [value for _, value in predicted], [place for place, _ in predicted], "|", **_MARKS, label="predicted"
+            )
+        axes.legend(fontsize="small")
+        axes.set_title(title, fontsize="small")
         axes.axvline(1, color="#444444", linewidth=1)
         axes.set_yticks(range(len(cells)), names)
         axes.invert_yaxis()

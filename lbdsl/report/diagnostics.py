@@ -156,6 +156,11 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
         wrapped = textwrap.wrap(
             f"{kind}: {_safe(text)}", max(20, style.width - len(lead)), subsequent_indent="      ", break_long_words=False
         )
+        command = re.search(r"(?:^|: )(lbdsl [a-z]+ .*)", _safe(text))
+        if len(wrapped) > 1 and command:
+            # On a line of its own, unbroken: it is there to be copied.
+            lead_in = textwrap.wrap(f"{kind}: {_safe(text)[: command.start(1)]}", max(20, style.width - len(lead)))
+            wrapped = [*lead_in, f"  {command[1]}"]
         for index, line in enumerate(wrapped):
             shown = style.paint("help", line[: len(kind) + 1]) + line[len(kind) + 1 :] if index == 0 else line
             lines.append((lead if index == 0 else " " * len(lead)) + shown)

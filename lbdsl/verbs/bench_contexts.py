@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Pair
 
 NEW_TOKENS = 64
-"""Tokens that `latency` writes after the prompt: it is the time of reading, and this many times that of a step."""
+"""Tokens that `e2el`, the latency from end to end, writes after the prompt: the time of reading, and this many times that
+of a step."""
 STEPS = 8
 """Decode steps of one timed run."""
 USUAL = (1024, 4096)
@@ -110,7 +111,7 @@ class Predicted:
         was, becomes = (c.step_seconds(self.machine, context, batch) for c in (self.base, self.artifact))
         return self._faster(was / becomes, lambda profile, cost: profile.latency(cost, context, batch))
 
-    def latency(self, context: int) -> dict[str, Any]:
+    def whole_request(self, context: int) -> dict[str, Any]:
         def seconds(profile: Profile, cost: ModelCost) -> float | None:
             reading, step = profile.reading(cost, context), profile.latency(cost, context, 1)
             return None if reading is None or step is None else reading + NEW_TOKENS * step
@@ -153,7 +154,7 @@ def context_cells(
     from lbdsl.bench.cells import by_turns, exact, paired
 
     rounds = count(1)
-    total = len(contexts) * (1 + len(asked.batches)) * (asked.pairs + 1)
+    total = 2 * len(contexts) * (1 + len(asked.batches)) * (asked.pairs + 1)
 
     def timed(base: Callable[[], float], artifact: Callable[[], float]) -> list[Pair[float]]:
         return by_turns(base, artifact, asked.pairs, lambda: report(next(rounds), total, ""))
@@ -173,8 +174,8 @@ def context_cells(
             if batch == 1:
                 both = zip(reading, writing, strict=True)
                 whole = [read.each(lambda a, b: a + NEW_TOKENS * b, write) for read, write in both]
-                found = paired(whole, **names(batch=1, metric="latency", unit="seconds"))
-                yield replace(found, output=NEW_TOKENS, **predicted.latency(context))
+                found = paired(whole, **names(batch=1, metric="e2el", unit="seconds"))
+                yield replace(found, output=NEW_TOKENS, **predicted.whole_request(context))
             if cache[0]:
                 held = exact(*cache, **names(batch=batch, metric="cache", unit="bytes"))
                 yield replace(held, **predicted.cache(context))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +27,20 @@ class EnginePython:
     install: bool = field(default=False, repr=False)
 
     def found(self, engine: str, base: Workbench) -> Path:
-        """Raises LB487 if there is none, and if the engine is to run on a device that it is not timed on."""
+        """Raises LB487 if there is none, if it does not have the engine, and if the engine is to run on a device that it is
+        not timed on."""
         from lbdsl.bench import environments
 
         name = ENGINE_NAMES[engine]
         if base.device.type != "cpu":
             raise fail("LB487", f"{name} is timed on a CPU alone so far", help=f"use --device cpu, with a {name} for CPUs")
-        if self.python is not None:
-            return self.python
         wanted: Environment = environments.OF_ENGINE[engine]
+        if self.python is not None:
+            asks = f"from importlib.util import find_spec; print(find_spec({wanted.module!r}) is not None)"
+            if said_by(self.python, asks) != "True":
+                message = f"{self.python} does not have {name} (a module `{wanted.module}`)"
+                raise fail("LB487", message, help="without --engine-python, --install makes an environment that has it")
+            return self.python
         if wanted.is_ready:
             return wanted.python
         if not self.install:
@@ -48,6 +54,19 @@ class EnginePython:
             )
         with base.progress.stage(f"installing {name}"):
             return wanted.install()
+
+
+def said_by(python: Path, asks: str) -> str:
+    """What a Python prints that runs a line. Raises LB487 if it cannot be run."""
+    from lbdsl.bench.environments import clean_environment
+
+    try:
+        done = subprocess.run(
+            [str(python), "-c", asks], capture_output=True, text=True, check=False, env=clean_environment()
+        )
+    except OSError as problem:
+        raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
+    return done.stdout.strip()
 
 
 def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> str:

@@ -3,7 +3,6 @@ latency of a server."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import fail
 from lbdsl.verbs.bench_contexts import Predicted
-from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
+from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, said_by, served_base
 from lbdsl.verbs.exporting import export_artifact
 from lbdsl.workbench.targets import VLLM
 from lbdsl.workbench.workbench import Workbench
@@ -93,13 +92,14 @@ class Requests:
                 workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
                 said = workers[-1].ready()
         predicted = Predicted.of(base, record, VLLM, said["version"])
-        return Measured(VLLM, said["version"], said.get("threads"), kind), self._cells(workers, base, predicted)
+        found = Measured(VLLM, said["version"], said.get("threads"), kind, self.served)
+        return found, self._cells(workers, base, predicted)
 
     def _cells(self, workers: Sequence[Worker], base: Workbench, predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.cells import by_turns, paired
 
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
-        rounds, total = count(1), len(cells) * self.pairs
+        rounds, total = count(1), 2 * len(cells) * self.pairs
         with base.progress.stage("timing both models by turns in vLLM") as report:
             for requests, read, written in cells:
                 wanted = {"requests": requests, "input": read, "output": written}
@@ -142,16 +142,8 @@ _WORKERS = Path(__file__).parents[1] / "bench" / "workers"
 
 def _check_plugin(python: Path) -> None:
     """Raise LB487 unless that Python has lbdsl's plug-in for vLLM."""
-    from lbdsl.bench.environments import clean_environment
-
     asks = "from importlib.metadata import entry_points as all; print(*(p.name for p in all(group='vllm.general_plugins')))"
-    try:
-        done = subprocess.run(
-            [str(python), "-c", asks], capture_output=True, text=True, check=False, env=clean_environment()
-        )
-    except OSError as problem:
-        raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
-    if "lbdsl" not in done.stdout.split():
+    if "lbdsl" not in said_by(python, asks).split():
         message = f"vLLM serves this artifact with lbdsl's plug-in, and {python} does not have it"
         raise fail("LB487", message, help=f"in a checkout of lbdsl: {python} -m pip install --no-deps .")
 

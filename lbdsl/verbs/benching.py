@@ -39,7 +39,7 @@ class Benched(NotebookResult):
         """The JSON of `bench --json`."""
         one = self.measured
         named = {"engine": one.engine, "engine_version": one.version, "export": one.export, "machine": self.machine}
-        return {"format_version": 1, **named, "cells": [cell.to_json() for cell in one.cells]}
+        return {"format_version": 1, **named, "served": one.served, "cells": [cell.to_json() for cell in one.cells]}
 
 
 def bench_artifact(
@@ -67,6 +67,9 @@ def bench_artifact(
         found = Benched(record, machine, measured, said)
         try:
             measured.cells.extend(cells)
+        except KeyboardInterrupt:
+            base.progress.say(f"stopped after {plural(len(measured.cells), 'cell')}")
+            raise
         finally:
             if measured.cells and base.digest == record.plan.model.digest:
                 _keep(found, folder, base.progress)
@@ -74,16 +77,17 @@ def bench_artifact(
 
 
 def _keep(found: Benched, folder: Path, progress: Progress) -> None:
-    """Write it into the artifact's record and card: in place of the engine's earlier cells, or beside other cells that the
-    same version of the engine gave on the same machine."""
+    """Write it into the artifact's record and card: in place of the engine's earlier cells, or among other cells that the
+    same version of the engine gave on the same machine. A server's cells are beside those of offline runs."""
     from lbdsl.artifact.card import write_speed
 
     new, kept = found.to_json(), found.record.bench or {}
-    engine = new["engine"]
-    earlier = kept.get(engine, new)
-    if {**earlier, "cells": []} == {**new, "cells": []}:
-        new["cells"] = list({_place(cell): cell for cell in (*earlier["cells"], *new["cells"])}.values())
-    record = found.record.model_copy(update={"bench": {**kept, engine: new}})
+    name = new["engine"] + ("-served" if new["served"] else "")
+    earlier = kept.get(name, new)
+    if {"served": False, **earlier, "cells": []} == {**new, "cells": []}:
+        cells = {_place(cell): cell for cell in (*earlier["cells"], *new["cells"])}
+        new["cells"] = sorted(cells.values(), key=lambda cell: cell["context"])
+    record = found.record.model_copy(update={"bench": {**kept, name: new}})
     try:
         write_record(record, folder)
         write_speed(record, folder)

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop: long work saves a checkpoint and prints the command that resumes."""
+"""Ctrl-C as a request to stop: long work saves a checkpoint and prints the command that resumes. A kill ends as cleanly."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from lbdsl.core.processes import process_count
 
 
 @contextmanager
@@ -41,3 +43,21 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ended_by_kill() -> Iterator[None]:
+    """SIGTERM ends this process by KeyboardInterrupt(SIGTERM), so that temporary files and engines go with it. Of several
+    processes that work together each ends at once: another one may wait for it."""
+    if process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

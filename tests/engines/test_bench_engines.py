@@ -22,7 +22,7 @@ ASKED = {
     "llamacpp": ("--contexts", "512", "--batches", "1,4", "--pairs", "2"),
     "vllm": ("--lengths", "256/8", "--concurrency", "4", "--pairs", "2"),
 }
-METRICS = {"llamacpp": ["prefill", "decode", "latency", "decode"], "vllm": ["throughput"]}
+METRICS = {"llamacpp": ["prefill", "decode", "e2el", "decode"], "vllm": ["throughput"]}
 
 
 @pytest.mark.parametrize("engine", OF_ENGINE)

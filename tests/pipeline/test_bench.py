@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from lbdsl.artifact.benched import noise_of
+from lbdsl.artifact.benched import Cell, noise_of
 from lbdsl.artifact.card import card_text, write_speed
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.bench import worker as worker_module
+from lbdsl.bench.cells import Measured
 from lbdsl.bench.worker import Worker
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.progress import Silent
+from lbdsl.verbs import benching
+from lbdsl.verbs.interrupt import ended_by_kill
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
-CELLS = {"prefill": 1, "decode": 2, "latency": 1, "cache": 2, "memory": 2}
+CELLS = {"prefill": 1, "decode": 2, "e2el": 1, "cache": 2, "memory": 2}
 SMALL = ("--contexts", "64", "--batches", "1,2", "--pairs", "2")
 
 
@@ -45,7 +50,7 @@ def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:
         if cell["metric"] == "cache":
             assert cell["ratio"] == pytest.approx(cell["predicted"], rel=1e-9)
             assert cell["ratio"] < 1
-        timed = cell["metric"] in ("prefill", "decode", "latency")
+        timed = cell["metric"] in ("prefill", "decode", "e2el")
         assert (cell["again"] is not None) == timed
     assert Path("bench.png").stat().st_size > 1000
     record = read_record(artifact).unwrap()
@@ -100,6 +105,7 @@ def test_beside_another_base_that_is_named(artifact: Path, lbdsl) -> None:
         (("--engine", "vllm", "--lengths", "32/8"), "LB487"),
         (("--engine", "llamacpp", "--contexts", "64"), "LB521"),
         (("--engine", "vllm", "--lengths", "32/8", "--engine-python", "r.lbr"), "LB487"),
+        (("--engine", "vllm", "--lengths", "32/8", "--engine-python", "/usr/bin/env"), "LB487"),
         (("--against", "other"), "LB473"),
         (("--contexts", "64", "--batches", "1000000000"), "LB486"),
     ],
@@ -148,6 +154,28 @@ def test_a_profile_predicts_the_cells(artifact: Path, lbdsl, monkeypatch: pytest
     # Longer than what was measured: the bound again.
     longer = json.loads(lbdsl("bench", "out", "--contexts", "96", "--batches", "1", "--pairs", "2", "--json").out)
     assert {cell["bound"] for cell in longer["cells"] if cell["metric"] in ("prefill", "decode")} == {True}
+
+
+def test_cells_of_a_server_stand_beside_those_of_offline_runs(artifact: Path) -> None:
+    machine = {"name": "a CPU", "dtype": "float32"}
+    for served, threads, metric in ((False, 2, "throughput"), (True, None, "ttft")):
+        cell = Cell(64, 2, metric, "seconds", base=0.0275, artifact=0.0255, ratio=0.93, low=0.9, high=0.96, output=16)
+        given = Measured("vllm", "1", threads, "granite", served, [cell])
+        found = benching.Benched(read_record(artifact).unwrap(), {**machine, "threads": threads}, given)
+        benching._keep(found, artifact, Silent())
+    kept = read_record(artifact).unwrap().bench
+    assert {name: one["cells"][0]["metric"] for name, one in kept.items()} == {"vllm": "throughput", "vllm-served": "ttft"}
+    card = (artifact / "README.md").read_text()
+    assert "in vllm 1, served (export granite) on a CPU" in card
+    assert "| 0.0275 | 0.0255 |" in card
+
+
+def test_a_kill_ends_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as ended, ended_by_kill():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.args == (signal.SIGTERM,)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_edited_artifact_is_refused(artifact: Path, lbdsl) -> None:
