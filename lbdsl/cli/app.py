@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort) as problem:
         measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"], ["calibrate"])
-        killed = problem.args == (signal.SIGTERM,)
+        # click makes one of the other.
+        killed = (problem.__cause__ or problem).args == (signal.SIGTERM,)
         click.echo(
             ("terminated" if killed else "interrupted")
             + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
