@@ -204,5 +204,8 @@ class _Layout:
             self.mistake("LB006", f"number with {digits} digits", self.span(token), help=help)
         elif following.start == token.end and following.type in ("NAME", "DOTTED", "KEY"):
             whole = Span(self.source, token.start, following.end)
-            help = "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary); units are `B`, `%` and ` tokens`"
-            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=help)
+            helps = (
+                "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)",
+                "units are `B`, `%` and ` tokens`; seconds have none: `0.05`",
+            )
+            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps)
