@@ -84,5 +84,5 @@ def _value(value: float, unit: str) -> str:
     if unit == "bytes":
         return bytes_text(round(value))
     if unit == "seconds" and value < 100:
-        return f"{value:.3g}"
+        return f"{value:#.3g}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
