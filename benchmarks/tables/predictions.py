@@ -10,6 +10,7 @@ import json
 import statistics
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.table import Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
@@ -43,17 +44,17 @@ def calibrated(engine: str, work: Path) -> tuple[str, str]:
     return cache
 
 
-def errors(engine: str, plan: str, work: Path) -> dict[str, float]:
+def errors(engine: str, plan: str, work: Path) -> dict[str, Any]:
     cache = calibrated(engine, work)
     words = (*ASKED[engine], "--pairs", "5", *cache, "--json")
     cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *words).stdout)["cells"]
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for metric in METRICS:
         if any(cell["bound"] or cell["predicted"] is None for cell in cells if cell["metric"] == metric):
             raise RuntimeError(f"the profile does not cover {metric}")
         apart = [abs(cell["predicted"] / cell["ratio"] - 1) for cell in cells if cell["metric"] == metric]
         if apart:
-            found |= {metric: statistics.median(apart), f"{metric}, worst": max(apart)}
+            found |= {metric: statistics.median(apart), f"{metric}, worst": max(apart), f"{metric}, cells": apart}
     return found
 
 
