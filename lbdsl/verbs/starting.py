@@ -70,7 +70,8 @@ def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) 
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
     rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, goals)
-    text = "\n".join([*_head(shape, template), *rules, *_tail(shape, template)])
+    chooses = any(line.startswith("choose ") for line in rules)
+    text = "\n".join([*_head(shape, template, chooses), *rules, *_tail(shape, template)])
     return format_text(text, "--goal").unwrap() if goals else format_text(text).unwrap()
 
 
@@ -154,7 +155,7 @@ class _Shape:
 # The parts of the text -----------------------------------------------------------------------------------------------
 
 
-def _head(shape: _Shape, template: Template) -> list[str]:
+def _head(shape: _Shape, template: Template, chooses: bool) -> list[str]:
     facts = shape.facts
     lines = [
         f"# A start for {shape.name}: {facts.family}, {facts.layers} layers, {count_text(facts.params)} parameters,",
@@ -179,10 +180,15 @@ def _head(shape: _Shape, template: Template) -> list[str]:
     if template != "speed":
         # Four sequences of twice the window are the minimum.
         tokens = max(tokens, 8 * shape.window)
+    lines.append("# Text for measuring. More tokens rank the layers better and take longer; your own file is best.")
+    strategy = ""
+    # A screen needs the whole model in memory.
+    if chooses and facts.params < 3e9:
+        lines.append("# `screen` estimates what each change does, which is quicker; the best plans are measured.")
+        strategy = "; strategy = screen"
     return [
         *lines,
-        "# Text for measuring. More tokens rank the layers better and take longer; your own file is best.",
-        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)} }}',
+        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)}{strategy} }}',
         "",
         "# Rules from top to bottom: the first that matches a layer claims it.",
         *_kept(shape),

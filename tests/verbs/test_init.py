@@ -224,4 +224,5 @@ def test_a_goal_is_chosen_for(goals: tuple[str, ...], holds: str, code: str | No
     text = starting_recipe(folder, goals=goals).text
     assert holds in text
     recipe = recipe_from_text(text).unwrap()
+    assert (recipe.measure.strategy == "screen") == ("choose for" in text)
     assert not any(d.is_error for d in static_findings(recipe, inspect_model(folder).facts))
