@@ -8,7 +8,7 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
-from lbdsl.editor.pages import FUNCTIONS, TYPE_MEANINGS
+from lbdsl.editor.pages import FUNCTIONS
 from lbdsl.language import words
 from lbdsl.language.grammar import GRAMMAR
 from lbdsl.language.limits import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_RULES, MAX_TOKENS
@@ -96,7 +96,7 @@ def facts() -> str:
 
 def types() -> str:
     return table(
-        ("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in sorted(TYPE_MEANINGS))
+        ("type", "values"), ((f"`{name}`", page("type", name).title.rstrip(".")) for name in sorted(variables.TYPES))
     )
 
 

@@ -30,7 +30,10 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
         command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
-        use_written_names(command, cmd_name, (ctx.default_map or {}).get(cmd_name, {}))
+        # Not earlier: a broken file must not keep `lbdsl --help` from its answer.
+        defaults = default_map()[cmd_name]
+        use_written_names(command, cmd_name, defaults)
+        ctx.default_map = {cmd_name: defaults}
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         # With standalone_mode=False click returns the code that a command passed to `ctx.exit`.
-        result = cli.main(args=argv, prog_name="lbdsl", standalone_mode=False, default_map=default_map())
+        result = cli.main(args=argv, prog_name="lbdsl", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as done:
         code = done.exit_code

@@ -127,18 +127,7 @@ def _tell(file: str, fixed: Fixed, diff: bool) -> None:
 
     if diff and fixed.applied:
         click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
-    click.echo(
-        writable(
-            fixes_text(
-                file,
-                [(item.line, item.code, item.title) for item in fixed.applied],
-                [(item.line, item.code, item.title) for item in fixed.left_out],
-                written=not diff,
-            )
-        ),
-        nl=False,
-        err=True,
-    )
+    click.echo(writable(fixes_text(file, fixed, written=not diff)), nl=False, err=True)
 
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:

@@ -7,17 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import acts_on_weights
-from lbdsl.core.span import Source
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Cursor, Role
 from lbdsl.editor.pages import (
     FUNCTIONS,
-    TYPE_MEANINGS,
     WORDS,
     action_page,
     choices,
@@ -26,15 +23,12 @@ from lbdsl.editor.pages import (
     parameter_page,
     setting_page,
 )
-from lbdsl.language import tree
-from lbdsl.language.parse import parse
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
-from lbdsl.recipe.scope import Scope, attempt
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
-from lbdsl.recipe.values import resolve_action
+from lbdsl.recipe.values import examples_of
 from lbdsl.recipe.variables import TYPES
 
 _PARAMETERS = {"lora": ("rank", "alpha"), "mix": ("weights",), "self": ("tokens", "seed")}
@@ -111,12 +105,14 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
     """The names that are valid in a role."""
     match role.kind:
         case "type":
-            for name in TYPES:
-                yield Item(name, "type", TYPE_MEANINGS.get(name, ""))
+            for name, (*_, meaning) in TYPES.items():
+                yield Item(name, "type", meaning)
         case "action":
             for name, action in actions().items():
                 # A metric's argument must be an action that changes the layer.
-                if (not role.owner or not action.keeps) and (role.key != "modules" or _is_for_modules(name)):
+                if (not role.owner or not action.keeps) and (
+                    role.key != "modules" or acts_on_weights(examples_of(action)[0])
+                ):
                     yield _action(name)
         case "metric" | "layer":
             for name in ("sensitivity", *metrics_of(Of.LAYER)):
@@ -155,15 +151,6 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
                     yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
-
-
-@cache
-def _is_for_modules(name: str) -> bool:
-    """Whether the action in an action's own example acts on the weights of modules, as `keep` does too."""
-    example = parse(Source("", f"else {actions()[name].example}")).unwrap().statements[0]
-    assert isinstance(example, tree.RuleStatement), "an action's example is an action"
-    action = attempt(resolve_action, Scope(), example.actions[0])
-    return action is not None and acts_on_weights(action)
 
 
 def _action(name: str) -> Item:

@@ -43,7 +43,7 @@ def register_reading(server: RecipeServer) -> None:
 
     @server.feature(lsp.TEXT_DOCUMENT_DOCUMENT_SYMBOL)
     def symbols(ls: RecipeServer, params: lsp.DocumentSymbolParams) -> list[lsp.DocumentSymbol]:
-        document = ls.state.documents.get(params.text_document.uri)
+        document = ls.documents.get(params.text_document.uri)
         return [] if document is None else [protocol.symbol(entry, document.text) for entry in outline(document.analysis)]
 
     @server.feature(lsp.TEXT_DOCUMENT_DEFINITION)
@@ -67,7 +67,7 @@ def register_reading(server: RecipeServer) -> None:
 
     @server.feature(lsp.TEXT_DOCUMENT_INLAY_HINT)
     def inlay_hints(ls: RecipeServer, params: lsp.InlayHintParams) -> list[lsp.InlayHint]:
-        document = ls.state.documents.get(params.text_document.uri)
+        document = ls.documents.get(params.text_document.uri)
         recipe = document.analysis.checked.value if document is not None else None
         if document is None or recipe is None or document.facts is None:
             return []
@@ -81,7 +81,7 @@ def register_reading(server: RecipeServer) -> None:
 
     @server.feature(lsp.TEXT_DOCUMENT_SEMANTIC_TOKENS_FULL, protocol.LEGEND)
     def semantic(ls: RecipeServer, params: lsp.SemanticTokensParams) -> lsp.SemanticTokens:
-        document = ls.state.documents.get(params.text_document.uri)
+        document = ls.documents.get(params.text_document.uri)
         return lsp.SemanticTokens([] if document is None else protocol.semantic_tokens(document.text))
 
 
@@ -93,12 +93,12 @@ def register_editing(server: RecipeServer) -> None:
         lsp.CodeActionOptions(code_action_kinds=[lsp.CodeActionKind.QuickFix, lsp.CodeActionKind.SourceFixAll]),
     )
     def code_actions(ls: RecipeServer, params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
-        document = ls.state.documents.get(params.text_document.uri)
+        document = ls.documents.get(params.text_document.uri)
         if document is None:
             return []
         wanted = params.context.only
         start, end = (document.text.offset(protocol.place(where)) for where in (params.range.start, params.range.end))
-        shown = protocol.diagnostics(document.analysis, document.text, document.uri, ls.state.docs, ls.shows_related())
+        shown = protocol.diagnostics(document.analysis, document.text, document.uri, ls.docs, ls.shows_related())
         actions, fixes = [], []
         for found, said in zip(document.analysis.findings, shown, strict=True):
             fix = protocol.own_fix(found, document.analysis)
@@ -129,7 +129,7 @@ def register_editing(server: RecipeServer) -> None:
 
     @server.feature(lsp.TEXT_DOCUMENT_FORMATTING)
     def formatted(ls: RecipeServer, params: lsp.DocumentFormattingParams) -> list[lsp.TextEdit] | None:
-        document = ls.state.documents.get(params.text_document.uri)
+        document = ls.documents.get(params.text_document.uri)
         edit = formatting(document.text.text, document.analysis.name).value if document is not None else None
         if document is None or edit is None:
             return None  # a text with errors is not formatted; its diagnostics show why
@@ -141,8 +141,7 @@ def register_editing(server: RecipeServer) -> None:
     def prepare_rename(ls: RecipeServer, params: lsp.PrepareRenameParams) -> lsp.PrepareRenamePlaceholder | None:
         document, offset = _at(ls, params)
         token = name_at(document.analysis, offset) if document is not None else None
-        found = document.analysis.definitions.get(token.text) if document is not None and token is not None else None
-        if document is None or token is None or found is None or found.is_included:
+        if document is None or token is None or rename(document.analysis, offset, token.text).value is None:
             return None
         return lsp.PrepareRenamePlaceholder(protocol.range_of(document.text, token.start, token.end), token.text)
 
@@ -168,5 +167,5 @@ def _asked(kind: lsp.CodeActionKind, wanted: Any) -> bool:
 
 def _at(ls: RecipeServer, params: Any) -> tuple[Document | None, int]:
     """The document of a request, and the offset in it."""
-    document = ls.state.documents.get(params.text_document.uri)
+    document = ls.documents.get(params.text_document.uri)
     return document, 0 if document is None else document.text.offset(protocol.place(params.position))

@@ -11,7 +11,6 @@ from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Role
 from lbdsl.editor.pages import (
     FUNCTIONS,
-    TYPE_MEANINGS,
     WORDS,
     action_page,
     keyword_page,
@@ -28,6 +27,7 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.sets import resolve_group
+from lbdsl.recipe.variables import TYPES
 from lbdsl.solve.layersets import members, ranked_sets, set_problems
 
 
@@ -85,7 +85,7 @@ def _page(analysis: Analysis, token: Token) -> str | None:
 def _name(analysis: Analysis, name: str, role: Role) -> str | None:
     """The page of a bare name, by its role: `kl` is a metric in a rule and a loss in `heal`."""
     if role.kind == "type":
-        return f"`{name}`: {TYPE_MEANINGS[name]}." if name in TYPE_MEANINGS else None
+        return f"`{name}`: {TYPES[name][-1]}." if name in TYPES else None
     if role.kind == "setting" and name in WORDS:
         return WORDS[name]
     if role.kind == "action" and name in actions():

@@ -54,17 +54,6 @@ WORDS: Mapping[str, str] = {
 }
 """The words that are values of settings, and their meanings."""
 
-TYPE_MEANINGS: Mapping[str, str] = {
-    "int": "a whole number",
-    "float": "a number",
-    "ratio": "a share, as in `5%`",
-    "tokens": "a number of tokens, as in `8Ki`",
-    "bytes": "a number of bytes, as in `2GiB`",
-    "str": "text",
-    "bool": "`true` or `false`",
-}
-
-
 HEADS = "What|Why|Example|Source"
 """How paragraphs of the docstrings of actions and metrics begin."""
 

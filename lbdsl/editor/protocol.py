@@ -54,40 +54,23 @@ _ENTRIES = {
     "file": lsp.SymbolKind.File,
 }
 _SEMANTIC = {
-    TextRole.STATEMENT: 0,
-    TextRole.KEYWORD: 0,
-    TextRole.ACTION: 1,
-    TextRole.METRIC: 2,
-    TextRole.FACT: 3,
-    TextRole.KEY: 4,
-    TextRole.VARIABLE: 5,
-    TextRole.GROUP: 6,
-    TextRole.NUMBER: 7,
-    TextRole.STRING: 8,
-    TextRole.REGEX: 9,
-    TextRole.COMMENT: 10,
-    TextRole.OPERATOR: 11,
-    TextRole.WORD_OPERATOR: 0,
-    TextRole.TYPE: 12,
+    TextRole.STATEMENT: "keyword",
+    TextRole.KEYWORD: "keyword",
+    TextRole.ACTION: "function",
+    TextRole.METRIC: "macro",
+    TextRole.FACT: "property",
+    TextRole.KEY: "parameter",
+    TextRole.VARIABLE: "variable",
+    TextRole.GROUP: "class",
+    TextRole.NUMBER: "number",
+    TextRole.STRING: "string",
+    TextRole.REGEX: "regexp",
+    TextRole.COMMENT: "comment",
+    TextRole.OPERATOR: "operator",
+    TextRole.WORD_OPERATOR: "keyword",
+    TextRole.TYPE: "type",
 }
-LEGEND = lsp.SemanticTokensLegend(
-    token_types=[
-        "keyword",
-        "function",
-        "macro",
-        "property",
-        "parameter",
-        "variable",
-        "class",
-        "number",
-        "string",
-        "regexp",
-        "comment",
-        "operator",
-        "type",
-    ],
-    token_modifiers=[],
-)
+LEGEND = lsp.SemanticTokensLegend(token_types=list(dict.fromkeys(_SEMANTIC.values())), token_modifiers=[])
 
 
 def position(place: Position) -> lsp.Position:
@@ -236,6 +219,6 @@ def _semantic(text: Text) -> Iterator[int]:
         yield at.line - line
         yield at.character - (character if at.line == line else 0)
         yield text.units(piece.start, piece.start + len(piece.text.rstrip("\r")))
-        yield kind
+        yield LEGEND.token_types.index(kind)
         yield 0
         line, character = at

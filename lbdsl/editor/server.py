@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,31 +50,22 @@ class Document:
         return Analysis(self.text.text, path or self.uri, Path(path) if path else None, self.facts)
 
 
-@dataclass
-class State:
-    """The state of the server: model, options, open documents and pending work."""
-
-    model: str | None = None
-    default_model: str | None = None
-    facts: ModelFacts | None = None
-    docs: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    """`initializationOptions` of the client: `model` and `docs`."""
-
-    documents: dict[str, Document] = field(default_factory=dict)
-    waiting: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
-    tasks: set[asyncio.Future[None]] = field(default_factory=set)
-
-
 class RecipeServer(LanguageServer):
     """The server; `model` is given on the command line, `default_model` is used if neither it nor the editor names one."""
 
     def __init__(self, model: str | None = None, default_model: str | None = None):
         super().__init__("lbdsl", VERSION, text_document_sync_kind=lsp.TextDocumentSyncKind.Incremental)
-        self.state = State(model=model, default_model=default_model)
+        self.model, self.default_model = model, default_model
+        self.facts: ModelFacts | None = None
+        self.docs: str | None = None
+        # `initializationOptions` of the client: `model` and `docs`.
+        self.options: dict[str, Any] = {}
+        self.documents: dict[str, Document] = {}
+        self.waiting: dict[str, asyncio.TimerHandle] = {}
+        self.tasks: set[asyncio.Future[None]] = set()
 
     def set_text(self, uri: str, text: Text, version: int) -> None:
-        self.state.documents[uri] = Document(uri, text, version, self.state.facts)
+        self.documents[uri] = Document(uri, text, version, self.facts)
 
     def encoding(self) -> str:
         found = str(getattr(self.workspace.position_encoding, "value", self.workspace.position_encoding))
@@ -82,31 +73,31 @@ class RecipeServer(LanguageServer):
 
     def publish_soon(self, uri: str) -> None:
         """Publish the findings of a text when no edit arrives for `DELAY` seconds."""
-        waiting = self.state.waiting.pop(uri, None)
+        waiting = self.waiting.pop(uri, None)
         if waiting is not None:
             waiting.cancel()
-        self.state.waiting[uri] = asyncio.get_running_loop().call_later(DELAY, self.publish, uri)
+        self.waiting[uri] = asyncio.get_running_loop().call_later(DELAY, self.publish, uri)
 
     def publish(self, uri: str) -> None:
-        self.state.waiting.pop(uri, None)
-        document = self.state.documents.get(uri)
+        self.waiting.pop(uri, None)
+        document = self.documents.get(uri)
         if document is None:
             return
         if len(document.text.text) <= LARGE:
             self._send(document)
         else:
             task = asyncio.ensure_future(self._publish_large(document))
-            self.state.tasks.add(task)
-            task.add_done_callback(self.state.tasks.discard)
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     async def _publish_large(self, document: Document) -> None:
         """Check in a thread, so that completion does not wait; a text that changed meanwhile is not reported."""
         await asyncio.get_running_loop().run_in_executor(None, getattr, document.analysis, "checked")
-        if self.state.documents.get(document.uri) is document:
+        if self.documents.get(document.uri) is document:
             self._send(document)
 
     def _send(self, document: Document) -> None:
-        found = protocol.diagnostics(document.analysis, document.text, document.uri, self.state.docs, self.shows_related())
+        found = protocol.diagnostics(document.analysis, document.text, document.uri, self.docs, self.shows_related())
         self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(document.uri, found, document.version))
 
     def shows_related(self) -> bool:
@@ -121,17 +112,17 @@ class RecipeServer(LanguageServer):
 
     async def load_model(self, asked: object, root: Path | None) -> None:
         """Read the facts of the configured model, and publish again everything that depends on them."""
-        model = configured_model(self.state.model, asked, self.state.default_model, root)
+        model = configured_model(self.model, asked, self.default_model, root)
         if model is None:
             return
         try:
-            self.state.facts = await asyncio.get_running_loop().run_in_executor(None, facts_of, model)
+            self.facts = await asyncio.get_running_loop().run_in_executor(None, facts_of, model)
         except LbdslError as problem:
             self.window_show_message(
                 lsp.ShowMessageParams(lsp.MessageType.Warning, f"lbdsl: no hints from the model {model}: {problem}")
             )
             return
-        for document in list(self.state.documents.values()):
+        for document in list(self.documents.values()):
             self.set_text(document.uri, document.text, document.version)
             self.publish_soon(document.uri)
         if self.client_says("workspace", "inlay_hint", "refresh_support"):
@@ -159,13 +150,13 @@ def _register_texts(server: RecipeServer) -> None:
     @server.feature(lsp.INITIALIZE)
     def initialize(ls: RecipeServer, params: lsp.InitializeParams) -> None:
         given = params.initialization_options
-        ls.state.options = dict(given) if isinstance(given, Mapping) else {}
+        ls.options = dict(given) if isinstance(given, Mapping) else {}
 
     @server.feature(lsp.INITIALIZED)
     async def initialized(ls: RecipeServer, params: lsp.InitializedParams) -> None:
         root = ls.workspace.root_path
-        ls.state.docs = protocol.docs_page(ls.state.options.get("docs"))
-        await ls.load_model(ls.state.options.get("model"), Path(root) if root else None)
+        ls.docs = protocol.docs_page(ls.options.get("docs"))
+        await ls.load_model(ls.options.get("model"), Path(root) if root else None)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
     def opened(ls: RecipeServer, params: lsp.DidOpenTextDocumentParams) -> None:
@@ -176,7 +167,7 @@ def _register_texts(server: RecipeServer) -> None:
     @server.feature(lsp.TEXT_DOCUMENT_DID_CHANGE)
     def changed(ls: RecipeServer, params: lsp.DidChangeTextDocumentParams) -> None:
         uri = params.text_document.uri
-        before = ls.state.documents.get(uri)
+        before = ls.documents.get(uri)
         text = before.text if before is not None else Text("", ls.encoding())
         ls.set_text(uri, text.changed(map(_change, params.content_changes)), params.text_document.version)
         ls.publish_soon(uri)
@@ -184,14 +175,14 @@ def _register_texts(server: RecipeServer) -> None:
     @server.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
     def saved(ls: RecipeServer, params: lsp.DidSaveTextDocumentParams) -> None:
         # Other open recipes may include the saved one.
-        for document in list(ls.state.documents.values()):
+        for document in list(ls.documents.values()):
             ls.set_text(document.uri, document.text, document.version)
             ls.publish_soon(document.uri)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def closed(ls: RecipeServer, params: lsp.DidCloseTextDocumentParams) -> None:
         uri = params.text_document.uri
-        ls.state.documents.pop(uri, None)
+        ls.documents.pop(uri, None)
         ls.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(uri, []))
 
 

@@ -37,10 +37,3 @@ def statements() -> tuple[str, ...]:
 BLOCKS = ("measure", "heal", "eval")
 RULES = ("else", "where", "layers", "modules", "lowest", "highest", "choose")
 OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
-
-REMOVED: Mapping[str, str] = dict.fromkeys(
-    ("search", "tune"),
-    "`choose` finds the best plan for a budget; `--set NAME=VALUE` tries another value of a parameter, and "
-    "`plan --sweep NAME=VALUE,VALUE` several",
-)
-"""Words that began a statement or a command in earlier versions, and what replaces them."""

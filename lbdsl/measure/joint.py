@@ -14,41 +14,15 @@ from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.runs import BASE_NLL, Run, measure_runs
 from lbdsl.measure.store import MODEL_LAYER, Store
 from lbdsl.measure.variant import StatisticsOf, no_statistics
-from lbdsl.metrics import Of, metrics_of
 
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Scores of the whole changed model: every metric that applies to it, by name, including `nll` and `kl`; and the base's
-    loss on the same text, in nats per token."""
+    """Scores of the whole changed model by the name of the metric, and the base's loss on the same text, in nats per
+    token."""
 
     scores: Mapping[str, Measurement]
     base_nll: Measurement
-
-
-def measure_joint(
-    model: Callable[[], LayerSource],
-    changes: Changes,
-    blocks: TokenBlocks,
-    store: Store,
-    fingerprint: str,
-    selection_digest: str,
-    *,
-    progress: Report | None = None,
-    batch: int = 1,
-    statistics: StatisticsOf = no_statistics,
-) -> JointLoss:
-    """Measure the model with all of `changes`, possibly none, on JOINT text. Results are stored and resumed as in
-    `measure_runs`, under `selection_digest`, which must identify `changes`.
-
-    model: returns the base, which is not changed. statistics: used to compute new weights.
-    """
-    names = tuple(metrics_of(Of.CHANGED))
-    (loss,) = measure_plans(
-        model, {selection_digest: changes}, names, blocks, store, fingerprint, progress=progress, batch=batch,
-        statistics=statistics,
-    )  # fmt: skip
-    return loss
 
 
 def measure_plans(
@@ -63,8 +37,13 @@ def measure_plans(
     batch: int = 1,
     statistics: StatisticsOf = no_statistics,
 ) -> tuple[JointLoss, ...]:
-    """The same for several plans at once, by digest: the base runs once for all, and each of them from its first changed
-    layer on. Of `metrics` alone."""
+    """Measure models with all changes of a plan, possibly none, on JOINT text: the base runs once for all, and each of them
+    from its first changed layer on. Results are stored and resumed as in `measure_runs`, under the plan's key in `plans`,
+    which must identify its changes.
+
+    model: returns the base, which is not changed. metrics: of `metrics_of(Of.CHANGED)`. statistics: used to compute new
+    weights.
+    """
     requests = {digest: {name: Request(name, f"joint {digest}", MODEL_LAYER) for name in metrics} for digest in plans}
     runs = [Run(changes, tuple(requests[digest].values())) for digest, changes in plans.items()]
     found = measure_runs(model, runs, (), blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics)

@@ -21,6 +21,7 @@ from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format import format_parsed
 from lbdsl.language.parse import parse
+from lbdsl.language.words import keywords
 from lbdsl.recipe import exchange_schemas as schemas
 from lbdsl.recipe import exchange_values as kinds
 from lbdsl.recipe.exchange_reader import JsonReader, each_item
@@ -42,13 +43,12 @@ class StatementForm(NamedTuple):
     """A kind of statement; for a rule, `node` is its selector.
 
     `text` is a template: `<key>` is the text of a key's value; `[...]` is omitted if its key is absent. The first key
-    identifies the kind. `values` maps each key to the node's field and the kind of its value. `example` is for the schema.
+    identifies the kind. `values` maps each key to the node's field and the kind of its value.
     """
 
     group: int
     node: type[tree.Node]
     text: str
-    example: str
     values: dict[str, tuple[str, kinds.Kind]]
 
     @property
@@ -67,8 +67,8 @@ class StatementForm(NamedTuple):
     def schema(self) -> schemas.Schema:
         """The JSON schema of such a statement."""
         properties = {key: kind.reference() for key, (_, kind) in self.values.items()}
-        about = {"description": f"`{self.example}`."} if self.example else {}
-        return schemas.object_schema(properties, self.required) | about
+        about = keywords()["lowest" if self.key == "rank" else self.key].example
+        return schemas.object_schema(properties, self.required) | {"description": f"`{about}`."}
 
     def read(self, reader: JsonReader, data: Any, path: str) -> str:
         """The text of the statement that `data` describes."""
@@ -93,7 +93,7 @@ class StatementForm(NamedTuple):
         return {key: kind.write(value) for key, (kind, value) in given.items() if value is not None and value is not False}
 
 
-def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own: kinds.Kind) -> StatementForm:
+def _form(group: int, node: type[tree.Node], text: str, **own: kinds.Kind) -> StatementForm:
     """A row; the keys in `text` match the node's fields in order, and `own` overrides `KINDS` for fields of this node
     alone."""
     fields = [name for name in node._fields if name not in ("span", "kind")] or ["else"]
@@ -102,48 +102,27 @@ def _form(group: int, node: type[tree.Node], text: str, example: str = "", **own
     every = {**kinds.KINDS, **own}
     keys = [match[2] or match[3] for match in _FIELD.finditer(text)]
     values = {key: (name, every[name]) for key, name in zip(keys, fields, strict=True)}
-    return StatementForm(group, node, text, example, values)
+    return StatementForm(group, node, text, values)
 
 
 STATEMENTS = (
-    _form(HEAD, tree.Version, "lbr <lbr>", "lbr 1"),
-    _form(HEAD, tree.RecipeName, "recipe <recipe>", 'recipe "half-the-cache"', name=kinds.STRING),
-    _form(HEAD, tree.Requires, "requires <requires>", "requires model.layers >= 24"),
-    _form(
-        DEFINITION,
-        tree.Param,
-        "param <param>: <type>[ in <in>][ = <default>]",
-        "param $window: tokens in 64..8Ki = 256",
-        name=kinds.VARIABLE,
-    ),
-    _form(DEFINITION, tree.Let, "let <let> = <value>", "let $n = 4", name=kinds.VARIABLE),
-    _form(DEFINITION, tree.Group, "group <group> = <layers>", "group @ends = first 2, last 1", name=kinds.GROUP),
-    _form(DEFINITION, tree.Include, "include <include>[ sha256 <sha256>]", 'include "common.lbr" sha256 "..."'),
+    _form(HEAD, tree.Version, "lbr <lbr>"),
+    _form(HEAD, tree.RecipeName, "recipe <recipe>", name=kinds.STRING),
+    _form(HEAD, tree.Requires, "requires <requires>"),
+    _form(DEFINITION, tree.Param, "param <param>: <type>[ in <in>][ = <default>]", name=kinds.VARIABLE),
+    _form(DEFINITION, tree.Let, "let <let> = <value>", name=kinds.VARIABLE),
+    _form(DEFINITION, tree.Group, "group <group> = <layers>", name=kinds.GROUP),
+    _form(DEFINITION, tree.Include, "include <include>[ sha256 <sha256>]"),
     _form(MEASURING, tree.Block, "measure { <measure> }", items=kinds.settings_of("measure")),
     _form(HEALING, tree.Block, "heal { <heal> }", items=kinds.settings_of("heal")),
     _form(HEALING, tree.Block, "eval { <eval> }", items=kinds.settings_of("eval")),
-    _form(ASSERTION, tree.Assertion, "assert <assert>", "assert kv(32Ki) <= 50%"),
-    _form(RULE, tree.ElseSelector, "<else>", "else keep"),
-    _form(
-        RULE,
-        tree.Choose,
-        "choose for layers <choose> among <among> minimizing <minimizing> subject to <subject_to>",
-        "choose for layers all among keep, swa(window=256), drop minimizing kl subject to kv(8Ki) <= 50%",
-    ),
-    _form(
-        RULE,
-        tree.RankSelector,
-        "<rank>[ <amount>][ <of_rest>] by <by>[ until <until>][ while <while>]",
-        "lowest 6 of rest by sensitivity until kv(32Ki) <= 50% drop",
-    ),
-    _form(
-        RULE,
-        tree.ModulesSelector,
-        "modules <modules>[ in layers <in_layers>][ where <where>]",
-        'modules "*.k_proj", ~"v_.*" in layers 4-27 where nll < 0.1 quantize(bits=4)',
-    ),
-    _form(RULE, tree.LayersSelector, "layers <layers>[ where <where>]", "layers 0-3 where nll < 0.1 keep"),
-    _form(RULE, tree.WhereSelector, "where <where>", "where sensitivity < 0.1 drop"),
+    _form(ASSERTION, tree.Assertion, "assert <assert>"),
+    _form(RULE, tree.ElseSelector, "<else>"),
+    _form(RULE, tree.Choose, "choose for layers <choose> among <among> minimizing <minimizing> subject to <subject_to>"),
+    _form(RULE, tree.RankSelector, "<rank>[ <amount>][ <of_rest>] by <by>[ until <until>][ while <while>]"),
+    _form(RULE, tree.ModulesSelector, "modules <modules>[ in layers <in_layers>][ where <where>]"),
+    _form(RULE, tree.LayersSelector, "layers <layers>[ where <where>]"),
+    _form(RULE, tree.WhereSelector, "where <where>"),
 )
 """Every statement, in the order in which their keys are looked for."""
 

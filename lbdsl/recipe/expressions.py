@@ -40,7 +40,7 @@ from lbdsl.recipe.schema import (
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
 from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
-from lbdsl.recipe.values import LATER_ACTIONS, calculated, constant, resolve_action
+from lbdsl.recipe.values import calculated, constant, resolve_action
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
@@ -272,8 +272,8 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
 def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
     """Report a name that is not a value here, with suggestions."""
     name, span = call.name.name, call.name.span
-    if name in actions() or name in LATER_ACTIONS:
-        text = actions()[name].example if name in actions() else name
+    if name in actions():
+        text = actions()[name].example
         help = [f"a score under an action is `nll({text})` or `kl({text})`"]
         if name in FACTS:
             help.append(f"the model's own is `model.{name}`")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Label, error
@@ -33,18 +33,6 @@ class Found(NamedTuple):
     text: str
     identity: str
     sha256: str
-
-
-class FileReader(Protocol):
-    """Reads files by their path relative to the recipe's folder, written with `/` and without `..`; on failure, one error
-    without a span."""
-
-    @property
-    def root(self) -> str:
-        """The identity of the recipe itself."""
-        ...
-
-    def read(self, path: str) -> Diagnosed[Found]: ...
 
 
 class FolderReader:
@@ -89,6 +77,11 @@ class TextsReader:
     def read(self, path: str) -> Diagnosed[Found]:
         found = self._texts.get(path)
         return _not_found("LB130", f"there is no `{path}` {self._where}") if found is None else Diagnosed(found)
+
+
+FileReader = FolderReader | TextsReader
+"""Reads files by their path relative to the recipe's folder, written with `/` and without `..`; on failure, one error
+without a span. `root` is the identity of the recipe itself."""
 
 
 def _not_found(code: str, message: str, *help: str) -> Diagnosed[Found]:

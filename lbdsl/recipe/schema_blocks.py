@@ -76,9 +76,6 @@ class BlockSettings(_Values):
     set_at: SkipValidation[Mapping[str, Span]] = Field(default={}, exclude=True, repr=False)
 
 
-Strategy = Literal["independent", "greedy", "screen"]
-
-
 class Measure(BlockSettings):
     """`measure { ... }`: the calibration text that scores are measured on. `tokens` and `seq` in tokens.
 
@@ -92,7 +89,7 @@ class Measure(BlockSettings):
     tokens: int = Field(default=8192, ge=1)
     seq: int | None = Field(default=None, ge=2)
     seed: Seed = 0
-    strategy: Strategy = "independent"
+    strategy: Literal["independent", "greedy", "screen"] = "independent"
     tries: int = Field(default=200, ge=0)
     questions: int = Field(default=200, ge=2)
 
@@ -116,12 +113,6 @@ class LearnedSinks(_Values):
 Method = Lora | FullWeights | LearnedSinks
 
 
-Schedule = Literal["cosine", "linear", "constant"]
-TeacherPlace = Literal["loaded", "cached"]
-Documents = Literal["joined", "apart"]
-LossOn = Literal["all", "assistant"]
-
-
 class HealSettings(BlockSettings):
     """`tokens` counts tokens seen, over all passes; the loss of `distill` is `kl_weight * KL(base || healed) +
     hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is
@@ -134,11 +125,11 @@ class HealSettings(BlockSettings):
     kl_weight: float = Field(default=1.0, ge=0)
     hidden_weight: float = Field(default=0.0, ge=0)
     lr: float = Field(default=1e-3, gt=0)
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(default=0.05, ge=0, le=1)
-    teacher: TeacherPlace = "loaded"
-    documents: Documents = "joined"
-    loss_on: LossOn = "all"
+    teacher: Literal["loaded", "cached"] = "loaded"
+    documents: Literal["joined", "apart"] = "joined"
+    loss_on: Literal["all", "assistant"] = "all"
     seq: int = Field(default=1024, ge=2)
     batch: int = Field(default=2, ge=1)
     seed: Seed = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,17 +22,12 @@ from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     SEQUENCES,
-    Documents,
     HealSettings,
     LearnedSinks,
-    LossOn,
     Method,
     Mix,
-    Schedule,
     SelfText,
     Stage,
-    Strategy,
-    TeacherPlace,
     Text,
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
@@ -209,11 +204,12 @@ CHOICES: Mapping[str, Collection[str]] = {
     "method": METHODS,
     "loss": LOSSES,
     "metrics": EVAL_METRICS,
-    "schedule": get_args(Schedule),
-    "strategy": get_args(Strategy),
-    "teacher": get_args(TeacherPlace),
-    "documents": get_args(Documents),
-    "loss_on": get_args(LossOn),
+    **{
+        key: get_args(field.annotation)
+        for block in (Measure, HealSettings)
+        for key, field in block.model_fields.items()
+        if get_origin(field.annotation) is Literal
+    },
 }
 """The names that are valid in a setting."""
 
@@ -282,7 +278,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
 }
 """Every setting of every block."""
 
-_BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
+BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
 
 
 def resolve_block(scope: Scope, block: tree.Block) -> Any:
@@ -290,7 +286,7 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
     kind = block.kind.name
     values, spans, good = _read(scope, kind, block.settings)
     # Even with errors, check the bounds of the other settings.
-    found = _checked(scope, _BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
+    found = _checked(scope, BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
     stages = attempt(each, lambda stage: _stage(scope, kind, stage, values, spans), block.stages)
     if not good or stages is None:
         raise Unresolved

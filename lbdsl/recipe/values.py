@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,10 +14,11 @@ from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
 from lbdsl.core.arithmetic import combined, finite, join_units
 from lbdsl.core.diagnostic import Label, warning
-from lbdsl.core.span import Span
+from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Share, Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
+from lbdsl.language.parse import parse
 from lbdsl.language.tree import Expr, Items, Number, String
 from lbdsl.language.wishes import wish
 from lbdsl.metrics import metrics
@@ -176,8 +178,6 @@ def _number(scope: Scope, node: tree.Expr) -> Number:
 
 # Actions -------------------------------------------------------------------------------------------------------------
 
-LATER_ACTIONS = frozenset({"linear"})
-
 
 def resolve_action(scope: Scope, call: tree.Call) -> Action:
     """The action of a call, its arguments checked; errors are at the argument."""
@@ -213,6 +213,14 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
     return made
 
 
+@cache
+def examples_of(cls: type[Action]) -> tuple[Action, ...]:
+    """The actions in an action's own examples."""
+    files = (parse(Source("", f"else {example}")).unwrap() for example in (cls.example, *cls.examples))
+    rules = (rule for file in files for rule in file.statements if isinstance(rule, tree.RuleStatement))
+    return tuple(resolve_action(Scope(), call) for rule in rules for call in rule.actions)
+
+
 def _parameters(cls: type[BaseModel]) -> list[str]:
     return [name for name in cls.model_fields if name not in ("kind", "node")]
 
@@ -230,8 +238,6 @@ def signature(name: str, cls: type[BaseModel]) -> str:
 def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
     name, span = call.name.name, call.name.span
     listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
-    if name in LATER_ACTIONS:
-        scope.fail("LB125", f"the action `{name}` is not in this version", span, help=listed)
     if name == "sensitivity" or name in metrics():
         scope.fail("LB101", f"`{name}` is a metric, not an action", span, help=listed)
     scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")

@@ -96,16 +96,17 @@ def _measure(scope: Scope, node: tree.Node) -> tuple[int, int]:
 
 # Parameters ----------------------------------------------------------------------------------------------------------
 
-TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool]] = {
-    "int": ("number", (Unit.NONE,), True),
-    "float": ("number", (Unit.NONE,), False),
-    "ratio": ("number", (Unit.RATIO, Unit.NONE), False),
-    "tokens": ("number", (Unit.TOKENS, Unit.NONE), True),
-    "bytes": ("number", (Unit.BYTES, Unit.NONE), True),
-    "str": ("text", (Unit.NONE,), False),
-    "bool": ("boolean", (Unit.NONE,), False),
+TYPES: Mapping[str, tuple[str, tuple[Unit, ...], bool, str]] = {
+    "int": ("number", (Unit.NONE,), True, "a whole number"),
+    "float": ("number", (Unit.NONE,), False, "a number"),
+    "ratio": ("number", (Unit.RATIO, Unit.NONE), False, "a share, as in `5%`"),
+    "tokens": ("number", (Unit.TOKENS, Unit.NONE), True, "a number of tokens, as in `8Ki`"),
+    "bytes": ("number", (Unit.BYTES, Unit.NONE), True, "a number of bytes, as in `2GiB`"),
+    "str": ("text", (Unit.NONE,), False, "text"),
+    "bool": ("boolean", (Unit.NONE,), False, "`true` or `false`"),
 }
-"""Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is an integer."""
+"""Type -> kind of value, units it may be written in (the first is the parameter's unit), whether it is an integer, and its
+meaning."""
 
 Domain = tree.Interval | tree.Choice
 
@@ -193,7 +194,7 @@ def _value(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | N
 def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB106", *, is_share: bool = False) -> Plain:
     """The value of a constant in the parameter's type and unit; a bare number above 1 only if it `is_share`."""
     value, name = constant(scope, written), node.name.name
-    kind, units, whole = TYPES[node.type.name]
+    kind, units, whole, _ = TYPES[node.type.name]
     if isinstance(value, Plain) and kind_of(value) == kind and unit_of(value) in units:
         if not isinstance(value, Number):
             return value

@@ -9,11 +9,14 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import plural
+
+if TYPE_CHECKING:
+    from lbdsl.verbs.fixing import Fixed
 
 FORMAT_VERSION = 1
 
@@ -72,17 +75,13 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     return ", ".join(parts)
 
 
-def fixes_text(
-    file: str, applied: Sequence[tuple[int, str, str]], left_out: Sequence[tuple[int, str, str]], written: bool
-) -> str:
-    """The changes made by `check --fix`, one line per fix; each fix is (line, code, title)."""
-    verb = "fixed" if written else "would fix"
-    lines = [f"{_safe(file)}:{line}: {verb} {code}: {_safe(title)}\n" for line, code, title in applied]
-    lines += [
-        f"{_safe(file)}:{line}: not fixed {code}: {_safe(title)}: it would bring a new error\n"
-        for line, code, title in left_out
-    ]
-    return "".join(lines)
+def fixes_text(file: str, fixed: Fixed, written: bool) -> str:
+    """The changes made by `check --fix`, one line per fix."""
+    whole = [("fixed" if written else "would fix", item, "") for item in fixed.applied]
+    whole += [("not fixed", item, ": it would bring a new error") for item in fixed.left_out]
+    return "".join(
+        f"{_safe(file)}:{item.line}: {verb} {item.code}: {_safe(item.title)}{why}\n" for verb, item, why in whole
+    )
 
 
 def difference(file: str, before: str, after: str) -> str:

@@ -12,12 +12,15 @@ from lbdsl.actions import actions
 from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
-from lbdsl.editor.pages import FUNCTIONS, HEADS, TYPE_MEANINGS, WORDS, parameter_page, unit_text, uses_of
-from lbdsl.language.words import REMOVED, keywords
+from lbdsl.core.units import tokens_text
+from lbdsl.editor.pages import FUNCTIONS, HEADS, WORDS, parameter_page, unit_text, uses_of
+from lbdsl.language.wishes import wish
+from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
-from lbdsl.recipe.schema import FACTS
-from lbdsl.recipe.settings import SETTINGS
-from lbdsl.recipe.values import signature
+from lbdsl.recipe.schema import FACTS, Lora
+from lbdsl.recipe.settings import BLOCKS, SETTINGS
+from lbdsl.recipe.values import examples_of, signature
+from lbdsl.recipe.variables import TYPES
 
 FORMAT_VERSION = 1
 
@@ -59,8 +62,10 @@ def pages_of(topic: str) -> tuple[Page, ...]:
     word = topic.strip().strip("`")
     if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
         word = word.upper()
-    found = [maker(word) for maker in _MAKERS]
-    return (*(page for page in found if page is not None), *_settings(word), *_parameters(word))
+    found = [page for maker in _MAKERS if (page := maker(word)) is not None]
+    found += [*_settings(word), *_parameters(word)]
+    instead = None if found else wish(word, "statement")
+    return tuple(found) if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
 
 
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -72,7 +77,7 @@ def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
         "facts of the model": [f"model.{fact}" for fact in FACTS],
         "keywords": list(keywords()),
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
-        "types": list(TYPE_MEANINGS),
+        "types": list(TYPES),
         "other words": list(WORDS),
         "codes": list(code_ids()),
     }
@@ -134,22 +139,8 @@ def _action(name: str) -> Page | None:
         return None
     title, facts = parts_of(cls.__doc__ or "")
     parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
-    claims = ", ".join(sorted(_example_claims(cls)))
+    claims = ", ".join(sorted({path for action in examples_of(cls) for path in action.claims()}))
     return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
-
-
-def _example_claims(cls: Any) -> frozenset[str]:
-    """The paths of a layer that the action claims in its examples."""
-    from lbdsl.recipe.load import recipe_from_text
-
-    found: frozenset[str] = frozenset()
-    for example in (cls.example, *cls.examples):
-        for head in ("layers 0", 'modules "*.q_proj"'):
-            recipe = recipe_from_text(f"{head} {example}\nelse keep").value
-            if recipe is not None:
-                found |= frozenset(recipe.rules[0].actions[0].claims())
-                break
-    return found
 
 
 def _parameter(action: str, name: str) -> str:
@@ -187,30 +178,20 @@ def _keyword(word: str) -> Page | None:
     return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
 
 
-def _left(word: str) -> Page | None:
-    return Page("word", word, f"`{word}` was removed from the language: {REMOVED[word]}.") if word in REMOVED else None
+def _entry(name: str) -> Page | None:
+    """A word that a table of the language has."""
+    if name in FUNCTIONS:
+        form, meaning = FUNCTIONS[name]
+        return Page("value", name, meaning, form=form)
+    if name in WORDS:
+        return Page("word", name, WORDS[name])
+    if name in TYPES:
+        return Page("type", name, _sentence(TYPES[name][-1]), (("Example", f"`param $name: {name}`"),))
+    return None
 
 
-def _function(name: str) -> Page | None:
-    if name not in FUNCTIONS:
-        return None
-    form, meaning = FUNCTIONS[name]
-    return Page("value", name, meaning, form=form)
-
-
-def _word(name: str) -> Page | None:
-    return Page("word", name, WORDS[name]) if name in WORDS else None
-
-
-def _type(name: str) -> Page | None:
-    if name not in TYPE_MEANINGS:
-        return None
-    return Page(
-        "type",
-        name,
-        f"{TYPE_MEANINGS[name][:1].upper()}{TYPE_MEANINGS[name][1:]}.",
-        (("Example", f"`param $name: {name}`"),),
-    )
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _fact(name: str) -> Page | None:
@@ -229,24 +210,16 @@ def _settings(word: str) -> Iterator[Page]:
             meaning = rows[key].meaning
             default = default_of(name, key)
             facts = (("Default", f"`{default}`"),) if default else ()
-            yield Page(
-                "setting", f"{name}.{key}", f"{meaning[:1].upper()}{meaning[1:]}.", facts, form=f"{name} {{ {key} = ... }}"
-            )
+            yield Page("setting", f"{name}.{key}", _sentence(meaning), facts, form=f"{name} {{ {key} = ... }}")
 
 
 def default_of(block: str, key: str) -> str:
     """The default of a setting in recipe syntax; empty when it has none, as for an unset `seq`."""
-    from lbdsl.core.units import tokens_text
-    from lbdsl.recipe.schema import Evaluate, Heal, Lora, Measure
-    from lbdsl.recipe.schema_blocks import BlockSettings
-
     if key == "method":
-        return f"lora(rank={Lora().rank}, alpha={Lora().alpha:g})"
+        return signature("lora", Lora)
     if key == "loss":
         return "kl"
-    schemas: dict[str, type[BlockSettings]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
-    schema = schemas[block]
-    value = schema.model_fields[key].get_default()
+    value = BLOCKS[block].model_fields[key].get_default()
     if value is None:
         return ""
     if key == "data" and isinstance(value, tuple):
@@ -274,9 +247,6 @@ _MAKERS: tuple[Callable[[str], Page | None], ...] = (
     _action,
     _metric,
     _keyword,
-    _left,
-    _function,
-    _word,
-    _type,
+    _entry,
     _fact,
 )

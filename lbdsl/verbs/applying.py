@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,21 +152,10 @@ def apply_plan(
     `should_stop` is called after each healing step; when it returns True, a checkpoint is saved and KeyboardInterrupt
     is raised. Raises LbdslError for errors that the user can fix; the output folder is never left half-written.
     """
-    statistics = partial(_checked_statistics, planned.plan, planned.bench)
-    return _apply(planned, statistics, chosen or ApplyOptions(), progress, should_stop)
-
-
-def _apply(
-    planned: Planned,
-    statistics: Callable[[], Statistics],
-    chosen: ApplyOptions,
-    progress: AnyProgress | None,
-    should_stop: Callable[[], bool],
-) -> Applied:
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import run_plan
 
-    progress = progress_of(progress)
+    chosen, progress = chosen or ApplyOptions(), progress_of(progress)
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
         raise LbdslError(planned.diagnostics if planned.errors else _refusal(plan))
@@ -175,7 +163,7 @@ def _apply(
     if not check_output(planned, chosen):
         progress.say(f"{output} is up to date with this plan: nothing to do")
         return Applied(read_record(output).unwrap(), output, ())
-    inputs = inputs_for(plan, planned.recipe, bench, statistics, chosen)
+    inputs = inputs_for(plan, planned.recipe, bench, planned.statistics, chosen)
     try:
         result = run_plan(
             plan,
@@ -226,7 +214,7 @@ def inputs_for(
     plan: Plan,
     recipe: Recipe,
     bench: Workbench,
-    statistics: Callable[[], Statistics] | None = None,
+    statistics: Statistics | None = None,
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
     """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
@@ -263,7 +251,7 @@ def inputs_for(
         gate=gate_of(plan, recipe, bench.facts),
         calibration=calibration,
         device=bench.device,
-        statistics=(statistics or partial(_checked_statistics, plan, bench))(),
+        statistics=statistics or _checked_statistics(plan, bench),
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -314,8 +302,8 @@ def apply_saved_plan(
     )
     if stale:
         raise LbdslError(stale)
-    planned = Planned(plan, found, recipe, bench)
-    done = _apply(planned, lambda: statistics, chosen or ApplyOptions(), progress, should_stop)
+    planned = Planned(plan, found, recipe, bench, statistics)
+    done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
 
 

@@ -220,44 +220,30 @@ def _rows(facts: ModelFacts, found: Sequence[_Timed]) -> list[_Row]:
     rows = []
     for index, cell in enumerate(found[0].cells):
         same = [(timed.name, timed.cells[index]) for timed in found]
-        amount = _amount(statistics.median(one.base for _, one in same), cell)
-        if amount is None:
-            continue
-        rows.append(_row("the base", facts.cost, cell, amount))
-        for name, one in same:
-            # Rates and times are each other's inverse.
-            ratio = one.ratio if cell.metric == "memory" else 1 / one.ratio
-            rows.append(_row(name, costs[name], cell, amount * ratio))
-    return rows
+        base = statistics.median(one.base for _, one in same)
+        rows.append(_row("the base", facts.cost, cell, base))
+        rows += [_row(name, costs[name], cell, base * one.ratio) for name, one in same]
+    return [row for row in rows if row is not None]
 
 
-def _amount(value: float, cell: Cell) -> float | None:
-    """Seconds or bytes of the base in a cell; None for cells that follow from others."""
+def _row(variant: str, cost: ModelCost, cell: Cell, value: float) -> _Row | None:
+    """`value` is in the cell's own unit, bytes or tokens a second; None for cells that follow from others."""
+    written = cell.output or 0
     match cell.metric:
         case "memory":
-            return value
+            group, amount, features = ("memory", 0), value, memory_features(cost, cell.context, cell.batch)
         case "prefill":
-            return cell.context / value
+            group, amount, features = ("prefill", 0), cell.context / value, prefill_features(cost, cell.context)
         case "decode":
-            return cell.batch / value
+            group, amount = ("steps", cell.batch), cell.batch / value
+            features = step_features(cost, cell.context, cell.batch)
         case "throughput":
-            return cell.batch * (cell.output or 0) / value
+            group, amount = ("runs", cell.batch), cell.batch * written / value
+            features = run_features(cost, cell.context, written)
         case _:
             return None
-
-
-def _row(variant: str, cost: ModelCost, cell: Cell, amount: float) -> _Row:
-    match cell.metric:
-        case "memory":
-            group, features = ("memory", 0), memory_features(cost, cell.context, cell.batch)
-        case "prefill":
-            group, features = ("prefill", 0), prefill_features(cost, cell.context)
-        case "decode":
-            group, features = ("steps", cell.batch), step_features(cost, cell.context, cell.batch)
-        case _:
-            group, features = ("runs", cell.batch), run_features(cost, cell.context, cell.output or 0)
-    written = f"/{cell.output}" if cell.output else ""
-    return _Row(variant, group, f"{cell.metric} {cell.batch} x {cell.context}{written}", features, amount)
+    what = f"{cell.metric} {cell.batch} x {cell.context}" + (f"/{written}" if written else "")
+    return _Row(variant, group, what, features, amount)
 
 
 def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile, grown: int) -> tuple[Profile, list[FittedCell]]:

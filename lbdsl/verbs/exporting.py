@@ -106,6 +106,7 @@ def export_artifact(
                 loads = "transformers" in (exporter.engine, *exporter.also)
                 card = export_card(record, kind, exporter.how_to_load(Path(target.name)), in_transformers=loads)
                 (place / "README.md").write_text(card, encoding="utf-8")
+        check_free(target, force)  # again: the copy took a while
         if is_taken(target):
             aside = free_name(target, "old")
             target.rename(aside)

@@ -88,12 +88,13 @@ class Measured(NotebookResult):
 
 @dataclass(frozen=True, repr=False)
 class Planned(NotebookResult):
-    """A plan with the diagnostics of making it."""
+    """A plan with the diagnostics of making it. Without `statistics`, those that it names are read from the cache."""
 
     plan: Plan
     diagnostics: tuple[Diagnostic, ...]
     recipe: Recipe
     bench: Workbench
+    statistics: Statistics | None = None
 
     def in_short(self) -> str:
         return f"{self.plan!r}"[len("<Plan: ") : -1]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.select import Selection
@@ -79,7 +80,7 @@ def joint_loss(
     recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
 ) -> tuple[Loss | None, str | None]:
     """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
-    from lbdsl.measure.joint import measure_joint
+    from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
     from lbdsl.workbench.texts import data_folder, joint_blocks
@@ -90,13 +91,13 @@ def joint_loss(
     blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
     statistics = taken or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
-        found = measure_joint(
+        (found,) = measure_plans(
             lambda: bench.measured_base,
-            changes,
+            {_digest(selection, statistics): changes},
+            tuple(metrics_of(Of.CHANGED)),
             blocks,
             store,
             fingerprint_of(bench, blocks.digest),
-            _digest(selection, statistics),
             progress=report,
             batch=bench.options.batch,
             statistics=statistics,

@@ -9,9 +9,10 @@ from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_laye
 from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure import flow
-from lbdsl.measure.joint import measure_joint, measure_plans
+from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.store import open_store
+from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.surgery import to_hybrid
 
 NONE = tiny_layer(attention=False)
@@ -30,15 +31,16 @@ def hybrid():
 
 def joint(hybrid, folder, plan, digest="d", **options):
     with open_store(folder) as store:
-        return measure_joint(
+        (found,) = measure_plans(
             hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: LoadedModel(hybrid),
-            {layer: LayerChange(spec) for layer, spec in plan.items()},
+            {digest: {layer: LayerChange(spec) for layer, spec in plan.items()}},
+            tuple(metrics_of(Of.CHANGED)),
             BLOCKS,
             store,
             "print",
-            digest,
             **options,
         )
+        return found
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -12,7 +12,7 @@ from lbdsl.actions.drop import Drop
 from lbdsl.core.measurement import Request
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
-from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.scores import measure_requests
 from lbdsl.measure.store import open_store
@@ -56,5 +56,6 @@ def test_smollm2(tmp_path):
         order = sorted(range(LAYERS), key=scores.__getitem__)
         assert {0, 1} == set(order[-2:]), "the first layers carry the model"
         chosen = order[:8]
-        joint = measure_joint(lambda: LoadedModel(hybrid), dict.fromkeys(chosen, drop), blocks, store, "print", "eight")
+        plans = {"eight": dict.fromkeys(chosen, drop)}
+        (joint,) = measure_plans(lambda: LoadedModel(hybrid), plans, ("nll",), blocks, store, "print")
         assert joint.scores["nll"].value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"

@@ -24,7 +24,7 @@ from lbdsl.core.progress import Calling
 from lbdsl.evaluate.quality import judge_on
 from lbdsl.layer.weights import stats_in
 from lbdsl.measure import flow, runs, streamed_model
-from lbdsl.measure.joint import measure_joint
+from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.runs import BASE_NLL
 from lbdsl.measure.scores import measure_requests
@@ -81,7 +81,8 @@ def changes_of(facts):
 
 def joint(model, facts, folder, **options):
     with open_store(folder) as store:
-        return measure_joint(lambda: model, changes_of(facts), blocks_of(), store, "print", "selection", **options)
+        plans = {"selection": changes_of(facts)}
+        return measure_plans(lambda: model, plans, ("nll", "kl"), blocks_of(), store, "print", **options)
 
 
 DIFFERENT = ("llama", "gemma3_text", "phi3", "olmo3")

@@ -458,8 +458,9 @@ def test_the_schema_refuses_what_convert_refuses(statement: Any) -> None:
 
 def test_the_schema_describes_statements_by_an_example() -> None:
     definitions = recipe_schema()["$defs"]
-    assert definitions["LetForm"]["description"] == "`let $n = 4`."
-    assert "description" not in definitions["HealForm"]
+    assert definitions["LetForm"]["description"] == "`let $limit = 0.1`."
+    assert definitions["RankForm"]["description"] == "`lowest 8 by sensitivity drop`."
+    assert all("description" in definitions[form.form] for form in STATEMENTS)
     assert definitions["LayersForm"]["required"] == ["layers", "do"]
 
 

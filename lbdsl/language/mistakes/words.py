@@ -9,7 +9,7 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, REMOVED, keywords, statements
+from lbdsl.language.words import BLOCKS, keywords, statements
 
 _COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
@@ -19,8 +19,6 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
     word = p.token.text
     if p.failure.index != 0 or not (p.type in WORDS or wish(word, "statement")):
         return None
-    if word in REMOVED:
-        return p.error("LB053", f"`{word}` was removed from the language", help=REMOVED[word])
     if word in p.actions:
         help = "say which layers first: `layers SET ACTION`, or `else ACTION` for all the others"
         return p.error("LB001", f"a rule cannot begin with the action `{word}`", help=help)
