@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
@@ -68,7 +67,7 @@ class Analysis:
     @cached_property
     def file(self) -> tree.File | None:
         """The syntax tree, without the statements that do not parse."""
-        return parse(self.source, actions=actions()).value
+        return parse(self.source).value
 
     @property
     def statements(self) -> tuple[tree.Statement, ...]:

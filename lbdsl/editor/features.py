@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcInvalidParams
 
+from lbdsl.core.diagnostic import Fix
 from lbdsl.editor import protocol
 from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
-from lbdsl.editor.fixes import formatting, together
+from lbdsl.editor.fixes import formatting
 from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, name_at, rename, uses_of
 from lbdsl.editor.outline import outline
+from lbdsl.verbs.fixing import chosen_fixes
 
 if TYPE_CHECKING:
     from lbdsl.editor.server import Document, RecipeServer
@@ -99,12 +101,11 @@ def register_editing(server: RecipeServer) -> None:
         wanted = params.context.only
         start, end = (document.text.offset(protocol.place(where)) for where in (params.range.start, params.range.end))
         shown = protocol.diagnostics(document.analysis, document.text, document.uri, ls.docs, ls.shows_related())
-        actions, fixes = [], []
+        actions = []
         for found, said in zip(document.analysis.findings, shown, strict=True):
             fix = protocol.own_fix(found, document.analysis)
             if fix is None:
                 continue
-            fixes.append(fix)
             near = found.span is not None and found.span.start <= end and start <= found.span.end
             if near and _asked(lsp.CodeActionKind.QuickFix, wanted):
                 actions.append(
@@ -116,8 +117,10 @@ def register_editing(server: RecipeServer) -> None:
                         edit=protocol.fix_edit(fix, document.text, document.uri),
                     )
                 )
-        whole = together(fixes)
-        if whole is not None and _asked(lsp.CodeActionKind.SourceFixAll, wanted):
+        chosen = chosen_fixes(document.text.text, document.analysis.findings)
+        edits = tuple(edit for found in chosen if found.fix is not None for edit in found.fix.edits)
+        if edits and _asked(lsp.CodeActionKind.SourceFixAll, wanted):
+            whole = Fix("fix everything that can be fixed", edits)
             actions.append(
                 lsp.CodeAction(
                     whole.title,
@@ -133,9 +136,10 @@ def register_editing(server: RecipeServer) -> None:
         edit = formatting(document.text.text, document.analysis.name).value if document is not None else None
         if document is None or edit is None:
             return None  # a text with errors is not formatted; its diagnostics show why
-        if document.text.text[edit.start : edit.end] == edit.text:
+        start, end = edit.span.start, edit.span.end
+        if document.text.text[start:end] == edit.text:
             return []
-        return [lsp.TextEdit(protocol.range_of(document.text, edit.start, edit.end), edit.text)]
+        return [lsp.TextEdit(protocol.range_of(document.text, start, end), edit.text)]
 
     @server.feature(lsp.TEXT_DOCUMENT_PREPARE_RENAME)
     def prepare_rename(ls: RecipeServer, params: lsp.PrepareRenameParams) -> lsp.PrepareRenamePlaceholder | None:

@@ -1,36 +1,13 @@
-"""Edits for editors: all automatic fixes of findings as one, and formatting."""
+"""Formatting as one edit, for editors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from lbdsl.core.diagnostic import Diagnosed, Edit, Fix
+from lbdsl.core.diagnostic import Diagnosed, Edit
+from lbdsl.core.span import Source, Span
 from lbdsl.language.format import format_text
 
 
-class TextEdit(NamedTuple):
-    """New text for the range between two offsets."""
-
-    start: int
-    end: int
-    text: str
-
-
-def together(fixes: Iterable[Fix]) -> Fix | None:
-    """One fix that combines all fixes; of two that overlap, only the first. None without any."""
-    edits: list[Edit] = []
-    for fix in fixes:
-        if all(edit not in edits and _apart(edit, other) for edit in fix.edits for other in edits):
-            edits += fix.edits
-    return Fix("fix everything that can be fixed", tuple(edits)) if edits else None
-
-
-def _apart(one: Edit, other: Edit) -> bool:
-    return one.span.end < other.span.start or other.span.end < one.span.start
-
-
-def formatting(text: str, name: str) -> Diagnosed[TextEdit]:
+def formatting(text: str, name: str) -> Diagnosed[Edit]:
     """The edit that makes a text canonical: from the first changed line to the last, with the text's own line endings.
     The value is None, with the errors, for a text that does not parse; an empty edit when nothing changes."""
     formatted = format_text(text, name)
@@ -46,4 +23,5 @@ def formatting(text: str, name: str) -> Diagnosed[TextEdit]:
         tail += 1
     start = sum(map(len, old_lines[:head]))
     end = len(text) - sum(map(len, old_lines[len(old_lines) - tail :]))
-    return Diagnosed(TextEdit(start, end, "".join(new_lines[head : len(new_lines) - tail])), formatted.diagnostics)
+    edit = Edit(Span(Source(name, text), start, end), "".join(new_lines[head : len(new_lines) - tail]))
+    return Diagnosed(edit, formatted.diagnostics)

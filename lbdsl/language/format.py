@@ -8,7 +8,7 @@ with `\\n`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
@@ -22,14 +22,14 @@ WIDTH = 100
 INDENT = 4
 
 
-def format_text(text: str, name: str = "<string>", *, actions: Collection[str] = ()) -> Diagnosed[str]:
-    """The canonical text; None, with the errors, when the text does not parse. `actions` is as in `parse`.
+def format_text(text: str, name: str = "<string>") -> Diagnosed[str]:
+    """The canonical text; None, with the errors, when the text does not parse.
 
     The result parses to the same tree and has the same comments in the same order; otherwise the error is LB040, a bug in
     lbdsl. `format_text(format_text(x)) == format_text(x)`.
     """
     source = Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n"))
-    parsed = parse(source, actions=actions)
+    parsed = parse(source)
     if parsed.value is None or any(found.is_error for found in parsed.diagnostics):
         return Diagnosed(None, parsed.diagnostics)
     new = format_parsed(parsed.value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
@@ -13,11 +11,10 @@ from lbdsl.language.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
 from lbdsl.language.parser import Failure, Parser
 
 
-def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.File]:
+def parse(source: Source) -> Diagnosed[tree.File]:
     """The tree of a recipe, with the statements that parsed even when others did not.
 
-    `actions` are the names of known actions, used only for better messages. The value is None when the text exceeds
-    a limit (2 MiB, 300 000 tokens, 20 000 rules).
+    The value is None when the text exceeds a limit (2 MiB, 300 000 tokens, 20 000 rules).
     """
     size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
@@ -39,7 +36,7 @@ def parse(source: Source, *, actions: Collection[str] = ()) -> Diagnosed[tree.Fi
         from lbdsl.language.mistakes import explain_failure  # lazy: only needed after an error
 
         following = chunks[index + 1].tokens if index + 1 < len(chunks) else ()
-        problem, both = explain_failure(source, chunk.tokens, node, following, actions)
+        problem, both = explain_failure(source, chunk.tokens, node, following)
         joined = index + 1 if both else joined
         found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]

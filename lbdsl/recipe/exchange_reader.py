@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lbdsl.actions import actions
 from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source
 from lbdsl.language.format import canonical_part
@@ -59,7 +58,7 @@ class JsonReader(Findings):
         if not isinstance(data, str):
             self.refuse(path, "must be text in the recipe language")
         source = Source(f"{self.name}: {path}", data)
-        file, found = parse(Source("", before + data), actions=actions())
+        file, found = parse(Source("", before + data))
         problem = next((problem for problem in found if problem.is_error), None)
         if problem is not None:
             start, end = (problem.span.start, problem.span.end) if problem.span else (len(before), len(before))

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error, warning
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
@@ -56,7 +55,7 @@ def recipe_from_text(
         return Diagnosed(None, (error("LB020", f"{name} holds half of a surrogate pair (at {problem.start})"),))
     if text.startswith('{"') and '"lbdsl_version"' in text:
         return Diagnosed(None, (_is_a_plan(name),))
-    parsed = parse(Source(name, text), actions=actions())
+    parsed = parse(Source(name, text))
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)
     whole = Whole(parsed.value, reader)

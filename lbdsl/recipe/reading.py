@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed, Label, error
 from lbdsl.core.paths import did_you_mean, nearest_path
 from lbdsl.core.span import Source, Span
@@ -242,7 +241,7 @@ class Whole(Findings):
             limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
             self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
         source = Source(os.path.join(os.path.dirname(self.file.source.name), path), found.text, self.next_base)
-        file, problems = parse(source, actions=actions())
+        file, problems = parse(source)
         self.diagnostics += problems
         if file is None:
             raise Unresolved

@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lbdsl.core.diagnostic import Diagnostic, fail
-from lbdsl.core.files import replace_file
+from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FileReader, FolderReader, decode, read_bytes
 from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import Fixed, fix_text
+from lbdsl.verbs.writing import write_beside
 
-_MARK = b"\xef\xbb\xbf"
+_MARK = "\ufeff"
 
 Result = tuple[tuple[Diagnostic, ...], Fixed | None]
 """The remaining diagnostics and the applied fixes; None when the text could not be read."""
@@ -31,7 +31,7 @@ def fix_recipe(
 def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | None, *, write: bool) -> Result:
     """Fix the recipe in a file. With `write` the file is replaced atomically when something changed.
 
-    Raises LbdslError with LB051 when it cannot be written.
+    Raises LbdslError with LB047 when it cannot be written.
     """
     read = read_bytes(path)
     if read.value is None:
@@ -39,7 +39,7 @@ def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFac
     data = read.value
     found, fixed = fix_bytes(data, str(path), set_params, facts, reader=FolderReader(Path(path)))
     if write and fixed is not None and fixed.text != fixed.before:
-        _replace(Path(os.path.realpath(path)), _encoded(fixed.text, like=data))
+        write_beside(Path(os.path.realpath(path)), _encoded(fixed.text, like=data), replace=True)
     return found, fixed
 
 
@@ -59,19 +59,8 @@ def fix_bytes(
     return fixed.diagnostics, fixed
 
 
-def _encoded(text: str, *, like: bytes) -> bytes:
-    """The text as bytes, with the byte-order mark and the line endings of `like`; `\\n` if those differ."""
+def _encoded(text: str, *, like: bytes) -> str:
+    """The text with the byte-order mark and the line endings of `like`; `\\n` if those differ."""
     if 0 < like.count(b"\n") == like.count(b"\r\n"):
         text = text.replace("\n", "\r\n")
-    return (_MARK if like.startswith(_MARK) else b"") + text.encode("utf-8")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    try:
-        replace_file(path, data)
-    except OSError as problem:
-        raise fail(
-            "LB051",
-            f"cannot write {path}: {problem.strerror or problem}",
-            help="`--diff` shows the fixes without writing them",
-        ) from None
+    return (_MARK if like.startswith(_MARK.encode()) else "") + text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from lbdsl.core.diagnostic import Diagnostic
@@ -68,7 +68,7 @@ def _rounds(
     found = check(text)
     good = last = Fixed(text, text, (), found)
     for _ in range(MAX_ROUNDS):
-        chosen = _chosen(last.text, last.diagnostics, refused)
+        chosen = chosen_fixes(last.text, last.diagnostics, refused)
         if not chosen:
             break
         changed = _edited(last.text, chosen)
@@ -80,7 +80,7 @@ def _rounds(
     return good, last
 
 
-def _chosen(text: str, found: Sequence[Diagnostic], refused: set[tuple[str, str]]) -> list[Diagnostic]:
+def chosen_fixes(text: str, found: Sequence[Diagnostic], refused: Set[tuple[str, str]] = frozenset()) -> list[Diagnostic]:
     """Findings whose fix edits only this text, without overlaps; of overlapping fixes, the first in the text is chosen."""
     fixable = [
         d

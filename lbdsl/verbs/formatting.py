@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.language.format import format_text
 from lbdsl.recipe.reading import read_bytes, text_of
@@ -37,7 +36,7 @@ def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)
-    found = format_text(text.value, name, actions=actions())
+    found = format_text(text.value, name)
     if found.value is None:
         return Diagnosed(None, found.diagnostics)
     return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")), found.diagnostics)

@@ -11,7 +11,7 @@ from lbdsl.core.files import replace_file
 
 
 def write_beside(path: Path, text: str, *, replace: bool = False) -> None:
-    """Write UTF-8 text with `\\n` line endings, atomically. An existing file keeps its mode.
+    """Write UTF-8 text as it is, atomically. An existing file keeps its mode.
 
     Raises LbdslError: LB046 when the file exists with another text and `replace` is False, LB047 when it cannot be written.
     """

@@ -12,11 +12,12 @@ from plan_cases import smollm2_facts
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
-from lbdsl.editor.fixes import formatting, together
+from lbdsl.editor.fixes import formatting
 from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, rename, uses_of
 from lbdsl.editor.outline import outline
 from lbdsl.language.highlight import pieces
+from lbdsl.verbs.fixing import chosen_fixes
 
 SPEC = Path(__file__).parents[1] / "spec"
 RECIPES = [
@@ -45,12 +46,12 @@ def use(text: str, offset: int) -> None:
     assert "".join(piece.text for piece in pieces(text)) == text
     if analysis.checked.value is not None:
         assert len(claim_hints(analysis.checked.value, FACTS)) in (0, len(analysis.checked.value.rules))
-    together(d.fix for d in analysis.findings if d.fix is not None)
+    chosen_fixes(text, analysis.findings)
     edit = formatting(text, "t.lbr").value
     if edit is not None:
-        formatted = text[: edit.start] + edit.text + text[edit.end :]
+        formatted = text[: edit.span.start] + edit.text + text[edit.span.end :]
         again = formatting(formatted, "t.lbr").unwrap()
-        assert formatted[again.start : again.end] == again.text
+        assert formatted[again.span.start : again.span.end] == again.text
 
 
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from('$@"#~\n;{}()[] =')), max_size=80), st.data())

@@ -211,12 +211,12 @@ def test_findings_know_the_model() -> None:
 def test_formatting_touches_only_the_lines_that_change() -> None:
     text = "lbr 1\nlayers  0-3   keep\nelse keep\n"
     edit = formatting(text, "a.lbr").unwrap()
-    assert text[edit.start : edit.end] == "layers  0-3   keep\n"
+    assert text[edit.span.start : edit.span.end] == "layers  0-3   keep\n"
     assert edit.text == "layers 0-3 keep\n"
     windows = formatting(text.replace("\n", "\r\n"), "a.lbr").unwrap()
     assert windows.text == "layers 0-3 keep\r\n"
     same = formatting("else keep\n", "a.lbr").unwrap()
-    assert same.start == same.end
+    assert same.span.start == same.span.end
     assert same.text == ""
     assert formatting("layers", "a.lbr").value is None
 

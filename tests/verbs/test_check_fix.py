@@ -177,7 +177,7 @@ def test_no_recipe_gets_a_new_error(number: int) -> None:
 
 
 def test_a_file_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LB051, the old file as it was, and nothing beside it."""
+    """LB047, the old file as it was, and nothing beside it."""
     file = tmp_path / "a.lbr"
     file.write_text(BAD, encoding="utf-8")
 
@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "replace", full)
     done = run("--fix", file)
     assert isinstance(done.exception, LbdslError)
-    assert [d.code for d in done.exception.diagnostics] == ["LB051"]
+    assert [d.code for d in done.exception.diagnostics] == ["LB047"]
     assert "No space left on device" in done.exception.diagnostics[0].message
     assert file.read_text(encoding="utf-8") == BAD
     assert os.listdir(tmp_path) == ["a.lbr"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
+from lbdsl.actions import actions
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.span import Source
 from lbdsl.language.lexer import Token
@@ -41,11 +42,10 @@ DETECTORS: tuple[Callable[[Mistake], Diagnostic | None], ...] = (
 
 
 def explain_failure(
-    source: Source, tokens: Sequence[Token], failure: Failure, following: Sequence[Token], actions: Collection[str] = ()
+    source: Source, tokens: Sequence[Token], failure: Failure, following: Sequence[Token]
 ) -> tuple[Diagnostic, bool]:
-    """The diagnostic of a failure, and whether it covers the next statement as well. `actions` are the known action
-    names."""
-    place = Mistake(source, tokens, failure, actions)
+    """The diagnostic of a failure, and whether it covers the next statement as well."""
+    place = Mistake(source, tokens, failure, actions())
     found = next(found for detector in DETECTORS if (found := detector(place)) is not None)
     joined = parts.action_on_next_line(place, following) if found.code == "LB016" and following else None
     return joined or found, joined is not None

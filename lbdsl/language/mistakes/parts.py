@@ -92,7 +92,7 @@ def no_action(p: Mistake) -> Diagnostic | None:
     for word, wanted in (("where", "condition"), ("by", "metric")):
         if opener.type == word.upper():
             return p.error("LB012", f"`{word}` has no {wanted}", opener, help=p.form)
-    known = ", ".join(f"`{name}`" for name in sorted(p.actions)) or "`keep`"
+    known = ", ".join(f"`{name}`" for name in sorted(p.actions))
     help = f"add an action for the layers: {known}"
     return p.error("LB016", "selector has no action", p.tokens[0], p.tokens[-1], help=help)
 
