@@ -16,42 +16,26 @@ from lbdsl.cli.options import json_option
 @json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:
     """Show a saved plan (.lbplan) or an artifact's plan and report again."""
-    from lbdsl.cli.output import print_json
-    from lbdsl.core.diagnostic import fail
+    from lbdsl.artifact.record import read_record
+    from lbdsl.artifact.version1 import from_version1
+    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.plan.file import load_plan
+    from lbdsl.report.console import stdout_console
+    from lbdsl.report.plan import render_plan
+    from lbdsl.report.report import render_report
 
+    record = None
     if what.is_dir():
-        from lbdsl.artifact.record import read_record
-        from lbdsl.artifact.version1 import from_version1
-        from lbdsl.cli.output import show_diagnostics
-
         found = read_record(what, from_version1)
         record = found.unwrap()
         show_diagnostics(found.diagnostics)
-        if as_json:
-            print_json(record.model_dump(mode="json"))
-            return
-        from lbdsl.report.console import stdout_console
-        from lbdsl.report.plan import render_plan
-        from lbdsl.report.report import render_report
-
         # The plan's asserts with their results, not "after healing".
         plan = record.plan.model_copy(update={"asserts": record.asserts})
-        render_plan(plan, stdout_console(), all_layers=all_layers)
-        render_report(record, what, stdout_console())
-    elif what.is_file():
-        from lbdsl.plan.file import load_plan
-
-        plan = load_plan(what).unwrap()
-        if as_json:
-            print_json(plan.to_json())
-            return
-        from lbdsl.report.console import stdout_console
-        from lbdsl.report.plan import render_plan
-
-        render_plan(plan, stdout_console(), all_layers=all_layers)
     else:
-        from lbdsl.core.paths import did_you_mean
-
-        raise fail(
-            "LB466", f"there is no {what}", help=(*did_you_mean(what), "give a .lbplan file or the folder of an artifact")
-        )
+        plan = load_plan(what).unwrap()
+    if as_json:
+        print_json(plan.to_json() if record is None else record.model_dump(mode="json"))
+        return
+    render_plan(plan, stdout_console(), all_layers=all_layers)
+    if record is not None:
+        render_report(record, what, stdout_console())
