@@ -17,7 +17,7 @@ from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, cell_text, joint_text, row_title, shares_of, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, quality_rows, shares_of, value_text
 
 CARD = "README.md"
 
@@ -214,21 +214,11 @@ def _quality_lines(record: Record) -> list[str]:
 
 
 def _quality_table(source: dict[str, Any]) -> list[str]:
-    """The quality table of one text, with a column for the model before healing if it was evaluated."""
-    models = [*([source["before_healing"]] if source.get("before_healing") else []), source]
-    titles = ["before healing", "this model"][-len(models) :]
-    perplexities = [_perplexity(source["perplexity"]["base"]), *(_perplexity(m["perplexity"]["artifact"]) for m in models)]
-    rows = [("perplexity", perplexities)]
-    for name, score in source["scores"].items():
-        values = [m["scores"].get(name) for m in models]
-        cells = [cell_text(value["value"], None, value["unit"]) if value else "" for value in values]
-        rows.append((row_title(name, score["unit"]), ["", *cells]))
+    head, *rows = quality_rows(source)
     return [
         f"On `{source['data']}`, {source['tokens']} tokens apart from calibration and healing:",
         "",
-        f"| | base | {' | '.join(titles)} |",
-        "|---|---|" + "---|" * len(models),
-        *[f"| {title} | {' | '.join(values)} |" for title, values in rows],
+        *[f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)],
         "",
         *_seen_lines(source),
     ]
@@ -253,10 +243,6 @@ def _seen_lines(source: dict[str, Any]) -> list[str]:
     share = source.get("seen", 0.0)
     said = f"{share:.1%} of this text's runs of {GRAM} tokens also stand in the text that calibrated or healed the model."
     return [said, ""] if share >= NOTABLE else []
-
-
-def _perplexity(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.2f}"
 
 
 def _bench_lines(record: Record) -> list[str]:

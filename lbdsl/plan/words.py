@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.units import Unit, amount_text, count_text
@@ -49,6 +49,27 @@ def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
     digits = 4 if factor == 1 else 2
     error = "" if stderr is None else f" ±{factor * stderr:.{digits}f}"
     return f"{factor * value:.{digits}f}{error}{words if factor != 1 else ''}"
+
+
+def quality_rows(source: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The table of one text on which both models were judged, its head first; with the model before healing, if that was
+    judged, too."""
+    before = source.get("before_healing")
+    models = [before, source] if before else [source]
+    yield "", "base", *(("before healing", "healed") if before else ("artifact",))
+    yield "perplexity", _perplexity(source, "base"), *(_perplexity(model, "artifact") for model in models)
+    rises = (cell_text(model["loss_rise"], model["stderr"]["loss_rise"], Unit.NATS) for model in models)
+    yield "loss rise, nats/token", "", *rises
+    for name, score in source["scores"].items():
+        cells = (cell_text(**model["scores"][name]) if name in model["scores"] else "" for model in models)
+        yield row_title(name, score["unit"]), "", *cells
+
+
+def _perplexity(source: Mapping[str, Any], model: str) -> str:
+    value, error = source["perplexity"][model], source["stderr"][f"perplexity_{model}"]
+    if value is None:
+        return cell_text(None, None, Unit.NONE)
+    return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
 
 
 def shares_of(task: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.words import cell_text, row_title, shares_of
+from lbdsl.plan.words import cell_text, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.plan_tables import Cells, result_lines
@@ -106,33 +106,15 @@ def _heat(share: float) -> str:
 
 
 def _quality_table(source: dict[str, Any]) -> Table:
-    before = source.get("before_healing")
+    (_, *titles), *rows = quality_rows(source)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = f" in {source['sequences']} sequences" if "sequences" in source else ""
     table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")))
-    table.add_column("base", justify="right")
-    if before:
-        table.add_column("before healing", justify="right")
-    table.add_column("healed" if before else "artifact", justify="right")
-    models = [before, source] if before else [source]
-    table.add_row(
-        "perplexity",
-        _perplexity(source, "base"),
-        *(_perplexity(each, "artifact") for each in models),
-    )
-    rises = (cell_text(each["loss_rise"], each["stderr"]["loss_rise"], Unit.NATS) for each in models)
-    table.add_row("loss rise, nats/token", "", *rises)
-    for name, score in source["scores"].items():
-        cells = (cell_text(**each["scores"][name]) if name in each["scores"] else "" for each in models)
-        table.add_row(Text(printable(row_title(name, score["unit"]))), "", *cells)
+    for title in titles:
+        table.add_column(title, justify="right")
+    for title, *cells in rows:
+        table.add_row(Text(printable(title)), *cells)
     return table
-
-
-def _perplexity(source: dict[str, Any], model: str) -> str:
-    value, error = source["perplexity"][model], source["stderr"][f"perplexity_{model}"]
-    if value is None:
-        return cell_text(None, None, Unit.NONE)
-    return f"{value:.2f}" + ("" if error is None else f" ±{error:.2f}")
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Cells | None = None) -> None:

@@ -78,9 +78,11 @@ def test_what_was_seen_of_healing_on_other_text_is_a_caution(plan: Plan, losses:
 @pytest.mark.parametrize(("now", "cautions"), [(0.3, 1), (0.21, 0), (0.1, 0), (None, 0)])
 def test_healing_that_made_a_text_worse_is_a_caution(plan: Plan, now: float | None, cautions: int) -> None:
     judged = {"data": "a.txt", "tokens": 9, "perplexity": {"base": 1.0, "artifact": 2.0}, "scores": {}, "loss_rise": now}
-    judged["stderr"] = {"loss_rise": 0.01}
+    judged["stderr"] = {"loss_rise": 0.01, "perplexity_base": 0.1, "perplexity_artifact": 0.2}
     judged["before_healing"] = {**judged, "loss_rise": 0.2}
     record = record_of(plan).model_copy(update={"evaluation": judged})
     found = [caution for caution in cautions_of(record) if "on a.txt" in caution]
     assert len(found) == cautions
-    assert all(f"**Caution:** {caution}." in card_text(record) for caution in found)
+    card = card_text(record)
+    assert all(f"**Caution:** {caution}." in card for caution in found)
+    assert "| perplexity | 1.00 ±0.10 | 2.00 ±0.20 | 2.00 ±0.20 |" in card

@@ -146,6 +146,24 @@ def test_a_write_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_appears_meanwhile_is_not_moved(
+    artifacts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, target = next(iter(exporters())), tmp_path / "out"
+
+    class Meanwhile(exporters()[kind]):  # type: ignore[misc]
+        @classmethod
+        def write(cls, artifact, subject, output, progress=None):
+            super().write(artifact, subject, output, progress)
+            target.mkdir()
+            (target / "mine").touch()
+
+    monkeypatch.setattr("lbdsl.verbs.exporting.exporters", lambda: {kind: Meanwhile})
+    with pytest.raises(LbdslError, match="LB460"):
+        export_artifact(expressible(kind, artifacts), kind, output=target)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
 @pytest.mark.parametrize("kind", exporters())
 def test_the_artifact_stays_as_it_was(kind: str, artifacts: list[Path], exported: dict[str, Exported]) -> None:
     from lbdsl.artifact.restore import check_files

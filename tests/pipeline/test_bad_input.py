@@ -127,6 +127,7 @@ def test_a_run_on_an_output_in_use(workplace: Path, lbdsl) -> None:
 def test_a_configuration_file_that_is_no_toml(workplace: Path, lbdsl) -> None:
     Path("lbdsl.toml").write_text("device = \n")
     refused(apply(lbdsl), 1, "LB480")
+    assert [lbdsl(flag).code for flag in ("--help", "--version")] == [0, 0]
 
 
 def test_a_configuration_file_gives_defaults_and_a_flag_wins(workplace: Path, lbdsl) -> None:
