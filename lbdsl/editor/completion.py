@@ -111,7 +111,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
             for name, action in actions().items():
                 # A metric's argument must be an action that changes the layer.
                 if (not role.owner or not action.keeps) and (
-                    role.key != "modules" or acts_on_weights(examples_of(action)[0])
+                    role.key != "modules" or any(map(acts_on_weights, examples_of(action)[:1]))
                 ):
                     yield _action(name)
         case "metric" | "layer":

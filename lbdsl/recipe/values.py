@@ -215,10 +215,11 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
 
 @cache
 def examples_of(cls: type[Action]) -> tuple[Action, ...]:
-    """The actions in an action's own examples."""
-    files = (parse(Source("", f"else {example}")).unwrap() for example in (cls.example, *cls.examples))
-    rules = (rule for file in files for rule in file.statements if isinstance(rule, tree.RuleStatement))
-    return tuple(resolve_action(Scope(), call) for rule in rules for call in rule.actions)
+    """The actions in an action's own examples; those of a plug-in may be wrong, and are left out."""
+    files = (parse(Source("", f"else {example}")).value for example in (cls.example, *cls.examples))
+    rules = (rule for file in files if file for rule in file.statements if isinstance(rule, tree.RuleStatement))
+    found = (attempt(resolve_action, Scope(), call) for rule in rules for call in rule.actions)
+    return tuple(action for action in found if action is not None)
 
 
 def _parameters(cls: type[BaseModel]) -> list[str]:

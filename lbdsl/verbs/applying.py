@@ -251,7 +251,7 @@ def inputs_for(
         gate=gate_of(plan, recipe, bench.facts),
         calibration=calibration,
         device=bench.device,
-        statistics=statistics or _checked_statistics(plan, bench),
+        statistics=_checked_statistics(plan, bench) if statistics is None else statistics,
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
