@@ -2,7 +2,8 @@
 
 With s_i = g . d_i at a position, g the gradient of the log-likelihood of next tokens that the model itself samples, by the
 hidden states after a layer, and d_i what change i of that layer does to them there, KL(base || changed) is to second order
-1/2 E[(sum_i s_i)^2]: 1/2 E[s_i^2] for one change, and E[s_i s_j] more for two. Positions are taken as independent.
+1/2 E[(sum_i s_i)^2]: 1/2 E[s_i^2] for one change, and E[s_i s_j] more for two. Positions are taken as independent. Several
+next tokens are sampled at each.
 
 Source: the Fisher information as the Hessian of the KL; for structured pruning, Fisher masks, Kwon et al. (arXiv
 2204.09656).
@@ -28,8 +29,12 @@ from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import chunk_tokens
 from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 
-VERSION = 1
+VERSION = 2
 """Increase it when other values are computed."""
+
+SAMPLES = 4
+"""Next tokens that are sampled a position, each with a backward pass: that costs less than as many tokens of text, which
+take each change's layer, too."""
 
 OneLayer = tuple[int, LayerChange]
 """A change of one layer of the base."""
@@ -38,7 +43,7 @@ OneLayer = tuple[int, LayerChange]
 @dataclass(frozen=True)
 class Screened:
     """Of P changes: `squares_SP`, the sum of s_i^2 over the positions of each of S sequences, and `products_PP`, the sums
-    of s_i s_j over all of them; `positions` in a sequence. In float64."""
+    of s_i s_j over all of them, each the mean over the samples of a position; `positions` in a sequence. In float64."""
 
     squares_SP: Tensor
     products_PP: Tensor
@@ -59,7 +64,7 @@ def screen(
     statistics_digests: object = None,
 ) -> Screened:
     """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`. `source` returns the base, which must be
-    in memory. It takes about three forward passes, and each layer once for each of its changes."""
+    in memory. It takes one forward and `SAMPLES` backward passes, and each layer once for each of its changes."""
     # What is sampled depends on the batch.
     made_of = [
         fingerprint,
@@ -80,9 +85,9 @@ def screen(
     squares, products = [], torch.zeros(len(changes), len(changes), dtype=torch.float64)
     for start in range(0, blocks.sequences, batch):
         ids_BN = blocks.ids[start : start + batch].to(model.device)
-        values_PBN = _effects(model, changes, ids_BN, seed + start, statistics)
-        squares.append(values_PBN.square().sum(-1).T)
-        flat = values_PBN.flatten(1)
+        values_PBM = _effects(model, changes, ids_BN, seed + start, statistics)
+        squares.append(values_PBM.square().sum(-1).T)
+        flat = values_PBM.flatten(1)
         products += flat @ flat.T
         if progress is not None:
             progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
@@ -94,38 +99,47 @@ def screen(
 def _effects(
     source: LayerSource, changes: Sequence[OneLayer], ids_BN: Tensor, seed: int, statistics: StatisticsOf
 ) -> Tensor:
-    """s [P, B, N - 1] in float64, on the CPU."""
+    """s [P, B, SAMPLES * (N - 1)] over the root of SAMPLES, in float64, on the CPU."""
     body = source.hybrid.model
     with torch.enable_grad():
         states = [source.embed(ids_BN).detach().requires_grad_()]
         inputs = body.prepare(states[0])
         for index, layer in enumerate(body.layers):
             states.append(body.run_layer(layer, index, states[-1], inputs))
-        last_BND = _gradient_of_samples(source, states[-1].detach(), seed)
-        gradients = [*torch.autograd.grad(states[-1], states[1:-1], grad_outputs=last_BND), last_BND]
-    found = torch.empty(len(changes), len(ids_BN), ids_BN.shape[1] - 1, dtype=torch.float64)
+        lasts_TBND = _gradients_of_samples(source, states[-1].detach(), seed)
+        # By layer, that of each sample.
+        gradients = [[*of_layer] for of_layer in zip(*(_gradients(states, last) for last in lasts_TBND), strict=True)]
+    found = torch.empty(len(changes), len(ids_BN), SAMPLES * (ids_BN.shape[1] - 1), dtype=torch.float64)
     with torch.inference_mode():
         for number, (layer, change) in enumerate(changes):
             variant = variant_of(source.hybrid, layer, change, statistics(layer))
             changed_BND = body.run_layer(variant, layer, states[layer].detach(), inputs)
             difference_BND = changed_BND.float() - states[layer + 1].detach().float()
-            found[number] = (difference_BND * gradients[layer].float()).sum(-1)[:, :-1].double().cpu()
-    return found
+            effects = [(difference_BND * each.float()).sum(-1)[:, :-1] for each in gradients[layer]]
+            found[number] = torch.cat(effects, -1).double().cpu()
+    return found / SAMPLES**0.5
 
 
-def _gradient_of_samples(source: LayerSource, hidden_BND: Tensor, seed: int) -> Tensor:
-    """The gradient of the log-likelihood of one sampled next token a position, by the hidden states after the last layer; 0
-    at the last position, which has no next token."""
+def _gradients(states: Sequence[Tensor], last_BND: Tensor) -> list[Tensor]:
+    """By the hidden states after each layer, from that after the last."""
+    return [*torch.autograd.grad(states[-1], states[1:-1], grad_outputs=last_BND, retain_graph=True), last_BND]
+
+
+def _gradients_of_samples(source: LayerSource, hidden_BND: Tensor, seed: int) -> Tensor:
+    """T = SAMPLES gradients [T, B, N, D] of the log-likelihood of a sampled next token a position, by the hidden states
+    after the last layer; 0 at the last position, which has no next token."""
     flat_MD = hidden_BND.flatten(0, 1)
-    gradient_MD = torch.zeros_like(flat_MD)
+    gradients_TMD = torch.zeros(SAMPLES, *flat_MD.shape, dtype=flat_MD.dtype, device=flat_MD.device)
     generator = torch.Generator(device=flat_MD.device).manual_seed(seed)
     chunk = chunk_tokens(flat_MD.device.type)
     with source.head() as head:
         for start in range(0, len(flat_MD), chunk):
             part_CD = flat_MD[start : start + chunk].detach().requires_grad_()
             logp_CV = torch.log_softmax(head.predict(part_CD), dim=-1, dtype=torch.float32)
-            sampled_C1 = torch.multinomial(logp_CV.detach().exp(), 1, generator=generator)
-            (gradient_MD[start : start + chunk],) = torch.autograd.grad(logp_CV.gather(-1, sampled_C1).sum(), part_CD)
-    gradient_BND = gradient_MD.view_as(hidden_BND)
-    gradient_BND[:, -1] = 0
-    return gradient_BND
+            sampled_CT = torch.multinomial(logp_CV.detach().exp(), SAMPLES, replacement=True, generator=generator)
+            for number, picked_C in enumerate(logp_CV.gather(-1, sampled_CT).unbind(-1)):
+                (gradient_CD,) = torch.autograd.grad(picked_C.sum(), part_CD, retain_graph=True)
+                gradients_TMD[number, start : start + chunk] = gradient_CD
+    gradients_TBND = gradients_TMD.unflatten(1, hidden_BND.shape[:2])
+    gradients_TBND[:, :, -1] = 0
+    return gradients_TBND
