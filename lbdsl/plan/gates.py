@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.units import Unit
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
@@ -83,4 +84,6 @@ def _result(
     assertion: ResolvedAssertion, status: Status, shown: DecidingValue | None = None, on: str | None = None
 ) -> AssertResult:
     value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
+    if shown is not None and shown.share is not None:
+        value, unit = float(shown.share), Unit.RATIO
     return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on)

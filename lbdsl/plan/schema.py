@@ -185,8 +185,9 @@ Status = Literal["pass", "fail", "after healing", "not measured"]
 
 
 class AssertResult(PlanValue):
-    """The result of an assert. `value` is the cost or score that decides it, in `unit`; both are None until it is known. An
-    assert on scores is "not measured" while the plan has no joint loss. `on` is the deciding text, if there are several."""
+    """The result of an assert. `value` is the cost or score that decides it, in `unit`; both are None until it is known. A
+    cost whose bound is a percentage is a ratio to the base's. An assert on scores is "not measured" while the plan has no
+    joint loss. `on` is the deciding text, if there are several."""
 
     text: str
     phase: Phase
