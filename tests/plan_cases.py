@@ -20,8 +20,8 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
-from lbdsl.solve.check import measurable
 from lbdsl.solve.case import Case
+from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import select
 

@@ -7,8 +7,8 @@ improved. `plans` are those measured as a whole, `minutes` those of processors i
 included: scores are measured before the first row, and estimated in that of a screen. `pydoc` and `wikitext` are the KL on
 8 sequences of each; `over scores` is how much more that is on both than with the plan of `scores`, its error that of the
 ratio, from pairs of sequences. `screen-scores`: the rank correlation (Spearman) of estimated scores with measured ones over
-all changes of all layers but the first and the last, which are measured both times, and their share of the processor time
-that measuring takes. `while`: as many dropped attentions as keep the loss within 0.05 nats.
+all changes of all layers, and their share of the processor time that measuring takes. `while`: as many
+dropped attentions as keep the loss within 0.05 nats.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def screened(work: Path) -> dict[str, float]:
 
         found = json.loads(once(kept, timed).read_text(encoding="utf-8"))
         seconds.append(found["seconds"])
-        values.append([score["value"] for score in found["scores"] if 0 < score["layer"] < 29])
+        values.append([score["value"] for score in found["scores"]])
     ranks = [numpy.argsort(numpy.argsort(found)) for found in values]
     return {"spearman": float(numpy.corrcoef(ranks[0], ranks[1])[0, 1]), "cost": seconds[0] / seconds[1]}
 

@@ -1,9 +1,10 @@
-"""A screen of changes: what each would do to the predictions, and each two together, from one backward pass.
+"""A screen of changes: what each would do to the predictions, and each two together, from a few backward passes.
 
-With s_i = g . d_i at a position, g the gradient of the log-likelihood of next tokens that the model itself samples, by the
-hidden states after a layer, and d_i what change i of that layer does to them there, KL(base || changed) is to second order
-1/2 E[(sum_i s_i)^2]: 1/2 E[s_i^2] for one change, and E[s_i s_j] more for two. Positions are taken as independent. Several
-next tokens are sampled at each.
+With s_i the sum of g . d_i over a text, g the gradient of the log-likelihood of next tokens that the model itself samples,
+by the hidden states after a layer, and d_i what change i of that layer does to them, KL(base || changed) of the text is to
+second order 1/2 E[(sum_i s_i)^2]: 1/2 E[s_i^2] for one change, and E[s_i s_j] more for two. A text is taken as independent
+runs of `RUN` positions: single positions leave out that one prediction feels a change in several of them, and long runs
+are too few.
 
 Source: the Fisher information as the Hessian of the KL; for structured pruning, Fisher masks, Kwon et al. (arXiv
 2204.09656).
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
@@ -32,9 +34,9 @@ from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
 VERSION = 2
 """Increase it when other values are computed."""
 
-SAMPLES = 4
-"""Next tokens that are sampled a position, each with a backward pass: that costs less than as many tokens of text, which
-take each change's layer, too."""
+SAMPLES, RUN = 4, 16
+"""Next tokens that are sampled a position, each with a backward pass, which costs less than as many tokens of text; and
+positions in a run. On SmolLM2 plans of one sample and of runs of 1 or 64 lose more (docs/choosing.md)."""
 
 OneLayer = tuple[int, LayerChange]
 """A change of one layer of the base."""
@@ -42,8 +44,8 @@ OneLayer = tuple[int, LayerChange]
 
 @dataclass(frozen=True)
 class Screened:
-    """Of P changes: `squares_SP`, the sum of s_i^2 over the positions of each of S sequences, and `products_PP`, the sums
-    of s_i s_j over all of them, each the mean over the samples of a position; `positions` in a sequence. In float64."""
+    """Of P changes: `squares_SP`, the sum of s_i^2 over the runs of each of S sequences, and `products_PP`, the sums of
+    s_i s_j over all of them, each the mean over the samples; `positions` in a sequence. In float64."""
 
     squares_SP: Tensor
     products_PP: Tensor
@@ -85,9 +87,9 @@ def screen(
     squares, products = [], torch.zeros(len(changes), len(changes), dtype=torch.float64)
     for start in range(0, blocks.sequences, batch):
         ids_BN = blocks.ids[start : start + batch].to(model.device)
-        values_PBM = _effects(model, changes, ids_BN, seed + start, statistics)
-        squares.append(values_PBM.square().sum(-1).T)
-        flat = values_PBM.flatten(1)
+        values_PBR = _effects(model, changes, ids_BN, seed + start, statistics)
+        squares.append(values_PBR.square().sum(-1).T)
+        flat = values_PBR.flatten(1)
         products += flat @ flat.T
         if progress is not None:
             progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
@@ -99,7 +101,7 @@ def screen(
 def _effects(
     source: LayerSource, changes: Sequence[OneLayer], ids_BN: Tensor, seed: int, statistics: StatisticsOf
 ) -> Tensor:
-    """s [P, B, SAMPLES * (N - 1)] over the root of SAMPLES, in float64, on the CPU."""
+    """s [P, B, R] of the R runs, each as often as `SAMPLES`, over the root of that; in float64, on the CPU."""
     body = source.hybrid.model
     with torch.enable_grad():
         states = [source.embed(ids_BN).detach().requires_grad_()]
@@ -109,15 +111,20 @@ def _effects(
         lasts_TBND = _gradients_of_samples(source, states[-1].detach(), seed)
         # By layer, that of each sample.
         gradients = [[*of_layer] for of_layer in zip(*(_gradients(states, last) for last in lasts_TBND), strict=True)]
-    found = torch.empty(len(changes), len(ids_BN), SAMPLES * (ids_BN.shape[1] - 1), dtype=torch.float64)
+    found = []
     with torch.inference_mode():
-        for number, (layer, change) in enumerate(changes):
+        for layer, change in changes:
             variant = variant_of(source.hybrid, layer, change, statistics(layer))
             changed_BND = body.run_layer(variant, layer, states[layer].detach(), inputs)
             difference_BND = changed_BND.float() - states[layer + 1].detach().float()
-            effects = [(difference_BND * each.float()).sum(-1)[:, :-1] for each in gradients[layer]]
-            found[number] = torch.cat(effects, -1).double().cpu()
-    return found / SAMPLES**0.5
+            effects = [_runs((difference_BND * each.float()).sum(-1)[:, :-1]) for each in gradients[layer]]
+            found.append(torch.cat(effects, -1).double().cpu())
+    return torch.stack(found) / SAMPLES**0.5
+
+
+def _runs(values_BN: Tensor) -> Tensor:
+    """The sums [B, R] over runs of positions; the last may be shorter."""
+    return pad(values_BN, (0, -values_BN.shape[-1] % RUN)).unflatten(-1, (-1, RUN)).sum(-1)
 
 
 def _gradients(states: Sequence[Tensor], last_BND: Tensor) -> list[Tensor]:

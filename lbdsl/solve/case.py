@@ -199,11 +199,9 @@ class Case:
 
     @cached_property
     def screened(self) -> frozenset[Request]:
-        """Those requests that a screen estimates: all of a `choose` that no other rule needs, but on the first and the last
-        layer of the model, where changes are large."""
+        """Those requests that a screen estimates: all of a `choose` that no other rule needs."""
         if self.recipe.measure.strategy != "screen" or self.choose is None or self.choose.choosing is None:
             return frozenset()
-        inner = range(1, self.facts.layers - 1)
         others = {
             Request(score.metric, score.action_text, layer)
             for known in self.rules
@@ -216,7 +214,7 @@ class Case:
             Request(score.metric, score.action_text, layer)
             for score, layers in pairs
             if score is not None
-            for layer in layers & set(inner)
+            for layer in layers
         }
         return frozenset(found - others)
 

@@ -150,8 +150,10 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
     screened = {(r.layer, r.action) for r in case.screened}
     passes = measuring_units(facts, [layer for layer, _ in asked - screened], 1) / units(facts, 1) if case.requests else 0.0
     if screened:
-        # See `lbdsl.measure.screen`.
-        passes += 3 + len(screened) / facts.layers
+        from lbdsl.measure.screen import SAMPLES
+
+        # A backward pass for the hidden states alone takes as long as one forward.
+        passes += 1 + SAMPLES + len(screened) / facts.layers
     wholes = 0
     if case.choose is not None:
         wholes += measure.tries * (2 if measure.strategy == "greedy" else 1)

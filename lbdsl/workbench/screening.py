@@ -90,7 +90,6 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
         if request in case.screened
     }
     products = (found.products_PP / sum(counts)).tolist()
-    # Also with the first and the last layer, whose scores are measured: without them plans are worse.
     pairs = {
         (one, other): products[i][j] for i, one in enumerate(places) for j, other in enumerate(places) if one[0] < other[0]
     }
