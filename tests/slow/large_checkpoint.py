@@ -140,8 +140,8 @@ def main(mode: str, folder: Path, out: Path) -> dict:
             changed=never,
             weights=lambda: folder,
             heal_blocks=(),
-            eval_blocks=None,
-            gate=lambda scores: (),
+            eval_blocks=(),
+            gate=lambda post, tasks: (),
             calibration=TokenBlocks(torch.randint(256, (4, 512)), "", "", TextPart.SCORE, 0, 1, None),
         )
         run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
