@@ -95,13 +95,13 @@ def swa(window: int, sinks: int) -> dict:
 
 
 PLANS = {
-    "drop 0": [NONE] + [FULL] * 29,
     "swa 0": [swa(256, 4)] + [FULL] * 29,
     "no full layer": [swa(256, 4)] * 30,
     "two window sizes": [swa(64, 4), FULL, swa(256, 0)] * 10,
     "all kept": [FULL] * 30,
-    # Models so broken that they amplify rounding (1.1e-3 and 1.3e-3 in fp32), so weights and products are in fp64 here;
+    # Models so broken that they amplify rounding (1.1e-3 to 1.3e-3 in fp32), so weights and products are in fp64 here;
     # transformers' norms and rotary angles stay in fp32.
+    "drop 0, fp64": [NONE] + [FULL] * 29,
     "drop + swa first, fp64": [NONE, swa(256, 4)] + [FULL] * 28,
     "no full layer, half dropped, fp64": [swa(256, 4), NONE] * 15,
 }
