@@ -158,7 +158,7 @@ def screened(work: Path) -> dict[str, float]:
 
         found = json.loads(once(kept, timed).read_text(encoding="utf-8"))
         seconds.append(found["seconds"])
-        values.append([score["value"] for score in found["scores"]])
+        values.append([score["value"] for score in found["scores"] if score["action"]])
     ranks = [numpy.argsort(numpy.argsort(found)) for found in values]
     return {"spearman": float(numpy.corrcoef(ranks[0], ranks[1])[0, 1]), "cost": seconds[0] / seconds[1]}
 
