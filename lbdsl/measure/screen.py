@@ -36,7 +36,7 @@ VERSION = 2
 
 SAMPLES, RUN = 4, 16
 """Next tokens that are sampled a position, each with a backward pass, which costs less than as many tokens of text; and
-positions in a run. On SmolLM2 plans of one sample and of runs of 1 or 64 lose more (docs/choosing.md)."""
+positions in a run. On SmolLM2 one sample, and runs of 1 or 64, give worse plans."""
 
 OneLayer = tuple[int, LayerChange]
 """A change of one layer of the base."""
