@@ -122,7 +122,7 @@ def test_it_is_measured_of_the_whole_changed_model(place: Place, plan: dict[str,
 @pytest.mark.torch
 def test_it_gates_the_plan_and_stands_in_its_picture(place: Place, plan: dict[str, Any]) -> None:
     kv, flips, post = plan["asserts"]
-    assert (kv["unit"], kv["status"]) == ("bytes", "pass")
+    assert (kv["unit"], kv["status"]) == ("ratio", "pass")
     assert flips == {
         "text": "flips < 99%",
         "phase": "measured",
