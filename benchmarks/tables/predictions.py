@@ -27,7 +27,7 @@ PLANS = {**TIMED, "window30-128": "layers all swa(window=128)\n"}
 ROWS = {
     "transformers": ("window16", "drop8-window16", "window30-128"),
     "llamacpp": ("window16", "window30-128"),
-    "vllm": ("window16", "drop8-window16"),
+    "vllm": ("window16", "drop8-window16", "window30-128"),
 }
 """llama.cpp has windows or layers without attention, not both. All layers with windows of 256 are a variant that
 `calibrate` times itself. A row of vLLM takes half an hour."""
