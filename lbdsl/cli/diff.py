@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,27 +27,37 @@ def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool,
     from lbdsl.core.diagnostic import fail
     from lbdsl.report.compared import layer_differences, render_diff, setting_differences
 
-    one, other = (_plan(path) for path in (first, second))
+    (one, was_judged), (other, is_judged) = (_plan(path) for path in (first, second))
     if len(one.layers) != len(other.layers):
         counts = f"{len(one.layers)} and {len(other.layers)} layers"
         raise fail("LB466", f"the plans are for models of {counts}", help="compare plans for one model")
     labels = (str(first), str(second)) if str(first) != str(second) else ("first", "second")
     if as_json:
         differences = [*layer_differences(one, other, "->"), *setting_differences(one, other, "->")]
-        totals = [plan.after.model_dump(mode="json") for plan in (one, other)]
-        print_json({"plans": [str(first), str(second)], "differences": differences, "after": totals})
+        found = {
+            "plans": [str(first), str(second)],
+            "differences": differences,
+            "after": [plan.after.model_dump(mode="json") for plan in (one, other)],
+            "loss": [plan.loss.model_dump(mode="json") for plan in (one, other)],
+            "evaluation": [was_judged, is_judged],
+        }
+        print_json(found)
     else:
         from lbdsl.report.console import stdout_console
 
-        render_diff(dict(zip(labels, (one, other), strict=True)), stdout_console())
+        judged = {label: found for label, found in zip(labels, (was_judged, is_judged), strict=True) if found is not None}
+        render_diff(dict(zip(labels, (one, other), strict=True)), stdout_console(), judged)
     if detailed_exitcode and one.digest != other.digest:
         ctx.exit(CHANGES_PRESENT)
 
 
-def _plan(path: Path) -> Plan:
-    """The plan in a file, or of an artifact."""
+def _plan(path: Path) -> tuple[Plan, dict[str, Any] | None]:
+    """The plan in a file; or that of an artifact, and its evaluation if it was judged."""
     from lbdsl.artifact.record import read_record
     from lbdsl.artifact.version1 import from_version1
     from lbdsl.plan.file import load_plan
 
-    return read_record(path, from_version1).unwrap().plan if path.is_dir() else load_plan(path).unwrap()
+    if not path.is_dir():
+        return load_plan(path).unwrap(), None
+    record = read_record(path, from_version1).unwrap()
+    return record.plan, record.evaluation

@@ -99,7 +99,15 @@ class Picture(click.Path):
             self.fail(f"{str(path)!r} does not end in {' or '.join(PICTURES)}", param, ctx)
         if not path.absolute().parent.is_dir():
             self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
+        if path.exists() and not _is_picture(path):
+            self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
         return path
+
+
+def _is_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(1000)
+    return start.startswith(b"\x89PNG") or b"<svg" in start
 
 
 PICTURES = (".png", ".svg")

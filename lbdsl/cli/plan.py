@@ -9,7 +9,17 @@ import click
 from click.core import ParameterSource
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import Assignment, DevicesType, Picture, Tokens, json_option, measuring_options, origins, set_option
+from lbdsl.cli.options import (
+    PICTURES,
+    Assignment,
+    DevicesType,
+    Picture,
+    Tokens,
+    json_option,
+    measuring_options,
+    origins,
+    set_option,
+)
 
 CHANGES_PRESENT = 10
 
@@ -35,9 +45,11 @@ CHANGES_PRESENT = 10
 )
 @click.option(
     "--sweep",
+    "sweeps",
     type=Assignment(),
+    multiple=True,
     metavar="NAME=VALUE,VALUE,...",
-    help="Plan for each value of a `param`, and compare them; -o draws them as a picture.",
+    help="Plan for each value of one `param`, and compare them; -o draws them as a picture.",
 )
 @click.option(
     "--estimate",
@@ -59,7 +71,7 @@ def plan(
     output: Path | None,
     contexts: tuple[int, ...],
     targets: tuple[str, ...],
-    sweep: tuple[str, str] | None,
+    sweeps: tuple[tuple[str, str], ...],
     devices: Any,
     all_layers: bool,
     detailed_exitcode: bool,
@@ -79,16 +91,20 @@ def plan(
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if devices is not None:
-        if given & {"sweep", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again"}:
+        if given & {"sweeps", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again"}:
             raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
         return _estimate(recipe, model, devices, dict(assignments), options, as_json)
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
-    if sweep is not None:
+    if sweeps:
         if given & {"targets", "all_layers", "detailed_exitcode"}:
             raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")
-        ctx.exit(_sweep(recipe, model, sweep, dict(assignments), output, as_json, how))
+        if len(sweeps) > 1:
+            raise click.UsageError("--sweep takes one parameter: NAME=VALUE,VALUE,...; give the others a value with --set")
+        ctx.exit(_sweep(recipe, model, sweeps[0], dict(assignments), output, as_json, how))
     if output is not None:
+        if output.suffix in PICTURES:
+            raise click.UsageError(f"{output}: a picture is drawn of several plans, with --sweep; one is saved as a .lbplan")
         check_place(output)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
     served = check_targets(planned.plan, planned.bench, targets)
@@ -133,7 +149,7 @@ def _sweep(
     as_json: bool,
     how: dict[str, Any],
 ) -> int:
-    """The exit code: that of the worst error of a value that has no plan."""
+    """The exit code: that of the worst error of any value."""
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.solve.case import costs_asked
     from lbdsl.verbs.sweeping import plan_sweep
@@ -164,12 +180,13 @@ def _sweep(
         from lbdsl.report.console import stdout_console
 
         render_compared(plans, stdout_console(), context)
-    for item in found:
-        how["progress"].say(f"{name} = {item.value}:")
-        show_diagnostics(item.errors if item.planned is None else item.planned.diagnostics)
+    diagnostics = {item.value: item.errors if item.planned is None else item.planned.diagnostics for item in found}
+    for value, problems in diagnostics.items():
+        how["progress"].say(f"{name} = {value}:")
+        show_diagnostics(problems)
     if output is not None:
         from lbdsl.report.compared import draw_front
 
         draw_front(plans, f"{recipe.name}, {name}", output, context)
         how["progress"].say(f"Drew {output}")
-    return max((problem.exit_code for item in found for problem in item.errors), default=0)
+    return max((problem.exit_code for problems in diagnostics.values() for problem in problems), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,8 +30,9 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
         found = read_record(what, from_version1)
         record = found.unwrap()
         show_diagnostics(found.diagnostics)
-        # The plan's asserts with their results, not "after healing".
-        plan = record.plan.model_copy(update={"asserts": record.asserts})
+        # The plan's asserts with their results, not "after healing"; nothing is left to do.
+        done: dict[str, Any] = {"asserts": record.asserts, "estimate": None, **({"heal": None} if record.no_heal else {})}
+        plan = record.plan.model_copy(update=done)
     else:
         plan = load_plan(what).unwrap()
     if as_json:

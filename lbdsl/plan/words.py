@@ -36,6 +36,20 @@ def joint_text(name: str, score: ScoreValue) -> str:
     return f"{title_of(name)} {factor * score.value:.3g}{words}"
 
 
+def signed_text(score: ScoreValue | None, pm: str) -> str:
+    """A change of the whole model: `+0.0183 ±0.003`; empty if it was not measured."""
+    if score is None:
+        return ""
+    return f"{score.value:+.3g}" + (f" {pm}{score.stderr:.2g}" if score.stderr is not None else "")
+
+
+def judged_texts(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """What an artifact was judged as, on each text: `builtin:wikitext: perplexity increase 7.58 ±0.51 %, ...`."""
+    for source in evaluation.get("sources", [evaluation]):
+        scores = (f"{title_of(name)} {cell_text(**score)}" for name, score in source["scores"].items())
+        yield f"{source['data']}: {', '.join(scores)}"
+
+
 def row_title(name: str, unit: str) -> str:
     """The heading of a metric's row in a table: `KL to the base, nats/token`. A ratio has its `%` in the cells."""
     return title_of(name) + (f", {unit}" if unit == Unit.NATS else "")

@@ -56,7 +56,7 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
     beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose` or without `keep`.
-    `choosing`: a `choose` is written, with errors or not."""
+    `choosing`: a `choose` is written, with errors or not, or one that does not parse."""
     ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
     holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
     for rule, _ in holding[1:]:
@@ -134,6 +134,11 @@ def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:
             scope.fail("LB152", message, node.span, help="as in `kv(32Ki) <= 40%`; check others with an `assert`")
     elif not isinstance(expr, Serves):
         hint = "budgets are separated by commas, and all of them must hold; check anything else with an `assert`"
+        strict = next((op for op in expr.ops if op.text in ("<", ">")), None) if isinstance(expr, tree.Compare) else None
+        if strict is not None:
+            hint = f"write `{strict.text}=`"
+        elif isinstance(expr, tree.Logic) and expr.op == "or":
+            hint = "make a plan for each, and compare them with `lbdsl diff`"
         scope.fail("LB152", "a budget is `serves(...)`, or a comparison with `<=` or `>=`", node.span, help=hint)
 
 

@@ -29,6 +29,8 @@ from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 _FOLLOWING = ("LB206", "LB207", "LB208", "LB209", "LB210")
 """Findings that may only follow from an error elsewhere; reported only when there are no errors."""
 
+_CHOOSE = re.compile(r"(?:^|;)[ \t]*choose\b", re.MULTILINE)
+
 _DEFINITION = re.compile(r"(?:^|;)[ \t]*(\w+)[ \t]+([$@]\w+)", re.MULTILINE)
 
 
@@ -195,7 +197,8 @@ class _Resolver:
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
-        check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing="choose" in self.once)
+        choosing = any(_CHOOSE.search(source.text) for source in self.whole.sources)
+        check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing=choosing)
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not any(problem.is_error for problem in scope.diagnostics):

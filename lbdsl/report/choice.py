@@ -10,6 +10,7 @@ from rich.text import Text
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
 from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Choice, Plan
+from lbdsl.plan.words import signed_text
 from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
 
@@ -25,18 +26,18 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     screened = plan.measure.strategy == "screen"
     estimated, pairs = (", scores estimated by a screen", ", with pair terms,") if screened else ("", "")
     yield Text(f" chosen among {among}, by {choice.metric}{estimated}:", style="bold")
+    spent, pm = "scores alone chose", "+-" if ascii_ else "±"
     if choice.candidates:
-        yield from strip_lines(_rows(choice, "+-" if ascii_ else "±"), width)
-    legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
-    yield Text(f"  {legend}")
-    spent = f"{choice.spent:.0f} plans measured" if choice.spent else "scores alone chose"
-    if choice.candidates:
+        yield from strip_lines(_rows(choice, pm), width)
+        legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
+        yield Text(f"  {legend}")
         asked = metric_of(choice.metric).kind == "task"
-        spent += (
-            f" jointly, asked {choice.tokens} questions" if asked else f" jointly on {tokens_text(choice.tokens)} tokens"
-        )
-        spent += "" if asked else " of calibration text"
+        text = f"{choice.tokens} questions" if asked else f"{tokens_text(choice.tokens)} tokens of calibration text"
+        spent = f"measured jointly, in all as much as {choice.spent:.0f} plans on {text}"
     yield Text(f"  {spent}; the sum of the single layers{pairs} is {choice.sum:+.3g}")
+    other = plan.loss.scores.get(choice.metric)
+    if choice.candidates and other is not None:
+        yield Text(f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}")
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
 
@@ -44,9 +45,8 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 def _rows(choice: Choice, pm: str) -> list[Row]:
     rows = []
     for candidate in choice.candidates[:STRIPS]:
-        error = f" {pm}{candidate.joint.stderr:.1g}" if candidate.joint.stderr is not None else ""
         signs = [" " if number is None else _sign(choice, number) for number in candidate.strip]
-        rows.append(Row(f"{candidate.joint.value:+.3g}{error}", signs, [""] * len(signs)))
+        rows.append(Row(signed_text(candidate.joint, pm), signs, [""] * len(signs)))
     return rows
 
 

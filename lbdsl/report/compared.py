@@ -14,6 +14,7 @@ from lbdsl.core.pictures import picture
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
+from lbdsl.plan.words import judged_texts, signed_text
 from lbdsl.report.console import ascii_only, printable
 from lbdsl.report.strip import STYLES, Row, strip_lines
 
@@ -25,12 +26,15 @@ def render_compared(plans: Mapping[str, Plan], console: Console, context: int | 
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-def render_diff(plans: Mapping[str, Plan], console: Console) -> None:
-    """Print two plans, and where they differ."""
+def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print two plans, and where they differ. `judged`: the evaluations of those that are artifacts."""
     render_compared(plans, console)
     arrow = "->" if ascii_only(console) else "→"
     first, second = plans.values()
     console.print()
+    for label, evaluation in judged.items():
+        for text in judged_texts(evaluation):
+            console.print(Text(printable(f" {label}, judged on {text}")), soft_wrap=True)
     found = [*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)]
     for line in found:
         console.print(Text(f" {printable(line)}"), soft_wrap=True)
@@ -82,6 +86,8 @@ def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None 
         axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
         axes.set_ylabel("KL to the base before healing, nats/token")
         axes.set_title(what)
+        # Room for the labels.
+        axes.margins(x=0.2)
 
 
 def _settings(plan: Plan, block: str) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
     context = at or _context(plans)
     width = max(len("plan"), *(len(printable(label)) for label in plans))
     head = f"KV@{tokens_text(context)}"
-    yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>10}  asserts", style="dim")
+    yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>18}  asserts", style="dim")
     for label, plan in plans.items():
         key = str(context)
         shares = (
@@ -126,10 +132,9 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
             plan.after.weights / plan.before.weights,
             plan.after.flops_per_token[key] / plan.before.flops_per_token[key],
         )
-        rise = plan.loss.rise
-        nll = "" if rise is None else f"{rise.value:+.3g}" + (f" {pm}{rise.stderr:.2g}" if rise.stderr is not None else "")
-        kl = f"{plan.loss.scores['kl'].value:.3g}" if "kl" in plan.loss.scores else ""
+        nll = signed_text(plan.loss.rise, pm)
+        kl = signed_text(plan.loss.scores.get("kl"), pm)
         failed = sum(item.status == "fail" for item in plan.asserts)
         said = "" if not plan.asserts else f"{failed} of {len(plan.asserts)} fail" if failed else "none fails"
         cells = "".join(f"{100 * share:>8.1f} %" for share in shares)
-        yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>10}  {said}".rstrip())
+        yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>18}  {said}".rstrip())

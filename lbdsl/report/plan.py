@@ -17,7 +17,7 @@ from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
 from lbdsl.plan.schema import Plan, Speed
-from lbdsl.plan.words import PREFILL, joint_text
+from lbdsl.plan.words import PREFILL, joint_text, signed_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable
@@ -69,7 +69,8 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
 def score_labels(plan: Plan) -> dict[str, str]:
     """The short name in the strip of each score in the plan, in order: `sens` for the metric and action that
     `sensitivity` means, else the metric."""
-    keys = list(dict.fromkeys(key for layer in plan.layers for key in layer.scores))
+    # Sorted, for a saved plan is.
+    keys = sorted({key for layer in plan.layers for key in layer.scores})
     sensitivity = (f"{plan.measure.metric}(drop)", plan.measure.metric)
     labels: dict[str, str] = {}
     for key in keys:
@@ -226,8 +227,7 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
         return
     pm = "+-" if ascii_ else "±"
-    error = f" {pm}{loss.rise.stderr:.2g}" if loss.rise.stderr is not None else ""
-    said = f" loss: {loss.rise.value:+.3g}{error} nats/token measured jointly, before healing"
+    said = f" loss: {signed_text(loss.rise, pm)} nats/token measured jointly, before healing"
     if loss.sum is not None:
         said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
     yield from _wrapped(said, width, 7, "")

@@ -41,10 +41,13 @@ def action_findings(case: Case) -> Iterator[Diagnostic]:
     """The findings of actions on the layers that their rule may get, each once per rule."""
     for known in case.rules:
         said: dict[str, list[Diagnostic]] = {}
+        chosen = known.choosing
+        pairs = zip(chosen.alternatives, chosen.scores, strict=True) if chosen is not None else ()
+        spans = {action: score.span for actions, score in pairs if score is not None for action in actions}
         for layer in known.domain:
             for action in known.rule.actions:
                 for d in action.check(case.facts, layer):
-                    said.setdefault(d.message, []).append(d)
+                    said.setdefault(d.message, []).append(replace(d, span=d.span or spans.get(action)))
         for message, (d, *more) in said.items():
             count = 1 + len(more)
             where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"

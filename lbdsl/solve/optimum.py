@@ -9,7 +9,7 @@ Source: HiGHS, Huangfu and Hall, Mathematical Programming Computation 10 (2018).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 
@@ -76,12 +76,16 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
 
 def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
-    choosing = problem.choosing
-    others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
-    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, others)
-    loose = replace(problem, choosing=Choosing(*values))
-    found = next(solutions(loose), None)
+    found = next(solutions(_with(problem, [n for n in range(len(problem.choosing.budgets)) if n != number])), None)
     return None if found is None else problem.sum(found)
+
+
+def _with(problem: Problem, budgets: Collection[int]) -> Problem:
+    """With some of the budgets, by their numbers."""
+    choosing = problem.choosing
+    kept = tuple(budget for n, budget in enumerate(choosing.budgets) if n in budgets)
+    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, kept)
+    return replace(problem, choosing=Choosing(*values))
 
 
 def unmet(problem: Problem) -> Diagnostic:
@@ -106,7 +110,18 @@ def unmet(problem: Problem) -> Diagnostic:
         message = f"no plan was found that keeps all budgets of `choose` ({places} layers have a choice)"
         return error("LB356", message, problem.choosing.span, help="loosen one of them, or add alternatives that save more")
     budget, message = found[0]
+    number = budgets.index(budget)
+    # Those without one of which it can be met.
+    against = [
+        f"`{other.text}`"
+        for n, other in enumerate(budgets)
+        if n != number and next(solutions(_with(problem, (number, *({*range(len(budgets))} - {n})))), None) is not None
+    ]
     help = f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
+    if not places:
+        help = "earlier rules have taken what the alternatives would change: move `choose` before them"
+    elif against:
+        help = f"it can be met without {' or without '.join(against)}; loosen one of them, or add alternatives that go with both"
     return error("LB356", message, budget.span, help=help)
 
 

@@ -69,6 +69,9 @@ def starting_recipe(
 def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) -> str:
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
+    for goal in goals:
+        # Its errors are shown beside it, and not beside the recipe.
+        format_text(f"assert {goal}", "--goal").unwrap()
     rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, goals)
     chooses = any(line.startswith("choose ") for line in rules)
     text = "\n".join([*_head(shape, template, chooses), *rules, *_tail(shape, template)])

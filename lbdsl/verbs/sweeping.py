@@ -36,13 +36,14 @@ def plan_sweep(
     again: bool = False,
 ) -> tuple[Swept, ...]:
     """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
-    values that have a plan. Raises LbdslError if no value gives one."""
+    values that have a plan. Raises LbdslError if the recipe has errors with one of them, before anything is measured, and if
+    none gives a plan."""
     bench = Workbench(model, options, progress)
+    recipes = {value: read_recipe(recipe, {**(set_params or {}), name: value}) for value in values}
     found: list[Swept] = []
-    for value in values:
+    for value, loaded in recipes.items():
         bench.progress.say(f"${name} = {value}")
         try:
-            loaded = read_recipe(recipe, {**(set_params or {}), name: value})
             named = {cost.ctx for cost in costs_asked(loaded.unwrap()) if cost.ctx is not None}
             found.append(Swept(value, planned_on(loaded, bench, (*contexts, *named), again)))
         except LbdslError as problem:

@@ -92,6 +92,15 @@ def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None
     assert done.code == 5
     assert "LB356" in done.err
     assert "kv(8Ki)" in done.err
+    # What vLLM cannot serve is in the way.
+    Path("r.lbr").write_text(RECIPE.format(tries=0).replace("swa(window=32)", "swa(window=32, sinks=4)").replace(", drop", ""))
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code, 'without `serves("vllm")`' in done.err) == (5, True), done.err
+    Path("r.lbr").write_text(RECIPE.format(tries=0).replace("drop", "kv_heads(7)"))
+    done = lbdsl("plan", "r.lbr", "model")
+    assert "LB339" in done.err
+    (marked,) = (line for line in done.err.splitlines() if "^" in line)
+    assert marked.count("^") == len("kv_heads(7)")
 
 
 def test_while_takes_as_many_layers_as_keep_its_condition(workplace: Path, lbdsl) -> None:
@@ -126,6 +135,19 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert [problem["code"] for problem in found["plans"][1]["errors"]] == ["LB356"]
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=1%,2%").code == 5
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "x.lbplan").code == 2
+    Path("notes.svg").write_text("mine")
+    for words, said in (
+        (("--sweep", "budget=30%", "-o", "notes.svg"), "it is not a picture"),
+        (("--sweep", "budget=30%", "--sweep", "budget=40%"), "--sweep takes one parameter"),
+        (("-o", "front.png"), "with --sweep"),
+    ):
+        refused = lbdsl("plan", "r.lbr", "model", *words)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    assert Path("notes.svg").read_text() == "mine"
+    assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "front.png").code == 0
+    # Before the first value is planned.
+    typo = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%,abc")
+    assert (typo.code, "LB118" in typo.err, "$budget = 30%" in typo.err) == (1, True, False), typo.err
     both = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "--set", "budget=40%")
     assert (both.code, "both give $budget a value" in both.err) == (2, True)
     # A context that only some of the plans have is not compared.
@@ -133,6 +155,8 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     contexts = lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,16Ki")
     assert contexts.code == 0, contexts.err
     assert "KV@32Ki" in contexts.out
+    Path("gated.lbr").write_text("param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
+    assert lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,100%").code == 5
     Path("lbdsl.toml").write_text("[plan]\nall = true\n")
     assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki").code == 0
     assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki", "--all").code == 2
@@ -151,6 +175,11 @@ def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
     assert "heal: only in the second" in done.out
     found = json.loads(lbdsl("diff", "a.lbplan", "b.lbplan", "--json").out)
     assert len(found["differences"]) == 2
+    assert [loss["scores"]["kl"]["value"] > 0 for loss in found["loss"]] == [True, True]
+    assert found["evaluation"] == [None, None]
+    assert lbdsl("apply", "a.lbplan", "-o", "out", "--yes").code == 0
+    judged = lbdsl("diff", "out", "b.lbplan").out
+    assert "out, judged on builtin:wikitext: perplexity increase" in judged
     same = lbdsl("diff", "a.lbplan", "a.lbplan", "--detailed-exitcode")
     assert (same.code, "the plans are the same" in same.out) == (0, True)
     assert lbdsl("diff", "a.lbplan", "c.lbplan").code == 1

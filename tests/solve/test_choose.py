@@ -123,6 +123,12 @@ def test_a_budget_that_nothing_meets_says_how_near_it_comes() -> None:
     assert problem.code == "LB356"
     assert "50.0 %" in problem.message
     assert "`kv(8Ki) <= 10%`" in problem.message
+    recipe = recipe_of("kv(8Ki) <= 60%, kv(8Ki) >= 80%", "keep, kv_heads(1)")
+    (problem,) = select(recipe, facts, scores_of(recipe, facts, Random(0))).diagnostics
+    assert "without `kv(8Ki) >= 80%`" in problem.help[0]
+    recipe = recipe_of("kv(8Ki) <= 60%", "keep, kv_heads(1)", "layers all kv_heads(1)")
+    (problem,) = select(recipe, facts, scores_of(recipe, facts, Random(0))).diagnostics[-1:]
+    assert (problem.code, "move `choose` before" in problem.help[0]) == ("LB356", True)
 
 
 def test_a_kept_layer_is_open_to_later_rules() -> None:
