@@ -104,7 +104,9 @@ def plan(
         ctx.exit(_sweep(recipe, model, sweeps[0], dict(assignments), output, as_json, how))
     if output is not None:
         if output.suffix in PICTURES:
-            raise click.UsageError(f"{output}: a picture is drawn of several plans, with --sweep; one is saved as a .lbplan")
+            raise click.UsageError(
+                f"{output}: a picture is drawn of several plans, with --sweep; one is saved as a .lbplan"
+            )
         check_place(output)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
     served = check_targets(planned.plan, planned.bench, targets)

@@ -34,7 +34,7 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
     console.print()
     for label, evaluation in judged.items():
         for text in judged_texts(evaluation):
-            console.print(Text(printable(f" {label}, judged on {text}")), soft_wrap=True)
+            console.print(Text(f" {printable(f'{label}, judged on {text}')}"), soft_wrap=True)
     found = [*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)]
     for line in found:
         console.print(Text(f" {printable(line)}"), soft_wrap=True)

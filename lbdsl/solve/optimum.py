@@ -9,7 +9,7 @@ Source: HiGHS, Huangfu and Hall, Mathematical Programming Computation 10 (2018).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 
@@ -76,16 +76,12 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
 
 def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
-    found = next(solutions(_with(problem, [n for n in range(len(problem.choosing.budgets)) if n != number])), None)
-    return None if found is None else problem.sum(found)
-
-
-def _with(problem: Problem, budgets: Collection[int]) -> Problem:
-    """With some of the budgets, by their numbers."""
     choosing = problem.choosing
-    kept = tuple(budget for n, budget in enumerate(choosing.budgets) if n in budgets)
-    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, kept)
-    return replace(problem, choosing=Choosing(*values))
+    others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
+    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, others)
+    loose = replace(problem, choosing=Choosing(*values))
+    found = next(solutions(loose), None)
+    return None if found is None else problem.sum(found)
 
 
 def unmet(problem: Problem) -> Diagnostic:
@@ -106,23 +102,22 @@ def unmet(problem: Problem) -> Diagnostic:
         message = f"`{budget.text}` cannot be met: no format that it loads can express layer {layer} with any alternative"
         help = "make a plan of one of them without this budget: `lbdsl plan --target` says what is in the way"
         return error("LB356", message, budget.span, help=help)
-    if not found:
-        message = f"no plan was found that keeps all budgets of `choose` ({places} layers have a choice)"
-        return error("LB356", message, problem.choosing.span, help="loosen one of them, or add alternatives that save more")
-    budget, message = found[0]
-    number = budgets.index(budget)
-    # Those without one of which it can be met.
-    against = [
-        f"`{other.text}`"
-        for n, other in enumerate(budgets)
-        if n != number and next(solutions(_with(problem, (number, *({*range(len(budgets))} - {n})))), None) is not None
+    message = f"no plan was found that keeps all budgets of `choose` ({places} layers have a choice)"
+    at, help = problem.choosing.span, "loosen one of them, or add alternatives that save more"
+    if found:
+        budget, message = found[0]
+        at = budget.span
+        help = (
+            f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
+        )
+    without = [
+        f"`{other.text}`" for n, other in enumerate(budgets) if other.span != at and least_without(problem, n) is not None
     ]
-    help = f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
     if not places:
         help = "earlier rules have taken what the alternatives would change: move `choose` before them"
-    elif against:
-        help = f"it can be met without {' or without '.join(against)}; loosen one of them, or add alternatives that go with both"
-    return error("LB356", message, budget.span, help=help)
+    elif without:
+        help = f"without {' or '.join(without)} it can be met; loosen one of them, or add alternatives that go with all"
+    return error("LB356", message, at, help=help)
 
 
 def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:

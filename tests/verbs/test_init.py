@@ -209,8 +209,8 @@ GOALS = {
     "never": (("kv(64) <= 1%",), "", "LB356"),
     "no condition": (("kv(64)",), "", "LB123"),
     "no syntax": (("kv(64",), "", "LB002"),
-    "no words": (("be fast",), "", "LB001"),
-    "nothing": (("",), "", "LB001"),
+    "no words": (("be fast",), "", "LB017"),
+    "nothing": (("",), "", "LB008"),
 }
 
 
