@@ -19,7 +19,7 @@ from benchmarks.tables.speed import unhealed
 
 ASKED = {
     "transformers": ("--contexts", "1Ki,4Ki", "--batches", "1,8"),
-    "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install", "--pairs", "3"),
+    "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install"),
     "vllm": ("--lengths", "1024/256,1024/64", "--concurrency", "50", "--engine", "vllm", "--install", "--pairs", "2"),
 }
 METRICS = ("decode", "prefill", "memory", "throughput")

@@ -36,8 +36,8 @@ def plan_sweep(
     again: bool = False,
 ) -> tuple[Swept, ...]:
     """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
-    values that have a plan. Raises LbdslError if the recipe has errors with one of them, before anything is measured, and if
-    none gives a plan."""
+    values that have a plan. Raises LbdslError if the recipe has errors with one of them, before anything is measured, and
+    if none gives a plan."""
     bench = Workbench(model, options, progress)
     recipes = {value: read_recipe(recipe, {**(set_params or {}), name: value}) for value in values}
     found: list[Swept] = []
