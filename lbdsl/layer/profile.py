@@ -17,8 +17,15 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import window_size
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import Attention
 
 Constants = tuple[float, ...]
+
+READ_AT_ONCE = {"llamacpp": 512}
+"""Tokens of a prompt that an engine reads at once (llama.cpp: its `n_ubatch`, as `bench` sets it): each of them meets the keys
+of all tokens up to the last of these. Of a window llama.cpp holds as many more, rounded up to `RING_STEP`, and reads all."""
+
+RING_STEP = 256
 
 
 def _counts(cost: ModelCost) -> tuple[int, int, int]:
@@ -38,17 +45,17 @@ def step_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
     return (1.0, *_counts(cost), matrices, packed, cache, cache if cost.is_base else 0)
 
 
-def prefill_features(cost: ModelCost, ctx: int) -> Constants:
+def prefill_features(cost: ModelCost, ctx: int, engine: str = "") -> Constants:
     """Of reading `ctx` tokens: the model, attentions, MLPs, multiplications with the layers' matrices and with those that
-    are quantized, attention without and within a window."""
+    are quantized, attention without and within a window, as the engine does it."""
     mixers, _, ffns = _counts(cost)
     matrices, packed = _products(cost)
     full, windowed = 0, 0
     for layer in cost.layers:
         if _is_bounded(layer, ctx):
-            windowed += _attention(layer, ctx)
+            windowed += _attention(layer, ctx, engine)
         else:
-            full += _attention(layer, ctx)
+            full += _attention(layer, ctx, engine)
     return (1.0, mixers, ffns, ctx * matrices, ctx * packed, full, windowed)
 
 
@@ -78,8 +85,16 @@ def _is_bounded(layer: LayerCost, ctx: int) -> bool:
     return window is not None and window < ctx
 
 
-def _attention(layer: LayerCost, ctx: int) -> int:
-    return layer.prefill_flops(ctx) - 2 * ctx * layer.matrix
+def _attention(layer: LayerCost, ctx: int, engine: str) -> int:
+    mixer, at_once = layer.spec.mixer, READ_AT_ONCE.get(engine)
+    if at_once is None or not isinstance(mixer, Attention):
+        return layer.prefill_flops(ctx) - 2 * ctx * layer.matrix
+    held = ctx
+    if _is_bounded(layer, ctx):
+        held = RING_STEP * -(-(mixer.seen(ctx) + at_once) // RING_STEP)
+    ends = [min(start + at_once, ctx) for start in range(0, ctx, at_once)]
+    pairs = sum((end - start) * min(end, held) for start, end in zip([0, *ends], ends, strict=False))
+    return 4 * mixer.heads * mixer.head_dim * pairs
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class Profile:
 
     def reading(self, cost: ModelCost, ctx: int) -> float | None:
         """Seconds of reading a prompt of `ctx` tokens."""
-        return self._within("prefill", cost, ctx, 0, lambda _: prefill_features(cost, ctx))
+        return self._within("prefill", cost, ctx, 0, lambda _: prefill_features(cost, ctx, self.engine))
 
     def peak(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
         """Bytes of memory."""

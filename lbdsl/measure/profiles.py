@@ -12,7 +12,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import keep_in_cache
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import Constants, Profile
+from lbdsl.layer.profile import READ_AT_ONCE, Constants, Profile
 from lbdsl.measure.machine import machine_identity
 
 FORMAT_VERSION = 3
@@ -46,7 +46,8 @@ def profile_path(engine: str, facts: ModelFacts, device: Any, cache_dir: Path) -
     """Where the profile of this engine on this machine is kept, for models of the shape of `facts`."""
     shape = [facts.hidden, facts.vocab, facts.dtype, [spec.to_json() for spec in facts.layer_specs]]
     identity = machine_identity(device, facts.dtype)
-    key = digest_of({"engine": engine, "machine": identity, "shape": shape, "format": FORMAT_VERSION})
+    made = {"format": FORMAT_VERSION, **({"at_once": READ_AT_ONCE[engine]} if engine in READ_AT_ONCE else {})}
+    key = digest_of({"engine": engine, "machine": identity, "shape": shape, **made})
     return cache_dir / f"profile-{engine}-{short(key, 16)}.json"
 
 

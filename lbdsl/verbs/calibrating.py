@@ -221,19 +221,19 @@ def _rows(facts: ModelFacts, found: Sequence[_Timed]) -> list[_Row]:
     for index, cell in enumerate(found[0].cells):
         same = [(timed.name, timed.cells[index]) for timed in found]
         base = statistics.median(one.base for _, one in same)
-        rows.append(_row("the base", facts.cost, cell, base))
-        rows += [_row(name, costs[name], cell, base * one.ratio) for name, one in same]
+        rows.append(_row(found[0].engine, "the base", facts.cost, cell, base))
+        rows += [_row(found[0].engine, name, costs[name], cell, base * one.ratio) for name, one in same]
     return [row for row in rows if row is not None]
 
 
-def _row(variant: str, cost: ModelCost, cell: Cell, value: float) -> _Row | None:
+def _row(engine: str, variant: str, cost: ModelCost, cell: Cell, value: float) -> _Row | None:
     """`value` is in the cell's own unit, bytes or tokens a second; None for cells that follow from others."""
     written = cell.output or 0
     match cell.metric:
         case "memory":
             group, amount, features = ("memory", 0), value, memory_features(cost, cell.context, cell.batch)
         case "prefill":
-            group, amount, features = ("prefill", 0), cell.context / value, prefill_features(cost, cell.context)
+            group, amount, features = ("prefill", 0), cell.context / value, prefill_features(cost, cell.context, engine)
         case "decode":
             group, amount = ("steps", cell.batch), cell.batch / value
             features = step_features(cost, cell.context, cell.batch)

@@ -107,6 +107,22 @@ def test_features_see_every_part(features) -> None:
     assert prefill_features(costs()["window"], 128)[-1] == 0
 
 
+def test_llamacpp_reads_blocks_and_rings() -> None:
+    """Against the keys that each token meets, counted one by one."""
+    cost = costs()["window"]
+    for ctx in (100, 512, 1000, 2048):
+        ends = [min((token // 512 + 1) * 512, ctx) for token in range(ctx)]
+        expected = [0, 0]
+        for layer in cost.layers:
+            mixer = layer.spec.mixer
+            bounded = mixer.window is not None and mixer.window.size < ctx
+            # Rings of 256 + 512 tokens.
+            keys = sum(min(end, 768) if bounded else end for end in ends)
+            expected[bounded] += 4 * mixer.heads * mixer.head_dim * keys
+        assert prefill_features(cost, ctx, "llamacpp")[-2:] == tuple(expected)
+    assert prefill_features(cost, 512) == prefill_features(cost, 512, "vllm") != prefill_features(cost, 512, "llamacpp")
+
+
 def test_a_profile_is_read_back_and_belongs_to_shape_and_engine(tmp_path: Path) -> None:
     path = profile_path("transformers", FACTS, "cpu", tmp_path)
     assert read_profile(path) is None
