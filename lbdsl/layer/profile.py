@@ -22,8 +22,9 @@ from lbdsl.parts.attention import Attention
 Constants = tuple[float, ...]
 
 READ_AT_ONCE = {"llamacpp": 512}
-"""Tokens of a prompt that an engine reads at once (llama.cpp: its `n_ubatch`, as `bench` sets it): each of them meets the keys
-of all tokens up to the last of these. Of a window llama.cpp holds as many more, rounded up to `RING_STEP`, and reads all."""
+"""Tokens of a prompt that an engine reads at once (llama.cpp: its `n_ubatch`, as `bench` sets it): each of them meets the
+keys of all tokens up to the last of these. For a window llama.cpp holds as many keys more, rounded up to `RING_STEP`, and
+reads them all."""
 
 RING_STEP = 256
 
