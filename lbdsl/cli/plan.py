@@ -153,6 +153,7 @@ def _sweep(
 ) -> int:
     """The exit code: that of the worst error of any value."""
     from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.core.diagnostic import Diagnostic
     from lbdsl.solve.case import costs_asked
     from lbdsl.verbs.sweeping import plan_sweep
 
@@ -183,8 +184,17 @@ def _sweep(
 
         render_compared(plans, stdout_console(), context)
     diagnostics = {item.value: item.errors if item.planned is None else item.planned.diagnostics for item in found}
+    # What is said of several values is said once.
+    said: dict[object, tuple[Diagnostic, list[str]]] = {}
     for value, problems in diagnostics.items():
-        how["progress"].say(f"{name} = {value}:")
+        for problem in problems:
+            key = (problem.place, problem.code, problem.message, problem.help)
+            said.setdefault(key, (problem, []))[1].append(value)
+    together: dict[str, list[Diagnostic]] = {}
+    for problem, of in said.values():
+        together.setdefault(", ".join(of), []).append(problem)
+    for of, problems in together.items():
+        how["progress"].say(f"{name} = {of}:")
         show_diagnostics(problems)
     if output is not None:
         from lbdsl.report.compared import draw_front

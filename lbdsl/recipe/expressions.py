@@ -6,12 +6,15 @@ whole model: facts, costs, scores, and values of the healed model.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.nearest import nearest
+from lbdsl.core.units import Share, Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning
@@ -90,11 +93,23 @@ MAX_EXPANDED = 100_000
 
 
 def resolved_condition(scope: Scope, node: tree.Expr, place: Place) -> ResolvedAssertion:
-    """A condition with its text; for a lone `$name` that of what it stands for, which reports show in its place."""
+    """A condition with its text, as reports show it: with the numbers that names stand for, and for a lone `$name` that of
+    its expression."""
     expr, meant = resolve_condition(scope, node, place), node
     while isinstance(meant, tree.Variable) and meant.name in scope.expressions:
         meant = scope.expressions[meant.name].node
-    return ResolvedAssertion(node.span, expr, phase_of(expr), one_line(meant.span.text))
+    text = re.sub(r"\$(\w+)", partial(_written_out, scope), one_line(meant.span.text))
+    return ResolvedAssertion(node.span, expr, phase_of(expr), text)
+
+
+def _written_out(scope: Scope, name: re.Match[str]) -> str:
+    """`$budget` as `40%`; the name itself if it stands for anything but a number."""
+    value = scope.variables.get(name[1])
+    if not isinstance(value, tree.Number):
+        return name[0]
+    if re.fullmatch(r"[0-9][\w.]*%?", value.text):
+        return value.text
+    return str(Share(value.value)) if value.unit is Unit.RATIO else f"{value.value:.12g}"
 
 
 def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
