@@ -133,6 +133,7 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert Path("front.png").stat().st_size > 1000
     found = json.loads(lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%,1%", "--json").out)
     assert [row["plan"] is not None for row in found["plans"]] == [True, False]
+    assert found["plans"][0]["plan"]["choice"]["budgets"][0]["text"].endswith("<= 30%")
     assert [problem["code"] for problem in found["plans"][1]["errors"]] == ["LB356"]
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=1%,2%").code == 5
     assert lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "-o", "x.lbplan").code == 2
@@ -157,7 +158,9 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert contexts.code == 0, contexts.err
     assert "KV@32Ki" in contexts.out
     Path("gated.lbr").write_text("param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
-    assert lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,100%").code == 5
+    gated = lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,60%,100%")
+    assert (gated.code, "kv(4Ki) <= 50%" in gated.err) == (5, True), gated.err
+    assert (gated.err.count("LB207"), "share = 50%, 60%, 100%:" in gated.err) == (1, True), gated.err
     Path("lbdsl.toml").write_text("[plan]\nall = true\n")
     assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki").code == 0
     assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki", "--all").code == 2
