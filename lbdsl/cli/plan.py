@@ -193,9 +193,9 @@ def _sweep(
     together: dict[str, list[Diagnostic]] = {}
     for problem, of in said.values():
         together.setdefault(", ".join(of), []).append(problem)
-    for of, problems in together.items():
-        how["progress"].say(f"{name} = {of}:")
-        show_diagnostics(problems)
+    for shared, found_there in together.items():
+        how["progress"].say(f"{name} = {shared}:")
+        show_diagnostics(found_there)
     if output is not None:
         from lbdsl.report.compared import draw_front
 
