@@ -12,7 +12,7 @@ from lbdsl.language.tree import ElseSelector, Expr, LayerSet, LayersSelector, Mo
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.recipe.schema import Choosing, CostOf, Recipe, Rule, Score
+from lbdsl.recipe.schema import Choosing, CostOf, PredictedOf, Recipe, Rule, Score
 from lbdsl.recipe.types import walk
 from lbdsl.solve.claims import Wanted, claimable
 from lbdsl.solve.evaluate import scores_in
@@ -33,6 +33,15 @@ def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
     """The costs in a recipe's asserts and budgets."""
     nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
     yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
+
+
+def predictions_asked(recipe: Recipe) -> dict[str, list[PredictedOf]]:
+    """The predicted values among them, by engine."""
+    asked: dict[str, list[PredictedOf]] = {}
+    for value in costs_asked(recipe):
+        if isinstance(value, PredictedOf):
+            asked.setdefault(value.engine, []).append(value)
+    return asked
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,11 @@ class _RuleInTable:
                 message = f"rule {number} asks for {asked} of the rest, and {left}"
                 yield warning("LB309", message, span, help=tuple(self._in_the_way()))
         if got and not acts and not all(action.keeps for action in rule.actions):
-            message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"
-            yield warning("LB310", message, span, help="remove it")
+            if self.known.choosing is not None:
+                yield note("LB313", f"rule {number} changes no layer: its budgets are kept already", span)
+            else:
+                message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"
+                yield warning("LB310", message, span, help="remove it")
 
     def _shadowed(self, matched: int) -> tuple[str, tuple[Label, ...]]:
         """`shadowed: 3 of 3 claimed by rule 1`, and labels at the rules that got the layers."""

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lbdsl.actions import Action, actions
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text, ranges_text
 from lbdsl.language.format import format_text
 from lbdsl.layer.cost import ModelCost, model_cost
 from lbdsl.layer.facts import ModelFacts
+from lbdsl.layer.profile import calibrate_line
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.solve.case import Case
+from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case, predictions_asked
 from lbdsl.verbs.inspecting import Inspected, inspect_model
 
 Template = Literal["balanced", "cache", "speed", "goal"]
@@ -48,7 +50,7 @@ def starting_recipe(
     balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
     speed: whole layers and attentions dropped, no windows. The numbers are only a starting point: nothing is measured.
     With `goals`, conditions such as `kv(8Ki) <= 50%`, the plan is chosen that meets them with the least damage; one that
-    they cannot be met with is LB356.
+    they cannot be met with is LB356. One on a predicted value gives a note with the line that calibrates for it.
     """
     if goals:
         template = "goal"
@@ -57,13 +59,22 @@ def starting_recipe(
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
         raise fail("LB467", f"{model} is already an artifact of lbdsl", help="give its base model")
-    text = recipe_for(found, template, goals)
+    text, notes = recipe_for(found, template, goals), found.diagnostics
     if goals:
         loaded = recipe_from_text(text, "--goal")
         problems = loaded.diagnostics if loaded.value is None else impossible_untils(Case(loaded.value, found.facts))
         if any(d.is_error for d in problems):
             raise LbdslError(problems)
-    return Start(text, plain_name(found.source.short_name, "model"), found.diagnostics)
+        notes += tuple(_profiles_needed(loaded.unwrap(), found.source.text))
+    return Start(text, plain_name(found.source.short_name, "model"), notes)
+
+
+def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
+    for engine, values in predictions_asked(recipe).items():
+        line = calibrate_line(engine, [(value.name, value.arguments) for value in values], model)
+        names = ", ".join(dict.fromkeys(f"`{value.name}`" for value in values))
+        message = f"`plan` predicts {names} from a profile of {engine} on this machine"
+        yield note("LB353", message, help=f"if there is none yet, measure it: {line}")
 
 
 def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) -> str:

@@ -15,9 +15,9 @@ from lbdsl.layer.profile import calibrate_line
 from lbdsl.plan.estimate import MANY, decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
-from lbdsl.recipe.schema import PredictedOf, Recipe
+from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
-from lbdsl.solve.case import costs_asked
+from lbdsl.solve.case import predictions_asked
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.workbench.workbench import Workbench
 
@@ -70,10 +70,7 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
 def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
     """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
     measures all that is asked of an engine, if one of them cannot be predicted."""
-    asked: dict[str, list[PredictedOf]] = {}
-    for value in costs_asked(recipe):
-        if isinstance(value, PredictedOf):
-            asked.setdefault(value.engine, []).append(value)
+    asked = predictions_asked(recipe)
     if not asked:
         return recipe
     recipe = replace(recipe, profiles=bench.profiles(asked))

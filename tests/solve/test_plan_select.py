@@ -228,6 +228,7 @@ def test_a_shadowed_rule_names_who_claimed():
         ("layers 0-27 keep\nlowest 5 of rest by nll drop", ["LB309"]),
         ("layers 0-27 keep", ["LB311"]),
         ("layers all keep\nlowest of rest by nll until kv(8Ki) <= 100% drop", ["LB313"]),
+        ("choose for layers all among keep, drop minimizing nll subject to kv(8Ki) <= 100%", ["LB313"]),
     ],
 )
 def test_findings(text, expected):

@@ -205,6 +205,7 @@ def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
 GOALS = {
     "cache": (("kv(64) <= 60%",), "choose for layers", None),
     "bytes": (("kv(64) <= 60%", "weights <= 95%"), "drop(block)", None),
+    "speed": (("throughput(32, 16, 2) >= 150%",), "drop(block)", None),
     "loss": (("nll <= 0.05",), "while nll <= 0.05", None),
     "never": (("kv(64) <= 1%",), "", "LB356"),
     "no condition": (("kv(64)",), "", "LB123"),
@@ -223,8 +224,12 @@ def test_a_goal_is_chosen_for(goals: tuple[str, ...], holds: str, code: str | No
             starting_recipe(folder, goals=goals)
         assert refused.value.diagnostics[0].code == code
         return
-    text = starting_recipe(folder, goals=goals).text
+    start = starting_recipe(folder, goals=goals)
+    text = start.text
     assert holds in text
+    calibrated = [d.help[0] for d in start.diagnostics if d.code == "LB353"]
+    assert bool(calibrated) == ("throughput" in text)
+    assert all(f"lbdsl calibrate {folder} --engine vllm --lengths 32/16 --concurrency 2" in line for line in calibrated)
     recipe = recipe_from_text(text).unwrap()
     assert (recipe.measure.strategy == "screen") == ("choose for" in text)
     assert not any(d.is_error for d in static_findings(recipe, inspect_model(folder).facts))
