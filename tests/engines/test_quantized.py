@@ -53,12 +53,13 @@ def blocks(smollm2: str) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, noise: float = 0.0) -> torch.Tensor:
-    """[8, 511]: the log-probability of each token but the first; `noise` is relative, in the embeddings."""
+def in_lbdsl(folder: Path, blocks: torch.Tensor, dtype: torch.dtype, shaken: int | None = None) -> torch.Tensor:
+    """[8, 511]: the log-probability of each token but the first. `shaken` is the seed of noise in the embeddings, a
+    hundred-thousandth of them."""
     model = load_artifact(folder, read_record(folder).unwrap().plan, device="cpu", dtype=dtype)
-    random = torch.Generator().manual_seed(0)
-    shake = lambda _module, _ids, out: out * (1 + noise * torch.randn(out.shape, generator=random))  # noqa: E731
-    if noise:
+    if shaken is not None:
+        random = torch.Generator().manual_seed(shaken)
+        shake = lambda _module, _ids, out: out * (1 + 1e-5 * torch.randn(out.shape, generator=random))  # noqa: E731
         model.get_input_embeddings().register_forward_hook(shake)
     rows = [model(input_ids=row[None], use_cache=False).logits[0, :-1].float().log_softmax(-1) for row in blocks]
     return torch.stack([said.gather(-1, row[1:, None])[:, 0] for said, row in zip(rows, blocks, strict=True)])
@@ -68,24 +69,34 @@ Apart = dict[str, torch.Tensor]
 MODELS = ("quantized", "int4", "int8")
 DTYPES = ("float16", "bfloat16")
 WAYS = ("decilm", "plugin")
+SHAKEN = 4
+"""8-bit activations are not continuous: noise that changes nothing else moves the perplexity of one forward on this text by
+up to 0.8 %, for which 0.4 % is the standard error. So an engine is compared with the mean of several."""
 
 
 @pytest.fixture(scope="module")
 def compared(smollm2: str, blocks: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Apart]:
-    """By model and way: what vLLM's log-probabilities, and our own model's, differ from ours in float32; made once."""
+    """By model and way: what vLLM's log-probabilities differ from ours in float32; made once."""
+
+    @cache
+    def ours_of(name: str) -> torch.Tensor:
+        folder = artifact_of(name, smollm2)
+        each = torch.stack([in_lbdsl(folder, blocks, torch.float32, shaken=seed) for seed in range(SHAKEN)])
+        own = {"float32": in_lbdsl(folder, blocks, torch.float32)}
+        own |= {dtype: in_lbdsl(folder, blocks, getattr(torch, dtype)) for dtype in DTYPES}
+        say(f"{name}, lbdsl", {dtype: each.mean(0) - said for dtype, said in own.items()})
+        return each.mean(0)
 
     @cache
     def apart_of(name: str, way: str) -> Apart:
-        place, folder = tmp_path_factory.mktemp(f"{name}-{way}"), artifact_of(name, smollm2)
+        place, folder, ours = tmp_path_factory.mktemp(f"{name}-{way}"), artifact_of(name, smollm2), ours_of(name)
         model, plugin = folder, None
         if way == "decilm":
             model = export_artifact(folder, "decilm", output=place / "decilm").folder
         else:
             plugin = install_plugin(place / "plugin")
-        ours = in_lbdsl(folder, blocks, torch.float32)
-        apart = {"lbdsl shaken": ours - in_lbdsl(folder, blocks, torch.float32, noise=1e-5)}
+        apart = {}
         for dtype in DTYPES:
-            apart[f"lbdsl {dtype}"] = ours - in_lbdsl(folder, blocks, getattr(torch, dtype))
             served = serve(
                 model,
                 blocks.tolist(),
@@ -98,13 +109,17 @@ def compared(smollm2: str, blocks: torch.Tensor, tmp_path_factory: pytest.TempPa
                 score=True,
                 environment=W4A16,
             )
-            apart[f"vllm {dtype}"] = ours - torch.tensor(served.scores)
-        for side, each in apart.items():
-            most, rise = each.abs().flatten().quantile(0.99), each.mean().exp() - 1
-            print(f"{name}, {way}, {side}: mean {each.abs().mean():.4f}, 99 % {most:.4f}, perplexity {rise:+.3%}")
+            apart[dtype] = ours - torch.tensor(served.scores)
+        say(f"{name}, {way}", apart)
         return apart
 
     return apart_of
+
+
+def say(name: str, apart: Apart) -> None:
+    for dtype, each in apart.items():
+        most, rise = each.abs().flatten().quantile(0.99), each.mean().exp() - 1
+        print(f"{name}, {dtype}: mean {each.abs().mean():.4f}, 99 % {most:.4f}, perplexity {rise:+.3%}")
 
 
 def cases(missed: set[tuple[str, str]], why: str) -> Iterator[Any]:
@@ -121,14 +136,14 @@ APART = {(name, dtype) for name in MODELS for dtype in DTYPES} - {("int4", "floa
 @pytest.mark.parametrize(("name", "way", "dtype"), list(cases(APART, NOT_CONTINUOUS)))
 def test_vllm_says_what_our_model_says(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
     """Log-probabilities. The test of maps compares what this one cannot."""
-    apart = compared(name, way)[f"vllm {dtype}"].abs()
+    apart = compared(name, way)[dtype].abs()
     assert apart.mean() <= 0.02
     assert apart.flatten().quantile(0.99) <= 0.15
 
 
 @pytest.mark.parametrize(("name", "way", "dtype"), list(cases({("int8", "bfloat16")}, "+1.3 %, our own bfloat16 +0.6 %")))
 def test_vllm_has_our_perplexity(name: str, way: str, dtype: str, compared: Callable[[str, str], Apart]) -> None:
-    assert abs(compared(name, way)[f"vllm {dtype}"].mean().exp() - 1) <= 0.005
+    assert abs(compared(name, way)[dtype].mean().exp() - 1) <= 0.005
 
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}

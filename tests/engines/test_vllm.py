@@ -155,7 +155,8 @@ def compare(name: str, model, prompts: list[list[int]], served: Served, tie: flo
 
 
 def check_that_windows_count(model, prompts: list[list[int]], served: Served) -> None:
-    """The comparison sees it when a window is ignored: such a model says other tokens after every long prompt."""
+    """The comparison sees it when a window is ignored: such a model says other tokens after a long prompt, of which
+    none may be beyond a tie. (After how many of the six of SmolLM2 is chance: four to six seen.)"""
     specs = {i: layer.spec for i, layer in enumerate(model.model.layers)}
     windows = {i: window_of(spec)["size"] for i, spec in specs.items() if window_of(spec)}
     for index in windows:
@@ -163,8 +164,7 @@ def check_that_windows_count(model, prompts: list[list[int]], served: Served) ->
     longest = max(windows.values())
     long = [i for i, prompt in enumerate(prompts) if len(prompt) > 2 * longest]
     wrong = [logits_of(model, prompts[i], served.tokens[i]).argmax(-1).tolist() != served.tokens[i] for i in long]
-    assert wrong
-    assert all(wrong)
+    assert any(wrong)
 
 
 def test_capacity_of_the_base(base: Path, smollm2: str, tmp_path: Path) -> None:
