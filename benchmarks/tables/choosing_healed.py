@@ -1,7 +1,8 @@
 """Plans of SmolLM2 for 40 % of its cache, by the ways of `benchmarks/tables/choosing.py`, healed on 100k tokens each.
 
 Needs `make model` and the rows `WAY-40` of `choosing`, in whose folder the plans and their scores are. `before` is the KL
-of the plan on both texts, before healing; the rises of perplexity are those after it.
+of the plan on both texts, before healing; the rises of perplexity are those after it. Ways that chose the same plan, to the
+last digit of its KL, share the healed model.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ BUDGET = 40
 
 def healed(way: str, work: Path) -> dict[str, float]:
     plans = work.parent / "choosing"
-    if not (plans / f"{way}-{BUDGET}.sums").is_file():
-        raise RuntimeError(f"run the row `{way}-{BUDGET}` of `choosing` first")
-    sums = json.loads((plans / f"{way}-{BUDGET}.sums").read_text(encoding="utf-8"))
-    losses, tokens = zip(*(pair for text in sums.values() for pair in text), strict=True)
+    missing = [f"`{each}-{BUDGET}`" for each in WAYS if not (plans / f"{each}-{BUDGET}.sums").is_file()]
+    if missing:
+        raise RuntimeError(f"run the rows {', '.join(missing)} of `choosing` first")
+    found = {each: json.loads((plans / f"{each}-{BUDGET}.sums").read_text(encoding="utf-8")) for each in WAYS}
+    losses, tokens = zip(*(pair for text in found[way].values() for pair in text), strict=True)
+    way = next(each for each in WAYS if found[each] == found[way])
     recipe = f"{choose(BUDGET, WAYS[way])}\n{Healing(BEST, 'distill', BY, 100).recipe('', work.parent / 'healing')}"
     made(work, way, recipe, "--cache-dir", str(plans / f"{way}-{BUDGET}.cache"))
     return {"before": sum(losses) / sum(tokens), **increases(evaluated(work, way, recipe))}
