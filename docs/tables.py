@@ -206,6 +206,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "layer_aware": lambda: results("layer_aware"),
     "healing_methods": lambda: results("healing_methods"),
     "choosing": lambda: results("choosing"),
+    "choosing_healed": lambda: results("choosing_healed"),
     "patches": lambda: results("patches"),
     "quantize": lambda: results("quantize"),
     "kernels": lambda: results("kernels"),
