@@ -3,9 +3,9 @@
 Needs `make model`, and vLLM in an environment of its own, which is made (`--install`) and calibrated as for
 `benchmarks/tables/predictions.py`, in whose folder the profile is. All plans store 8-bit weights, are healed on the same
 text, pass the same gate, and are exported and run in unmodified vLLM. `by-hand-N`: windows with learned sinks in N layers,
-by rank, as in recipes/quickstart.lbr and recipes/serve-anywhere.lbr; whether they keep the budgets is seen. `kl`: joint,
-before healing, on calibration text that neither scored nor chose. `predicted` and `over base`: output tokens a second over
-whole runs, over those of the base.
+by rank, as in recipes/quickstart.lbr and recipes/serve-anywhere.lbr; whether they keep the budgets is seen. `chosen-plain`:
+with windows without sinks among the alternatives. `kl`: joint, before healing, on calibration text that neither scored nor
+chose. `predicted` and `over base`: output tokens a second over whole runs, over those of the base.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ from benchmarks.tables.predictions import calibrated
 THROUGHPUT = "throughput(1Ki, 256, 50)"
 BUDGETS = "kv(8Ki) <= 40%", "weights <= 65%", f"{THROUGHPUT} >= 150%", 'serves("vllm")'
 WINDOW = "swa(window=256, sinks=learned)"
-ALTERNATIVES = "keep", "swa(window=256)", WINDOW, "swa(window=128, sinks=learned)", "kv_heads(1)", "drop"
+ALTERNATIVES = "keep", WINDOW, "swa(window=128, sinks=learned)", "kv_heads(1)", "drop"
+
+
+def choose(*among: str) -> str:
+    return f"choose for layers all among {', '.join(among)} minimizing kl subject to {', '.join(BUDGETS)}"
+
+
 PLANS = {
-    "chosen": f"choose for layers all among {', '.join(ALTERNATIVES)} minimizing kl subject to {', '.join(BUDGETS)}",
+    "chosen": choose(*ALTERNATIVES),
+    "chosen-plain": choose(ALTERNATIVES[0], "swa(window=256)", *ALTERNATIVES[1:]),
     "by-hand-20": f"layers first 2, last 1 keep(attention)\nlowest 20 of rest by sensitivity {WINDOW}",
     "by-hand-24": f"lowest 24 by kl({WINDOW}) {WINDOW}",
 }
