@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -158,6 +158,12 @@ class Problem:
     @property
     def places(self) -> tuple[Place, ...]:
         return tuple((layer, number) for layer, numbers in self.options.items() for number in numbers)
+
+    def without(self, places: Set[Place]) -> Problem:
+        """The same with fewer alternatives, which may leave a layer none."""
+        options = {i: tuple(n for n in numbers if (i, n) not in places) for i, numbers in self.options.items()}
+        pairs = {both: value for both, value in self.pairs.items() if places.isdisjoint(both)}
+        return replace(self, options=options, pairs=pairs)
 
     def moves(self, chosen: Choices) -> list[dict[int, int]]:
         """The changes of one layer, and the exchanges of two layers' alternatives, whatever the budgets."""

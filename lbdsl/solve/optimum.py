@@ -62,6 +62,22 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
             heapq.heappush(waiting, (value, number, found))
 
 
+def families(problem: Problem) -> Iterator[Choices]:
+    """The best solution, and the best of other kinds: each without the alternatives of those before it that a format of an
+    engine cannot express, or not beside others. No change of a layer or two leads from one to the next: where a format has
+    one window for all layers, all of them change at once."""
+    ways = _ways(problem)
+    apart = {place for places, _ in ways for place in places}
+    roles = {role for _, pairs in ways for pair in pairs for role in pair}
+    apart |= {(layer, number) for layer, number in problem.places if (problem.kind(layer), number) in roles}
+    while (found := next(solutions(problem), None)) is not None:
+        yield found
+        used = {number for _, number in apart.intersection(found.items())}
+        problem = problem.without({place for place in problem.places if place[1] in used})
+        if not used or not all(problem.options.values()):
+            return
+
+
 def _descended(problem: Problem, chosen: Choices) -> Choices:
     """The best change of one layer or exchange between two that keeps the budgets, again and again."""
     while True:

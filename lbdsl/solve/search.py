@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from random import Random
 
 from lbdsl.core.measurement import Measurement
 from lbdsl.solve.choose import Problem
-from lbdsl.solve.optimum import solutions
+from lbdsl.solve.optimum import families, solutions
 from lbdsl.solve.table import Choices
 
 STARTS = 8
-"""Solutions, the least sums first, that are measured."""
+"""Solutions that are measured: the best of each of `families`, then the least sums."""
 
 PROPOSED, SHARE, FINALISTS = 24, 0.25, 4
 """In each round: how many neighbours of the best plan are measured on which share of the text, and how many at most of
@@ -56,7 +56,12 @@ def search(
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
     plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
     `measure` ends it with the best plan: before any is measured, that with the least sum."""
-    starts = list(islice(solutions(problem), max(1, min(STARTS, tries))))
+    starts: list[Choices] = []
+    for plan in chain(families(problem), solutions(problem)):
+        if plan not in starts:
+            starts.append(plan)
+        if len(starts) >= min(STARTS, tries):
+            break
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False

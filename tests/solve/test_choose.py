@@ -17,7 +17,7 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.solve import optimum
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import Problem
-from lbdsl.solve.optimum import solutions, unmet
+from lbdsl.solve.optimum import families, solutions, unmet
 from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, key_of, search
 from lbdsl.solve.select import choice_of, select
 from tests.plan.test_predicted_values import PROFILES
@@ -254,6 +254,32 @@ def test_few_tries_are_searched_too() -> None:
         found = search(problem, measure, tries=12, share=share)
         assert STARTS < found.spent <= 12
         assert len(found.joint) > STARTS
+
+
+def test_the_best_of_each_kind_is_measured_where_exchanges_do_not_lead_there() -> None:
+    """One format has one window for all layers, another no windows: scores mislead, the joint value decides."""
+    recipe = recipe_of('kv(8Ki) <= 60%, serves("vllm")', "keep, swa(window=64), swa(window=256), drop")
+    facts = llama_facts(layers=12)
+
+    def one_window(specs) -> bool:
+        windows = {spec.mixer.window.size for spec in specs if spec.mixer is not None and spec.mixer.window is not None}
+        return len(windows) <= 1 and all(spec.mixer is not None for spec in specs)
+
+    def no_windows(specs) -> bool:
+        return all(spec.mixer is None or spec.mixer.window is None for spec in specs)
+
+    forms = {"vllm": (one_window, no_windows)}
+    case = measurable(recipe, facts).unwrap()
+    worth = {"swa(window=64)": 1.0, "swa(window=256)": 1.1, "drop": 1.2}
+    scores = {r: Measurement(worth[r.action], 0.1, Unit.NATS, 10, 2) for r in case.requests}
+    problem = choice_of(recipe, facts, scores, forms).unwrap()
+    kinds = [set(plan.values()) - {0} for plan in families(problem)]
+    assert kinds == [{1}, {2}, {3}]
+
+    def measure(plans, part):
+        return [Measurement(sum(abs(n - 2) for n in plan.values() if n), 0.1, Unit.NATS, 10, 2) for plan in plans]
+
+    assert set(search(problem, measure, tries=STARTS).best.values()) == {0, 2}
 
 
 def test_an_engine_is_served_through_one_of_its_formats() -> None:
