@@ -20,7 +20,9 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
+from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import select
 
 
@@ -155,10 +157,12 @@ def plan_of(
     contexts: tuple[int, ...] = (1024, 8192, 32768),
     profiles: Mapping[str, Profile] = MappingProxyType({}),
 ) -> Plan:
-    """The plan of a recipe with the scores of `scores_for`, also when an assert fails."""
+    """The plan of a recipe with the scores of `scores_for`, also when an assert fails; every engine can serve it."""
     recipe = replace(recipe_of(text), profiles=profiles)
     scores = scores_for(recipe, facts, nll)
-    selection, found = select(recipe, facts, scores)
+    rule = Case(recipe, facts).choose
+    engines = engines_of(rule.choosing) if rule is not None and rule.choosing is not None else ()
+    selection, found = select(recipe, facts, scores, forms=dict.fromkeys(engines, (lambda specs: True,)))
     assert selection is not None, found
     ref = ModelRef(
         source="HuggingFaceTB/SmolLM2-135M",

