@@ -33,10 +33,10 @@ def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants
     found = np.zeros(scaled.shape[1])
     while left:
         part = np.linalg.lstsq(scaled[:, left], np.ones(len(values)), rcond=None)[0]
-        if part.min() >= 0:
+        if np.min(part) >= 0:
             found[left] = part
             break
-        left.pop(int(part.argmin()))
+        left.pop(int(np.argmin(part)))
     errors = np.abs(scaled @ found - 1)
     constants = found / np.where(size > 0, size, 1.0)
     return tuple(float(c) for c in constants), float(errors.max())

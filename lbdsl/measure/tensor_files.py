@@ -67,7 +67,7 @@ class TensorFiles:
 
     def _read(self, info: TensorInfo, start: int, shape: tuple[int, ...], as_stored: bool = False) -> Tensor:
         tensor = torch.empty(shape, dtype=getattr(torch, info.dtype))
-        bytes_of = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        bytes_of = tensor.reshape(-1).view(torch.uint8).numpy().data
         with (self._folder / info.file).open("rb", buffering=0) as stream:
             done = 0
             while done < len(bytes_of):
