@@ -62,20 +62,25 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
             heapq.heappush(waiting, (value, number, found))
 
 
-def families(problem: Problem) -> Iterator[Choices]:
-    """The best solution, and the best of other kinds: each without the alternatives of those before it that a format of an
-    engine cannot express, or not beside others. No change of a layer or two leads from one to the next: where a format has
-    one window for all layers, all of them change at once."""
-    ways = _ways(problem)
-    apart = {place for places, _ in ways for place in places}
-    roles = {role for _, pairs in ways for pair in pairs for role in pair}
-    apart |= {(layer, number) for layer, number in problem.places if (problem.kind(layer), number) in roles}
-    while (found := next(solutions(problem), None)) is not None:
-        yield found
-        used = {number for _, number in apart.intersection(found.items())}
-        problem = problem.without({place for place in problem.places if place[1] in used})
-        if not used or not all(problem.options.values()):
-            return
+def families(problem: Problem) -> list[Choices]:
+    """The best solution, and for each alternative the best of those that some format of each engine has beside it, the least
+    sum first. No change of a layer or two leads from one to the next: where a format has one window for all layers, all of
+    them change at once."""
+    role_of = {place: (problem.kind(place[0]), place[1]) for place in problem.places}
+    ways = [({role for place, role in role_of.items() if place not in places}, pairs) for places, pairs in _ways(problem)]
+
+    def together(one: Role, other: Role) -> bool:
+        both = (one, other), (other, one)
+        return one == other or any(roles.issuperset(both[0]) and pairs.isdisjoint(both) for roles, pairs in ways)
+
+    asked = dict.fromkeys(role_of.values())
+    apart = {frozenset(other for other in asked if not together(role, other)) for role in asked}
+    found: dict[tuple[Place, ...], Choices] = {}
+    for left_out in apart | {frozenset()}:
+        rest = problem.without({place for place, role in role_of.items() if role in left_out})
+        for plan in islice(solutions(rest), 1) if all(rest.options.values()) else ():
+            found[tuple(sorted(plan.items()))] = plan
+    return [found[key] for key in sorted(found, key=lambda key: (problem.sum(found[key]), key))]
 
 
 def _descended(problem: Problem, chosen: Choices) -> Choices:

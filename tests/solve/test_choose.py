@@ -257,24 +257,29 @@ def test_few_tries_are_searched_too() -> None:
 
 
 def test_the_best_of_each_kind_is_measured_where_exchanges_do_not_lead_there() -> None:
-    """One format has one window for all layers, another no windows: scores mislead, the joint value decides."""
-    recipe = recipe_of('kv(8Ki) <= 60%, serves("vllm")', "keep, swa(window=64), swa(window=256), drop")
+    """One format has one window and as many KV heads for all layers, another no windows: scores mislead, the joint value
+    decides."""
+    recipe = recipe_of('kv(8Ki) <= 60%, serves("vllm")', "keep, swa(window=64), swa(window=256), drop, kv_heads(1)")
     facts = llama_facts(layers=12)
 
+    def sizes(specs) -> tuple[set[int], set[int]]:
+        mixers = [spec.mixer for spec in specs if spec.mixer is not None]
+        return {mixer.kv_heads for mixer in mixers}, {mixer.window.size for mixer in mixers if mixer.window is not None}
+
     def one_window(specs) -> bool:
-        windows = {spec.mixer.window.size for spec in specs if spec.mixer is not None and spec.mixer.window is not None}
-        return len(windows) <= 1 and all(spec.mixer is not None for spec in specs)
+        heads, windows = sizes(specs)
+        return len(heads) == 1 and len(windows) <= 1 and all(spec.mixer is not None for spec in specs)
 
     def no_windows(specs) -> bool:
-        return all(spec.mixer is None or spec.mixer.window is None for spec in specs)
+        heads, windows = sizes(specs)
+        return len(heads) == 1 and not windows
 
     forms = {"vllm": (one_window, no_windows)}
     case = measurable(recipe, facts).unwrap()
-    worth = {"swa(window=64)": 1.0, "swa(window=256)": 1.1, "drop": 1.2}
-    scores = {r: Measurement(worth[r.action], 0.1, Unit.NATS, 10, 2) for r in case.requests}
+    worth = {"swa(window=64)": 1.0, "swa(window=256)": 1.1, "drop": 1.2, "kv_heads(n=1)": 0.9}
+    scores = {r: Measurement(worth[r.action] + 0.01 * r.layer, 0.1, Unit.NATS, 10, 2) for r in case.requests}
     problem = choice_of(recipe, facts, scores, forms).unwrap()
-    kinds = [set(plan.values()) - {0} for plan in families(problem)]
-    assert kinds == [{1}, {2}, {3}]
+    assert [set(plan.values()) for plan in families(problem)] == [{0, 1}, {0, 2}, {0, 3}, {4}]
 
     def measure(plans, part):
         return [Measurement(sum(abs(n - 2) for n in plan.values() if n), 0.1, Unit.NATS, 10, 2) for plan in plans]
