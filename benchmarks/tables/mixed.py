@@ -39,11 +39,14 @@ PLANS = {
 GATE = 'assert ppl_increase("builtin:wikitext") < 10%'
 
 
+MEASURE = {plan: "8Ki; strategy = screen" if plan.startswith("chosen") else "4Ki" for plan in PLANS}
+
+
 def figures(plan: str, work: Path) -> dict[str, float]:
     cache = calibrated("vllm", work.parent / "predictions")
     heal = Healing(BEST, "distill", BY, 100).recipe("", work.parent / "healing")
     rules = f"layers all quantize(bits=8, activations=8)\n{PLANS[plan]}\nelse keep\n{heal}\n{GATE}"
-    recipe = f"measure {{ tokens = 4Ki; seq = 1Ki; tries = 60 }}\n{rules}"
+    recipe = f"measure {{ tokens = {MEASURE[plan]}; seq = 1Ki; tries = 60 }}\n{rules}"
     folder, judged = made(work, plan, recipe, *cache), evaluated(work, plan, recipe)
     record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
     after, before = record["after"], record["before"]

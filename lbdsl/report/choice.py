@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import hypot
 from string import ascii_lowercase
 
 from rich.text import Text
 
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
 from lbdsl.metrics import metric_of
-from lbdsl.plan.schema import Budget, Choice, Plan
+from lbdsl.plan.schema import Budget, Choice, Plan, ScoreValue
 from lbdsl.plan.words import signed_text
 from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
@@ -37,9 +38,17 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     yield Text(f"  {spent}; the sum of the single layers{pairs} is {choice.sum:+.3g}")
     other = plan.loss.scores.get(choice.metric)
     if choice.candidates and other is not None:
-        yield Text(f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}")
+        text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"
+        if _misled(choice.candidates[0].joint, other):
+            text += ", more than chance explains: let more text choose, by measure { tokens = ... }"
+        yield Text(text)
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
+
+
+def _misled(here: ScoreValue, there: ScoreValue) -> bool:
+    """Whether a plan loses more on text that did not choose it, by over two standard errors."""
+    return there.value - here.value > 2 * hypot(here.stderr or 0.0, there.stderr or 0.0)
 
 
 def _rows(choice: Choice, pm: str) -> list[Row]:

@@ -9,6 +9,7 @@ import pytest
 
 from lbdsl.measure import joint
 from lbdsl.plan.file import load_plan
+from lbdsl.report.choice import choice_lines
 
 RECIPE = """lbr 1
 measure {{ tokens = 512; seq = 128; tries = {tries} }}
@@ -51,6 +52,14 @@ def test_the_best_plan_is_measured_cached_and_applied(workplace: Path, lbdsl, mo
     done = lbdsl("apply", "r.lbplan", "-o", "out", "--yes")
     assert done.code == 0, done.err
     assert "chosen among 4 alternatives for 5 layers, by kl" in lbdsl("show", "r.lbplan").out
+    # A value on other text that chance does not explain is said to be one.
+    saved = load_plan(Path("r.lbplan")).unwrap()
+    here = saved.choice.candidates[0].joint
+    for more, misled in ((0.0, False), (0.09, False), (0.3, True)):
+        there = here.model_copy(update={"value": here.value + more, "stderr": 0.1})
+        loss = saved.loss.model_copy(update={"scores": {"kl": there}})
+        lines = choice_lines(saved.model_copy(update={"loss": loss}), 80, False)
+        assert any("more than chance explains" in line.plain for line in lines) == misled
 
 
 def _none():
