@@ -3,8 +3,8 @@
 Needs `make model`, and vLLM in an environment of its own, which is made (`--install`) and calibrated as for
 `benchmarks/tables/predictions.py`, in whose folder the profile is. All plans store 8-bit weights, are healed on the same
 text, pass the same gate, and are exported and run in unmodified vLLM. `by-hand-N`: windows with learned sinks in N layers,
-by rank, as in recipes/quickstart.lbr and recipes/serve-anywhere.lbr; whether they keep the budgets is seen. `chosen-plain`:
-with windows without sinks among the alternatives. `kl`: joint, before healing, on calibration text that neither scored nor
+by rank, as in recipes/quickstart.lbr and recipes/serve-anywhere.lbr; whether they keep the budgets is seen. `chosen` has
+twice the calibration text, for it also chooses. `kl`: joint, before healing, on calibration text that neither scored nor
 chose. `predicted` and `over base`: output tokens a second over whole runs, over those of the base.
 """
 
@@ -24,29 +24,22 @@ THROUGHPUT = "throughput(1Ki, 256, 50)"
 BUDGETS = "kv(8Ki) <= 40%", "weights <= 65%", f"{THROUGHPUT} >= 150%", 'serves("vllm")'
 WINDOW = "swa(window=256, sinks=learned)"
 ALTERNATIVES = "keep", WINDOW, "swa(window=128, sinks=learned)", "kv_heads(1)", "drop"
-
-
-def choose(*among: str) -> str:
-    return f"choose for layers all among {', '.join(among)} minimizing kl subject to {', '.join(BUDGETS)}"
-
-
 PLANS = {
-    "chosen": choose(*ALTERNATIVES),
-    "chosen-plain": choose(ALTERNATIVES[0], "swa(window=256)", *ALTERNATIVES[1:]),
+    "chosen": f"choose for layers all among {', '.join(ALTERNATIVES)} minimizing kl subject to {', '.join(BUDGETS)}",
     "by-hand-20": f"layers first 2, last 1 keep(attention)\nlowest 20 of rest by sensitivity {WINDOW}",
     "by-hand-24": f"lowest 24 by kl({WINDOW}) {WINDOW}",
 }
 GATE = 'assert ppl_increase("builtin:wikitext") < 10%'
 
 
-MEASURE = {plan: "8Ki; strategy = screen" if plan.startswith("chosen") else "4Ki" for plan in PLANS}
+TOKENS = {plan: "8Ki; strategy = screen" if plan == "chosen" else "4Ki" for plan in PLANS}
 
 
 def figures(plan: str, work: Path) -> dict[str, float]:
     cache = calibrated("vllm", work.parent / "predictions")
     heal = Healing(BEST, "distill", BY, 100).recipe("", work.parent / "healing")
     rules = f"layers all quantize(bits=8, activations=8)\n{PLANS[plan]}\nelse keep\n{heal}\n{GATE}"
-    recipe = f"measure {{ tokens = {MEASURE[plan]}; seq = 1Ki; tries = 60 }}\n{rules}"
+    recipe = f"measure {{ tokens = {TOKENS[plan]}; seq = 1Ki; tries = 60 }}\n{rules}"
     folder, judged = made(work, plan, recipe, *cache), evaluated(work, plan, recipe)
     record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
     after, before = record["after"], record["before"]
