@@ -66,12 +66,13 @@ def _sign(choice: Choice, number: int) -> str:
 
 
 def _budget(budget: Budget, least: float) -> str:
-    said = f"{printable(budget.text)}"
+    said = printable(budget.text)
     if budget.value is not None and budget.unit is not None:
         unit = Unit.RATIO if budget.share is not None else budget.unit
         said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
     if budget.without is None:
         return said
+    said += "; " if budget.value is not None else ": "
     if least - budget.without < 1e-9:
-        return f"{said}; it costs nothing"
-    return f"{said}; the least sum is {least:+.3g}, and {budget.without:+.3g} without this budget"
+        return f"{said}it costs nothing"
+    return f"{said}the least sum of scores is {least:+.3g}, and {budget.without:+.3g} without this budget"

@@ -82,7 +82,7 @@ def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None 
             # A plan that changes nothing has no loss.
             joint, error = (kl.value, kl.stderr or 0.0) if kl is not None else (0.0, 0.0)
             axes.errorbar(100 * share, joint, yerr=error, fmt="o", color="#1f5fa8", capsize=2)
-            axes.annotate(label, (100 * share, joint), textcoords="offset points", xytext=(6, 4))
+            axes.annotate(label, (100 * share, joint), textcoords="offset points", xytext=(0, 6), ha="center")
         axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
         axes.set_ylabel("KL to the base before healing, nats/token")
         axes.set_title(what)

@@ -234,6 +234,11 @@ class Problem:
         unchanged = [n for n, score in enumerate(self.choosing.scores) if score is None]
         return {layer: next((n for n in unchanged if n in numbers), numbers[0]) for layer, numbers in self.options.items()}
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether `plain` changes nothing."""
+        return all(self.choosing.scores[number] is None for number in self.plain.values())
+
     def _two_layers(self, one: Role, other: Role, barred: frozenset[Place]) -> dict[int, int] | None:
         """Two layers in these roles."""
         first, second = (

@@ -63,7 +63,7 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
 
 
 def families(problem: Problem) -> list[Choices]:
-    """The best solution, and for each alternative the best of those that some format of each engine has beside it, the least
+    """The best solution, and for each alternative the best among what some format of each engine has beside it, the least
     sum first. No change of a layer or two leads from one to the next: where a format has one window for all layers, all of
     them change at once."""
     role_of = {place: (problem.kind(place[0]), place[1]) for place in problem.places}

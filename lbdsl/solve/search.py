@@ -55,7 +55,10 @@ def search(
 ) -> Found | None:
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
     plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
-    `measure` ends it with the best plan: before any is measured, that with the least sum."""
+    `measure` ends it with the best plan: before any is measured, that with the least sum. Where the unchanged model keeps
+    the budgets, nothing is measured."""
+    if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
+        return Found(problem.plain, 0.0, {})
     starts: list[Choices] = []
     for plan in chain(families(problem), solutions(problem)):
         if plan not in starts:

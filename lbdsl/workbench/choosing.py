@@ -89,6 +89,7 @@ def choose(
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
+        bench.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     return Chosen(selected.unwrap(), _choice(problem, found, whole.measured_on), diagnostics)
 

@@ -239,3 +239,4 @@ def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl
     rows = json.loads(done.out)["plans"]
     assert [(row["value"], row["plan"] is not None) for row in rows] == [("30%", True), ("40%", False)]
     assert "stopped before" in done.err
+    assert done.code == 130

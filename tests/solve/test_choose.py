@@ -18,7 +18,7 @@ from lbdsl.solve import optimum
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import families, solutions, unmet
-from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, key_of, search
+from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
 from lbdsl.solve.select import choice_of, select
 from tests.plan.test_predicted_values import PROFILES
 from tests.plan_cases import llama_facts
@@ -254,6 +254,13 @@ def test_few_tries_are_searched_too() -> None:
         found = search(problem, measure, tries=12, share=share)
         assert STARTS < found.spent <= 12
         assert len(found.joint) > STARTS
+
+
+def test_nothing_is_measured_where_the_unchanged_model_keeps_the_budgets() -> None:
+    recipe = recipe_of("kv(8Ki) <= 100%", "keep, swa(window=64), drop")
+    facts = llama_facts(layers=4)
+    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(1)), {}).unwrap()
+    assert search(problem, lambda plans, part: [][0], tries=12) == Found(dict.fromkeys(range(4), 0), 0.0, {})
 
 
 def test_the_best_of_each_kind_is_measured_where_exchanges_do_not_lead_there() -> None:

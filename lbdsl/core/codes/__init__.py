@@ -18,7 +18,7 @@ _PAGE = re.compile(
     r"""
     \#\ (?P<id>\w+):\ (?P<title>[^\n]+)\n
     \n(?P<reason>.+?)\n
-    (?:\nExit\ code:\ (?P<exit_code>\d)\n)?
+    (?:\nExit\ code:\ (?P<exit_code>\d+)\n)?
     (?:\nFails:\n\n```lbr\n(?P<example>.+?)\n```\n
        \nFixed:\n\n```lbr\n(?P<fixed>.+?)\n```\n)?
     """,
@@ -33,7 +33,7 @@ class Code:
     `example` is a recipe that causes only this finding, and `fixed` is its corrected form; both are empty for findings that
     need a model, a file or a run. `exit_code` is that of a command that stops with an error of this kind: 1 a problem in
     the recipe or its input, 2 wrong usage, 3 a stale plan, 4 a failed quality gate, 5 unsatisfiable, 6 an unsafe or
-    unsupported model or artifact, 7 a bug in lbdsl.
+    unsupported model or artifact, 7 a bug in lbdsl, 130 interrupted.
     """
 
     id: str
