@@ -18,7 +18,7 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Rule, ends
+from lbdsl.recipe.schema import Choosing, Rule, ends
 from lbdsl.recipe.scope import Scope, rewrite
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
@@ -78,7 +78,8 @@ def lint_rules(
     if not rules:
         return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
     found = [*_after_else(rules, first_else), *_shadowed(rules)]
-    if first_else is None:
+    named = [_layers(rule.selector.layers) for rule in rules if isinstance(rule.selector, LayersSelector | Choosing)]
+    if first_else is None and -1 not in named:
         message = "no `else`: layers that no rule claims are kept"
         found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
