@@ -29,10 +29,8 @@ PLANS = {
     "by-hand-20": f"layers first 2, last 1 keep(attention)\nlowest 20 of rest by sensitivity {WINDOW}",
     "by-hand-24": f"lowest 24 by kl({WINDOW}) {WINDOW}",
 }
-GATE = 'assert ppl_increase("builtin:wikitext") < 10%'
-
-
 TOKENS = {plan: "8Ki; strategy = screen" if plan == "chosen" else "4Ki" for plan in PLANS}
+GATE = 'assert ppl_increase("builtin:wikitext") < 10%'
 
 
 def figures(plan: str, work: Path) -> dict[str, float]:

@@ -23,7 +23,8 @@ def test_every_code_is_documented() -> None:
         assert not code.title.endswith("."), code.id
         assert len(code.title) <= 60, code.id
         assert code.reason.endswith("."), f"the reason of {code.id} is a sentence"
-        assert code.exit_code in (1, 2, 3, 4, 5, 6, 7, 130), code.id
+        # 130 is Ctrl-C, which is an error only where a sweep gives what it has.
+        assert code.exit_code in (1, 2, 3, 4, 5, 6, 7) or (code.id, code.exit_code) == ("LB357", 130), code.id
         assert (Path(codes.__file__).parent / f"{code.id}.md").is_file(), "the file has the name of its code"
 
 
