@@ -123,6 +123,7 @@ _EXIT_CODES = {
     5: "cannot be satisfied",
     6: "unsafe or unsupported",
     7: "a bug of lbdsl",
+    130: "interrupted",
 }
 
 

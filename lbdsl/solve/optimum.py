@@ -74,9 +74,9 @@ def families(problem: Problem) -> list[Choices]:
         return one == other or any(roles.issuperset(both[0]) and pairs.isdisjoint(both) for roles, pairs in ways)
 
     asked = dict.fromkeys(role_of.values())
-    apart = {frozenset(other for other in asked if not together(role, other)) for role in asked}
+    apart = {frozenset(other for other in asked if not together(role, other)) for role in asked} | {frozenset[Role]()}
     found: dict[tuple[Place, ...], Choices] = {}
-    for left_out in apart | {frozenset()}:
+    for left_out in apart:
         rest = problem.without({place for place, role in role_of.items() if role in left_out})
         for plan in islice(solutions(rest), 1) if all(rest.options.values()) else ():
             found[tuple(sorted(plan.items()))] = plan
