@@ -31,6 +31,15 @@ PLANS = {
 }
 TOKENS = {plan: "8Ki; strategy = screen" if plan == "chosen" else "4Ki" for plan in PLANS}
 GATE = 'assert ppl_increase("builtin:wikitext") < 10%'
+TIMES = dict.fromkeys(("predicted", "over base", "low", "high"), ".2f")
+"""The formats of `timed`."""
+
+
+def timed(folder: Path, cache: tuple[str, str]) -> dict[str, float]:
+    """An artifact in vLLM: the predicted and the measured throughput over the base's, and its range over the pairs."""
+    asked = ("--engine", "vllm", "--install", "--lengths", "1024/256", "--concurrency", "50", "--json", *cache)
+    (cell,) = json.loads(lbdsl("bench", str(folder), "--against", MODEL, *asked).stdout)["cells"]
+    return {name: cell[key] for name, key in zip(TIMES, ("predicted", "ratio", "low", "high"), strict=True)}
 
 
 def figures(plan: str, work: Path) -> dict[str, float]:
@@ -41,24 +50,18 @@ def figures(plan: str, work: Path) -> dict[str, float]:
     folder, judged = made(work, plan, recipe, *cache), evaluated(work, plan, recipe)
     record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
     after, before = record["after"], record["before"]
-    asked = ("--engine", "vllm", "--install", "--lengths", "1024/256", "--concurrency", "50", "--json", *cache)
-    (cell,) = json.loads(lbdsl("bench", str(folder), "--against", MODEL, *asked).stdout)["cells"]
     return {
         "kl": record["loss"]["scores"]["kl"]["value"],
         "kl error": record["loss"]["scores"]["kl"]["stderr"],
         "kv": after["kv_bytes"]["8192"] / before["kv_bytes"]["8192"],
         "weights": after["weights"] / before["weights"],
-        "predicted": cell["predicted"],
-        "over base": cell["ratio"],
-        **{name: cell[name] for name in ("low", "high")},
+        **timed(folder, cache),
         **increases(judged),
     }
 
 
 TABLE = Table(
     title="SmolLM2 under four budgets: a chosen plan and rules by hand",
-    columns={"kl": ".4f", "kl error": ".4f", "kv": ".1%", "weights": ".1%"}
-    | dict.fromkeys(("predicted", "over base", "low", "high"), ".2f")
-    | FORMATS,
+    columns={"kl": ".4f", "kl error": ".4f", "kv": ".1%", "weights": ".1%"} | TIMES | FORMATS,
     rows=[Row(plan, partial(figures, plan)) for plan in PLANS],
 )
