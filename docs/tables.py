@@ -213,6 +213,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "sinks": lambda: results("sinks"),
     "throughput": lambda: timed("serving"),
     **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "served", "llamacpp")},
-    **{name: partial(timed, name) for name in ("training", "predictions", "mixed", "chosen")},
+    **{name: partial(timed, name) for name in ("training", "predictions", "mixed", "combined", "chosen")},
     **LANGUAGE_TABLES,
 }
