@@ -202,8 +202,8 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
             help=(
                 f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
                 f"computed for vLLM's defaults on a GPU: block_size={serving.block_size}, "
-                f"max_num_batched_tokens={serving.batched_tokens} and asynchronous scheduling; smaller batches reserve less "
-                "for windows, and on a CPU, where vLLM schedules one batch at a time, its log may say another number",
+                f"max_num_batched_tokens={serving.batched_tokens} and asynchronous scheduling; smaller batches reserve "
+                "less for windows, and on a CPU, where vLLM schedules one batch at a time, its log may say another number",
             ),
         )
     ]
