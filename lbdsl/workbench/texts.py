@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of
+from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data import hub, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
+from lbdsl.data.sources import is_there
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
@@ -31,11 +31,6 @@ CHECK_TOKENS, CHECK_LENGTH = 8192, 512
 """The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
 
-def data_folder(recipe_path: str) -> Path:
-    """The recipe's folder, which relative paths in a recipe start from."""
-    return Path(recipe_path).parent
-
-
 def texts_of(recipe: Recipe) -> tuple[str, ...]:
     """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
     healing = () if recipe.heal is None else recipe.heal.sources
@@ -48,9 +43,9 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
     a hub data set which is not in the cache; LB456 and LB485 for a task that cannot be
     asked. Sequence lengths must be resolved already."""
-    folder, offline = data_folder(recipe.path), bench.options.offline
+    folder, offline = bench.place(recipe.path), bench.options.offline
     for data in texts_of(recipe if heal else replace(recipe, heal=None)):
-        if hub.is_hub_name(data) and not os.path.exists(folder / data):
+        if hub.is_hub_name(data) and not is_there(data, folder):
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
@@ -60,7 +55,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
-def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
+def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
     """Raise LB456 for tasks where both models do not fit in memory, and as `check_tasks` does."""
     from lbdsl.evaluate.harness import check_tasks
 
@@ -70,7 +65,7 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
     check_tasks(tasks, folder)
 
 
-def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
+def _check_chats(run: HealSettings, bench: Workbench, folder: Folder) -> None:
     """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` and a source
     without an assistant."""
     for source in sources_of(run.data):
@@ -87,17 +82,17 @@ def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
             raise no_assistant(str(source))
 
 
-def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def score_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text that layer scores are measured on."""
     return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
-def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def joint_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
-def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def check_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
     itself, or text of `CHECKING` where the model does not fit in memory."""
     tokens = min(measure.tokens, CHECK_TOKENS)
@@ -122,7 +117,7 @@ def writer_of(bench: Workbench) -> Writer:
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
-def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
+def heal_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
     from lbdsl.heal.text import HealingText
@@ -146,7 +141,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
     return found
 
 
-def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:
+def validation_blocks(heal: HealSettings, bench: Workbench, folder: Folder) -> TokenBlocks | None:
     """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
@@ -166,7 +161,7 @@ def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> Tok
 
 
 def eval_blocks(
-    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path, *, finished: bool = False
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Folder, *, finished: bool = False
 ) -> tuple[TokenBlocks, ...]:
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
     healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
@@ -197,7 +192,7 @@ def eval_blocks(
     )
 
 
-def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
+def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.data.needle import haystacks
     from lbdsl.evaluate.harness import HarnessTask
@@ -205,7 +200,7 @@ def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, 
 
     needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
     batch = bench.options.batch
-    tasks = (HarnessTask(task, wanted.limit, folder.absolute(), bench.tokenizer, batch) for task in wanted.tasks)
+    tasks = (HarnessTask(task, wanted.limit, folder, bench.tokenizer, batch) for task in wanted.tasks)
     return (*needles, *tasks)
 
 
@@ -215,7 +210,7 @@ def _blocks(
     tokens: int,
     seq: int | None,
     bench: Workbench,
-    folder: Path,
+    folder: Folder,
     seed: int = 0,
     exclude: Used = frozenset(),
     healing: HealSettings | None = None,
