@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.core.place import Folder, Place
 from lbdsl.recipe.schema_blocks import task_name
 
@@ -75,7 +75,8 @@ class _Checked:
         except yaml.constructor.ConstructorError as problem:
             self._refuse(str(problem.problem))
         except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as problem:
-            raise fail("LB456", f"{task_name(self._name)} cannot be read: {problem}") from None
+            said = f"{type(problem).__name__}: {first_line(problem)}"
+            raise fail("LB456", f"{task_name(self._name)} cannot be asked: {said}") from None
         if not isinstance(content, dict):
             raise fail("LB456", f"{path} holds no task: it is not a mapping of fields")
         self.task(content, path.parent)

@@ -14,7 +14,6 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.digest import IDENTITY_FILES
 from lbdsl.run.copying import link_or_copy
 
-
 CODE_FIELDS = {"auto_map", "custom_generate"}
 """Fields of configurations by which transformers finds code."""
 
