@@ -154,8 +154,7 @@ NAMED: dict[str, tuple[str, Callable[[], object]]] = {
     "a text by a link": ('eval { data = "linked.txt" }\n', linked("linked.txt", "../outside/text.txt")),
     "a text by a linked folder": ('eval { data = "there/text.txt" }\n', linked("there", "../outside")),
     "a text at home": ('eval { data = "~/outside/text.txt" }\n', nothing),
-    "a device": ('eval { data = "/dev/zero.txt" }
-', nothing),
+    "a device": ('eval { data = "/dev/zero.txt" }\n', nothing),
     "a text in another form": ('eval { data = "wikitext:../outside/text.txt" }\n', nothing),
     "one of several texts": ('eval { data = ["builtin:wikitext", "../outside/text.txt"] }\n', nothing),
     "a text to heal on": ('heal { data = "../outside/text.txt"; tokens = 1Ki; seq = 64 }\n', nothing),
