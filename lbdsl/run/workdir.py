@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
-from lbdsl.run.output import free_name, is_taken
+from lbdsl.run.output import free_name, is_taken, work_of
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
@@ -24,7 +24,7 @@ class WorkFolder:
 
     def __init__(self, output: Path):
         self.output = output
-        self.path = output.with_name(output.name + ".lbdsl-work")
+        self.path = work_of(output)
         self.heal = self.path / "heal"
         self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"

@@ -97,7 +97,7 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = data_folder(recipe.path)
     texts = [path_of(text, folder) for text in texts_of(recipe)]
-    place.check_place(
+    place.check_places(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
