@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
+from lbdsl.core.files import replace_file, sync_files
 from lbdsl.run.output import free_name, is_taken, work_of
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
@@ -117,6 +118,7 @@ class WorkFolder:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             yield beside
+            sync_files(beside)
             write_json(_notes(stage), notes)
             beside.rename(stage)
 
@@ -180,10 +182,8 @@ def check_room(output: Path, needed_bytes: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary file, then rename it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(value, indent=1))
-    beside.replace(path)
+    """Write JSON to a file, whole or not at all, and on disk when this returns."""
+    replace_file(path, json.dumps(value, indent=1).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
