@@ -226,7 +226,7 @@ def inputs_for(
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
-        validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
+        validation = validation_blocks(plan.heal, bench, folder)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     scored = (score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()

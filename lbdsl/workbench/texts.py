@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,23 +146,38 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
     return found
 
 
-def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:
-    """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
+def validation_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks | None, ...]:
+    """The text that each stage of healing is watched on: of its source and as long, and no stage heals on it. None, and
+    said, without enough."""
+    # The parts of one source are disjoint, those of two sources that share documents are not.
+    used = _documents(heal.sources if len(heal.sources) > 1 else (), (TextPart.HEAL,), bench, folder)
+    return tuple(_watching(run, used, bench, folder) for run in heal.runs)
+
+
+def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Path) -> TokenBlocks | None:
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
-    for sequences in (validation_sequences(heal.seq), 1):
+    for sequences in (validation_sequences(run.seq), 1):
         try:
-            tokens = sequences * heal.seq
-            found = _blocks(heal.data, TextPart.JOINT, tokens, heal.seq, bench, folder, heal.seed, healing=heal)
-            HealingText.of(found, heal)
+            found = _blocks(
+                run.data, TextPart.JOINT, sequences * run.seq, run.seq, bench, folder, run.seed, exclude=used, healing=run
+            )
+            HealingText.of(found, run)
             return found
         except LbdslError as problem:
             if problem.diagnostics[0].code not in ("LB446", "LB455"):
                 raise
-    what = f"{tokens_text(heal.seq)} tokens" + (" with words of an assistant" if heal.loss_on == "assistant" else "")
-    bench.progress.say(f"{heal.data} has no {what} left to watch healing on: the last weights are kept")
+    what = f"{tokens_text(run.seq)} tokens" + (" with words of an assistant" if run.loss_on == "assistant" else "")
+    bench.progress.say(f"{run.data} has no {what} left to watch healing on: the last weights are kept")
     return None
+
+
+def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbench, folder: Path) -> Used:
+    """The documents of these sources that are used in these parts. What the model writes is another text for each part."""
+    named = [source for source in sources if isinstance(source, str)]
+    offline = bench.options.offline
+    return frozenset().union(*(used_documents(one, parts, base_dir=folder, offline=offline) for one in named))
 
 
 def eval_blocks(
@@ -236,10 +251,9 @@ def _blocks(
         def used(source: Text) -> Used:
             """Documents that another source gives another part of the text."""
             if part is not TextPart.JOINT:
-                return frozenset()
-            others = (other for other in data.sources if isinstance(other, str) and other != source)
-            parts, offline = (TextPart.SCORE, TextPart.HEAL), bench.options.offline
-            return frozenset().union(*(used_documents(o, parts, base_dir=folder, offline=offline) for o in others))
+                return exclude
+            others = [other for other in data.sources if other != source]
+            return _documents(others, (TextPart.SCORE, TextPart.HEAL), bench, folder) | exclude
 
         counts = shares(max(1, tokens // seq), data.weights)
         found = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from lbdsl.artifact.record import read_record
+from lbdsl.data import TextPart, read_parts
 from lbdsl.heal import heal, teacher
 from lbdsl.heal.trainer import HealCallback
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import apply as applying
 from lbdsl.run import healing as running
-from lbdsl.workbench.texts import heal_blocks
+from lbdsl.workbench.texts import heal_blocks, validation_blocks
 from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
 from tests.pipeline.test_texts import HEAL, RULES, weights
@@ -63,6 +65,26 @@ def test_stages_of_one_text_read_on(workplace: Path) -> None:
     rows = [set(map(tuple, blocks.ids.tolist())) for blocks in (first, second)]
     assert not rows[0] & rows[1]
     assert third.seq == 64
+
+
+@pytest.mark.parametrize("later", ['"some.jsonl"', 'mix("some.jsonl", "builtin:pydoc")'], ids=["a file", "a mixture"])
+def test_a_stage_is_watched_on_text_that_no_stage_healed_on(workplace: Path, later: str) -> None:
+    """Two sources may share documents, and each splits its own."""
+    lines = [json.dumps({"text": f"Document {i}: " + f"word{i} " * 20}) for i in range(300)]
+    Path("all.jsonl").write_text("\n".join(lines))
+    Path("some.jsonl").write_text("\n".join(lines[:150]))
+    first, then = (
+        {text.split(":")[0] for text in read_parts(f"{name}.jsonl").texts(TextPart.HEAL)} for name in ("all", "some")
+    )
+    assert first - then
+    stages = f'stage match {{ data = "all.jsonl" }}; stage distill {{ data = {later} }}'
+    text = f"heal {{ seq = 64; tokens = 1Ki; {stages} }}"
+    heal = recipe_from_text(f"layers 2 drop\n{text}\nelse keep\n").unwrap().heal
+    bench = Workbench("model")
+    for blocks in validation_blocks(heal, bench, Path()):
+        watched = set(re.findall(r"Document \d+", bench.tokenizer.decode(blocks.ids.flatten())))
+        assert watched
+        assert not watched & (first | then)
 
 
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(12, marks=pytest.mark.slow)])
