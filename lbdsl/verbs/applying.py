@@ -299,9 +299,11 @@ def apply_saved_plan(
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles),
+        versions=bench.versions,
     )
-    if stale:
+    if any(difference.is_error for difference in stale):
         raise LbdslError(stale)
+    found += stale
     planned = Planned(plan, found, recipe, bench, statistics)
     done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))

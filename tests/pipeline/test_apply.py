@@ -21,6 +21,7 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.files import umask
 from lbdsl.data.sources import read_documents
 from lbdsl.layer.difference import window_size
+from lbdsl.measure import fingerprint
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.run.output import check_place
 from tests.export_cases import small_tokenizer
@@ -271,6 +272,22 @@ def test_a_damaged_copy_of_a_gguf_file_is_made_again(gguf_base: Path, lbdsl) -> 
         assert done.code == 0, done.err
         assert copied.read_bytes() == before
         assert read_record(Path(f"after-{name}")).unwrap().files == read_record(Path("out")).unwrap().files
+
+
+def test_a_plan_is_of_the_conversion_of_a_gguf_file(gguf_base: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of transformers may make other weights of the same file."""
+    Path("r.lbr").write_text("measure { tokens = 256; seq = 64 }\nlowest 1 by nll(drop) drop\nelse keep\n")
+    first = lbdsl("plan", "r.lbr", gguf_base, "-o", "x.lbplan")
+    assert " of weights in memory" in first.err
+    assert " of weights in memory" not in lbdsl("plan", "r.lbr", gguf_base).err
+    own = fingerprint.version
+    monkeypatch.setattr(fingerprint, "version", lambda name: "99.1.0" if name == "transformers" else own(name))
+    assert " of weights in memory" in lbdsl("plan", "r.lbr", gguf_base).err
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 3
+    assert "LB342" in done.err
+    told = " ".join(done.err.split())
+    assert f"transformers {own('transformers')} converted it when planned, 99.1.0 does now" in told
 
 
 @pytest.fixture
