@@ -263,6 +263,7 @@ def _record(
         plan_digest=plan.digest,
         plan=plan,
         files=saved["files"],
+        texts=dict(inputs.texts),
         layer_map=tuple(layer.index for layer in plan.layers),
         changes=tuple(saved["changes"]),
         no_heal=no_heal,

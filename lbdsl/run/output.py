@@ -61,12 +61,11 @@ def check_place(output: Path, inputs: Iterable[Input], role: str = "") -> None:
             raise _refused(f"{named} is in {what}, {path}")
 
 
-def check_free(output: Path, force: bool) -> None:
-    """Raise LB460 if `output` exists and `force` is not set."""
+def check_free(output: Path, force: bool, why: str = "") -> None:
+    """Raise LB460 if `output` exists and `force` is not set; `why` says why that is not the output that is asked for."""
     if is_taken(output) and not force:
-        raise fail(
-            "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
-        )
+        help = "choose another folder with -o", "add --force to move it aside first"
+        raise fail("LB460", f"{output} exists{why and f', and {why}'}", help=help)
 
 
 def is_taken(path: Path) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.core.digest import digest_of
+from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.units import tokens_text
-from lbdsl.data import hub, read_parts
+from lbdsl.data import hub, read_documents, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
+from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of, task_name
 from lbdsl.workbench.workbench import Workbench
@@ -36,12 +40,48 @@ def data_folder(recipe_path: str) -> Path:
     return Path(recipe_path).parent
 
 
-def texts_of(recipe: Recipe) -> tuple[str, ...]:
+def texts_of(recipe: Recipe | Plan) -> tuple[str, ...]:
     """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
     healing = () if recipe.heal is None else recipe.heal.sources
     judging = () if recipe.eval is None else recipe.eval.data
     every = (*sources_of(recipe.measure.data), *healing, *judging)
     return tuple(dict.fromkeys(data for data in every if isinstance(data, str)))
+
+
+def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
+    """The sha256 of what a plan's result depends on besides the plan, by name: of each text source over its documents, of
+    each text with needles, and of each task over the files that it names, or its version. Text that the model writes itself
+    follows from the model."""
+    from lbdsl.data.needle import haystacks
+
+    folder, offline = data_folder(plan.recipe.path), bench.options.offline
+    named = texts_of(plan if heal else plan.model_copy(update={"heal": None}))
+    found = {
+        data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
+    }
+    for context in plan.eval.needle if plan.eval is not None else ():
+        found[task_name(context)] = haystacks(bench.tokenizer, context).digest
+    for task in plan.eval.tasks if plan.eval is not None else ():
+        found[task_name(task)] = _task_digest(task, folder)
+    return found
+
+
+def _task_digest(task: str, folder: Path) -> str:
+    """Of the files of a task, wherever they are, and the version of the harness, which has tasks of its own."""
+    from lbdsl.evaluate.harness import task_file
+
+    file = task_file(task, folder)
+    left, found = [file] if file else [], dict[Path, str]()
+    while left:
+        path = left.pop()
+        data = path.read_bytes()
+        found[path] = hashlib.sha256(data).hexdigest()
+        if path.suffix in (".yaml", ".yml"):
+            # As in `include: other.yaml`, `data_files: {test: own.jsonl}`, `!function module.name`.
+            words = re.findall(r"[^\s\"',:\[\]{}]+", data.decode(errors="replace"))
+            named = {path.parent / name for word in words for name in (word, f"{word.partition('.')[0]}.py")}
+            left += [place for place in named - found.keys() if os.path.isfile(place)]
+    return digest_of([version("lm_eval"), sorted(found.values())])
 
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
