@@ -81,7 +81,8 @@ class _Benched:
 class Record(BaseModel):
     """The record of one artifact.
 
-    `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
+    `files` maps weights, configuration, tokenizer and code to their sha256, `texts` what healed and judged it (None: not
+    kept). `layer_map` gives the source model's index of
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
     record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
@@ -96,6 +97,7 @@ class Record(BaseModel):
     plan_digest: str
     plan: Plan
     files: dict[str, str]
+    texts: dict[str, str] | None = None
     layer_map: tuple[int, ...]
     changes: tuple[dict[str, Any], ...]
     no_heal: bool

@@ -20,10 +20,13 @@ class Place:
     given: frozenset[str] = frozenset()
     task_code: bool = False
 
+    def holds(self, path: Path) -> bool:
+        return any(lies_in(path, folder) for folder in self.own)
+
     def file(self, name: str) -> Path:
         """The path of a file that need not exist. Raises LB479 for one outside: no link leads out either."""
         path = self.folder / os.path.expanduser(name)
-        if name not in self.given and not any(lies_in(path, folder) for folder in self.own):
+        if name not in self.given and not self.holds(path):
             outside = Path(os.path.realpath(path)).parent
             raise fail(
                 "LB479",

@@ -38,8 +38,17 @@ _PLAIN_NAME = re.compile(r"[\w:-]+")
 def check_file(name: str, path: Path, folder: Folder) -> None:
     """Raise LB479 for a file of a task that would run code or names files elsewhere, unless the user named or allowed it;
     LB456 for one that cannot be read."""
-    if isinstance(folder, Place) and not folder.task_code and name not in folder.given:
+    if isinstance(folder, Place) and not _trusted(name, folder):
         _Checked(name, folder, set()).file(path)
+
+
+def may_name(path: Path, name: str, folder: Folder) -> bool:
+    """Whether the file of the task `name` may name the file at `path`."""
+    return not isinstance(folder, Place) or _trusted(name, folder) or folder.holds(path)
+
+
+def _trusted(name: str, folder: Place) -> bool:
+    return folder.task_code or name in folder.given
 
 
 def keep_templates_in() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
-from lbdsl.core.files import replace_file
-from lbdsl.run.output import free_name, is_taken
+from lbdsl.core.files import replace_file, sync_files
+from lbdsl.run.output import free_name, is_taken, work_of
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
@@ -25,7 +25,7 @@ class WorkFolder:
 
     def __init__(self, output: Path):
         self.output = output
-        self.path = output.with_name(output.name + ".lbdsl-work")
+        self.path = work_of(output)
         self.heal = self.path / "heal"
         self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"
@@ -122,6 +122,7 @@ class WorkFolder:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             yield beside
+            sync_files(beside)
             write_json(_notes(stage), notes)
             beside.rename(stage)
 
@@ -185,7 +186,7 @@ def check_room(output: Path, needed_bytes: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary file, then rename it."""
+    """Write JSON to a file, whole or not at all, and on disk when this returns."""
     replace_file(path, json.dumps(value, indent=1).encode())
 
 

@@ -230,8 +230,9 @@ def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> Me
 
     if any(spec.needs_gram for spec in chosen.specs):
         blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
-        return _measured_on(recipe, blocks, None)
-    return MeasuredOn(data=str(recipe.measure.data), digest=None, tokens=0, seq=recipe.measure.seq or 0, fingerprint=None)
+        return _measured_on(recipe, bench, blocks, None)
+    data, seq = str(recipe.measure.data), recipe.measure.seq or 0
+    return MeasuredOn(data=data, digest=None, tokens=0, seq=seq, fingerprint=None, versions=bench.versions)
 
 
 def _lasting(bench: Workbench) -> str:
@@ -323,7 +324,7 @@ def _scores(
     wanted, folder = recipe.measure, bench.place(recipe.path)
     blocks = score_blocks(wanted, bench, folder)
     fingerprint = fingerprint_of(bench, blocks.digest)
-    on = _measured_on(recipe, blocks, fingerprint)
+    on = _measured_on(recipe, bench, blocks, fingerprint)
     if check is not None:
         on = on.model_copy(update={"check": check.data, "check_digest": check.digest})
     statistics = NO_STATISTICS
@@ -366,9 +367,15 @@ def _scores(
     return scores, on, statistics
 
 
-def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
-    data = str(recipe.measure.data)
-    return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
+def _measured_on(recipe: Recipe, bench: Workbench, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
+    return MeasuredOn(
+        data=str(recipe.measure.data),
+        digest=blocks.digest,
+        tokens=blocks.tokens,
+        seq=blocks.seq,
+        fingerprint=fingerprint,
+        versions=bench.versions,
+    )
 
 
 def _number(value: float) -> float | None:

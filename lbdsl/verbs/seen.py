@@ -57,5 +57,5 @@ def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Folder) -> list
     found = [score_blocks(plan.measure, bench, folder)] if plan.scored else []
     if heal is not None:
         found += heal_blocks(heal, bench, folder)
-        found += filter(None, (validation_blocks(stage, bench, folder) for stage in heal.runs))
+        found += filter(None, validation_blocks(heal, bench, folder))
     return found

@@ -32,6 +32,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
         saved=bench.facts.dtype,
         dtype=bench.computed.dtype,
         device=bench.device,
+        versions=bench.versions,
     )
 
 

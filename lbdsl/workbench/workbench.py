@@ -66,6 +66,13 @@ class Workbench:
             return model_digest(self.source, self.cache_dir, progress=report)
 
     @cached_property
+    def versions(self) -> dict[str, str]:
+        """The versions that what is measured on this model depends on."""
+        from lbdsl.measure.fingerprint import versions_of
+
+        return versions_of(gguf=self.source.gguf_file is not None)
+
+    @cached_property
     def device(self) -> Any:
         from lbdsl.model.load import pick_device
 
