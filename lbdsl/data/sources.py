@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.nearest import nearest
+from lbdsl.core.paths import did_you_mean
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
 from lbdsl.data.split import Split, only_evaluation, split_documents
@@ -69,7 +70,9 @@ def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str
         raise fail("LB440", f"{data} is {what}", help=_FORMS)
     if hub.is_hub_name(data):
         return hub.read(data, offline=offline)
-    raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+    close = nearest(data, (name.removeprefix("builtin:") for name in BUILTIN_TEXTS))
+    meant = (f'did you mean "builtin:{close}"?',) if close else did_you_mean(path)
+    raise fail("LB440", f"{data!r} is not a text source", help=(*meant, _FORMS))
 
 
 def _builtin(data: str) -> Iterable[str]:
