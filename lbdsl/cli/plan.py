@@ -14,6 +14,7 @@ from lbdsl.cli.options import (
     Assignment,
     DevicesType,
     Picture,
+    RecipeFirst,
     Tokens,
     json_option,
     measuring_options,
@@ -24,8 +25,8 @@ from lbdsl.cli.options import (
 CHANGES_PRESENT = 10
 
 
-@click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES)
+@click.command(cls=RecipeFirst)
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=RECIPES)
 @click.argument("model", shell_complete=MODELS)
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
