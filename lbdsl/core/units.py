@@ -40,8 +40,8 @@ _SUFFIX = re.compile("([kmg]?)(i?)(b?)", re.IGNORECASE)
 
 
 def readings(written: str, *, in_bytes: bool = True) -> Mapping[str, str]:
-    """How a number in a wrong form may be meant, and what each reading is: `200_000` as `200k`, `4ki` as `4Ki`, `8K` as `8Ki`
-    or `8k`. Empty when there is no guess. Without `in_bytes`, a `B` is left out."""
+    """How a number in a wrong form may be meant, and what each reading is: `200_000` as `200k`, `4ki` as `4Ki`, `8K` as
+    `8Ki` or `8k`. Empty when there is no guess. Without `in_bytes`, a `B` is left out."""
     match = _NUMBER_AND_SUFFIX.fullmatch(written)
     if match is None:
         return {}
