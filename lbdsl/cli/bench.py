@@ -7,14 +7,19 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS
+from lbdsl.cli.completions import FOLDERS, MODELS
 from lbdsl.cli.engines import engine_options
 from lbdsl.cli.options import Picture, json_option, run_options
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--against", metavar="MODEL", help="The base, or another model; default: the one in the artifact's record.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    shell_complete=MODELS,
+    help="The base, or another model; default: the one in the artifact's record.",
+)
 @engine_options
 @click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.completions import MODELS, RECIPES
+from lbdsl.cli.completions import MODELS, RECIPES, engines
 from lbdsl.cli.options import (
     PICTURES,
     Assignment,
@@ -42,6 +42,7 @@ CHANGES_PRESENT = 10
     "targets",
     multiple=True,
     metavar="ENGINE",
+    shell_complete=engines,
     help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.",
 )
 @click.option(
