@@ -27,7 +27,7 @@ from lbdsl.cli.options import Picture, json_option, run_options
 def bench(
     artifact: Path, against: str | None, asked: Any, output: Path | None, as_json: bool, options: Any, progress: Any
 ) -> None:
-    """Time ARTIFACT beside its base, in paired runs: prefill, decode and latency in transformers (with cache and
+    """Time ARTIFACT against its base, in paired runs: prefill, decode and latency in transformers (with cache and
     memory) or llama.cpp, or the throughput of many requests at once in vLLM.
 
     The result is kept in the artifact's record and its model card, unless --against names another base.

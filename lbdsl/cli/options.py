@@ -46,7 +46,7 @@ _RUN = (
         help="Where measurements are kept. Default: the user's cache folder.",
     ),
     click.option("--offline", is_flag=True, help="Never ask a hub."),
-    click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
+    click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with a local model's tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
 )
 

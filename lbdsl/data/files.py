@@ -100,7 +100,7 @@ def text_of_record(record: Any, where: str) -> str:
     except UnicodeEncodeError:
         raise fail(
             "LB443",
-            f"{where}: half of a surrogate pair, which is no character",
+            f"{where}: half of a surrogate pair, which is not a character",
             help="write the character itself, or both \\u escapes of the pair",
         ) from None
     return text if isinstance(text, Chat) else normal_newlines(text)

@@ -170,7 +170,7 @@ def preferred(metrics: Sequence[str]) -> str:
 
 
 def _no_share(name: str, metric: str) -> Exception:
-    message = f"{task_name(name)} has no share of right answers: `{metric}` is none"
+    message = f"{task_name(name)} has no share of right answers: `{metric}` is not one"
     return fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
 
 

@@ -82,7 +82,7 @@ def action_without_parentheses(p: Mistake) -> Diagnostic | None:
     if not p.parses([*p.tokens[:at], name._replace(type="NAME"), opened, *values, closed, *after]):
         return None
     write = f"{name.text}({p.span(values[0], values[-1]).text})"
-    said = f"the values of `{name.text}` stand in parentheses"
+    said = f"the values of `{name.text}` go in parentheses"
     return p.error("LB011", said, name, values[-1], help=f"write `{write}`", write=write)
 
 
