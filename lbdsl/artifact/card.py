@@ -242,7 +242,7 @@ def _task_table(task: dict[str, Any]) -> list[str]:
 
 def _seen_lines(source: dict[str, Any]) -> list[str]:
     share = source.get("seen", 0.0)
-    said = f"{share:.1%} of this text's runs of {GRAM} tokens also stand in the text that calibrated or healed the model."
+    said = f"{share:.1%} of this text's runs of {GRAM} tokens also occur in the text that calibrated or healed the model."
     return [said, ""] if share >= NOTABLE else []
 
 

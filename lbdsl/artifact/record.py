@@ -224,7 +224,9 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
         if not folder.exists():
             return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
         if not path.is_file():
-            return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
+            help = "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"
+            message = f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"
+            return Diagnosed(None, (error("LB466", message, help=help),))
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         version = content.get("format_version")

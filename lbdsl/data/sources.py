@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.nearest import nearest
+from lbdsl.core.paths import did_you_mean
 from lbdsl.core.place import Folder, Place, file_at
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
@@ -75,7 +76,9 @@ def _read(data: str, base_dir: Folder, offline: bool) -> Iterable[str]:
     if os.path.exists(path):
         what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
         raise fail("LB440", f"{data} is {what}", help=_FORMS)
-    raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+    close = nearest(data, (name.removeprefix("builtin:") for name in BUILTIN_TEXTS))
+    meant = (f'did you mean "builtin:{close}"?',) if close else did_you_mean(path)
+    raise fail("LB440", f"{data!r} is not a text source", help=(*meant, _FORMS))
 
 
 def _builtin(data: str) -> Iterable[str]:

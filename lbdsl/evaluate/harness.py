@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partialmethod
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def preferred(metrics: Sequence[str]) -> str:
 
 
 def _no_share(name: str, metric: str) -> Exception:
-    message = f"{task_name(name)} has no share of right answers: `{metric}` is none"
+    message = f"{task_name(name)} has no share of right answers: `{metric}` is not one"
     return fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
 
 
@@ -228,7 +228,12 @@ def _quiet() -> Iterator[None]:
     from tqdm import tqdm
 
     made, level = tqdm.__init__, logging.root.manager.disable
-    tqdm.__init__ = partialmethod(made, disable=True)
+
+    def disabled(bar: Any, *args: Any, **options: Any) -> None:
+        # Whatever the harness asks for.
+        made(bar, *args, **{**options, "disable": True})
+
+    tqdm.__init__ = disabled
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""How much of the text that judges a model also stands in the text that calibrated or healed it."""
+"""How much of the text that judges a model also occurs in the text that calibrated or healed it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def seen_findings(judging: Iterable[TokenBlocks], shares: Mapping[str, float]) -
     return [
         warning(
             "LB478",
-            f"{shares[text.digest]:.1%} of {text.data} also stands in the text that calibrated or healed the model",
+            f"{shares[text.digest]:.1%} of {text.data} also occurs in the text that calibrated or healed the model",
             help="judge on text of another source: what it has seen flatters it",
         )
         for text in judging

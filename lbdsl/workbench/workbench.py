@@ -271,4 +271,4 @@ def opened(
     if against is None or bench.facts.vocab != facts_of(record).vocab:
         which = "the base model" if against is None else "a model with the same vocabulary"
         raise fail("LB473", message, help=f"name {which} with --against")
-    return record, bench, [warning("LB473", message, help="its numbers stand beside those of another base")]
+    return record, bench, [warning("LB473", message, help="its numbers are compared with those of another base")]

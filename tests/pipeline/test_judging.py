@@ -289,8 +289,11 @@ def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> N
     assert 0 < task["base"] < 1
     for text in (record["said"], record["card"]):
         assert 'task("tasks/own.yaml")' in text
-    judged = json.loads(lbdsl("eval", "out", "--json").out)
-    assert judged["tasks"] == [task]
+    done = lbdsl("eval", "out", "--json")
+    assert json.loads(done.out)["tasks"] == [task]
+    # Our progress alone, none of the harness's bars.
+    assert "Tokenizing" not in done.err
+    assert "it/s" not in done.err
     # The harness itself says the same of the base.
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
