@@ -1,7 +1,7 @@
 """Hold the rows of benchmarks/results against pages, history and code: `python -m benchmarks.table --check`.
 
-Findings are of tables in pages that are not what their rows say, rows that no table has, rows of commits that are not in the
-history, or of trees with changes. Which rows are older than the code that they measure is a list, not a finding.
+Findings are of tables in pages that are not what their rows say, rows that no table has, rows of commits that are not in
+the history, or of trees with changes. Which rows are older than the code that they measure is a list, not a finding.
 """
 
 from __future__ import annotations

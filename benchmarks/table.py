@@ -47,7 +47,7 @@ SERVING = "lbdsl/bench", "lbdsl/export"
 
 @dataclass(frozen=True)
 class Row:
-    """`run` returns the row's figures, given the table's work folder, in which it can keep files for other rows (`once`)."""
+    """`run` returns the row's figures, given the table's work folder, which can keep files for other rows (`once`)."""
 
     key: str
     run: Callable[[Path], Figures]

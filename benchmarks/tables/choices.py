@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.table import CHANGING, JUDGING, HOME, ROOT, Row, Table
+from benchmarks.table import CHANGING, HOME, JUDGING, ROOT, Row, Table
 from benchmarks.tables.judged import MODEL
 
 SETTINGS = """lbr 1

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases, judge, made
-from benchmarks.table import HEALING, SERVING, HOME, Row, Table, once
+from benchmarks.table import HEALING, HOME, SERVING, Row, Table, once
 from benchmarks.tables.healing import BEST, BY, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 
