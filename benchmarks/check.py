@@ -99,4 +99,4 @@ def older() -> Iterator[str]:
         if behind:
             yield f"{name}: {len(behind)} of {len(rows)} rows (commits since: up to {max(behind)})"
     if unknown:
-        yield f"perhaps {unknown} more: rows from before stamps, whose commit may have read what an older one had computed"
+        yield f"of all rows {unknown} do not say what they read that an older commit had computed"
