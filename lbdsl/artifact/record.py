@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_v
 from lbdsl.artifact.benched import Cell
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error, first_line
 from lbdsl.core.digest import digest_of
+from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit, plural
 from lbdsl.layer.facts import ModelFacts
@@ -212,9 +213,7 @@ def write_record(record: Record, folder: Path) -> None:
     """Write `lbdsl.json` with its own digest, so that edits are detected."""
     content = record.model_dump(mode="json")
     content["digest"] = digest_of(content)
-    beside = folder / f".{RECORD_FILE}.tmp"
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(folder / RECORD_FILE)
+    replace_file(folder / RECORD_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:

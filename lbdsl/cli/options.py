@@ -29,6 +29,18 @@ _MEASURING = (
         help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
         "Default: only when the model does not fit.",
     ),
+    click.option(
+        "--allow-path",
+        "allow_paths",
+        type=click.Path(file_okay=False, path_type=Path),
+        multiple=True,
+        help="A folder whose files a recipe, plan or artifact may name, besides its own; may be repeated.",
+    ),
+    click.option(
+        "--allow-task-code",
+        is_flag=True,
+        help="Let the YAML files of tasks that a recipe, plan or artifact names run code.",
+    ),
 )
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),

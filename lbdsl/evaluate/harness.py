@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,10 @@ from typing import Any
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
+from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
+from lbdsl.data.sources import is_there
+from lbdsl.evaluate.task_files import check_file, keep_templates_in
 from lbdsl.evaluate.tasks import Answers, TaskResult
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.recipe.schema_blocks import task_name
@@ -30,14 +32,15 @@ PREFERRED = ("acc_norm", "acc", "exact_match")
 """The metrics of a task by which it is judged, the first that it has; else its first."""
 
 
-def check_tasks(names: Sequence[str], folder: Path) -> None:
-    """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read."""
+def check_tasks(names: Sequence[str], folder: Folder) -> None:
+    """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read;
+    LB479 for a file that the recipe may not name, or that may run code."""
     if names and find_spec("lm_eval") is None:
         said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
         raise fail("LB485", said, help="pip install lm-eval")
     for name in names:
         if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
-            raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
+            raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
     for name in names:
         path = task_file(name, folder)
         if path is None and name not in manager_for(None).all_tasks:
@@ -76,10 +79,15 @@ def _unknown(name: str, known: Sequence[str]) -> Exception:
     return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
 
 
-def task_file(name: str, folder: Path) -> Path | None:
-    """The YAML file that a task's name stands for, if it does."""
-    path = (folder / os.path.expanduser(name)).absolute()
-    return path if os.path.isfile(path) else None
+def task_file(name: str, folder: Folder) -> Path | None:
+    """The YAML file that a task's name stands for, if it does. Raises LB479 as `check_tasks` does."""
+    if not is_there(name, folder):
+        return None
+    path = file_at(name, folder).absolute()
+    if not path.is_file():
+        return None
+    check_file(name, path, folder)
+    return path
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class HarnessTask:
 
     task: str
     limit: int | None
-    folder: Path
+    folder: Folder
     tokenizer: Any
     batch: int = 1
 
@@ -198,6 +206,7 @@ def right_share(name: str, sample: Mapping[str, Any], metric: str) -> float:
 @contextlib.contextmanager
 def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
+    keep_templates_in()
     try:
         with _quiet(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name

@@ -41,9 +41,13 @@ class WorkFolder:
     def opened(self, identity: dict[str, Any], *, resume: bool, force: bool) -> Iterator[None]:
         """Lock the folder for one run with this `identity` (equal for runs that may resume each other).
 
-        Raises LB461 if another process has locked it; LB462 if it has an unfinished run and neither `resume` (with the
-        same identity) nor `force` is given.
+        Raises LB461 if another process has locked it; LB462 if there is a link in it, or an unfinished run and neither
+        `resume` (with the same identity) nor `force` is given.
         """
+        links = [path for path in (self.path, *self.path.rglob("*")) if path.is_symlink()]
+        if links:
+            # A run makes none: somebody else made the folder, and what is written through a link may be anywhere.
+            raise fail("LB462", f"{links[0]} is a link, which no run has made", help="remove it, or choose another -o")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("w")

@@ -14,7 +14,7 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail,
 from lbdsl.core.paths import plain_name
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.data.sources import path_of
+from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
@@ -27,14 +27,13 @@ from lbdsl.run.output import Input
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.processes import check_processes
-from lbdsl.verbs.saved_recipe import files_of, planned_recipe
+from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
 from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.predicting import pace_of
 from lbdsl.workbench.texts import (
     check_texts,
-    data_folder,
     eval_blocks,
     eval_tests,
     heal_blocks,
@@ -96,14 +95,14 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
         said = f"`--report-to {missing[0]}` needs a package that is not installed"
         raise fail("LB485", said, help=f"pip install {missing[0]}")
     output, source = output_of(recipe, bench, chosen), bench.source
-    folder = data_folder(recipe.path)
-    texts = [path_of(text, folder) for text in texts_of(recipe)]
+    folder = bench.place(recipe.path)
+    texts = [path_of(text, folder) for text in texts_of(recipe) if is_there(text, folder)]
     place.check_places(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
             *(Input("the recipe", Path(text.name)) for text in recipe.sources),
-            *(Input("a text of the recipe", path) for path in texts if os.path.exists(path)),
+            *(Input("a text of the recipe", path) for path in texts),
             *others,
         ),
     )
@@ -232,7 +231,7 @@ def inputs_for(
     """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
     from lbdsl.run.inputs import RunInputs
 
-    chosen, folder = chosen or ApplyOptions(), data_folder(plan.recipe.path)
+    chosen, folder = chosen or ApplyOptions(), bench.place(plan.recipe.path)
     healing: tuple[TokenBlocks, ...] = ()
     validation: tuple[TokenBlocks | None, ...] = ()
     if plan.heal is not None and not chosen.no_heal:
@@ -293,13 +292,13 @@ def apply_saved_plan(
             "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
         )
     options = replace(options, dtype=plan.model.dtype)
-    bench = Workbench(model or plan.model.source, options, progress)
+    bench = Workbench(model or plan.model.source, options, progress, came_from(plan, Path(path)))
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = files_of(plan)
     statistics = _statistics(plan, bench)
-    folder, on = data_folder(recipe.path), plan.measured_on
+    folder, on = bench.place(recipe.path), plan.measured_on
     # Text that the model writes may come out differently here, and the plan does not change by it.
     written = any(isinstance(source, SelfText) for source in sources_of(plan.measure.data))
     stale = staleness(

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data import hub, read_documents, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
+from lbdsl.data.sources import is_there
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
@@ -35,11 +37,6 @@ CHECK_TOKENS, CHECK_LENGTH = 8192, 512
 """The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
 
-def data_folder(recipe_path: str) -> Path:
-    """The recipe's folder, which relative paths in a recipe start from."""
-    return Path(recipe_path).parent
-
-
 def texts_of(recipe: Recipe | Plan) -> tuple[str, ...]:
     """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
     healing = () if recipe.heal is None else recipe.heal.sources
@@ -54,7 +51,7 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
     follows from the model."""
     from lbdsl.data.needle import haystacks
 
-    folder, offline = data_folder(plan.recipe.path), bench.options.offline
+    folder, offline = bench.place(plan.recipe.path), bench.options.offline
     named = texts_of(plan if heal else plan.model_copy(update={"heal": None}))
     found = {
         data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
@@ -66,7 +63,7 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
     return found
 
 
-def _task_digest(task: str, folder: Path) -> str:
+def _task_digest(task: str, folder: Folder) -> str:
     """Of the files of a task, wherever they are, and the version of the harness, which has tasks of its own."""
     from lbdsl.evaluate.harness import task_file
 
@@ -74,11 +71,11 @@ def _task_digest(task: str, folder: Path) -> str:
     left, found = [file] if file else [], dict[Path, str]()
     while left:
         path = left.pop()
-        data = path.read_bytes()
-        found[path] = hashlib.sha256(data).hexdigest()
+        with path.open("rb") as stream:
+            found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
         if path.suffix in (".yaml", ".yml"):
             # As in `include: other.yaml`, `data_files: {test: own.jsonl}`, `!function module.name`.
-            words = re.findall(r"[^\s\"',:\[\]{}]+", data.decode(errors="replace"))
+            words = re.findall(r"[^\s\"',:\[\]{}]+", path.read_text(encoding="utf-8", errors="replace"))
             named = {path.parent / name for word in words for name in (word, f"{word.partition('.')[0]}.py")}
             left += [place for place in named - found.keys() if os.path.isfile(place)]
     return digest_of([version("lm_eval"), sorted(found.values())])
@@ -88,9 +85,9 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
     a hub data set which is not in the cache; LB456 and LB485 for a task that cannot be
     asked. Sequence lengths must be resolved already."""
-    folder, offline = data_folder(recipe.path), bench.options.offline
+    folder, offline = bench.place(recipe.path), bench.options.offline
     for data in texts_of(recipe if heal else replace(recipe, heal=None)):
-        if hub.is_hub_name(data) and not os.path.exists(folder / data):
+        if hub.is_hub_name(data) and not is_there(data, folder):
             hub.check_cached(data, offline=offline)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
@@ -100,7 +97,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
-def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
+def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
     """Raise LB456 for tasks where both models do not fit in memory, and as `check_tasks` does."""
     from lbdsl.evaluate.harness import check_tasks
 
@@ -110,7 +107,7 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
     check_tasks(tasks, folder)
 
 
-def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
+def _check_chats(run: HealSettings, bench: Workbench, folder: Folder) -> None:
     """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` and a source
     without an assistant."""
     for source in sources_of(run.data):
@@ -127,17 +124,17 @@ def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
             raise no_assistant(str(source))
 
 
-def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def score_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text that layer scores are measured on."""
     return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
-def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def joint_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
-def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def check_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
     itself, or text of `CHECKING` where the model does not fit in memory."""
     tokens = min(measure.tokens, CHECK_TOKENS)
@@ -162,7 +159,7 @@ def writer_of(bench: Workbench) -> Writer:
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
-def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
+def heal_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
     from lbdsl.heal.text import HealingText
@@ -186,7 +183,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
     return found
 
 
-def validation_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks | None, ...]:
+def validation_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks | None, ...]:
     """The text that each stage of healing is watched on: of its source and as long, and no stage heals on it. None, and
     said, without enough."""
     # The parts of one source are disjoint, those of two sources that share documents are not.
@@ -194,7 +191,7 @@ def validation_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[Token
     return tuple(_watching(run, used, bench, folder) for run in heal.runs)
 
 
-def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Path) -> TokenBlocks | None:
+def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Folder) -> TokenBlocks | None:
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
@@ -213,7 +210,7 @@ def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Path) -> 
     return None
 
 
-def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbench, folder: Path) -> Used:
+def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbench, folder: Folder) -> Used:
     """The documents of these sources that are used in these parts. What the model writes is another text for each part."""
     named = [source for source in sources if isinstance(source, str)]
     offline = bench.options.offline
@@ -221,7 +218,7 @@ def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbe
 
 
 def eval_blocks(
-    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path, *, finished: bool = False
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Folder, *, finished: bool = False
 ) -> tuple[TokenBlocks, ...]:
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
     healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
@@ -252,7 +249,7 @@ def eval_blocks(
     )
 
 
-def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
+def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.data.needle import haystacks
     from lbdsl.evaluate.harness import HarnessTask
@@ -260,7 +257,7 @@ def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, 
 
     needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
     batch = bench.options.batch
-    tasks = (HarnessTask(task, wanted.limit, folder.absolute(), bench.tokenizer, batch) for task in wanted.tasks)
+    tasks = (HarnessTask(task, wanted.limit, folder, bench.tokenizer, batch) for task in wanted.tasks)
     return (*needles, *tasks)
 
 
@@ -270,7 +267,7 @@ def _blocks(
     tokens: int,
     seq: int | None,
     bench: Workbench,
-    folder: Path,
+    folder: Folder,
     seed: int = 0,
     exclude: Used = frozenset(),
     healing: HealSettings | None = None,
