@@ -72,11 +72,11 @@ def _task_digest(task: str, folder: Folder) -> str:
     left, found = [file] if file else [], dict[Path, str]()
     while left:
         path = left.pop()
-        data = path.read_bytes()
-        found[path] = hashlib.sha256(data).hexdigest()
+        with path.open("rb") as stream:
+            found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
         if path.suffix in (".yaml", ".yml"):
             # As in `include: other.yaml`, `data_files: {test: own.jsonl}`, `!function module.name`.
-            words = re.findall(r"[^\s\"',:\[\]{}]+", data.decode(errors="replace"))
+            words = re.findall(r"[^\s\"',:\[\]{}]+", path.read_text(encoding="utf-8", errors="replace"))
             named = {path.parent / name for word in words for name in (word, f"{word.partition('.')[0]}.py")}
             left += [place for place in named - found.keys() if os.path.isfile(place) and may_name(place, task, folder)]
     return digest_of([version("lm_eval"), sorted(found.values())])
