@@ -32,6 +32,8 @@ class Workbench:
     """A source model for the duration of a command. Reading a property may load, hash or download."""
 
     def __init__(self, model: str | Path, options: RunOptions | None = None, progress: AnyProgress | None = None):
+        if not isinstance(options, RunOptions | None):
+            raise TypeError(f"options is lbdsl.RunOptions(device=...), not {options!r}")
         self.options = options or RunOptions()
         self.progress = progress_of(progress)
         self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
