@@ -18,6 +18,17 @@ from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
 
+
+class NumberFormat(click.Choice):
+    """torch's name of a dtype, or a short one, such as bf16."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+        return super().convert(short.get(str(value).lower(), value), param, ctx)
+
+
+DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
+
 _MEASURING = (
     click.option(
         "--batch",
@@ -49,7 +60,7 @@ _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
     click.option(
         "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
+        type=DTYPE,
         help="Default: the checkpoint's; bfloat16 for GGUF.",
     ),
     click.option(

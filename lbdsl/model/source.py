@@ -117,11 +117,11 @@ def _local(text: str, path: Path) -> ModelSource:
             help = "MODEL is a folder, a .gguf file or a hub id, and comes after the recipe: `lbdsl plan RECIPE MODEL`"
             raise fail("LB400", f"{text} is {what}, not a model", help=help)
         if path.suffix.lower() != ".gguf":
-            raise fail(
-                "LB400",
-                f"{text} is neither a folder nor a .gguf file",
-                help="give the folder that holds config.json and the weights",
+            there = (path.parent / "config.json").is_file()
+            folder = (
+                f"the model's folder, {Path(text).parent}" if there else "the folder that holds config.json and the weights"
             )
+            raise fail("LB400", f"{text} is neither a folder nor a .gguf file", help=f"give {folder}")
         return ModelSource(text, path.parent, path.name, None, _gguf_name(path))
     if not path.is_dir():
         raise fail("LB400", f"{text} is neither a folder nor a file")

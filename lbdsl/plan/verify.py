@@ -19,6 +19,7 @@ def staleness(
     files: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     model_digest: str | None = None,
+    model: str = "",
     lbdsl_version: str | None = None,
     data_digest: str | None = None,
     joint_digest: str | None = None,
@@ -32,7 +33,7 @@ def staleness(
     Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
     of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
     that of the joint loss; `statistics` has the sha256 of the stored calibration statistics, `profiles` those of engines on
-    this machine; `versions` as in `MeasuredOn`.
+    this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
     """
     found = [
         difference
@@ -46,7 +47,13 @@ def staleness(
             message = f"${name.removeprefix('$')} was {_said(was)} when planned and is {_said(now)} now"
             found.append(error("LB341", message, help=_AGAIN))
     on = plan.measured_on
-    found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
+    if model and model_digest is not None and model_digest != plan.model.digest:
+        # Another place was named for it.
+        was, now = short(plan.model.digest), short(model_digest)
+        message = f"{model} is not the model that was planned, {plan.model.source}: {now}, not {was}"
+        found.append(error("LB342", message, help=("--model takes the same model at another place", _AGAIN)))
+    else:
+        found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
     for name, was in (on.versions if on else {}).items():
         now = (versions or {}).get(name, was)
         if now != was and name == "transformers":

@@ -166,6 +166,10 @@ def apply_plan(
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import run_plan
 
+    if not isinstance(planned, Planned):
+        raise TypeError(f"apply_plan takes what plan_recipe returns, not {planned!r}; apply_saved_plan takes a file")
+    if not isinstance(chosen, ApplyOptions | None):
+        raise TypeError(f"chosen is lbdsl.ApplyOptions(output=...), not {chosen!r}")
     chosen, progress = chosen or ApplyOptions(), progress_of(progress)
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
@@ -292,7 +296,13 @@ def apply_saved_plan(
             "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
         )
     options = replace(options, dtype=plan.model.dtype)
-    bench = Workbench(model or plan.model.source, options, progress, came_from(plan, Path(path)))
+    try:
+        bench = Workbench(model or plan.model.source, options, progress, came_from(plan, Path(path)))
+    except LbdslError as problem:
+        moved = "if the plan's model was moved, name its place with --model"
+        raise LbdslError(
+            replace(d, help=(moved, *d.help)) if model is None and d.code == "LB400" else d for d in problem.diagnostics
+        ) from problem
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
@@ -306,6 +316,7 @@ def apply_saved_plan(
         files=files,
         params=recipe.params,
         model_digest=bench.digest,
+        model=str(model or ""),
         lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if plan.scored and not written else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,

@@ -41,6 +41,8 @@ class Workbench:
         came_from: Path | None = None,
     ):
         self.came_from = came_from
+        if not isinstance(options, RunOptions | None):
+            raise TypeError(f"options is lbdsl.RunOptions(device=...), not {options!r}")
         self.options = options or RunOptions()
         self.progress = progress_of(progress)
         self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
