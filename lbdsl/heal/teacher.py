@@ -105,7 +105,7 @@ def cached_teacher(
             ids_BN = ids_SN[row : row + batch].to(head_VD.device)
             positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
             taught = loaded.states(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
-            file.write(taught.final_BND.to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+            file.write(taught.final_BND.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
             file.flush()
             # What a power cut takes must not be marked as written: it would be read as zeros.
             os.fsync(file.fileno())
