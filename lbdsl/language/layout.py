@@ -207,7 +207,11 @@ class _Layout:
             whole = Span(self.source, token.start, following.end)
             before = self.current[-2].type if len(self.current) > 1 else ""
             # Arguments and settings count tokens; bytes are compared.
-            found = readings(whole.text, in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM")
+            found = readings(
+                whole.text,
+                compared=before == "COMPARE",
+                in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM",
+            )
             helps = (
                 (readings_text(found),)
                 if found
