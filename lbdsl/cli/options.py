@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.config import file_of
+from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
@@ -91,7 +92,7 @@ class Assignment(click.ParamType):
 
 
 class Picture(click.Path):
-    """A file to draw, in a folder that is there."""
+    """A file to draw, in a folder that is there. Raises LB485 without matplotlib: what it shows may take hours."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
@@ -101,6 +102,7 @@ class Picture(click.Path):
             self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
         if path.exists() and not _is_picture(path):
             self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
+        check_drawing(path)
         return path
 
 

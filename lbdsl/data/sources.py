@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.extras import check_installed
 from lbdsl.core.nearest import nearest
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
@@ -36,7 +37,7 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
     cached copy is used), of which `stream:org/name...` reads the beginning alone.
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
-    LB445 hub, LB447 too large.
+    LB445 hub, LB447 too large, LB485 a package is missing.
     """
     documents = tuple(text for text in _capped(_read(data, base_dir, offline), data) if text.strip())
     if not documents:
@@ -48,6 +49,16 @@ def read_parts(data: str, *, base_dir: Path | str | None = None, offline: bool =
     """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
     documents = read_documents(data, base_dir=base_dir, offline=offline)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
+
+
+def check_source(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> None:
+    """Raise LB485 for a source that needs a package which is not installed, and LB445, offline, for a hub data set that is
+    not in the cache. Fast: nothing of the source is read."""
+    path = path_of(data, base_dir)
+    if path.suffix.lower() == ".parquet":
+        check_installed("pyarrow", data)
+    elif hub.is_hub_name(data) and not os.path.exists(path):
+        hub.check_cached(data, offline=offline)
 
 
 def path_of(data: str, base_dir: Path | str | None = None) -> Path:

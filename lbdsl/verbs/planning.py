@@ -24,6 +24,7 @@ from lbdsl.plan.schema import MeasuredOn, ModelRef, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import engines_of
@@ -254,7 +255,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
-    from lbdsl.workbench.texts import check_blocks, check_texts, data_folder
+    from lbdsl.workbench.texts import check_blocks, check_sources, check_texts, data_folder
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -281,6 +282,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         forms = forms_of(bench, engines_of(choosing)) if choosing is not None else None
         _raise_errors(loaded.diagnostics + impossible_untils(case, forms))
         check_texts(recipe, bench)
+    else:
+        check_sources(sources_of(recipe.measure.data), bench, data_folder(recipe.path))
     check_screen(recipe, bench)
     wanted = Case(recipe, bench.facts).statistics(planned=planned)
     patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))

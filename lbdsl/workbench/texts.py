@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.units import tokens_text
-from lbdsl.data import hub, read_parts
+from lbdsl.data import read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
+from lbdsl.data.sources import check_source
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
@@ -46,18 +46,23 @@ def texts_of(recipe: Recipe) -> tuple[str, ...]:
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
-    a hub data set which is not in the cache; LB456 and LB485 for a task that cannot be
-    asked. Sequence lengths must be resolved already."""
-    folder, offline = data_folder(recipe.path), bench.options.offline
-    for data in texts_of(recipe if heal else replace(recipe, heal=None)):
-        if hub.is_hub_name(data) and not os.path.exists(folder / data):
-            hub.check_cached(data, offline=offline)
+    a hub data set which is not in the cache; LB456 for a task that cannot be asked; LB485 for a package that one of them
+    needs. Sequence lengths must be resolved already."""
+    folder = data_folder(recipe.path)
+    check_sources(texts_of(recipe if heal else replace(recipe, heal=None)), bench, folder)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
         _check_chats(run, bench, folder)
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+
+
+def check_sources(texts: Iterable[Text], bench: Workbench, folder: Path) -> None:
+    """Raise what `check_source` raises of each text that the model does not write itself."""
+    for data in texts:
+        if isinstance(data, str):
+            check_source(data, base_dir=folder, offline=bench.options.offline)
 
 
 def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
