@@ -36,8 +36,8 @@ def read(data: str, *, offline: bool) -> Iterable[str]:
     """The documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work. Of
     `stream:org/name...` the first, up to STREAMED_CHARACTERS.
 
-    Never runs code of a data set. With `offline` only the local cache is used. Raises LB485, LB445, LB443, and LB440 for a folder
-    that would be read in its place.
+    Never runs code of a data set. With `offline` only the local cache is used. Raises LB485, LB445, LB443, and LB440 for a
+    folder that would be read in its place.
     """
     return _beginning(data, offline) if data.startswith(STREAM) else _documents(data, _load(data, offline))
 
@@ -74,8 +74,8 @@ def _beginning(data: str, offline: bool) -> tuple[str, ...]:
 
 
 def check_cached(data: str, *, offline: bool) -> None:
-    """Raise LB485 without `datasets`, LB445 if offline, by `offline` or HF_HUB_OFFLINE, and the data set is not in the local
-    cache. Fast, because it makes no connection and reads no row."""
+    """Raise LB485 without `datasets`, LB445 if offline, by `offline` or HF_HUB_OFFLINE, and the data set is not in the
+    local cache. Fast, because it makes no connection and reads no row."""
     check_installed("datasets", data)
     import datasets
 

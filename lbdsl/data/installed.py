@@ -40,8 +40,8 @@ def installed_documents() -> tuple[str, ...]:
 
 
 def _dependencies(name: str) -> list[metadata.Distribution]:
-    """The distributions that one depends on on this system, without extras (which may be installed), sorted by name, without
-    itself."""
+    """The distributions that one depends on on this system, without extras (which may be installed), sorted by name; itself
+    is left out."""
     seen: dict[str, metadata.Distribution] = {}
     todo = [name]
     while todo:
