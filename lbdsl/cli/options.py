@@ -16,6 +16,11 @@ from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
 
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where measurements are kept. Default: the user's cache folder.",
+)
 _MEASURING = (
     click.option(
         "--batch",
@@ -38,11 +43,7 @@ _RUN = (
         type=click.Choice(["bfloat16", "float16", "float32"]),
         help="Default: the checkpoint's; bfloat16 for GGUF.",
     ),
-    click.option(
-        "--cache-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Where measurements are kept. Default: the user's cache folder.",
-    ),
+    cache_dir_option,
     click.option("--offline", is_flag=True, help="Never ask a hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),

@@ -14,7 +14,7 @@ def is_installed(package: str) -> bool:
 
 
 def check_installed(package: str, what: str, title: str = "") -> None:
-    """Raise LB485 if `package`, which `what` needs, is not installed; call it before any work. `title`: its name in text."""
+    """Raise LB485 if `package`, which `what` needs, is not installed; called before any work. `title`: its name in text."""
     if not is_installed(package):
         help = f"pip install {package.replace('_', '-')}"
         raise fail("LB485", f"{what} needs {title or package}, which is not installed", help=help)

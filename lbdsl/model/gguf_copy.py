@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, model_digest
@@ -43,7 +44,7 @@ def _place(source: ModelSource, cache_dir: Path | None, part: str) -> Path:
     import transformers
 
     cache = cache_dir or default_cache_dir()
-    return cache / "gguf" / model_digest(source, cache)[:32] / f"{part}-transformers-{transformers.__version__}"
+    return GGUF.path(cache, f"{model_digest(source, cache)[:32]}/{part}-transformers-{transformers.__version__}")
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> Path:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from lbdsl.core.cache import hold
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
@@ -39,10 +40,16 @@ class Workbench:
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
         self._files_checked = False
+        self._holds: list[IO[bytes] | None] = []
 
-    @property
+    @cached_property
     def cache_dir(self) -> Path:
-        return self.options.cache_dir or default_cache_dir()
+        return self.used(self.options.cache_dir or default_cache_dir())
+
+    def used(self, root: Path) -> Path:
+        """`root`, which `lbdsl cache` prunes nothing from as long as this lives."""
+        self._holds.append(hold(root))
+        return root
 
     @cached_property
     def digest(self) -> str:

@@ -70,6 +70,7 @@ def test_bash(folder: Path) -> None:
         "lbdsl plan a.lbr m",
         "lbdsl check --format j",
         "lbdsl explain sw",
+        "lbdsl cache --prune gg",
     )
     assert answers == [
         ["check"],
@@ -77,6 +78,7 @@ def test_bash(folder: Path) -> None:
         ["m.gguf"],
         ["json"],
         ["swa"],
+        ["gguf"],
     ]
 
 
