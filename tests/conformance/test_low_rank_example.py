@@ -75,7 +75,7 @@ def test_it_is_planned_applied_and_loaded(place: Path, lbdsl: Callable[..., Done
 
 @pytest.mark.parametrize("rule", ["else width(50%)", "lowest 2 by nll(width(50%)) width(50%)\nelse keep"])
 def test_what_it_made_is_not_narrowed(place: Path, lbdsl: Callable[..., Done], rule: str) -> None:
-    """`width` makes new weights of a gated MLP's own matrices; a part of another kind with a field of that name has none."""
+    """`width` makes new weights of a gated MLP's matrices; a part of another kind with a field of that name has none."""
     if not (place / "out").exists():
         made = lbdsl("apply", str(EXAMPLE.with_suffix(".lbr")), "model", "-o", "out", "--yes")
         assert made.returncode == 0, made.stderr
