@@ -133,17 +133,12 @@ class Tokens(click.ParamType):
     name = "TOKENS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lbdsl.core.units import BINARY, DECIMAL
-        from lbdsl.language.limits import MAX_DIGITS
+        from lbdsl.core.units import tokens_of
 
-        text, factor = str(value), 1
-        for suffix, times in {**BINARY, **DECIMAL}.items():
-            if text.endswith(suffix):
-                text, factor = text[: -len(suffix)], times
-                break
-        if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS or int(text) < 1:
-            self.fail(f"{value!r} is not a number of tokens (512, 8Ki, 10k)", param, ctx)
-        return int(text) * factor
+        try:
+            return tokens_of(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
 
 
 class DevicesType(click.ParamType):

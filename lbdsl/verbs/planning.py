@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
+from lbdsl.core.units import tokens_of
 from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
@@ -20,7 +21,7 @@ from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import MeasuredOn, ModelRef, Plan
+from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, MeasuredOn, ModelRef, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
@@ -100,6 +101,21 @@ class Planned(NotebookResult):
     def in_short(self) -> str:
         return f"{self.plan!r}"[len("<Plan: ") : -1]
 
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """What each layer becomes, and why."""
+        return self.plan.layers
+
+    @property
+    def costs(self) -> Costs:
+        """Sizes of the whole model before and after: `costs.kv_bytes[8192].after`."""
+        return self.plan.costs
+
+    @property
+    def asserts(self) -> tuple[AssertResult, ...]:
+        """The recipe's asserts, each with its status and value."""
+        return self.plan.asserts
+
     def save(self, path: str | Path) -> Path:
         """Write the plan (.lbplan), for `apply_saved_plan` or `lbdsl apply`."""
         return save_plan(self.plan, path)
@@ -132,18 +148,20 @@ def plan_recipe(
     set_params: Mapping[str, object] | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
-    contexts: tuple[int, ...] = (),
+    ctx: int | str | Sequence[int | str] = (),
     again: bool = False,
     best_so_far: bool = False,
     ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. With
+    `ctx`: one context length or several, as 8192 or "8Ki", added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. With
     `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found. `ready` is
     called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
-    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError, and a
+    context that is no number of tokens ValueError.
     """
+    contexts = tuple(map(tokens_of, (ctx,) if isinstance(ctx, int | str) else ctx))
     loaded = read_recipe(recipe, set_params)
     bench = Workbench(model, options, progress)
     if ready is not None:
