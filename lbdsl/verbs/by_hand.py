@@ -27,8 +27,9 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     `"swa(window=256)"`, `"swa(window=256) + drop(mlp)"`.
 
     The result has a new recipe that names every layer, in the order of the old rules, and ends with `else keep`: nothing is
-    selected again, and only the loss of the whole plan is measured. Names that only old rules used are left out. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for rules or
-    a `strategy` in an included file.
+    selected again, and only the loss of the whole plan is measured. Names that only old rules used are left out. Raises
+    LbdslError for a layer or an action that does not exist, for rules on modules, and for rules or a `strategy` in an
+    included file.
     """
     recipe, plan = planned.recipe, planned.plan
     if not 0 <= layer < len(plan.layers):

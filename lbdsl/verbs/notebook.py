@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class NotebookResult:
-    """A result whose `repr` is one line with `in_short`, and which `print` and a notebook display like the terminal output."""
+    """A result whose `repr` is one line with `in_short`, and which `print` and a notebook show like the terminal output."""
 
     @property
     def exit_code(self) -> int:
