@@ -33,8 +33,9 @@ class Kind:
     root: Root = "cache"
 
     def path(self, root: Path, name: str) -> Path:
-        """Where `name` is kept."""
-        assert re.fullmatch(self.names, name), f"{name} is none of {self.name}"
+        """Where `name` is kept. Raises ValueError for a name that the kind does not have."""
+        if not re.fullmatch(self.names, name):
+            raise ValueError(f"{name!r} is no name of the kind {self.name}")
         return root / self.folder / name
 
     def entry(self, relative: str, is_folder: bool) -> str | None:

@@ -229,8 +229,8 @@ def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat
     """The cached statistics of one layer; a damaged file counts as missing, and its statistic is collected again."""
     found = {}
     for stat in stats:
-        path = _path(folder, fingerprint, stat, layer)
         try:
+            path = _path(folder, fingerprint, stat, layer)
             if path.stat().st_size <= 4 * _elements(stat) + 2**16:
                 value = load(path.read_bytes()).get("value")
                 if value is not None and _fits(stat, value):

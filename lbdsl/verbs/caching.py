@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -134,16 +134,24 @@ def _in_use(path: Path) -> LbdslError:
 def _walk(folder: Path, below: str, kinds: Sequence[Kind]) -> Iterator[tuple[Path, tuple[Kind, str] | None]]:
     """Files and whole folders with what they belong to (None: they are not lbdsl's)."""
     folders = {kind.folder for kind in kinds}
-    with suppress(FileNotFoundError):
-        for item in sorted(os.scandir(folder), key=lambda item: item.name):
-            name, is_folder = below + item.name, item.is_dir(follow_symlinks=False)
-            known = is_folder or item.is_file(follow_symlinks=False)
-            owners = ((kind, place) for kind in kinds if (place := kind.entry(name, is_folder)) is not None)
-            owner = next(owners, None) if known else None
-            if is_folder and owner is None and name.partition("/")[0] in folders:
-                yield from _walk(Path(item.path), f"{name}/", kinds)
-            elif name != LOCK:
-                yield Path(item.path), owner
+    try:
+        items = sorted(os.scandir(folder), key=lambda item: item.name)
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        if not below:
+            raise fail("LB448", f"{folder} cannot be read: {problem.strerror}") from None
+        yield folder, None
+        return
+    for item in items:
+        name, is_folder = below + item.name, item.is_dir(follow_symlinks=False)
+        known = is_folder or item.is_file(follow_symlinks=False)
+        owners = ((kind, place) for kind in kinds if (place := kind.entry(name, is_folder)) is not None)
+        owner = next(owners, None) if known else None
+        if is_folder and owner is None and name.partition("/")[0] in folders:
+            yield from _walk(Path(item.path), f"{name}/", kinds)
+        elif name != LOCK:
+            yield Path(item.path), owner
 
 
 def _entry(kind: Kind, place: str, paths: Sequence[Path]) -> Entry:

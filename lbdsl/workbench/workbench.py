@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.cache import hold
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
@@ -40,7 +41,6 @@ class Workbench:
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
         self._files_checked = False
-        self._holds: list[IO[bytes] | None] = []
 
     @cached_property
     def cache_dir(self) -> Path:
@@ -48,7 +48,9 @@ class Workbench:
 
     def used(self, root: Path) -> Path:
         """`root`, which `lbdsl cache` prunes nothing from as long as this lives."""
-        self._holds.append(hold(root))
+        lock = hold(root)
+        if lock is not None:
+            weakref.finalize(self, lock.close)
         return root
 
     @cached_property

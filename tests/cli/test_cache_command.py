@@ -248,6 +248,15 @@ def test_a_damaged_store_is_deleted(cache: Path, lbdsl) -> None:
     assert not (cache / "measurements.sqlite").exists()
 
 
+def test_what_is_no_folder_is_said(tmp_path: Path, cache: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lbdsl").write_text("")
+    monkeypatch.delenv("LBDSL_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, out, err = lbdsl("--prune", "all", "--yes")
+    assert (code, out) == (1, "")
+    assert "LB448" in err
+
+
 def test_there_may_be_nothing(tmp_path: Path, cache: Path, lbdsl) -> None:
     for words in ((), ("--prune", "all", "--yes"), ("--json",)):
         assert lbdsl("--cache-dir", str(tmp_path / "none"), *words)[0] == 0

@@ -61,3 +61,18 @@ def test_what_a_result_may_still_read_is_kept(cache: Path, lbdsl, workplace: Pat
     gc.collect()
     assert lbdsl("cache", "--prune", "measurements", "--yes").code == 0
     assert not (cache / "measurements.sqlite").exists()
+
+
+@pytest.mark.parametrize("key", ["../../../elsewhere", "", "x" * 40])
+def test_a_plan_whose_statistics_have_no_place_is_stale(cache: Path, lbdsl, workplace: Path, key: str) -> None:
+    Path("narrow.lbr").write_text("lbr 1\nmeasure { tokens = 256; seq = 64 }\nlayers 1 width(50%)\nelse keep\n")
+    assert lbdsl("plan", "narrow.lbr", "model", "-o", "x.lbplan").code == 0
+    plan = api.load_plan("x.lbplan")
+    assert plan.measured_on is not None
+    # As another program may write it, with the digest of that.
+    api.save_plan(
+        plan.model_copy(update={"measured_on": plan.measured_on.model_copy(update={"fingerprint": key})}), "x.lbplan"
+    )
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 3, done.err
+    assert "LB347" in done.err
