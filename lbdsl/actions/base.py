@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from lbdsl.core.diagnostic import Diagnostic, fail
+from lbdsl.core.diagnostic import Diagnostic, error, fail
 from lbdsl.core.units import Share
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.patches import FULL, Place, with_patches
@@ -190,6 +190,18 @@ def made_weights(
                 raise fail("LB475", f"{tensor.name} is made as {list(shape)}, and the layer needs {list(tensor.shape)}")
             found.append((tensor.name, made[tensor.name]))
     return tuple(sorted(found))
+
+
+def unchangeable(action: Action, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+    """LB404 for a field that the action claims, and that the part which the layer has does not let it change."""
+    for path in action.claims():
+        slot, _, name = path.partition(".")
+        part = facts.layer_specs[layer].part(Slot(slot))
+        if part is not None and name not in part.changeable:
+            what = {Slot.MIXER: "attention", Slot.FFN: "an MLP"}[Slot(slot)]
+            said = f"`{action.text()}` cannot change {what} of the kind `{part.kind}`"
+            return (error("LB404", said, help="choose other layers, or let an earlier rule keep these"),)
+    return ()
 
 
 def acts_on_weights(action: Action) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from lbdsl.actions.base import Action
+from lbdsl.actions.base import Action, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.units import tokens_text
 from lbdsl.families.rows import SINK_LOGITS
@@ -56,7 +56,8 @@ class SlidingWindow(Action):
         return ("mixer.window",)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        assert isinstance(layer.mixer, Attention), "what claims a window is asked of layers with attention"
+        if not isinstance(layer.mixer, Attention):
+            return layer
         return layer.replace(mixer=layer.mixer.replace(window=self._window(layer.mixer.window)))
 
     def _window(self, own: Window | None) -> Window:
@@ -78,7 +79,9 @@ class SlidingWindow(Action):
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
-        own = mixer.window if isinstance(mixer, Attention) else None
+        if not isinstance(mixer, Attention):
+            return unchangeable(self, facts, layer)
+        own = mixer.window
         if self.sinks == "learned" and facts.family_data.attention_softcap is not None:
             said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
             return (error("LB318", said, help="use sink tokens, `sinks=4`, or none"),)

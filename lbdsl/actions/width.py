@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lbdsl.actions.base import Action, CountOrShare
+from lbdsl.actions.base import Action, CountOrShare, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.families import TensorRow
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Ref, Slice, Stat, Sum, Take
-from lbdsl.parts.gated_mlp import GatedMLP
 
 STEP = 32
 """Widths are multiples of this, as integer kernels and GGUF blocks require."""
@@ -44,15 +43,16 @@ class Width(Action):
         return ("ffn.width",)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        assert isinstance(layer.ffn, GatedMLP), "what claims a width is asked of layers with a gated MLP"
-        wanted = self._channels(layer.ffn.width)
-        # A width that `check` rejects changes nothing.
-        return layer.replace(ffn=layer.ffn.replace(width=wanted)) if _allowed(wanted, layer.ffn.width) else layer
+        base = _width(layer)
+        # What `check` rejects changes nothing.
+        if base is None or layer.ffn is None or not _allowed(wanted := self._channels(base), base):
+            return layer
+        return layer.replace(ffn=layer.ffn.replace(width=wanted))
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
-        if not isinstance(base.ffn, GatedMLP) or not isinstance(layer.ffn, GatedMLP) or layer.ffn == base.ffn:
+        before, after = _width(base), _width(layer)
+        if before is None or after is None or before == after:
             return {}
-        before, after = base.ffn.width, layer.ffn.width
         fit = Stat(kind="channel_refit", args=(("keep", after),), dims=(1 + before - after, before)) if self.refit else None
         importance = Take(x=fit, axis=0, indices=0) if fit else Stat(kind="channel_importance", dims=(before,))
         kept = Largest(of=importance, count=after)
@@ -66,10 +66,12 @@ class Width(Action):
         return STEP * max(1, math.ceil(round(self.channels * base / STEP - 0.5, 6)))
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        ffn = facts.layer_specs[layer].ffn
-        if not isinstance(ffn, GatedMLP) or _allowed(wanted := self._channels(ffn.width), ffn.width):
+        base = _width(facts.layer_specs[layer])
+        if base is None:
+            return unchangeable(self, facts, layer)
+        if _allowed(wanted := self._channels(base), base):
             return ()
-        below, most = wanted // STEP * STEP, (ffn.width - 1) // STEP * STEP
+        below, most = wanted // STEP * STEP, (base - 1) // STEP * STEP
         nearest = sorted({min(max(near, STEP), most) for near in (below, below + STEP)})
         help = f"nearest allowed: {' or '.join(map(str, nearest))}" if most else "`drop(mlp)` removes it whole"
         if isinstance(self.channels, int) and self.channels < 100 and most:
@@ -78,10 +80,16 @@ class Width(Action):
             error(
                 "LB319",
                 f"`{self.text()}` asks for {wanted} channels: the width must be a multiple of {STEP} below the base's "
-                f"{ffn.width}",
+                f"{base}",
                 help=help,
             ),
         )
+
+
+def _width(layer: LayerSpec) -> int | None:
+    """The channels of its MLP; None without one, or where that has no width to change."""
+    ffn: Any = layer.ffn
+    return ffn.width if ffn is not None and "width" in ffn.changeable else None
 
 
 def _allowed(channels: int, base: int) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
+from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.files import replace_file
-from lbdsl.core.pictures import picture
+from lbdsl.core.pictures import can_draw, picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
@@ -19,29 +20,42 @@ from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, quality_rows, shares_of, value_text
 
-CARD = "README.md"
+CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
 
 
 def write_card(record: Record, folder: Path) -> None:
-    """Write the card, `healing.png` if the model was healed, and `needle.png` if it was asked needles."""
-    if drawn := _drawn(record):
-        _draw(drawn, folder / "healing.png")
-    if needles := needles_in(record.evaluation or {}):
-        draw_needles(needles, folder / "needle.png")
-    (folder / CARD).write_text(card_text(record), encoding="utf-8")
+    """Write the card, `healing.png` if the model was healed, and `needle.png` if it was asked needles; without matplotlib
+    the card alone."""
+    drawn, needles, pictures = _drawn(record), needles_in(record.evaluation or {}), can_draw()
+    if drawn and pictures:
+        _draw(drawn, folder / HEALING)
+    if needles and pictures:
+        draw_needles(needles, folder / NEEDLE)
+    (folder / CARD).write_text(card_text(record, pictures=pictures), encoding="utf-8")
+
+
+def picture_findings(record: Record) -> list[Diagnostic]:
+    """A note when the card has to do without its pictures."""
+    if can_draw() or not (_drawn(record) or needles_in(record.evaluation or {})):
+        return []
+    return [note("LB485", "the model card has no pictures: matplotlib is not installed", help="pip install matplotlib")]
 
 
 def write_speed(record: Record, folder: Path) -> None:
     """Write what `bench` measured into README.md. The rest of it stays: it may have been edited. A link is replaced: it may
     lead to any file of the user's."""
     path = folder / CARD
-    text = path.read_text(encoding="utf-8") if path.is_file() and not path.is_symlink() else card_text(record)
+    if path.is_file() and not path.is_symlink():
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = card_text(record, pictures=any((folder / name).is_file() for name in (HEALING, NEEDLE)))
     own = "\n".join(_bench_lines(record)) + "\n"
     text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
     replace_file(path, text.encode())
 
 
-def card_text(record: Record) -> str:
+def card_text(record: Record, *, pictures: bool = True) -> str:
+    """README.md of an artifact; `pictures`: whether those of healing and of needles lie beside it."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     base = base_name(plan.model)
@@ -68,8 +82,8 @@ def card_text(record: Record) -> str:
         "`AutoTokenizer.from_pretrained(folder, trust_remote_code=False)`.",
         "",
     ]
-    lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record)
-    lines += _quality_lines(record) + _bench_lines(record)
+    lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record, pictures)
+    lines += _quality_lines(record, pictures) + _bench_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
     for item in plan.recipe.included:
         lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
@@ -160,7 +174,7 @@ def _weights_lines(record: Record) -> list[str]:
     return ["## Weights", "", *rows, ""] if rows else []
 
 
-def _heal_lines(record: Record) -> list[str]:
+def _heal_lines(record: Record, pictures: bool) -> list[str]:
     if record.heal is None:
         why = " (`--no-heal`)" if record.no_heal else ""
         return ["## Healing", "", f"None{why}.", ""]
@@ -182,10 +196,10 @@ def _heal_lines(record: Record) -> list[str]:
                 f"{stage['kept']} tokens, whose weights are kept.",
                 "",
             ]
-    return [*lines, "![healing loss](healing.png)", ""] if _drawn(record) else lines
+    return [*lines, f"![healing loss]({HEALING})", ""] if pictures and _drawn(record) else lines
 
 
-def _quality_lines(record: Record) -> list[str]:
+def _quality_lines(record: Record, pictures: bool) -> list[str]:
     lines = ["## Quality", ""]
     loss = record.plan.loss
     if loss.rise is not None:
@@ -204,8 +218,8 @@ def _quality_lines(record: Record) -> list[str]:
             lines += _quality_table(source)
         for task in record.evaluation.get("tasks", ()):
             lines += _task_table(task)
-        if needles_in(record.evaluation):
-            lines += ["![facts found by length and depth](needle.png)", ""]
+        if pictures and needles_in(record.evaluation):
+            lines += [f"![facts found by length and depth]({NEEDLE})", ""]
     said = [f"**Caution:** {caution}." for caution in cautions_of(record)]
     lines += [*said, ""] if said else []
     for item in record.asserts:

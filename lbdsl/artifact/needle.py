@@ -16,9 +16,9 @@ def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
     """A row of cells for each length, a cell for each depth, the base beside this model."""
-    import matplotlib
-
     with picture(path, 2, figsize=(9, 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, both):
+        import matplotlib
+
         for axes, model, title in zip(both, ("base", "artifact"), ("base", "this model"), strict=True):
             for row, task in enumerate(tasks):
                 parts = list(task["parts"].values())

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
 
 
@@ -27,7 +28,7 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        return engines_folder() / f"{self.package}-{self.version}"
+        return ENGINES.path(engines_folder(), f"{self.package}-{self.version}")
 
     @property
     def python(self) -> Path:

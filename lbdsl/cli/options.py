@@ -14,6 +14,7 @@ import click
 
 from lbdsl.cli.config import file_of
 from lbdsl.core.paths import is_model
+from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
@@ -29,6 +30,11 @@ class NumberFormat(click.Choice):
 
 DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where measurements are kept. Default: the user's cache folder.",
+)
 _MEASURING = (
     click.option(
         "--batch",
@@ -63,11 +69,7 @@ _RUN = (
         type=DTYPE,
         help="Default: the checkpoint's; bfloat16 for GGUF.",
     ),
-    click.option(
-        "--cache-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Where measurements are kept. Default: the user's cache folder.",
-    ),
+    cache_dir_option,
     click.option("--offline", is_flag=True, help="Never ask a hub."),
     click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with a local model's tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
@@ -158,7 +160,7 @@ class Assignment(click.ParamType):
 
 
 class Picture(click.Path):
-    """A file to draw, in a folder that is there."""
+    """A file to draw, in a folder that is there. Raises LB485 without matplotlib: what it shows may take hours."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
@@ -168,6 +170,7 @@ class Picture(click.Path):
             self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
         if path.exists() and not _is_picture(path):
             self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
+        check_drawing(path)
         return path
 
 
@@ -197,19 +200,12 @@ class Tokens(click.ParamType):
     name = "TOKENS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lbdsl.core.units import BINARY, DECIMAL, readings, readings_text
-        from lbdsl.language.limits import MAX_DIGITS
+        from lbdsl.core.units import tokens_of
 
-        text, factor = str(value), 1
-        for suffix, times in {**BINARY, **DECIMAL}.items():
-            if text.endswith(suffix):
-                text, factor = text[: -len(suffix)], times
-                break
-        if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS or int(text) < 1:
-            found = readings(str(value), in_bytes=False)
-            meant = f"; {readings_text(found).replace('`', '')}" if found else ""
-            self.fail(f"{value!r} is not a number of tokens (512, 8Ki, 10k){meant}", param, ctx)
-        return int(text) * factor
+        try:
+            return tokens_of(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
 
 
 class DevicesType(click.ParamType):

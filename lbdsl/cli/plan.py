@@ -97,7 +97,7 @@ def plan(
             raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
         return _estimate(recipe, model, devices, dict(assignments), options, as_json)
     check_engines(targets)
-    how: dict[str, Any] = {"options": options, "progress": progress, "contexts": contexts, "again": again}
+    how: dict[str, Any] = {"options": options, "progress": progress, "ctx": contexts, "again": again}
     if sweeps:
         if given & {"targets", "all_layers", "detailed_exitcode"}:
             raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")

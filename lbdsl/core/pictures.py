@@ -7,11 +7,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.extras import check_installed, is_installed
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return is_installed("matplotlib")
+
+
+def check_drawing(path: Path) -> None:
+    """Raise LB485 if a picture cannot be drawn; called before the work that it shows."""
+    check_installed("matplotlib", f"drawing {path}")
+
 
 @contextmanager
 def picture(path: Path, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
     """A figure and its row of axes (the axes themselves, of one column), which are written to `path` at the end. `options`
-    are those of `pyplot.subplots`."""
+    are those of `pyplot.subplots`. Raises LB485 without matplotlib."""
+    check_drawing(path)
     import matplotlib
 
     matplotlib.use("Agg")

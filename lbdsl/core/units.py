@@ -32,6 +32,9 @@ class Share(float):
 
 
 DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9}
+MAX_DIGITS = 18
+"""Of a number in a recipe."""
+
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -75,6 +78,20 @@ def readings_text(found: Mapping[str, str]) -> str:
     shown = len(found) > 1 or "seconds" in found.values()
     listed = [f"`{text}` ({meaning})" if shown else f"`{text}`" for text, meaning in found.items()]
     return f"write {' or '.join(listed)}"
+
+
+def tokens_of(value: object) -> int:
+    """The number of tokens that 512, "512", "8Ki" or "10k" means. Raises ValueError."""
+    text, factor = str(value), 1
+    for suffix, times in {**BINARY, **DECIMAL}.items():
+        if text.endswith(suffix):
+            text, factor = text[: -len(suffix)], times
+            break
+    if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS or int(text) < 1:
+        found = readings(str(value), in_bytes=False)
+        meant = f"; {readings_text(found).replace('`', '')}" if found else ""
+        raise ValueError(f"{value!r} is not a number of tokens (512, 8Ki, 10k){meant}")
+    return int(text) * factor
 
 
 def tokens_text(n: int) -> str:

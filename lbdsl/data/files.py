@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
+from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import did_you_mean
 from lbdsl.data.chat import Chat
 from lbdsl.data.wikitext import articles
@@ -42,7 +43,8 @@ def read_jsonl(path: Path) -> Iterator[str]:
 
 
 def read_parquet(path: Path) -> Iterator[str]:
-    """Yield one document per row of a parquet file with a column `text` or `messages`."""
+    """Yield one document per row of a parquet file with a column `text` or `messages`. Raises LB485 without pyarrow."""
+    check_installed("pyarrow", str(path))
     import pyarrow as arrow
     from pyarrow import parquet
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
+from lbdsl.core.extras import check_installed
 from lbdsl.data.files import READERS, text_of_record
 
 _NAME = re.compile(
@@ -35,8 +36,8 @@ def read(data: str, *, offline: bool) -> Iterable[str]:
     """The documents of `org/name[:config][@split]`; the default split is `train`; slices such as `@train[:1%]` work. Of
     `stream:org/name...` the first, up to STREAMED_CHARACTERS.
 
-    Never runs code of a data set. With `offline` only the local cache is used. Raises LB445, LB443, and LB440 for a folder
-    that would be read in its place.
+    Never runs code of a data set. With `offline` only the local cache is used. Raises LB485, LB445, LB443, and LB440 for a
+    folder that would be read in its place.
     """
     return _beginning(data, offline) if data.startswith(STREAM) else _documents(data, _load(data, offline))
 
@@ -73,8 +74,9 @@ def _beginning(data: str, offline: bool) -> tuple[str, ...]:
 
 
 def check_cached(data: str, *, offline: bool) -> None:
-    """Raise LB445 if offline, by `offline` or HF_HUB_OFFLINE, and the data set is not in the local cache. Fast, because it
-    makes no connection and reads no row."""
+    """Raise LB485 without `datasets`, LB445 if offline, by `offline` or HF_HUB_OFFLINE, and the data set is not in the
+    local cache. Fast, because it makes no connection and reads no row."""
+    check_installed("datasets", data)
     import datasets
 
     if offline or datasets.config.HF_HUB_OFFLINE:
@@ -82,6 +84,7 @@ def check_cached(data: str, *, offline: bool) -> None:
 
 
 def _load(data: str, offline: bool) -> Any:
+    check_installed("datasets", data)
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 

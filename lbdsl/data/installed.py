@@ -11,6 +11,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 MOST = 400_000
 """Characters of docstrings of one package: no package is most of the text."""
 
@@ -21,14 +24,13 @@ LARGEST = 2**20
 """Bytes of a source file; larger ones are mostly generated."""
 
 _DOCSTRING = re.compile(r'^[ \t]*[rR]?"""(.+?)"""', re.DOTALL | re.MULTILINE)
-_NAME = re.compile(r"[\w.-]+")
 
 
 @cache
 def installed_documents() -> tuple[str, ...]:
     """The description (README) of each distribution that lbdsl depends on, and the docstrings of each of its modules, one
     document a module, up to `MOST` characters; and the docstrings of the standard library. In a fixed order; the text
-    depends on the installed versions."""
+    depends on the installed versions, and not on which extras are installed."""
     found: list[str] = []
     for distribution in _dependencies("lbdsl"):
         found.append(str(distribution.metadata.json.get("description", "")))
@@ -38,21 +40,21 @@ def installed_documents() -> tuple[str, ...]:
 
 
 def _dependencies(name: str) -> list[metadata.Distribution]:
-    """The installed distributions that one depends on without extras, sorted by name, without itself."""
+    """The distributions that one depends on on this system, without extras (which may be installed), sorted by name; itself
+    is left out."""
     seen: dict[str, metadata.Distribution] = {}
     todo = [name]
     while todo:
         wanted = todo.pop()
         try:
             found = metadata.distribution(wanted)
-        except metadata.PackageNotFoundError:  # not needed on this system
+        except metadata.PackageNotFoundError:  # installed without its dependencies
             continue
         seen[wanted] = found
-        for line in found.requires or []:
-            match = _NAME.match(line)
-            needed = match[0].lower().replace("_", "-") if match is not None else ""
-            if needed and needed not in seen and "extra ==" not in line:
-                todo.append(needed)
+        for needed in map(Requirement, found.requires or []):
+            other = canonicalize_name(needed.name)
+            if other not in seen and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+                todo.append(other)
     return [found for other, found in sorted(seen.items()) if other != name]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.extras import check_installed
 from lbdsl.core.nearest import nearest
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.place import Folder, Place, file_at
@@ -38,7 +39,7 @@ def read_documents(data: str, *, base_dir: Folder = None, offline: bool = False)
     WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
     cached copy is used), of which `stream:org/name...` reads the beginning alone.
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
-    LB445 hub, LB447 too large, LB479 a file that a recipe may not name.
+    LB445 hub, LB447 too large, LB479 a file that a recipe may not name, LB485 a package is missing.
     """
     documents = tuple(text for text in _capped(_read(data, base_dir, offline), data) if text.strip())
     if not documents:
@@ -50,6 +51,15 @@ def read_parts(data: str, *, base_dir: Folder = None, offline: bool = False) -> 
     """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
     documents = read_documents(data, base_dir=base_dir, offline=offline)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
+
+
+def check_source(data: str, *, base_dir: Folder = None, offline: bool = False) -> None:
+    """Raise LB485 for a source that needs a package which is not installed, and LB445, offline, for a hub data set that is
+    not in the cache. Fast: nothing of the source is read."""
+    if data.lower().endswith(".parquet"):
+        check_installed("pyarrow", data)
+    elif hub.is_hub_name(data) and not is_there(data, base_dir):
+        hub.check_cached(data, offline=offline)
 
 
 def path_of(data: str, base_dir: Folder = None) -> Path:

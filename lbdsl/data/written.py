@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lbdsl.core.cache import WRITTEN
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
@@ -67,7 +68,7 @@ class Writer:
 
     def _path(self, number: int, rows: int, seq: int, seed: int) -> Path:
         made_of = {"model": self.digest, "shape": [rows, seq], "seed": seed, "number": number, "version": VERSION}
-        return self.folder / "written" / f"{digest_of(made_of)[:32]}.safetensors"
+        return WRITTEN.path(self.folder, f"{digest_of(made_of)[:32]}.safetensors")
 
 
 def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: Callable[[int], None]) -> Tensor:

@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
+from lbdsl.core.extras import check_installed
 from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
 from lbdsl.data.sources import is_there
@@ -35,9 +35,8 @@ PREFERRED = ("acc_norm", "acc", "exact_match")
 def check_tasks(names: Sequence[str], folder: Folder) -> None:
     """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read;
     LB479 for a file that the recipe may not name, or that may run code."""
-    if names and find_spec("lm_eval") is None:
-        said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
-        raise fail("LB485", said, help="pip install lm-eval")
+    if names:
+        check_installed("lm_eval", task_name(names[0]), "lm-evaluation-harness")
     for name in names:
         if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
             raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")

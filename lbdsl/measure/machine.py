@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import keep_in_cache
 from lbdsl.layer.cost import Machine
@@ -25,7 +26,7 @@ def machine_for(device: Any, facts: ModelFacts, cache_dir: Path) -> Machine:
     folder cannot be written.
     """
     identity = machine_identity(device, facts.dtype)
-    path = cache_dir / f"machine-{short(digest_of(identity), 16)}.json"
+    path = MACHINES.path(cache_dir, f"machine-{short(digest_of(identity), 16)}.json")
     known = _read(path)
     if known is None:
         from lbdsl.measure.calibrate import calibrate

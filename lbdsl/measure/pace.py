@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
@@ -28,7 +29,7 @@ class Pace:
 
     def __init__(self, model_digest: str, facts: ModelFacts, device: Any, cache_dir: Path):
         identity = {"model": model_digest, **machine_identity(device, facts.dtype)}
-        self._path = cache_dir / f"pace-{short(digest_of(identity), 16)}.json"
+        self._path = MACHINES.path(cache_dir, f"pace-{short(digest_of(identity), 16)}.json")
 
     def known(self, kind: str) -> float | None:
         """Tokens per second; None if this machine has not yet done such work with this model."""

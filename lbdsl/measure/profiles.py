@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import keep_in_cache
@@ -48,7 +49,7 @@ def profile_path(engine: str, facts: ModelFacts, device: Any, cache_dir: Path) -
     identity = machine_identity(device, facts.dtype)
     made = {"format": FORMAT_VERSION, **({"at_once": READ_AT_ONCE[engine]} if engine in READ_AT_ONCE else {})}
     key = digest_of({"engine": engine, "machine": identity, "shape": shape, **made})
-    return cache_dir / f"profile-{engine}-{short(key, 16)}.json"
+    return PROFILES.path(cache_dir, f"profile-{engine}-{short(key, 16)}.json")
 
 
 def read_profile(path: Path) -> Profile | None:

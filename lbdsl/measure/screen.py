@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lbdsl.core.cache import SCREENS
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
@@ -76,7 +77,7 @@ def screen(
         [[layer, change.to_json()] for layer, change in changes],
         statistics_digests,
     ]
-    path = folder / "screens" / f"{digest_of(made_of)[:32]}.safetensors"
+    path = SCREENS.path(folder, f"{digest_of(made_of)[:32]}.safetensors")
     try:
         kept = load(path.read_bytes())
         return Screened(kept["squares"], kept["products"], blocks.seq - 1)

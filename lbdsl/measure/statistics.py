@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from lbdsl.core.cache import STATISTICS
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_text
 from lbdsl.core.files import keep_in_cache
@@ -221,15 +222,15 @@ def value_digest(value: Tensor) -> str:
 
 def _path(folder: Path, fingerprint: str, stat: Stat, layer: int) -> Path:
     named = digest_text(f"{stat.text} {statistic_of(stat).version}")
-    return folder / "statistics" / fingerprint[:32] / named[:32] / f"{layer}.safetensors"
+    return STATISTICS.path(folder, f"{fingerprint[:32]}/{named[:32]}/{layer}.safetensors")
 
 
 def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat]) -> dict[str, Tensor]:
     """The cached statistics of one layer; a damaged file counts as missing, and its statistic is collected again."""
     found = {}
     for stat in stats:
-        path = _path(folder, fingerprint, stat, layer)
         try:
+            path = _path(folder, fingerprint, stat, layer)
             if path.stat().st_size <= 4 * _elements(stat) + 2**16:
                 value = load(path.read_bytes()).get("value")
                 if value is not None and _fits(stat, value):

@@ -8,7 +8,7 @@ import platform
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import psutil
 
+from lbdsl.core.cache import MEASUREMENTS
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.measurement import Request
 
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS sums (
 
 def open_store(cache_dir: Path) -> Store:
     """Open the measurement store of a cache folder; create it if it does not exist."""
-    return Store(cache_dir / FILE_NAME)
+    return Store(MEASUREMENTS.path(cache_dir, FILE_NAME))
 
 
 _CLAIMS = "CREATE TABLE IF NOT EXISTS claims (work TEXT PRIMARY KEY, host TEXT, pid INTEGER, until REAL) WITHOUT ROWID"
@@ -184,6 +185,22 @@ class Store:
             raise fail(
                 "LB448", f"{self.path} is damaged: {problem}", help=f"delete it, then measure again: rm {self.path}*"
             ) from None
+
+
+def in_use(path: Path) -> bool:
+    """Whether another process writes to the store at `path`, or has claimed work in it. A damaged one is in use by none."""
+    if not path.is_file():
+        return False
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            claims = connection.execute("SELECT host, pid, until FROM claims") if "claims" in tables else ()
+            return any(_lives(*claim) for claim in claims)
+        except sqlite3.OperationalError as problem:
+            return "locked" in str(problem) or "busy" in str(problem)
+        except sqlite3.DatabaseError:
+            return False
 
 
 def _lives(host: str, pid: int, until: float) -> bool:

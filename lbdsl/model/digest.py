@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import HASHES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.files import replace_entry
@@ -35,8 +36,6 @@ IDENTITY_FILES = (
 )
 """The files, besides the weights, that determine tokenization and what the model computes."""
 
-HASHES = "hashes"
-"""The folder in the cache folder that `file_digest` keeps its hashes in."""
 
 _CHUNK = 2**24
 _FRESH_NS = 2_000_000_000
@@ -72,7 +71,7 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
     `progress` gets (bytes done, total bytes, file name). Raises LbdslError: LB401-LB408 for weights that cannot be
     listed, LB419 if a file changes while it is read or cannot be read.
     """
-    folder = (cache_dir or default_cache_dir()) / HASHES
+    cache = cache_dir or default_cache_dir()
     names = identity_files(source)
     paths = [source.path / name for name in names]
     total = sum(path.stat().st_size for path in paths)
@@ -83,19 +82,19 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
             if progress is not None:
                 progress(before + read, total, name)
 
-        hashes.append([name, file_digest(path, folder, report)])
+        hashes.append([name, file_digest(path, cache, report)])
         done += path.stat().st_size
         report(0, done)
     # A renamed GGUF file is still the same model, but file names within a folder matter.
     return digest_of(hashes if source.gguf_file is None else [["gguf", hashes[0][1]]])
 
 
-def file_digest(path: Path, folder: Path, report: Callable[[int], None] = lambda read: None) -> str:
-    """sha256 of one file's bytes, taken from the cache in `folder` if the file has not changed. Raises LB419."""
+def file_digest(path: Path, cache_dir: Path, report: Callable[[int], None] = lambda read: None) -> str:
+    """sha256 of one file's bytes, taken from the cache if the file has not changed. Raises LB419."""
     try:
         real = path.resolve(strict=True)
         before = _fingerprint(real)
-        entry = folder / f"{digest_text(str(real))}.json"
+        entry = HASHES.path(cache_dir, f"{digest_text(str(real))}.json")
         known = _read_entry(entry)
         if known is not None and known.get("file") == before:
             return str(known["sha256"])

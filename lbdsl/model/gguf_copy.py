@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.files import umask
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.model.digest import HASHES, default_cache_dir, file_digest, model_digest
+from lbdsl.model.digest import default_cache_dir, file_digest, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
 from lbdsl.model.gguf_splitting import restore_splitting
 from lbdsl.model.load_check import check_loaded, loading
@@ -41,7 +42,7 @@ def _copy(source: ModelSource, cache_dir: Path | None, part: str, fill: Callable
     import transformers
 
     cache = cache_dir or default_cache_dir()
-    folder = cache / "gguf" / model_digest(source, cache)[:32] / f"{part}-transformers-{transformers.__version__}"
+    folder = GGUF.path(cache, f"{model_digest(source, cache)[:32]}/{part}-transformers-{transformers.__version__}")
     if _as_written(folder, cache):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +55,7 @@ def _as_written(folder: Path, cache: Path) -> bool:
         kept = json.loads((folder / DIGESTS).read_bytes())
     except (OSError, ValueError):
         return False
-    return kept == {name: file_digest(folder / name, cache / HASHES) for name in _files(folder)}
+    return kept == {name: file_digest(folder / name, cache) for name in _files(folder)}
 
 
 def _files(folder: Path) -> list[str]:

@@ -62,6 +62,7 @@ class Attention(Part):
 
     slot: ClassVar[Slot] = Slot.MIXER
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_attention.py"
+    changeable: ClassVar[frozenset[str]] = frozenset({"kv_heads", "window"})
     kind: Literal["attention"] = "attention"
     heads: Count
     kv_heads: Count

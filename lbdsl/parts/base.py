@@ -89,6 +89,9 @@ class Part(Value):
     runtime: ClassVar[Path | None] = None
     """The flat runtime file, which is saved with the weights; None for a kind that is not implemented yet."""
 
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Its fields that lbdsl's own actions may change: they make its weights from the family's rows of tensors."""
+
     kind: str
     """The tag, a `Literal` of the kind's name with that name as default."""
 

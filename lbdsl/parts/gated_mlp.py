@@ -20,6 +20,7 @@ class GatedMLP(Part):
 
     slot: ClassVar[Slot] = Slot.FFN
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_gated_mlp.py"
+    changeable: ClassVar[frozenset[str]] = frozenset({"width"})
     kind: Literal["gated_mlp"] = "gated_mlp"
     width: Count
 

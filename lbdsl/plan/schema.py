@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lbdsl.core.diagnostic import Severity
@@ -89,6 +91,29 @@ class Totals(PlanValue):
     weights: int
     kv_bytes: dict[str, int]
     flops_per_token: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost of the base, and of the model that the plan makes of it."""
+
+    before: int
+    after: int
+
+    @property
+    def share(self) -> float:
+        """What is left of the base's; infinite where it has none."""
+        return self.after / self.before if self.before else math.inf
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a whole model before and after, as in `Totals`; maps are keyed by the context in tokens."""
+
+    params: Cost
+    weights: Cost
+    kv_bytes: Mapping[int, Cost]
+    flops_per_token: Mapping[int, Cost]
 
 
 class Speed(PlanValue):
@@ -321,6 +346,17 @@ class Plan(Chosen, PlanValue):
     speeds: tuple[Speed, ...] = ()
     estimate: Estimate | None = None
     serving: tuple[Served, ...] = ()
+
+    @property
+    def costs(self) -> Costs:
+        """`before` and `after` side by side."""
+        one, other = self.before, self.after
+
+        def by_context(name: str) -> dict[int, Cost]:
+            return {ctx: Cost(getattr(one, name)[str(ctx)], getattr(other, name)[str(ctx)]) for ctx in self.contexts}
+
+        params, weights = Cost(one.params, other.params), Cost(one.weights, other.weights)
+        return Costs(params, weights, by_context("kv_bytes"), by_context("flops_per_token"))
 
     @property
     def digest(self) -> str:

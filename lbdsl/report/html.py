@@ -1,14 +1,16 @@
-"""Terminal output as HTML for notebooks."""
+"""Terminal output as text, and as HTML for notebooks."""
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from lbdsl.report.bench import render_bench, render_calibration
+from lbdsl.report.console import make_console
 from lbdsl.report.estimate import render_estimate
 from lbdsl.report.plan import render_plan
 from lbdsl.report.report import render_quality, render_report
@@ -36,6 +38,21 @@ def draw(result: Any, console: Console) -> None:
     if how is None:
         raise TypeError(f"no picture of {type(result).__name__}")
     how(result, console)
+
+
+def text_of(result: Any) -> str:
+    """The terminal output of an API result, without colours."""
+    written = _Text()
+    draw(result, make_console(written))
+    return written.getvalue().rstrip("\n").encode(written.encoding, "replace").decode(written.encoding)
+
+
+class _Text(io.StringIO):
+    """Text that standard output will show."""
+
+    @property
+    def encoding(self) -> str:
+        return sys.stdout.encoding or "utf-8"
 
 
 def html_of(result: Any) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lbdsl.artifact.card import picture_findings
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
+from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
@@ -90,10 +91,8 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     from lbdsl.run import output as place
 
     check_processes(None if chosen.no_heal else recipe.heal)
-    missing = [name for name in chosen.report_to if find_spec(name) is None]
-    if missing:
-        said = f"`--report-to {missing[0]}` needs a package that is not installed"
-        raise fail("LB485", said, help=f"pip install {missing[0]}")
+    for tracker in chosen.report_to:
+        check_installed(tracker, f"`--report-to {tracker}`")
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = bench.place(recipe.path)
     texts = [path_of(text, folder) for text in texts_of(recipe) if is_there(text, folder)]
@@ -204,6 +203,7 @@ def apply_plan(
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
+    found += picture_findings(result.record)
     found += seen_findings(inputs.eval_blocks, inputs.seen)
     if result.record.evaluation is None:
         found.append(

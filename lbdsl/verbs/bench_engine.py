@@ -40,10 +40,7 @@ class EnginePython:
             if said_by(self.python, asks) != "True":
                 message = f"{self.python} does not have {name} (a module `{wanted.module}`)"
                 raise fail("LB487", message, help="without --engine-python, --install makes an environment that has it")
-            return self.python
-        if wanted.is_ready:
-            return wanted.python
-        if not self.install:
+        elif not wanted.is_ready and not self.install:
             raise fail(
                 "LB487",
                 f"there is no environment with {name} in {wanted.folder}",
@@ -52,6 +49,11 @@ class EnginePython:
                     f"or name a Python that has {name} with --engine-python",
                 ),
             )
+        base.used(environments.engines_folder())
+        if self.python is not None:
+            return self.python
+        if wanted.is_ready:
+            return wanted.python
         with base.progress.stage(f"installing {name}"):
             return wanted.install()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lbdsl.artifact.record import Record
+from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
 from lbdsl.verbs.bench_contexts import Predicted
 from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, said_by, served_base
@@ -133,7 +134,7 @@ def _settings() -> dict[str, str]:
         # vLLM's own client asks its server.
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
-        "HF_HOME": str(engines_folder() / "hf-home"),
+        "HF_HOME": str(ENGINES.path(engines_folder(), "hf-home")),
     }
 
 

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.span import Source
 from lbdsl.core.units import ranges_text
+from lbdsl.language.parse import parse
 from lbdsl.language.tree import ModulesSelector
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.verbs.planning import Planned, plan_text
 from lbdsl.verbs.saved_recipe import set_values
 
 SUFFIX = ", changed by hand"
 
+UNUSED = "LB210"
+
 
 def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     """The same plan except for one layer, which gets `action`, written as in a recipe: `"keep"`, `"drop"`,
     `"swa(window=256)"`, `"swa(window=256) + drop(mlp)"`.
 
-    The result has a new recipe that names every layer: nothing is selected again, and only the loss of the whole plan
-    is measured. Raises LbdslError for a layer or an action that does not exist, for rules on modules, and for rules or
-    a `strategy` in an included file.
+    The result has a new recipe that names every layer, in the order of the old rules, and ends with `else keep`: nothing is
+    selected again, and only the loss of the whole plan is measured. Names that only old rules used are left out. Raises
+    LbdslError for a layer or an action that does not exist, for rules on modules, and for rules or a `strategy` in an
+    included file.
     """
     recipe, plan = planned.recipe, planned.plan
     if not 0 <= layer < len(plan.layers):
@@ -38,26 +47,67 @@ def change_layer(planned: Planned, layer: int, action: str) -> Planned:
     }
     text = _with_rules(recipe, {**texts, layer: (texts[layer][0], action)})
     path = recipe.path if recipe.path.endswith(SUFFIX) else recipe.path + SUFFIX
-    return plan_text(text, path, planned.bench, set_params=set_values(plan), contexts=plan.contexts)
+    unused = {found.message for found in planned.diagnostics if found.code == UNUSED}
+    text, values = _without_unused(text, path, set_values(plan), unused)
+    return plan_text(text, path, planned.bench, set_params=values, contexts=plan.contexts)
 
 
 def _with_rules(recipe: Recipe, actions: Mapping[int, tuple[int, str]]) -> str:
-    """The recipe's text with its rules replaced, at the position of the first, by one rule for each action and number, in
-    the order of numbers."""
-    spans = [rule.span for rule in recipe.rules]
+    """The recipe's text with each of its rules replaced by one rule for each action of the layers that have its number, and
+    `else keep` at the end. Layers of a higher number follow the last rule."""
+    spans = {rule.number: rule.span for rule in recipe.rules}
     strategy = recipe.measure.set_at.get("strategy")
-    if any(span is None or span.source.base for span in spans) or (strategy is not None and strategy.source.base):
+    if any(span is None or span.source.base for span in spans.values()) or (strategy is not None and strategy.source.base):
         message = "rules and `strategy` of an included file cannot be changed by hand"
         raise fail("LB345", message, help="write them in the recipe")
+    last = max(spans, default=1)
     layers: dict[tuple[int, str], list[int]] = {}
     for index, said in actions.items():
         layers.setdefault(said, []).append(index)
-    rules = "\n".join(f"layers {ranges_text(members)} {action}" for (_, action), members in sorted(layers.items()))
-    edits = [(span, rules if place == 0 else "") for place, span in enumerate(spans) if span is not None]
+    lines: dict[int, list[str]] = {number: [] for number in (*spans, last)}
+    # What nothing claims is kept: that is `else keep`, as what the last rule keeps is.
+    final = max(layers)
+    for (number, action), members in sorted(layers.items()):
+        if (number, action) != final or action != "keep":
+            lines[min(number, last)].append(f"layers {ranges_text(members)} {action}")
+    lines[last].append("else keep")
+    edits = [(span.start, span.end, lines[number]) for number, span in spans.items() if span is not None]
     if strategy is not None:
         # Any other is for a `choose`, which becomes rules.
-        edits.append((strategy, "independent"))
+        edits.append((strategy.start, strategy.end, ["independent"]))
     text = recipe.text
-    for span, new in sorted(edits, key=lambda edit: -edit[0].start):
-        text = text[: span.start] + new + text[span.end :]
-    return text if spans else f"{text}\n{rules}\n"
+    for start, end, new in sorted(edits, reverse=True):
+        # A rule that no layer has is left out with its line.
+        end = end if new else _line_end(text, start, end)
+        text = text[:start] + "\n".join(new) + text[end:]
+    return text if spans else "\n".join((text, *lines[last], ""))
+
+
+def _line_end(text: str, start: int, end: int) -> int:
+    """The end of the line of a statement that stands on it alone, with a comment; else its own."""
+    rest = re.compile(r"[ \t;]*(#[^\n]*)?(\n|\Z)").match(text, end)
+    return rest.end() if rest is not None and text[:start].rpartition("\n")[2].strip() == "" else end
+
+
+def _without_unused(
+    text: str, path: str, values: Mapping[str, object], before: Collection[str]
+) -> tuple[str, dict[str, object]]:
+    """The text, and the values of parameters, without definitions that nothing uses now; `before` says what nothing used
+    before."""
+    left = dict(values)
+    while True:
+        found = recipe_from_text(text, path, left, reader=FolderReader(Path(path))).diagnostics
+        spans = [
+            d.span for d in found if d.code == UNUSED and d.message not in before and d.span and not d.span.source.base
+        ]
+        if not spans:
+            return text, left
+        tree = parse(Source(path, text)).value
+        for statement in reversed(tree.statements if tree is not None else ()):
+            name = next(
+                (s.text for s in spans if statement.span and statement.span.start <= s.start < statement.span.end), ""
+            )
+            if name and statement.span is not None:
+                start, end = statement.span.start, statement.span.end
+                text = text[:start] + text[_line_end(text, start, end) :]
+                left.pop(name.lstrip("$"), None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
@@ -121,7 +122,7 @@ def calibrate_model(
     found: list[_Timed] = []
     for number, (name, rule) in enumerate(variants.items(), 1):
         base.progress.say(f"variant {number} of {len(variants)}: {name}")
-        kept = base.cache_dir / f"calibrating-{short(begun, 16)}-{number}.json"
+        kept = PROFILES.path(base.cache_dir, f"calibrating-{short(begun, 16)}-{number}.json")
         timed = _Timed.read(kept)
         if timed is not None and timed.alike(found):
             base.progress.say("  timed before it was stopped")

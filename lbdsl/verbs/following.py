@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+from lbdsl.core.cache import UNFINISHED
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import Silent
@@ -45,7 +46,7 @@ def leading(options: RunOptions) -> Iterator[None]:
 
 def _mark(options: RunOptions, name: str) -> Path:
     """A file by which the others know that their cache folder is the first one's."""
-    return (options.cache_dir or default_cache_dir()) / name
+    return UNFINISHED.path(options.cache_dir or default_cache_dir(), name)
 
 
 def follow(options: RunOptions, relocated: str | None, measured: Callable[[], object] | None) -> None:

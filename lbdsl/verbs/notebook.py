@@ -1,10 +1,10 @@
-"""How results are displayed: as one line in a Python shell, as the terminal output in a notebook."""
+"""How results are displayed: as one line in a Python shell, as the terminal output by `print` and in a notebook."""
 
 from __future__ import annotations
 
 
 class NotebookResult:
-    """A result whose `repr` is one line with `in_short`, and which a notebook displays like the terminal output."""
+    """A result whose `repr` is one line with `in_short`, and which `print` and a notebook show like the terminal output."""
 
     @property
     def exit_code(self) -> int:
@@ -17,6 +17,11 @@ class NotebookResult:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.in_short()}>"
+
+    def __str__(self) -> str:
+        from lbdsl.report.html import text_of
+
+        return text_of(self)
 
     def _repr_html_(self) -> str:
         from lbdsl.report.html import html_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
+from lbdsl.core.units import tokens_of
 from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
 from lbdsl.plan.build import CONTEXTS, build
@@ -20,10 +21,11 @@ from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import MeasuredOn, ModelRef, Plan
+from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, MeasuredOn, ModelRef, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import engines_of
@@ -99,6 +101,21 @@ class Planned(NotebookResult):
     def in_short(self) -> str:
         return f"{self.plan!r}"[len("<Plan: ") : -1]
 
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """What each layer becomes, and why."""
+        return self.plan.layers
+
+    @property
+    def costs(self) -> Costs:
+        """Sizes of the whole model before and after: `costs.kv_bytes[8192].after`."""
+        return self.plan.costs
+
+    @property
+    def asserts(self) -> tuple[AssertResult, ...]:
+        """The recipe's asserts, each with its status and value."""
+        return self.plan.asserts
+
     def save(self, path: str | Path) -> Path:
         """Write the plan (.lbplan), for `apply_saved_plan` or `lbdsl apply`."""
         return save_plan(self.plan, path)
@@ -131,18 +148,20 @@ def plan_recipe(
     set_params: Mapping[str, object] | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
-    contexts: tuple[int, ...] = (),
+    ctx: int | str | Sequence[int | str] = (),
     again: bool = False,
     best_so_far: bool = False,
     ready: Callable[[Recipe, Workbench], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. With
-    `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found. `ready` is
-    called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
-    folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
+    `ctx`: one context length or several, as 8192 or "8Ki", added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as
+    the model. With `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found.
+    `ready` is called before anything is read or measured, and may raise. Nothing is written to disk except measurements in
+    the cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise
+    LbdslError, and a context that is no number of tokens ValueError.
     """
+    contexts = tuple(map(tokens_of, (ctx,) if isinstance(ctx, int | str) else ctx))
     loaded = read_recipe(recipe, set_params)
     bench = Workbench(model, options, progress)
     if ready is not None:
@@ -255,7 +274,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
-    from lbdsl.workbench.texts import check_blocks, check_texts
+    from lbdsl.workbench.texts import check_blocks, check_sources, check_texts
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -282,6 +301,8 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         forms = forms_of(bench, engines_of(choosing)) if choosing is not None else None
         _raise_errors(loaded.diagnostics + impossible_untils(case, forms))
         check_texts(recipe, bench)
+    else:
+        check_sources(sources_of(recipe.measure.data), bench, bench.place(recipe.path))
     check_screen(recipe, bench)
     wanted = Case(recipe, bench.facts).statistics(planned=planned)
     patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))

@@ -33,7 +33,7 @@ def plan_sweep(
     set_params: Mapping[str, object] | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
-    contexts: tuple[int, ...] = (),
+    ctx: tuple[int, ...] = (),
     again: bool = False,
 ) -> tuple[Swept, ...]:
     """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
@@ -46,7 +46,7 @@ def plan_sweep(
         bench.progress.say(f"${name} = {value}")
         try:
             named = {cost.ctx for cost in costs_asked(loaded.unwrap()) if cost.ctx is not None}
-            found.append(Swept(value, planned_on(loaded, bench, (*contexts, *named), again)))
+            found.append(Swept(value, planned_on(loaded, bench, (*ctx, *named), again)))
         except LbdslError as problem:
             found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
         except KeyboardInterrupt as stop:

@@ -15,10 +15,10 @@ from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
-from lbdsl.data import hub, read_documents, read_parts
+from lbdsl.data import read_documents, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
-from lbdsl.data.sources import is_there
+from lbdsl.data.sources import check_source
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
@@ -84,18 +84,23 @@ def _task_digest(task: str, folder: Folder) -> str:
 
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
-    a hub data set which is not in the cache; LB456 and LB485 for a task that cannot be
-    asked. Sequence lengths must be resolved already."""
-    folder, offline = bench.place(recipe.path), bench.options.offline
-    for data in texts_of(recipe if heal else replace(recipe, heal=None)):
-        if hub.is_hub_name(data) and not is_there(data, folder):
-            hub.check_cached(data, offline=offline)
+    a hub data set which is not in the cache; LB456 for a task that cannot be asked; LB485 for a package that one of them
+    needs. Sequence lengths must be resolved already."""
+    folder = bench.place(recipe.path)
+    check_sources(texts_of(recipe if heal else replace(recipe, heal=None)), bench, folder)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
         _check_chats(run, bench, folder)
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+
+
+def check_sources(texts: Iterable[Text], bench: Workbench, folder: Folder) -> None:
+    """Raise what `check_source` raises of each text that the model does not write itself."""
+    for data in texts:
+        if isinstance(data, str):
+            check_source(data, base_dir=folder, offline=bench.options.offline)
 
 
 def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:

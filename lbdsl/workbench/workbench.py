@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.core.cache import hold
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
 from lbdsl.core.place import Place
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
@@ -51,9 +53,16 @@ class Workbench:
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
         self._files_checked = False
 
-    @property
+    @cached_property
     def cache_dir(self) -> Path:
-        return self.options.cache_dir or default_cache_dir()
+        return self.used(self.options.cache_dir or default_cache_dir())
+
+    def used(self, root: Path) -> Path:
+        """`root`, which `lbdsl cache` prunes nothing from as long as this lives."""
+        lock = hold(root)
+        if lock is not None:
+            weakref.finalize(self, lock.close)
+        return root
 
     def place(self, recipe_path: str) -> Place:
         """Which files the names in the recipe at `recipe_path` may mean."""

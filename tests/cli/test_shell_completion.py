@@ -74,6 +74,7 @@ def test_bash(folder: Path) -> None:
         "lbdsl export sub --to g",
         "lbdsl plan a.lbr m.gguf --target .",
         "lbdsl eval sub --against m",
+        "lbdsl cache --prune gg",
     )
     assert answers == [
         ["check"],
@@ -85,6 +86,7 @@ def test_bash(folder: Path) -> None:
         ["gguf", "granite"],
         ["llamacpp", "transformers", "vllm"],
         ["m.gguf"],
+        ["gguf"],
     ]
 
 

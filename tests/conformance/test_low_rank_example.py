@@ -73,6 +73,58 @@ def test_it_is_planned_applied_and_loaded(place: Path, lbdsl: Callable[..., Done
     assert generated == 55
 
 
+@pytest.mark.parametrize("rule", ["else width(50%)", "lowest 2 by nll(width(50%)) width(50%)\nelse keep"])
+def test_what_it_made_is_not_narrowed(place: Path, lbdsl: Callable[..., Done], rule: str) -> None:
+    """`width` makes new weights of a gated MLP's matrices; a part of another kind with a field of that name has none."""
+    if not (place / "out").exists():
+        made = lbdsl("apply", str(EXAMPLE.with_suffix(".lbr")), "model", "-o", "out", "--yes")
+        assert made.returncode == 0, made.stderr
+    (place / "narrow.lbr").write_text(f"measure {{ tokens = 256; seq = 64 }}\n{rule}\n")
+    done = lbdsl("plan", "narrow.lbr", "out", "--again")
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 6, said
+    assert "error[LB404]" in said
+    assert "`width(channels=50%)` cannot change an MLP of the kind `low_rank_mlp`" in said
+    plan = json.loads((place / "out" / "lbdsl.json").read_text())["plan"]
+    whole = [str(layer["index"]) for layer in plan["layers"] if layer["after"]["ffn"]["kind"] == "gated_mlp"]
+    (place / "whole.lbr").write_text(
+        f"measure {{ tokens = 256; seq = 64 }}\nlayers {', '.join(whole)} width(50%)\nelse keep\n"
+    )
+    done = lbdsl("plan", "whole.lbr", "out", "--again", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["changes"] == {"narrower": len(whole)}
+
+
+WINDOWED = """
+import sys
+from dataclasses import replace
+from typing import ClassVar, Literal
+from lbdsl.actions.swa import SlidingWindow
+from lbdsl.model.inspect import inspect_model
+from lbdsl.model.source import resolve_source
+from lbdsl.parts import Part, Slot
+
+class Recent(Part):
+    slot: ClassVar[Slot] = Slot.MIXER
+    kind: Literal["recent"] = "recent"
+    window: int = 4
+
+facts = inspect_model(resolve_source(sys.argv[1]), "float32").unwrap()
+spec = facts.layer_specs[0].replace(mixer=Recent())
+facts, action = replace(facts, layer_specs=(spec, *facts.layer_specs[1:])), SlidingWindow(window=8)
+(found,) = action.check(facts, 0)
+print(found.code, found.message)
+assert action.change(spec, ()) == spec
+assert not action.check(facts, 1)
+"""
+
+
+def test_what_has_a_window_of_its_own_gets_no_other(place: Path, clean_process: CleanProcess) -> None:
+    done = clean_process.run(WINDOWED, place / "model", cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "LB404 `swa(window=8)` cannot change attention of the kind `recent`\n"
+
+
 def test_a_rank_that_is_too_high_is_refused(place: Path, lbdsl: Callable[..., Done]) -> None:
     (place / "high.lbr").write_text("layers 1 low_rank(rank=33)\n")
     done = lbdsl("plan", "high.lbr", "model")

@@ -34,6 +34,30 @@ def test_documentation_of_the_dependencies() -> None:
     assert installed_documents() is installed_documents()
 
 
+def test_documentation_does_not_depend_on_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another package installed is no text of it, also where a dependency names it for another system or an extra."""
+    needs = {
+        "lbdsl": ("base.one>=1", "pictures; extra == 'pictures'", "old ; python_version < '3' and extra == 'x'"),
+        "base_one": ("Deep-Er[fast] (>=1)", "foreign; sys_platform == 'no such system'", "absent"),
+        "deep_er": ("base-one", "fast; extra == 'fast'"),
+        **dict.fromkeys(("pictures", "old", "foreign", "fast")),
+    }
+    for name, required in needs.items():
+        folder = tmp_path / f"{name}-9.0.dist-info"
+        folder.mkdir()
+        lines = [f"Requires-Dist: {line}" for line in required or ()]
+        said = f"\n\nDescription of {name}. " + "It says something. " * 20
+        (folder / "METADATA").write_text("\n".join([f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.0", *lines]) + said)
+    monkeypatch.syspath_prepend(tmp_path)
+    installed_documents.cache_clear()
+    try:
+        documents = read_documents("builtin:docs")
+    finally:
+        installed_documents.cache_clear()
+    found = [text.strip().split(".")[0] for text in documents if "It says something" in text]
+    assert found == ["Description of base_one", "Description of deep_er"]
+
+
 def test_docstrings_of_files(tmp_path: Path) -> None:
     long = "Words that say something. " * 12
     (tmp_path / "a.py").write_text(f'"""{long}"""\n\ndef f():\n    r"""Short."""\n    x = """\n    not one"""\n')

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lbdsl.model.hybrid.lbdsl_band_attention import BLOCK, Band, attend_in_bands, worth_bands
+from tests.family_cases import family_base, native_specs
 from tests.hybrid_cases import cached_logits, hybrid_of, stock_logits, swa, tiny_base
+from tests.layer_changes import swa as specs_swa
 from tests.specs import LEARNED
 
 SIZE = 8
@@ -87,3 +89,28 @@ def test_learned_sinks_are_seen_in_bands() -> None:
         with torch.no_grad():
             layer.self_attn.sinks.fill_(-30.0)
     assert (cached_logits(model, ids, 700) - in_bands).abs().max() > 0.01
+
+
+def test_a_cap_on_scores_is_kept_where_sdpa_is_forced() -> None:
+    """Neither bands nor SDPA have one: such scores are computed eagerly, whatever the configuration says."""
+    base = family_base("gemma2").double()
+    own = native_specs("gemma2")[1]
+    specs = [specs_swa(window, sinks).of(own) for window, sinks in ((9, 0), (20, 3), (9, 0), (20, 3))]
+    model = hybrid_of(base, specs)
+    ids = torch.randint(0, 101, (1, 300), generator=torch.Generator().manual_seed(1))
+    assert worth_bands(300, 20, 3)
+    expected = stock_logits(base, specs, ids)
+    base.config.attn_logit_softcapping = None
+    for layer in base.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    assert (stock_logits(base, specs, ids) - expected).abs().max() > 0.1
+    # Of one length in bands, then from a cache; and a text within the window. (Eager attention has its softmax in float32.)
+    for implementation in ("eager", "sdpa"):
+        model.config._attn_implementation = implementation
+        for chunk in (300, 299, 250):
+            assert (cached_logits(model, ids, chunk) - expected).abs().max() < 1e-5, (implementation, chunk)
+        assert (cached_logits(model, ids[:, :7], 7) - expected[:, :7]).abs().max() < 1e-5
+    mask = torch.ones_like(ids)
+    mask[0, :30] = 0
+    padded = [model(input_ids=ids, attention_mask=mask).logits for model.config._attn_implementation in ("eager", "sdpa")]
+    assert (padded[0] - padded[1]).abs().max() < 1e-5

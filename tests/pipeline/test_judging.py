@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -389,7 +390,7 @@ def test_tasks_that_cannot_be_asked(workplace: Path, lbdsl, name: str, yaml: str
 
 
 def test_tasks_need_a_package(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbdsl.evaluate.harness.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     Path("r.lbr").write_text(f"{HEAD}eval {{ tasks = hellaswag }}\n")
     done = lbdsl("plan", "r.lbr", "model")
     assert done.code != 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import lbdsl
+import lbdsl as lbdsl_api
 from lbdsl.layer.difference import window_size
 from lbdsl.parts.attention import Window
 from lbdsl.verbs.planning import plan_text
@@ -28,6 +33,87 @@ def test_results_have_a_short_repr_and_draw_themselves(planned) -> None:
     html = planned._repr_html_()
     assert html.startswith("<pre")
     assert "swa(window=8, sinks=2)" in html
+
+
+def test_a_plan_answers_by_guessable_names(planned, workplace: Path, lbdsl) -> None:
+    plan = planned.plan
+    assert planned.layers == plan.layers
+    assert [item.text for item in planned.asserts] == ["kv(1Ki) <= 80%", "ppl_increase < 300%"]
+    costs = planned.costs
+    assert costs == plan.costs
+    assert (costs.params.before, costs.params.after) == (plan.before.params, plan.after.params)
+    assert costs.params.share == plan.after.params / plan.before.params
+    assert list(costs.kv_bytes) == list(plan.contexts)
+    cache = costs.kv_bytes[8192]
+    assert (cache.before, cache.after) == (plan.before.kv_bytes["8192"], plan.after.kv_bytes["8192"])
+    assert costs.flops_per_token[1024].after == plan.after.flops_per_token["1024"]
+    assert costs.weights.before == plan.before.weights
+
+
+def test_a_plan_prints_as_the_terminal_shows_it(planned, workplace: Path, lbdsl, capsys, monkeypatch) -> None:
+    shown = lbdsl("plan", "tiny.lbr", "model", "--set", "window=8").out
+    print(planned)
+    assert capsys.readouterr().out.strip("\n") == shown.strip("\n")
+    assert "\x1b" not in shown
+    script = "import lbdsl, sys; print(lbdsl.plan_recipe('tiny.lbr', 'model'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(lbdsl_api.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Plan: 2 of 6 layers unchanged" in done.stdout
+
+
+def test_contexts_are_named_and_written_as_in_the_shell(workplace: Path, lbdsl) -> None:
+    planned = lbdsl_api.plan_recipe("tiny.lbr", "model", ctx=("2Ki", 300))
+    assert {300, 2048} <= set(planned.plan.contexts)
+    shown = json.loads(lbdsl("plan", "tiny.lbr", "model", "--ctx", "2Ki", "--ctx", "300", "--json").out)
+    assert shown["before"]["kv_bytes"] == planned.plan.before.kv_bytes
+    assert 2048 in lbdsl_api.plan_recipe("tiny.lbr", "model", ctx="2Ki").plan.contexts
+    for wrong in ("2Kib", "-1", 0, "", True):
+        with pytest.raises(ValueError, match="is not a number of tokens"):
+            lbdsl_api.plan_recipe("tiny.lbr", "model", ctx=wrong)
+
+
+HAND = """lbr 1
+measure { tokens = 256; seq = 64 }
+param $width: ratio = 50%
+let $narrow = 8; let $near = $narrow
+# the first
+layers 0 keep
+# then windows
+layers 1-2 swa(window=$near)  # of the near tokens
+else width($width)
+eval { tokens = 256; seq = 64 }
+assert ppl_increase < 300%
+"""
+
+
+@pytest.mark.parametrize(("layer", "action"), [(4, "drop"), (1, "keep"), (5, "swa(window=16) + width(50%)")])
+@pytest.mark.parametrize("else_", ["else width($width)", "else keep", "else swa(window=12)", ""])
+def test_what_is_changed_by_hand_has_no_findings_of_its_own(workplace: Path, layer: int, action: str, else_: str) -> None:
+    text = HAND.replace("else width($width)", else_)
+    if "$width" not in text.replace("param $width", ""):
+        text = text.replace("param $width: ratio = 50%\n", "")
+    Path("hand.lbr").write_text(text)
+    planned = lbdsl_api.plan_recipe("hand.lbr", "model", set_params={"width": "75%"} if "$width" in text else {})
+    changed = lbdsl_api.change_layer(planned, layer, action)
+    before, after = planned.plan.specs, changed.plan.specs
+    assert {i for i in range(6) if before[i] != after[i]} <= {layer}
+    said = [(d.code, d.message) for d in planned.diagnostics]
+    of_tool = [d for d in changed.diagnostics if (d.code, d.message) not in said and d.code not in ("LB207", "LB325")]
+    assert not of_tool
+    # The text is checked as any other, and begins as the old one.
+    assert not [d for d in lbdsl_api.check_recipe(changed.recipe.text).diagnostics if d.code not in ("LB207", "LB325")]
+    rules = [line for line in changed.recipe.text.splitlines() if line.startswith(("layers", "else"))]
+    assert rules[-1].partition("  #")[0] == "else keep"
+    assert "# the first\nlayers 0 keep\n" in changed.recipe.text
+    assert "# then windows\nlayers" in changed.recipe.text
+    again = lbdsl_api.change_layer(changed, layer, "keep")
+    assert again.plan.specs[layer] == planned.bench.facts.layer_specs[layer]
 
 
 def test_a_plan_is_saved_and_loaded(planned, workplace: Path) -> None:

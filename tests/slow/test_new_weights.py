@@ -44,7 +44,7 @@ def planned(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Planned:
     folder = tmp_path_factory.mktemp("mechanics")
     (folder / "r.lbr").write_text(RECIPE)
     options = RunOptions(dtype="float32", cache_dir=folder / "cache")
-    return lbdsl.plan_recipe(folder / "r.lbr", smollm2, options=options, contexts=(CONTEXT,))
+    return lbdsl.plan_recipe(folder / "r.lbr", smollm2, options=options, ctx=CONTEXT)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Redirected:
 
 
 def attend(module, config, query_BHQD, key_BGKD, value_BGKD, attention_mask, **kwargs):
-    """Attention by the implementation that `config` names."""
+    """Attention by the implementation that `config` names, or eager where it has no cap on scores and there is one."""
     args = query_BHQD, key_BGKD, value_BGKD, attention_mask
     # By name: another artifact's copy of this file may have made it.
     if config._attn_implementation == REDIRECTED:
@@ -46,7 +46,19 @@ def attend(module, config, query_BHQD, key_BGKD, value_BGKD, attention_mask, **k
         for cls in type(module).__mro__
         if (found := getattr(sys.modules[cls.__module__], "eager_attention_forward", None)) is not None
     )
+    if config._attn_implementation == "sdpa" and kwargs.get("softcap") is not None:
+        return eager(module, *args[:3], _additive(*args[:2], attention_mask), **kwargs)
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)(module, *args, **kwargs)
+
+
+def _additive(query_BHQD, key_BGKD, mask):
+    """A mask of SDPA as eager attention takes it; without one, SDPA is causal for more than one query."""
+    queries, keys = query_BHQD.shape[2], key_BGKD.shape[2]
+    if mask is None and queries > 1:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query_BHQD.device).tril(keys - queries)[None, None]
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return query_BHQD.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(query_BHQD.dtype).min)
 
 
 def _one_token(query_BHQD, key_BGKD, value_BGKD, scaling):

@@ -29,7 +29,13 @@ def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention
     scaling = size**-0.5 if scaling is None else scaling
     states = query_BHQD, key_BGKD, value_BGKD, attention_mask
     sinks = getattr(module, "sinks", None)
-    if isinstance(attention_mask, Band):
+    if isinstance(attention_mask, Band) and kwargs.get("softcap") is not None:
+        # Bands have no cap on scores.
+        column_N = torch.arange(key_BGKD.shape[2], device=key_BGKD.device)
+        band = attention_mask
+        allowed_1NN = visible(column_N, column_N[None], None, None, None, band.window, band.sinks)
+        states = query_BHQD, key_BGKD, value_BGKD, allowed_1NN.unsqueeze(1)
+    elif isinstance(attention_mask, Band):
         way = attend_in_bands if kernels_for(query_BHQD.device.type) is None else attend_by_kernel
         return way(*states, scaling, sinks), None
     if attention_mask is None and single_tokens_pay(config, query_BHQD, key_BGKD, **kwargs):
