@@ -86,6 +86,10 @@ def test_four_sequences_are_the_fewest_and_it_is_said() -> None:
         ("assert kv(4Ki) <= 50%\nassert flops(8Ki) <= 90%", 8192),
         ("assert kv(32Ki) <= 50%", 8192),
         ("requires kv(4Ki) <= 99%", 4096),
+        ("assert latency(8Ki, 1) <= 90%", 8192),
+        ("assert memory(4Ki, 8) <= 90%", 4096),
+        ("assert throughput(6Ki, 1Ki, 50) >= 120%", 7168),
+        ("assert throughput(32Ki, 1Ki, 50) >= 120%", 8192),
     ],
 )
 def test_judged_at_the_largest_context_that_asserts_and_budgets_name(asserts: str, seq: int) -> None:
@@ -99,8 +103,15 @@ def test_an_until_is_a_budget_too() -> None:
     assert recipe.eval.seq == 4096
 
 
-def test_judging_on_shorter_sequences_is_said() -> None:
-    recipe, found = settled("else drop\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%")
+def test_a_predicted_budget_of_choose_is_one_too() -> None:
+    choose = "choose for layers all among keep, drop minimizing kl subject to latency(4Ki, 1) <= 90%"
+    recipe, _ = settled(f"{choose}\nassert ppl_increase < 5%")
+    assert recipe.eval.seq == 4096
+
+
+@pytest.mark.parametrize("value", ["kv(8Ki) <= 50%", "latency(8Ki, 1) <= 50%", "throughput(7Ki, 1Ki, 2) >= 150%"])
+def test_judging_on_shorter_sequences_is_said(value: str) -> None:
+    recipe, found = settled(f"else drop\neval {{ seq = 1Ki }}\nassert {value}\nassert ppl_increase < 5%")
     assert (recipe.eval.seq, found) == (1024, [("warning", "LB329")])
 
 
