@@ -115,6 +115,40 @@ def test_judging_on_shorter_sequences_is_said(value: str) -> None:
     assert (recipe.eval.seq, found) == (1024, [("warning", "LB329")])
 
 
+@pytest.mark.parametrize("choose", [True, False])
+@pytest.mark.parametrize(
+    ("measure", "eval", "gate", "said"),
+    [
+        ("seq = 1Ki", "", "assert kv(8Ki) <= 99%", "8Ki"),
+        ("seq = 1Ki", "", "assert latency(4Ki, 1) <= 99%", "4Ki"),
+        ("seq = 1Ki", "eval { seq = 2Ki }", "", "2Ki"),
+        ("seq = 2Ki", "eval { seq = 2Ki }", "", None),
+        ("seq = 8Ki", "", "assert kv(32Ki) <= 99%", None),
+        ("tokens = 8Ki", "", "assert kv(8Ki) <= 99%", None),
+    ],
+)
+def test_scoring_on_shorter_text_than_is_judged_is_said_with_a_fix(
+    choose: bool, measure: str, eval: str, gate: str, said: str | None
+) -> None:
+    rules = "choose for layers all among keep, drop minimizing kl subject to weights <= 90%"
+    rules = rules if choose else "lowest 3 by nll drop\nelse keep"
+    text = f"measure {{ {measure} }}\n{rules}\nheal {{}}\n{eval}\n{gate}\nassert ppl_increase < 5%\n"
+    found = [d for d in with_lengths(recipe_of(text), SMOL).diagnostics if d.code == "LB359"]
+    assert [d.severity.value for d in found] == (["warning"] if said else [])
+    if said is not None:
+        fixed = fix_text(text, lambda changed: static_findings(recipe_from_text(changed).unwrap(), SMOL)).text
+        assert f"measure {{ seq = {said} }}" in fixed
+        assert "LB359" not in {d.code for d in with_lengths(recipe_of(fixed), SMOL).diagnostics}
+
+
+def test_what_no_score_chose_or_nothing_judges_may_be_measured_on_short_text() -> None:
+    for text in (
+        "layers 0-3 drop\nelse keep\nassert kv(8Ki) <= 99%\nassert ppl_increase < 5%",
+        "lowest 3 by nll drop\neval {}\nassert kv(8Ki) <= 99%",
+    ):
+        assert settled(f"measure {{ seq = 1Ki }}\n{text}")[1] == []
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
