@@ -15,7 +15,7 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
-from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.build import build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
@@ -138,7 +138,8 @@ def plan_recipe(
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `contexts` are context lengths added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as the model. With
+    `contexts` are context lengths that costs are shown at besides those that the recipe names, and 1Ki, 8Ki and 32Ki within
+    the model's positions. `again` allows an lbdsl artifact as the model. With
     `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found. `ready` is
     called before anything is read or measured, and may raise. Nothing is written to disk except measurements in the cache
     folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise LbdslError.
@@ -213,7 +214,7 @@ def planned_on(
         joint,
         ref,
         on,
-        tuple(sorted({*CONTEXTS, *contexts})),
+        contexts,
         VERSION,
         found=found,
         statistics=statistics.digests(used) if statistics is not None else {},
