@@ -125,9 +125,13 @@ def _scoring_findings(recipe: Recipe, measure: Measure, judged: Evaluate) -> Ite
     seq, long = measure.seq or 0, judged.seq or 0
     gated = any(item.phase is Phase.POST for item in recipe.asserts)
     if "seq" in measure.set_at and seq < long and gated and any(scores_in(rule.selector) for rule in recipe.rules):
-        message = f"layers are chosen on sequences of {tokens_text(seq)} tokens, and the result is judged on {tokens_text(long)}"
+        message = (
+            f"layers are chosen on sequences of {tokens_text(seq)} tokens, and the result is judged on {tokens_text(long)}"
+        )
         tokens = tokens_text(max(measure.tokens, SEQUENCES * long))
-        help = f"what is chosen on short text may fail on longer text; `seq = {tokens_text(long)}` measures on {tokens} tokens"
+        help = (
+            f"what is chosen on short text may fail on longer text; `seq = {tokens_text(long)}` measures on {tokens} tokens"
+        )
         yield warning("LB359", message, _setting(measure, "seq"), help=help, fix=_fix(measure, "seq", tokens_text(long)))
 
 

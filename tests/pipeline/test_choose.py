@@ -95,6 +95,42 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
     assert whole["candidates"][0]["joint"]["value"] <= stopped.choice.candidates[0].joint.value
 
 
+@pytest.mark.parametrize(
+    ("settings", "budget", "searched"),
+    [
+        ("seed = 1", "50%", False),
+        ("strategy = screen; seed = 1", "50%", False),
+        ("strategy = screen; seed = 1", "30%", True),
+    ],
+)
+def test_a_search_gives_no_worse_plan_than_scores_alone_on_text_that_chose_nothing(
+    settings: str, budget: str, searched: bool, workplace: Path, lbdsl
+) -> None:
+    text = (
+        f"measure {{ tokens = 512; seq = 128; {settings}; tries = TRIES }}\n"
+        "choose for layers all among keep, swa(window=32), kv_heads(1), drop minimizing kl\n"
+        f"  subject to kv(8Ki) <= {budget}\nheal {{ tokens = 256; seq = 128 }}\n"
+    )
+    alone, found = (plan_of(lbdsl, text.replace("TRIES", tries), "-o", "r.lbplan") for tries in ("0", "60"))
+    there, here = alone["loss"]["scores"]["kl"], found["loss"]["scores"]["kl"]
+    choice = found["choice"]
+    assert choice["searched"] is searched
+    strips = [[layer["after"] for layer in plan["layers"]] for plan in (alone, found)]
+    assert (strips[0] != strips[1]) is searched
+    if searched:
+        assert here["value"] < there["value"]
+        assert choice["passed_over"] == there
+    else:
+        assert here == there
+        assert choice["passed_over"]["value"] >= here["value"]
+        # The plan that is taken is the first of the strips, though others are better on the text that chose.
+        joints = [candidate["joint"]["value"] for candidate in choice["candidates"]]
+        assert joints[0] > joints[1]
+    shown = lbdsl("show", "r.lbplan").out
+    said = "alone has" if searched else "alone, for the best of the search has"
+    assert f"{said} {choice['passed_over']['value']:+.3g}" in shown
+
+
 def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None:
     Path("r.lbr").write_text(RECIPE.format(tries=0).replace("40%", "1%"))
     done = lbdsl("plan", "r.lbr", "model")
@@ -165,7 +201,7 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     Path("ctx.lbr").write_text("param $ctx: tokens = 4Ki\nlayers 1 drop\nelse keep\nassert kv($ctx) <= 100%\n")
     contexts = lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,16Ki")
     assert contexts.code == 0, contexts.err
-    assert "KV@32Ki" in contexts.out
+    assert "KV@512" in contexts.out
     Path("gated.lbr").write_text("param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
     gated = lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,60%,100%")
     assert (gated.code, "kv(4Ki) <= 50%" in gated.err) == (5, True), gated.err
