@@ -55,27 +55,34 @@ def path_of(data: str, base_dir: Path | str | None = None) -> Path:
     return Path(base_dir or ".") / os.path.expanduser(data.removeprefix(WIKITEXT))
 
 
+def check_source(data: str, *, base_dir: Path | str | None = None) -> None:
+    """Raise LB440 for an unknown form, LB441 for a file that is not there; nothing is read, and no hub is asked."""
+    path = path_of(data, base_dir)
+    if data.startswith("builtin:"):
+        if data not in BUILTIN_TEXTS:
+            close = nearest(data, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
+            raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
+    elif data.startswith(WIKITEXT) or path.suffix.lower() in files.READERS:
+        files.must_be_file(path)
+    elif os.path.exists(path):
+        what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
+        raise fail("LB440", f"{data} is {what}", help=_FORMS)
+    elif not hub.is_hub_name(data):
+        raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+
+
 def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str]:
+    check_source(data, base_dir=base_dir)
+    path = path_of(data, base_dir)
     if data.startswith("builtin:"):
         return _builtin(data)
     if data.startswith(WIKITEXT):
-        return files.read_wikitext(path_of(data, base_dir))
-    path = path_of(data, base_dir)
+        return files.read_wikitext(path)
     reader = files.READERS.get(path.suffix.lower())
-    if reader is not None:
-        return reader(path)
-    if os.path.exists(path):
-        what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
-        raise fail("LB440", f"{data} is {what}", help=_FORMS)
-    if hub.is_hub_name(data):
-        return hub.read(data, offline=offline)
-    raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+    return reader(path) if reader is not None else hub.read(data, offline=offline)
 
 
 def _builtin(data: str) -> Iterable[str]:
-    if data not in BUILTIN_TEXTS:
-        close = nearest(data, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
     if data == "builtin:wikitext":
         return files.read_jsonl(_WIKITEXT_FILE)
     if data == "builtin:docs":

@@ -36,12 +36,9 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
         said = f"{task_name(names[0])} needs lm-evaluation-harness, which is not installed"
         raise fail("LB485", said, help="pip install lm-eval")
     for name in names:
-        if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
-            raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
+        check_name(name, folder)
     for name in names:
         path = task_file(name, folder)
-        if path is None and name not in manager_for(None).all_tasks:
-            raise _unknown(name, manager_for(None).all_tasks)
         with asking(name, path) as spec:
             from lm_eval.api.metrics import mean
 
@@ -51,6 +48,16 @@ def check_tasks(names: Sequence[str], folder: Path) -> None:
                 metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
+
+
+def check_name(name: str, folder: Path) -> None:
+    """Raise LB456 for a file that is not there; for a task that lm-evaluation-harness does not have, where it is
+    installed. Neither its data are read nor its code is run."""
+    path = task_file(name, folder)
+    if path is None and name.endswith((".yaml", ".yml")):
+        raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
+    if path is None and find_spec("lm_eval") is not None and name not in manager_for(None).all_tasks:
+        raise _unknown(name, manager_for(None).all_tasks)
 
 
 def manager_for(path: Path | None) -> Any:

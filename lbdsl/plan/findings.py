@@ -27,15 +27,16 @@ from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
 
 
-def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+def static_findings(recipe: Recipe, facts: ModelFacts, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. For a recipe
-    that needs no score, the selection is computed as well."""
+    that needs no score, the selection is computed as well. `forms` are those of the engines that budgets of a `choose` name
+    (None: they are taken to serve everything)."""
     case, problems = measurable(recipe, facts)
     if case is None:
         return problems
     if case.requests or any(_needs_profile(rule, recipe) for rule in recipe.rules):
-        impossible = impossible_untils(case)
+        impossible = impossible_untils(case, forms)
         if impossible:
             return impossible
         found = [*_unreachable(case), *action_findings(case)]

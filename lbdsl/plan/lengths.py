@@ -64,10 +64,10 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
 def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
     """The needles' contexts and the tasks that asserts name."""
-    return (task for task, _ in _tasks_at(recipe.asserts))
+    return (task for task, _ in tasks_at(recipe.asserts))
 
 
-def _tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
+def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
     """The same, and where they stand."""
     for item in asserts:
         for part in walk(item.expr):
@@ -77,7 +77,7 @@ def _tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str,
 
 def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for texts beyond the model's positions, and for too short ones."""
-    places = dict(_tasks_at(asserts))
+    places = dict(tasks_at(asserts))
     for context in judged.needle:
         if context < SHORTEST_NEEDLE:
             message = f"a text of {context} tokens is too short to hide facts in"

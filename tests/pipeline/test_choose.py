@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lbdsl.measure import joint
+from lbdsl.measure import joint, runs, screen
 from lbdsl.plan.file import load_plan
 from lbdsl.report.choice import choice_lines
+from lbdsl.verbs.planning import plan_recipe
 
 RECIPE = """lbr 1
 measure {{ tokens = 512; seq = 128; tries = {tries} }}
@@ -93,6 +94,40 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
     whole = plan_of(lbdsl, RECIPE.format(tries=40))["choice"]
     assert whole["spent"] > 8
     assert whole["candidates"][0]["joint"]["value"] <= stopped.choice.candidates[0].joint.value
+
+
+@pytest.mark.parametrize("strategy", ["independent", "screen"])
+def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
+    strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, new_cache
+) -> None:
+    text = RECIPE.format(tries=60).replace("tries", f"strategy = {strategy}; tries", 1)
+    # New weights are made once for all sequences, which then go through the model together.
+    Path("r.lbr").write_text(text.replace("kv_heads(1) + swa(window=32)", "swa(window=48)"))
+    calls, every = [], 0
+    for module, name in ((runs, "push"), (screen, "_effects")):
+        own = getattr(module, name)
+
+        def counted(*args, own=own, **more):
+            calls.append(own)
+            if every and len(calls) % every == 0:
+                raise KeyboardInterrupt
+            return own(*args, **more)
+
+        monkeypatch.setattr(module, name, counted)
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "whole")))
+    whole, needed = plan_recipe("r.lbr", "model").plan, len(calls)
+    assert needed > 9, "statistics, the scores or the screen, and rounds of the search"
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "stopped")))
+    calls.clear()
+    every, stops, found = 3, 0, None
+    while found is None and stops < needed:
+        try:
+            found = plan_recipe("r.lbr", "model").plan
+        except KeyboardInterrupt:
+            stops += 1
+    assert found is not None
+    assert found.digest == whole.digest
+    assert len(calls) == needed + stops
 
 
 @pytest.mark.parametrize(
