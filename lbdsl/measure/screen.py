@@ -66,7 +66,8 @@ def screen(
     statistics_digests: object = None,
 ) -> Screened:
     """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`, after each batch: an interrupted one is
-    taken up. `source` returns the base, which must be in memory. It takes one forward and `SAMPLES` backward passes, and each layer once for each of its changes."""
+    taken up. `source` returns the base, which must be in memory. It takes one forward and `SAMPLES` backward passes, and
+    each layer once for each of its changes."""
     # What is sampled depends on the batch.
     made_of = [
         fingerprint,

@@ -62,7 +62,8 @@ def build(
 ) -> Diagnosed[Plan]:
     """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
     applyable. `contexts` are those that costs are computed at besides `CONTEXTS` and those that the recipe names. `found`
-    are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in `Plan`."""
+    are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
+    `Plan`."""
     case = Case(recipe, facts)
     contexts = _contexts(case, contexts)
     before, after = facts.cost, model_cost(facts, selection.specs)
