@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
-from lbdsl.core.extras import check_installed
+from lbdsl.core.extras import check_installed, is_installed
 from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
 from lbdsl.data.sources import is_there
@@ -38,12 +38,9 @@ def check_tasks(names: Sequence[str], folder: Folder) -> None:
     if names:
         check_installed("lm_eval", task_name(names[0]), "lm-evaluation-harness")
     for name in names:
-        if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
-            raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
+        check_name(name, folder)
     for name in names:
         path = task_file(name, folder)
-        if path is None and name not in manager_for(None).all_tasks:
-            raise _unknown(name, manager_for(None).all_tasks)
         with asking(name, path) as spec:
             from lm_eval.api.metrics import mean
 
@@ -53,6 +50,16 @@ def check_tasks(names: Sequence[str], folder: Folder) -> None:
                 metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
+
+
+def check_name(name: str, folder: Folder) -> None:
+    """Raise LB456 for a file that is not there; for a task that lm-evaluation-harness does not have, where it is
+    installed. Neither its data are read nor its code is run."""
+    path = task_file(name, folder)
+    if path is None and name.endswith((".yaml", ".yml")):
+        raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
+    if path is None and is_installed("lm_eval") and name not in manager_for(None).all_tasks:
+        raise _unknown(name, manager_for(None).all_tasks)
 
 
 def manager_for(path: Path | None) -> Any:

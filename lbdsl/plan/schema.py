@@ -192,7 +192,9 @@ class Candidate(PlanValue):
 class Choice(PlanValue):
     """What a `choose` did. `sum` is that of the chosen scores of single layers, `least` the least possible; `candidates`
     are the best plans of those measured jointly on calibration text, the chosen one first: their values flatter, unlike
-    `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted."""
+    `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted. Where the search found another plan than
+    that with the least sum, `passed_over` is the value of the one of them that was not taken, on the text of `Plan.loss`;
+    `searched`: the search's was taken."""
 
     metric: str
     alternatives: tuple[str, ...]
@@ -204,6 +206,8 @@ class Choice(PlanValue):
     tokens: int = 0
     spent: float = 0.0
     stopped: bool = False
+    searched: bool = False
+    passed_over: ScoreValue | None = None
 
 
 Status = Literal["pass", "fail", "after healing", "not measured"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from plan_cases import (
@@ -23,6 +24,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.gates import gate_of
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.solve.select import select
+from tests.plan.test_predicted_values import PROFILES
 
 SMOL = smollm2_facts()
 REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)
@@ -30,7 +32,7 @@ JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse swa(window=256, sinks=4)\n"
 
 
-def built(text: str, joint: Loss | None = JOINT, contexts=(1024, 8192, 32768)):
+def built(text: str, joint: Loss | None = JOINT, contexts=()):
     recipe = recipe_of(text)
     scores = scores_for(recipe, SMOL)
     selection = select(recipe, SMOL, scores).unwrap()
@@ -69,8 +71,8 @@ def test_asserts(line, status, code, exit_code):
     found = built(RULES + line)
     plan = found.value
     assert [item.status for item in plan.asserts] == [status]
-    assert codes(found) == ([code] if code else []) + ["LB324"]
-    assert max(d.exit_code for d in found.diagnostics) == exit_code
+    assert codes(found) == ([code] if code else [])
+    assert max((d.exit_code for d in found.diagnostics), default=0) == exit_code
     assert plan.applyable is (code is None)
     assert plan.errored is (code is not None)
 
@@ -108,13 +110,38 @@ def test_changes_without_heal_and_assert_are_plain():
 
 
 def test_contexts_beyond_the_positions():
-    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }")
+    text = "lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }"
+    found = built(text, contexts=(32768,))
     beyond = [(d.severity.value, d.message) for d in found.diagnostics if d.code == "LB324"]
     assert beyond == [
         ("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
         ("note", "costs at 32Ki are computed, but this model has 8Ki positions"),
     ]
-    assert "LB324" not in codes(built(RULES, contexts=(1024, 8192)))
+    assert found.value.contexts == (1024, 8192, 32768, 65536)
+    assert "LB324" not in codes(built(RULES))
+
+
+@pytest.mark.parametrize(
+    ("positions", "line", "contexts"),
+    [
+        (8192, "", (1024, 8192)),
+        (8192, "assert kv(4Ki) <= 99%", (1024, 4096, 8192)),
+        (8192, "assert latency(2Ki, 8) <= 99%", (1024, 2048, 8192)),
+        (8192, "assert throughput(1Ki, 256, 50) >= 1", (1024, 1280, 8192)),
+        (131072, "", (1024, 8192, 32768)),
+        (512, "", (512,)),
+        (512, "requires flops(256) <= 99%", (256, 512)),
+    ],
+)
+def test_costs_are_at_the_recipes_contexts_and_at_none_beyond_the_positions(positions, line, contexts):
+    facts = replace(SMOL, positions=positions)
+    plan = plan_of(f"layers 3 drop\nelse keep\n{line}", facts, joint=JOINT, profiles=PROFILES)
+    assert plan.contexts == contexts
+    value = plan.to_json()
+    assert (
+        list(map(int, value["after"]["kv_bytes"])) == list(map(int, value["layers"][0]["kv_bytes_before"])) == [*contexts]
+    )
+    assert not [finding for finding in plan.findings if finding.code == "LB324"]
 
 
 def test_the_sum_needs_every_changed_layers_own_score():
@@ -156,7 +183,7 @@ def test_json_has_the_promised_fields():
     assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
     for side in ("before", "after"):
         assert set(value[side]) >= {"params", "weights", "kv_bytes", "flops_per_token"}
-        assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
+        assert set(value[side]["kv_bytes"]) == {"1024", "8192"}
     assert value["loss"] == {
         "scores": {
             "nll": {"value": 0.47, "stderr": 0.02, "unit": "nats/token"},
