@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from lbdsl.measure.store import SequenceSum
 
 
-TOKENS = 1024
-"""Answers are measured together up to so many tokens, filled up to the longest."""
-
-
 def task_of(metric: str) -> str | None:
     """The name of the task whose right answers a metric counts; None for another metric."""
     return metric[len('task("') : -len('")')] if metric.startswith('task("') else None
@@ -74,7 +70,9 @@ class Asking:
             model = skeleton_of(bench.weights_folder, bench.facts)
             path = task_file(task, folder)
             count = recipe.measure.questions
-            self.questions = questions_of(task, path, model, bench.tokenizer, count, bench.facts.positions)
+            self.questions = questions_of(
+                task, path, model, bench.tokenizer, count, bench.facts.positions, bench.options.batch
+            )
 
     def falls(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
@@ -90,7 +88,7 @@ class Asking:
         runs = [Run(changes, _both(request)) for request, changes in {base: {}, **models}.items()]
         with open_store(bench.cache_dir) as store:
             missing = [
-                run for run in runs if any(len(store.get(fingerprint, r)) < len(asked.counted_SN) for r in run.requests)
+                run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
             if missing and starts:
                 self._say(missing)
@@ -103,9 +101,10 @@ class Asking:
                     store,
                     fingerprint,
                     progress=report,
-                    batch=bench.options.batch * max(1, TOKENS // asked.blocks.seq),
+                    batch=bench.options.batch,
                     statistics=statistics,
-                    counted_SN=asked.counted_SN,
+                    counted_SN=asked.rows.counted_SN,
+                    groups=asked.rows.groups,
                 )
         right = self._right(sums, base)
         return {request: _fall(right, self._right(sums, request)) for request in models}
@@ -115,7 +114,7 @@ class Asking:
         return self.questions.right(losses, misses)
 
     def _say(self, missing: Sequence[Run]) -> None:
-        bench, tokens = self._bench, self.questions.tokens
+        bench, tokens = self._bench, self.questions.rows.tokens
         passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
         passes /= units(bench.facts, tokens)
         pace = pace_of(bench).known("forward")

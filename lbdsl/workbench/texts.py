@@ -21,6 +21,7 @@ from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, source
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
+    from lbdsl.data.needle import Haystacks
     from lbdsl.data.written import Writer
     from lbdsl.evaluate.tasks import Test
 
@@ -58,6 +59,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+        needles_of(recipe.eval, bench)
 
 
 def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
@@ -199,14 +201,20 @@ def eval_blocks(
 
 def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
-    from lbdsl.data.needle import haystacks
     from lbdsl.evaluate.harness import HarnessTask
     from lbdsl.evaluate.needle import NeedleTest
 
-    needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
+    needles = map(NeedleTest, needles_of(wanted, bench))
     batch = bench.options.batch
     tasks = (HarnessTask(task, wanted.limit, folder.absolute(), bench.tokenizer, batch) for task in wanted.tasks)
     return (*needles, *tasks)
+
+
+def needles_of(wanted: Evaluate, bench: Workbench) -> list[Haystacks]:
+    """The texts of each context in which facts are hidden. Raises LB446 where there is too little text for one."""
+    from lbdsl.data.needle import haystacks
+
+    return [haystacks(bench.tokenizer, context, wanted.needle_texts) for context in wanted.needle]
 
 
 def _blocks(
