@@ -148,13 +148,14 @@ class HarnessTask:
         # It asks git for its version, which complains on standard error where there is none.
         evaluator.get_git_commit_hash = lambda: None
         path = task_file(self.task, self.folder)
-        model, manager = _model(source, self.tokenizer, self.batch, told), _Keeping(manager_for(path))
+        manager = _Keeping(manager_for(path))
         with asking(self.task, path) as spec:
+            model = _model(source, self.tokenizer, self.batch, told)
             found = evaluator.simple_evaluate(
                 model=model, tasks=[spec], task_manager=manager, limit=self.limit, bootstrap_iters=0, log_samples=True
             )
         assert found is not None, "this is the first process"
-        return _Asked(found["samples"], manager.tasks, model.finite, model.cut)
+        return _Asked(found["samples"], manager.tasks, model.finite, model.alike, model.cut)
 
 
 class _Keeping:
@@ -175,12 +176,13 @@ class _Keeping:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The samples of each part, and its task; whether all that the model wrote is of finite likelihoods, and how many
-    questions were cut short."""
+    """The samples of each part, and its task; whether all that the model wrote is of finite likelihoods, whether all
+    tokens were `alike` to it somewhere, and how many questions were cut short."""
 
     samples: Mapping[str, Any]
     tasks: Mapping[str, Any]
     finite: bool
+    alike: bool
     cut: int
 
     def right(self, name: str, metric: str) -> dict[str, list[float]]:
@@ -195,7 +197,8 @@ class _Asked:
             return math.nan
         given = sample["filtered_resps"]
         if not all(isinstance(one, tuple | list) and len(one) == 2 for one in given):
-            return right_share(name, sample, metric)
+            # What a model writes to which all tokens are alike is the first of them, and no answer.
+            return 0.0 if self.alike else right_share(name, sample, metric)
         return right_of_given(name, task, sample["doc"], [(one[0], bool(one[1])) for one in given], metric)
 
 
@@ -213,11 +216,17 @@ def right_of_given(name: str, task: Any, document: Any, given: Sequence[tuple[fl
 
 def _model(source: LayerSource, tokenizer: Any, batch: int, told: Callable[[float], None]) -> Any:
     """The harness's model, which tells what share of the given answers it has looked at, whether its likelihoods are
-    `finite` where it writes, and how many questions were `cut` to its positions."""
+    `finite` where it writes, and all tokens `alike` somewhere; and how many questions were `cut` to its positions."""
     from lm_eval.models.huggingface import HFLM
 
     class Model(HFLM):
-        finite, cut = True, 0
+        finite, alike, cut = True, False, 0
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().generate_until(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             rows = answer_rows([(before, answer) for _, before, answer in requests], self.max_length, batch)
@@ -231,7 +240,9 @@ def _model(source: LayerSource, tokenizer: Any, batch: int, told: Callable[[floa
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
             def look(module: Any, given: Any, output: Any) -> None:
-                self.finite &= bool(output.logits[:, -1].isfinite().all())
+                least_B, most_B = output.logits[:, -1].aminmax(dim=-1)
+                self.finite &= bool((most_B - least_B).isfinite().all())
+                self.alike |= bool((most_B == least_B).any())
 
             hook = self.model.register_forward_hook(look)
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +36,7 @@ class Quality:
     base_nll: Measurement
     nll: Measurement | None = None
     rise: Measurement | None = None
-    scores: Mapping[str, Measurement] = MappingProxyType({})
+    scores: Mapping[str, Measurement] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The measured fields of `eval --json`. `scores` has every metric; some also have their own field."""
