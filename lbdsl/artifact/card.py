@@ -32,9 +32,10 @@ def write_card(record: Record, folder: Path) -> None:
 
 
 def write_speed(record: Record, folder: Path) -> None:
-    """Write what `bench` measured into README.md. The rest of it stays: it may have been edited."""
-    path = (folder / CARD).resolve()
-    text = path.read_text(encoding="utf-8") if path.exists() else card_text(record)
+    """Write what `bench` measured into README.md. The rest of it stays: it may have been edited. A link is replaced: it may
+    lead to any file of the user's."""
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() and not path.is_symlink() else card_text(record)
     own = "\n".join(_bench_lines(record)) + "\n"
     text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
     replace_file(path, text.encode())
@@ -241,7 +242,7 @@ def _task_table(task: dict[str, Any]) -> list[str]:
 
 def _seen_lines(source: dict[str, Any]) -> list[str]:
     share = source.get("seen", 0.0)
-    said = f"{share:.1%} of this text's runs of {GRAM} tokens also stand in the text that calibrated or healed the model."
+    said = f"{share:.1%} of this text's runs of {GRAM} tokens also occur in the text that calibrated or healed the model."
     return [said, ""] if share >= NOTABLE else []
 
 

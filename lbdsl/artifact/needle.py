@@ -32,7 +32,13 @@ def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
                     color = matplotlib.colormaps["RdYlGn"](share)
                     axes.barh(row, width, left=number * width, height=0.9, color=color, edgecolor="white")
                     axes.text(
-                        (number + 0.5) * width, row, "NaN" if part[model] is None else f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink
+                        (number + 0.5) * width,
+                        row,
+                        "NaN" if part[model] is None else f"{100 * share:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color=ink,
                     )
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("depth of the fact, % of the text", fontsize=8)

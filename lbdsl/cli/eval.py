@@ -7,14 +7,17 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS
+from lbdsl.cli.completions import MODELS
 from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
-@click.argument("artifact", metavar="ARTIFACT|MODEL", shell_complete=FOLDERS)
+@click.argument("artifact", metavar="ARTIFACT|MODEL", shell_complete=MODELS)
 @click.option(
-    "--against", metavar="MODEL", help="For an artifact: its base, or another model; default: the one in its record."
+    "--against",
+    metavar="MODEL",
+    shell_complete=MODELS,
+    help="For an artifact: its base, or another model; default: the one in its record.",
 )
 @click.option(
     "--data",
@@ -39,7 +42,9 @@ from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
     multiple=True,
     help="Tokens of a text to find facts in; may be repeated. Default: the recipe's.",
 )
-@click.option("--needle-texts", type=click.IntRange(2), help="How many of them for each length. Default: the recipe's, or 8.")
+@click.option(
+    "--needle-texts", type=click.IntRange(2), help="How many of them for each length. Default: the recipe's, or 8."
+)
 @click.option("-o", "--output", type=Picture(dir_okay=False), help="Draw the needles' heat map here.")
 @json_option
 @measuring_options

@@ -45,8 +45,12 @@ class Measurement:
 
 
 NOT_ASKED = NoValue("was not asked", "name its text or task in the `eval` block, or on the command line of `eval`")
-NOT_FINITE = NoValue("is not finite", "the model computes NaN or infinity: try `--dtype float32`, a lower `lr`, or change less")
-TOO_LITTLE = NoValue("has too little text: it is of one sequence or question", "raise `tokens` or `limit` in the `eval` block")
+NOT_FINITE = NoValue(
+    "is not finite", "the model computes NaN or infinity: try `--dtype float32`, a lower `lr`, or change less"
+)
+TOO_LITTLE = NoValue(
+    "has too little text: it is of one sequence or question", "raise `tokens` or `limit` in the `eval` block"
+)
 NONE_RIGHT = NoValue(
     "has no value: the base itself has no right answer", "ask what the base can answer: `lbdsl eval MODEL` shows its share"
 )

@@ -79,7 +79,9 @@ def _hay(tokenizer: Any, context: int, texts: int, seed: int) -> TokenBlocks:
     available = sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in found)
     said = f"{task_name(context)} takes {texts} texts, and the built-in text that is not healed on has {available} tokens"
     fits = available // context
-    help = f"write `needle_texts = {fits}`" if fits > 1 else f"ask at {tokens_text(available // texts // 1024 * 1024)} or less"
+    help = (
+        f"write `needle_texts = {fits}`" if fits > 1 else f"ask at {tokens_text(available // texts // 1024 * 1024)} or less"
+    )
     raise fail("LB446", said, help=help)
 
 

@@ -34,7 +34,10 @@ class NeedleTest:
             raise base_not_finite(f"in {self.name}")
         # By text and depth.
         found = [
-            [Answers(1, *shares) if len(shares) == 2 else Answers(1, *shares, None) for shares in zip(*of_text, strict=True)]
+            [
+                Answers(1, *shares) if len(shares) == 2 else Answers(1, *shares, None)
+                for shares in zip(*of_text, strict=True)
+            ]
             for of_text in zip(*right, strict=True)
         ]
         return TaskResult(

@@ -55,8 +55,8 @@ def questions_of(
     name: str, path: Path | None, model: Any, tokenizer: Any, count: int, positions: int, batch: int = 1
 ) -> Questions:
     """The last `count` questions of each part of the task `name`, a YAML file at `path`; rows of at most `positions`
-    tokens, grouped by `batch`. `model` says how the harness tokenizes for it; its weights are not used. Raises LB456 for a task that asks the
-    model to write."""
+    tokens, grouped by `batch`. `model` says how the harness tokenizes for it; its weights are not used. Raises LB456 for a
+    task that asks the model to write."""
     pairs: list[Pair] = []
     asked: list[tuple[Any, Any, Sequence[int]]] = []
     spare = []

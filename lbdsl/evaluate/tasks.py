@@ -12,6 +12,7 @@ from lbdsl.core.progress import Progress
 from lbdsl.core.units import Unit
 from lbdsl.measure.layer_source import LayerSource
 
+
 class Answers(NamedTuple):
     """Questions that may depend on each other, such as those about one text: how many, and how many (or how much of them)
     the base and the artifact have right. NaN: the artifact's likelihoods are not finite; None: the base alone was asked."""
@@ -98,9 +99,7 @@ class TaskResult:
 def summed(answers: Sequence[Answers]) -> Answers:
     """All of them as one."""
     artifact = [one.artifact for one in answers if one.artifact is not None]
-    return Answers(
-        sum(one.asked for one in answers), sum(one.base for one in answers), sum(artifact) if artifact else None
-    )
+    return Answers(sum(one.asked for one in answers), sum(one.base for one in answers), sum(artifact) if artifact else None)
 
 
 class Test(Protocol):

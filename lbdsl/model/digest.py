@@ -35,6 +35,9 @@ IDENTITY_FILES = (
 )
 """The files, besides the weights, that determine tokenization and what the model computes."""
 
+HASHES = "hashes"
+"""The folder in the cache folder that `file_digest` keeps its hashes in."""
+
 _CHUNK = 2**24
 _FRESH_NS = 2_000_000_000
 """A file changed within this time may change again without a new time stamp (file systems have a resolution of up to 2 s),
@@ -69,7 +72,7 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
     `progress` gets (bytes done, total bytes, file name). Raises LbdslError: LB401-LB408 for weights that cannot be
     listed, LB419 if a file changes while it is read or cannot be read.
     """
-    folder = (cache_dir or default_cache_dir()) / "hashes"
+    folder = (cache_dir or default_cache_dir()) / HASHES
     names = identity_files(source)
     paths = [source.path / name for name in names]
     total = sum(path.stat().st_size for path in paths)

@@ -78,7 +78,7 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
 def fixes_text(file: str, fixed: Fixed, written: bool) -> str:
     """The changes made by `check --fix`, one line per fix."""
     whole = [("fixed" if written else "would fix", item, "") for item in fixed.applied]
-    whole += [("not fixed", item, ": it would bring a new error") for item in fixed.left_out]
+    whole += [("not fixed", item, ": it would cause a new error") for item in fixed.left_out]
     return "".join(
         f"{_safe(file)}:{item.line}: {verb} {item.code}: {_safe(item.title)}{why}\n" for verb, item, why in whole
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.place import Place
 from lbdsl.core.progress import AnyProgress
 from lbdsl.data.sources import WIKITEXT, path_of
 from lbdsl.plan.gates import failures, gate_of
@@ -17,7 +18,7 @@ from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate, Measure
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.saved_recipe import planned_recipe
+from lbdsl.verbs.saved_recipe import came_from, planned_recipe
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import Workbench, opened
 
@@ -58,27 +59,31 @@ def evaluate_artifact(
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
     `against` is the base model, needed when it is not at the path in the record; `data` (one text or several), `tokens`
-    (in tokens), `seq`, `tasks`, `limit`, `needle` (contexts in tokens) and `needle_texts` replace the block's settings. Raises LbdslError
-    when the folder is not an artifact or was edited, or the base at the path in the record is another one now; a base that
-    is named may be another, with the same vocabulary.
+    (in tokens), `seq`, `tasks`, `limit`, `needle` (contexts in tokens) and `needle_texts` replace the block's settings.
+    Raises LbdslError when the folder is not an artifact or was edited, or the base at the path in the record is another one
+    now; a base that is named may be another, with the same vocabulary.
     """
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
     from lbdsl.verbs.seen import seen_by_artifact
-    from lbdsl.workbench.texts import check_asked, data_folder, eval_blocks, eval_tests
+    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)
     plan, facts = record.plan, facts_of(record)
-    block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
+    bench.came_from = came_from(plan, folder)
+    block, place = plan.eval or Evaluate(), bench.place(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
     known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))
+    given = tuple(_named(text, known, place.folder) for text in named)
+    own_tasks = tuple(_named(task, block.tasks, place.folder) for task in tasks)
+    place = replace(place, given=frozenset({*given, *own_tasks}))
     asked = {
-        "data": tuple(_named(text, known, place) for text in named) or block.data,
+        "data": given or block.data,
         "tokens": tokens or block.tokens,
         "seq": seq or block.seq,
-        "tasks": tuple(_named(task, block.tasks, place) for task in tasks) or block.tasks,
+        "tasks": own_tasks or block.tasks,
         "limit": limit or block.limit,
         "needle": tuple(needle) or block.needle,
         "needle_texts": needle_texts or block.needle_texts,
@@ -129,20 +134,22 @@ def evaluate_model(
     from lbdsl.evaluate.tasks import ask
     from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests
 
-    bench, place = Workbench(model, options, progress), Path()
-    given = {"tokens": tokens, "seq": seq, "limit": limit, "needle_texts": needle_texts}
-    asked = Evaluate().model_copy(
-        update={
-            "data": (data,) if isinstance(data, str) else tuple(data or ()) or Evaluate().data,
-            "tasks": tuple(tasks),
-            "needle": tuple(needle),
-            **{name: value for name, value in given.items() if value},
-        }
-    )
+    bench, texts = Workbench(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
+    place = Place(Path.cwd(), (Path.cwd(),), given=frozenset({*texts, *tasks}))
+    given: dict[str, Any] = {
+        "data": texts,
+        "tokens": tokens,
+        "seq": seq,
+        "tasks": tuple(tasks),
+        "limit": limit,
+        "needle": tuple(needle),
+    }
+    given |= {"needle_texts": needle_texts}
+    asked = Evaluate().model_copy(update={name: value for name, value in given.items() if value})
     wanted = judged_lengths(asked, bench.facts.layer_specs, bench.facts).unwrap()
     check_asked(wanted.tasks, bench, place)
-    texts, tests = eval_blocks(wanted, Measure(), None, bench, place), eval_tests(wanted, bench, place)
-    judged = judge_on(bench.judged_base, None, texts, "judging", bench.progress, bench.options.batch)
+    blocks, tests = eval_blocks(wanted, Measure(), None, bench, place), eval_tests(wanted, bench, place)
+    judged = judge_on(bench.judged_base, None, blocks, "judging", bench.progress, bench.options.batch)
     quality = evaluation_json(judged, tasks=ask(bench.judged_base, None, tests, bench.progress))
     return Judged(bench.source.short_name, None, quality, (), ())
 

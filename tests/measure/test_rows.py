@@ -71,7 +71,14 @@ def test_likelihoods_are_those_of_each_row_alone(case) -> None:
         return torch.randint(3, 90, (count,), generator=made).tolist()
 
     long, short = tokens(SHARED + 1), tokens(9)
-    pairs = [(long, tokens(2)), (long, tokens(5)), (long, tokens(1)), (short, tokens(3)), (short, tokens(1)), (tokens(40), [7])]
+    pairs = [
+        (long, tokens(2)),
+        (long, tokens(5)),
+        (long, tokens(1)),
+        (short, tokens(3)),
+        (short, tokens(1)),
+        (tokens(40), [7]),
+    ]
     asked = answer_rows(pairs, positions=1024)
     assert asked.cut == 0
     assert range(0, 3) in asked.groups
@@ -108,5 +115,7 @@ def test_a_question_longer_than_the_positions_is_cut_and_said() -> None:
 
 
 def test_no_token_is_first_among_equals() -> None:
-    logp = torch.log_softmax(torch.tensor([[0.0, 0.0, 0.0], [2.0, 1.0, 0.0], [2.0, 2.0, 0.0], [float("nan"), 0.0, 1.0]]), -1)
+    logp = torch.log_softmax(
+        torch.tensor([[0.0, 0.0, 0.0], [2.0, 1.0, 0.0], [2.0, 2.0, 0.0], [float("nan"), 0.0, 1.0]]), -1
+    )
     assert first_choices(logp, torch.tensor([0, 0, 0, 2])).nan_to_num(-1).tolist() == [0, 1, 0, -1]

@@ -43,15 +43,22 @@ doc_to_choice: "{{choices}}"
 doc_to_target: "{{answer}}"
 metric_list: [{metric: METRIC}]
 """
-WRITING = YAML[: YAML.index("output_type")] + """output_type: generate_until
+WRITING = (
+    YAML[: YAML.index("output_type")]
+    + """output_type: generate_until
 doc_to_text: "{{text}}"
 doc_to_target: "!!!!"
 generation_kwargs: {until: ["."], max_gen_toks: 4}
 metric_list: [{metric: exact_match}]
 """
+)
 """A model of NaNs writes token 0 alone, which is this answer."""
 
-TASKS = {"own.yaml": YAML.replace("METRIC", "acc"), "norm.yaml": YAML.replace("METRIC", "acc_norm"), "written.yaml": WRITING}
+TASKS = {
+    "own.yaml": YAML.replace("METRIC", "acc"),
+    "norm.yaml": YAML.replace("METRIC", "acc_norm"),
+    "written.yaml": WRITING,
+}
 
 MEASURE = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64; questions = 12 }\n'
 CHANGED = f"lbr 1\n{MEASURE}layers 3 drop(block)\nelse keep\n"

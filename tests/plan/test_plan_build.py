@@ -261,7 +261,10 @@ ASKED = judged(needle=0.95)
         (None, "`needle(1Ki)` was not asked"),
         (replace(ASKED["needle"], value=math.nan), "`needle(1Ki)` is not finite"),
         (replace(ASKED["needle"], sequences=1, stderr=math.nan), "`needle(1Ki)` has too little text"),
-        (replace(ASKED["needle"], missing=cut_short(3)), "`needle(1Ki)` has no value: 3 answers came after a beginning that"),
+        (
+            replace(ASKED["needle"], missing=cut_short(3)),
+            "`needle(1Ki)` has no value: 3 answers came after a beginning that",
+        ),
         (replace(ASKED["needle"], missing=NONE_RIGHT), "the base itself has no right answer"),
     ],
 )
@@ -286,7 +289,7 @@ def test_a_value_that_does_not_exist_fails_and_says_why(found, said):
         ("assert needle(1Ki) >= 70%", 0.108, "pass", ""),
         ("assert not needle(1Ki) < 80%", 0.108, "undecided", "`needle_texts = 16`"),
         ('assert task("a") >= 80%', 0.05, "undecided", "`limit = 506`"),
-        ('assert task("a") >= 80%', 0.01, "fail", "choose them by `task(\"a\")`"),
+        ('assert task("a") >= 80%', 0.01, "fail", 'choose them by `task("a")`'),
         ("assert ppl_increase < 5%", 0.01, "fail", "heal longer"),
         ("assert ppl_increase < 76%", 0.01, "undecided", "`tokens = "),
         ("assert ppl_increase < 5% and needle(1Ki) >= 80%", 0.108, "fail", "heal longer"),
@@ -297,7 +300,10 @@ def test_a_value_that_does_not_exist_fails_and_says_why(found, said):
 def test_a_bound_within_the_error_is_undecided_and_says_what_decides_it(line, stderr, status, advice):
     text = f"{RULES}heal {{ tokens = 1k }}\neval {{ limit = 200 }}\n{line}\n"
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
-    found = judged(stderr, ppl_increase=0.767), {"needle(1Ki)": judged(stderr, needle=0.767), 'task("a")': judged(stderr, task=0.767)}
+    found = (
+        judged(stderr, ppl_increase=0.767),
+        {"needle(1Ki)": judged(stderr, needle=0.767), 'task("a")': judged(stderr, task=0.767)},
+    )
     (result,) = gate({"builtin:wikitext": found[0]}, found[1])
     assert (result.status, result.failed) == (status, status != "pass")
     failed = list(failures([result]))
