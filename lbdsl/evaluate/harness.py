@@ -26,7 +26,7 @@ from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
 from lbdsl.data.sources import is_there
 from lbdsl.evaluate.task_files import check_file, keep_templates_in
-from lbdsl.evaluate.tasks import Answers, TaskResult, summed
+from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
 from lbdsl.measure.rows import answer_rows, likelihoods
@@ -123,21 +123,17 @@ class HarnessTask:
             if not source.in_memory:
                 help = "leave the task out, or take a machine with more memory"
                 raise fail("LB456", f"{self.name} needs the whole model in memory", help=help)
-        found = []
         with progress.stage(f"asking {self.name}") as report:
-            for what, source in models.items():
-                before, share = len(found), 1 / len(models)
-                found.append(
-                    self._asked(source, lambda done, what=what, before=before: report(share * (before + done), 1.0, what))
-                )
+
+            def asked_of(number: int, what: str, source: LayerSource) -> _Asked:
+                return self._asked(source, lambda done: report(number + done, len(models), what))
+
+            found = [asked_of(number, *model) for number, model in enumerate(models.items())]
         metric = _metric(self.task, found[0].samples)
         right = [each.right(self.task, metric) for each in found]
         if any(math.isnan(value) for of in right[0].values() for value in of):
             raise base_not_finite(f"in {self.name}")
-        answers = {
-            part: [Answers(1, *both) if len(both) == 2 else Answers(1, *both, None) for both in zip(*each, strict=True)]
-            for part, each in ((part, [of[part] for of in right]) for part in right[0])
-        }
+        answers = {part: answers_of([of[part] for of in right]) for part in right[0]}
         asked = [[one["doc_hash"], one["target_hash"]] for samples in found[0].samples.values() for one in samples]
         sums = {part: summed(of) for part, of in answers.items()}
         cut = max(each.cut for each in found)

@@ -8,7 +8,7 @@ import torch
 
 from lbdsl.core.progress import Progress
 from lbdsl.data.needle import Haystacks
-from lbdsl.evaluate.tasks import Answers, TaskResult, summed
+from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.answers import first_choices
 from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
@@ -33,13 +33,7 @@ class NeedleTest:
         if any(math.isnan(share) for text in right[0] for share in text):
             raise base_not_finite(f"in {self.name}")
         # By text and depth.
-        found = [
-            [
-                Answers(1, *shares) if len(shares) == 2 else Answers(1, *shares, None)
-                for shares in zip(*of_text, strict=True)
-            ]
-            for of_text in zip(*right, strict=True)
-        ]
+        found = [answers_of(of_text) for of_text in zip(*right, strict=True)]
         return TaskResult(
             self.name,
             "answers found",

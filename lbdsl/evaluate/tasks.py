@@ -96,6 +96,12 @@ class TaskResult:
         }
 
 
+def answers_of(right: Sequence[Sequence[float]]) -> list[Answers]:
+    """Question by question, from the shares that the base has right, and the artifact if it was asked."""
+    base, *artifact = right
+    return [Answers(1, *both) for both in zip(base, artifact[0] if artifact else [None] * len(base), strict=True)]
+
+
 def summed(answers: Sequence[Answers]) -> Answers:
     """All of them as one."""
     artifact = [one.artifact for one in answers if one.artifact is not None]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, NoCacheLayer
+from lbdsl.model.hybrid.lbdsl_cache import NoCacheLayer
 from lbdsl.model.hybrid.lbdsl_parts import part
 
 SHARED = 128
@@ -47,7 +47,8 @@ class Branches:
         return joined_1MD[0, self._shared :].view(self._rows, -1, joined_1MD.shape[-1])
 
     def run(self, layer: Any, index: int, joined_1MD: Tensor) -> Tensor:
-        mixer, layers = layer.spec["mixer"], self._cache.layers
+        mixer = layer.spec["mixer"]
+        layers: list[Any] = self._cache.layers
         layers[index] = (
             NoCacheLayer() if mixer is None else part(mixer["kind"]).make_cache(self._model.config, index, mixer, None)
         )

@@ -42,7 +42,7 @@ class Flow:
 
     observers: by layer. At the end, `base_BND` and `changed` are the hidden states before the final norm, [B, N, D]; an
     item of `changed` is None until the first changed layer of its model. `shared`: so many first tokens are the same in
-    all sequences; they are run once, and at the end the states are those behind them, of the tokens `behind_BN`.
+    all sequences; they are run once, and at the end the states are those behind them, of the tokens `behind`.
     """
 
     ids_BN: Tensor
@@ -54,7 +54,7 @@ class Flow:
     inputs: Any = field(init=False)
 
     @property
-    def behind_BN(self) -> Tensor:
+    def behind(self) -> Tensor:
         return self.ids_BN[:, self.shared :]
 
     def ends(self) -> list[Tensor]:

@@ -91,7 +91,7 @@ def likelihoods(source: LayerSource, rows: AnswerRows, told: Callable[[float], N
         flow = Flow(ids_BN.to(source.device), shared=shared_tokens(ids_BN, counted_BN))
         push(source, [flow])
         with source.head() as head:
-            sums = answer_sums(head, flow.base_BND, flow.behind_BN, counted_BN[:, flow.shared :].to(source.device))
+            sums = answer_sums(head, flow.base_BND, flow.behind, counted_BN[:, flow.shared :].to(source.device))
         found += [
             (-loss.total, miss.total == 0) for loss, miss in zip(sums[AnswerLoss.kind], sums[AnswerMiss.kind], strict=True)
         ]

@@ -233,7 +233,7 @@ def _of_predictions(head: Any, part: _MicroBatch, flow: Flow, counted_SN: Tensor
     if counted_SN is not None:
         ends = flow.shared, flow.ids_BN.shape[1]
         counted = counted_SN[part.rows.start : part.rows.stop, slice(*ends)].to(flow.ids_BN.device)
-    losses, sums = compare(head, flow.base_BND, flow.behind_BN, changed, counted)
+    losses, sums = compare(head, flow.base_BND, flow.behind, changed, counted)
     found = [pair for run, each in zip(part.runs, sums, strict=True) for pair in run.found(part.rows, each)]
     return found + _by_row(BASE_NLL, part.rows, losses) if part.base_nll else found
 

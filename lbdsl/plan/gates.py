@@ -154,9 +154,8 @@ def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
     if setting == "limit" and not now:
         return f"ask more questions than {task_name(score.task or '')} has, or move the bound"
     needed = 2 * now if times is None or times > SENSIBLE else math.ceil(max(2.0, 1.1 * times) * now)
-    if setting == "tokens":
-        return f"more text decides it: `tokens = {tokens_text(needed)}` in the `eval` block"
-    return f"more {'texts' if setting == 'needle_texts' else 'questions'} decide it: `{setting} = {needed}` in the `eval` block"
+    said = tokens_text(needed) if setting == "tokens" else str(needed)
+    return f"more of it decides: `{setting} = {said}` in the `eval` block"
 
 
 def _remedy(score: PostScore, healing: str) -> str:

@@ -93,7 +93,7 @@ def _perplexity(source: Mapping[str, Any], model: str) -> str:
 
 
 def shares_of(task: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of a task's right answers: the base's, the artifact's, and how much is left of them; or the base's alone."""
+    """The cells of a task's right answers: the base's, the artifact's, and how much is left of them; or its own."""
     shown = {name: cell_text(task[name], error, Unit.RATIO) for name, error in task["stderr"].items()}
     return {**shown, "recovery": "the base has none"} if task.get("artifact") is not None and not task["base"] else shown
 

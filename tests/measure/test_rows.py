@@ -54,7 +54,7 @@ def test_a_shared_beginning_gives_the_states_of_whole_rows(case) -> None:
     push(loaded, [shared])
     push(streamed, [on_disk])
     assert shared.base_BND.shape[1] == ids_BN.shape[1] - SHARED
-    assert torch.equal(shared.behind_BN, ids_BN[:, SHARED:])
+    assert torch.equal(shared.behind, ids_BN[:, SHARED:])
     for flow in (shared, on_disk):
         pairs = [(flow.base_BND, whole.base_BND), *zip(flow.changed, whole.changed, strict=True)]
         for state, of_whole in pairs:
