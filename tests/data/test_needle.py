@@ -66,7 +66,7 @@ def test_the_hay_is_text_that_nothing_heals_or_measures_on(context: int, texts: 
     for ids_N in found.ids_SN:
         first, *others = tokenizer.decode(ids_N, clean_up_tokenization_spaces=False).split("\nThe secret number of the ")
         hay = "<|end|>".join([first, *(part.partition("\n")[2] for part in others)]).split("<|end|>")
-        pieces = {part[at : at + PIECE] for part in hay for at in range(0, len(part) - PIECE, 61)}
+        pieces = {part[at : at + PIECE] for part in hay for at in range(0, len(part) - PIECE, max(61, context // 64))}
         pieces = {piece for piece in pieces if "\ufffd" not in piece}
         assert len(pieces) > 3
         assert all(piece in judged for piece in pieces)
