@@ -23,8 +23,9 @@ from lbdsl.data.split import TextPart
 from lbdsl.recipe.schema_blocks import task_name
 
 HAY = (("builtin:wikitext",), ("builtin:wikitext", "builtin:docs"))
-"""The sources of the hay, of each its part for evaluation, which no model is healed on. The first has enough for eight texts
-of 4Ki tokens, and is the same everywhere. (The topics of builtin:pydoc repeat each other, and so what is healed on; docstrings do so less.)"""
+"""The sources of the hay, of each its part for evaluation, which no model is healed on. The first has enough for eight
+texts of 4Ki tokens, and is the same everywhere. (The topics of builtin:pydoc repeat each other, and so what is healed on;
+docstrings do so less.)"""
 
 VERSION = 2
 """Part of the digest: answers of another hay, or that were judged by another rule, are not compared."""

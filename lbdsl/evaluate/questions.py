@@ -19,6 +19,8 @@ from lbdsl.evaluate.harness import asking, manager_for, preferred, right_of_give
 from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
 from lbdsl.recipe.schema_blocks import task_name
 
+SAMPLED, WRITTEN = 20, 16
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -83,6 +85,25 @@ def questions_of(
     digest = digest_of(["questions", 2, pairs, positions])
     blocks = TokenBlocks(rows.ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
     return Questions(blocks, rows, min(spare), name, asked)
+
+
+def tokens_asked(name: str, path: Path | None, model: Any, tokenizer: Any, limit: int | None, positions: int) -> float:
+    """The tokens that one model reads where it is judged by the task, from the first `SAMPLED` questions of each part. One
+    that it writes takes as long as `WRITTEN` that it reads."""
+    found = 0.0
+    with asking(name, path) as spec:
+        encode = _encoder(model, tokenizer)
+        for task in manager_for(path).load([spec])["tasks"].values():
+            count = min(len(task.eval_docs), limit or len(task.eval_docs))
+            task.build_all_requests(limit=min(count, SAMPLED), rank=0, world_size=1)
+            given = [one for one in task.instances if one.request_type == "loglikelihood"]
+            tokens = answer_rows(encode(given), positions).tokens if given else 0
+            for one in task.instances:
+                if one.request_type == "generate_until":
+                    before, how = one.args
+                    tokens += len(tokenizer(before, verbose=False)["input_ids"]) + WRITTEN * how.get("max_gen_toks", 256)
+            found += tokens * count / len({one.doc_id for one in task.instances})
+    return found
 
 
 def _encoder(model: Any, tokenizer: Any) -> Any:

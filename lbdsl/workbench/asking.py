@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, warning
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.place import Folder
 from lbdsl.core.units import Unit, duration_text, plural, tokens_text
 from lbdsl.plan.estimate import measuring_units, units
-from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema import Evaluate, Recipe
 from lbdsl.workbench.patching import fingerprint_of
-from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 def task_of(metric: str) -> str | None:
     """The name of the task whose right answers a metric counts; None for another metric."""
     return metric[len('task("') : -len('")')] if metric.startswith('task("') else None
+
+
+def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -> float:
+    """The tokens that one model reads for all tasks that it is judged by, about."""
+    if wanted is None or not wanted.tasks:
+        return 0.0
+    from lbdsl.evaluate.harness import task_file
+    from lbdsl.evaluate.questions import tokens_asked
+    from lbdsl.measure.skeleton import skeleton_of
+
+    with bench.progress.stage("counting the tokens of tasks"):
+        model = skeleton_of(bench.weights_folder, bench.facts)
+        return sum(
+            tokens_asked(task, task_file(task, folder), model, bench.tokenizer, wanted.limit, bench.facts.positions)
+            for task in wanted.tasks
+        )
 
 
 def asked_scores(
@@ -116,10 +133,9 @@ class Asking:
         bench, tokens = self._bench, self.questions.rows.tokens
         passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
         passes /= units(bench.facts, tokens)
-        pace = pace_of(bench).known("forward")
-        time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
+        time = duration_text(passes * tokens / forward_pace(bench))
         asked = plural(self.questions.count, "question")
-        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens{time}"
+        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
         bench.progress.say(f"asking {plural(len(missing), 'model')} {asked}: {work}")
 
 

@@ -456,13 +456,13 @@ def test_a_base_is_looked_at_alone(workplace: Path, lbdsl) -> None:
     """With the numbers that it has beside an artifact."""
     counting(workplace, "own.yaml", 12)
     asked = ("--data", "builtin:pydoc", "--data", "builtin:wikitext", "--tokens", "256", "--seq", "64", "--needle", "300")
-    done = lbdsl("eval", "model", *asked, "--needle-texts", "5", "--task", "own.yaml", "--limit", "10", "--json", "-o", "n.png")
+    done = lbdsl(
+        "eval", "model", *asked, "--needle-texts", "5", "--task", "own.yaml", "--limit", "10", "--json", "-o", "n.png"
+    )
     assert done.code == 0, done.err
     alone = json.loads(done.out)
     texts = 'data = ["builtin:pydoc", "builtin:wikitext"]; tokens = 256; seq = 64'
-    Path("r.lbr").write_text(
-        f'{HEAD}eval {{ {texts}; needle = 300; needle_texts = 5; tasks = "own.yaml"; limit = 10 }}\n'
-    )
+    Path("r.lbr").write_text(f'{HEAD}eval {{ {texts}; needle = 300; needle_texts = 5; tasks = "own.yaml"; limit = 10 }}\n')
     assert lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes").code == 0
     both = json.loads(Path("out/lbdsl.json").read_text())["evaluation"]
     for one, beside in zip(alone["sources"], both["sources"], strict=True):
@@ -513,3 +513,34 @@ def test_a_question_longer_than_the_positions_fails_its_gate(workplace: Path, lb
     assert (failed["status"], failed["value"]) == ("fail", None)
     assert "7 answers came after a beginning that was cut short to the model's positions" in failed["why"]
     assert path.exists()
+
+
+def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven answers on a document of 300 tokens: it is read once, and choosing by it says how much that is."""
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "cache")))
+    counting(workplace, "own.yaml", 12)
+    rows = [json.loads(line) for line in Path("own.jsonl").read_text().splitlines()]
+    document = "This is what the question is about. " * 8
+    Path("own.jsonl").write_text("".join(json.dumps({**row, "text": document + row["text"]}) + "\n" for row in rows))
+    measure = 'measure { data = "builtin:docs"; tokens = 256; seq = 64; tries = 3; questions = 6 }'
+    choose = 'choose for layers all among keep, drop minimizing task("own.yaml") subject to params <= 99%'
+    judged = 'eval { tokens = 256; seq = 64; tasks = "own.yaml"; limit = 6; needle = 256 }'
+    Path("r.lbr").write_text(f"lbr 1\n{measure}\n{choose}\n{judged}\n")
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    assert done.code == 0, done.err
+    (read,) = {int(said) for said in re.findall(r"forward pass(?:es)? of (\d+) tokens, about", done.err)}
+    alone = sum(len(document + row["text"]) for row in rows[-6:])
+    answers = sum(len(answer) + 1 for row in rows[-6:] for answer in row["choices"])
+    # The document's end is behind the beginning that is shared.
+    assert alone < read < alone + answers + 100
+    assert re.search(rf"choosing measures at most 3 plans on {read} tokens each: about", done.err), done.err
+    assert done.err.index("choosing measures at most") < done.err.index("choosing: plan")
+    # Each model reads its questions, the text and eight needles.
+    from lbdsl.workbench.predicting import pace_of
+    from lbdsl.workbench.workbench import Workbench
+
+    pace_of(Workbench("model")).note("forward", 1000.0)
+    found = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["estimate"]
+    first = sum(len(document + row["text"]) for row in rows[:6])
+    read = 2 * (256 + 8 * 256 + first + answers)
+    assert found["judge_seconds"] == pytest.approx(read / 1000, rel=0.05)
