@@ -18,7 +18,7 @@ from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, quality_rows, shares_of, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, quality_rows, shares_of, value_text
 
 CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
 
@@ -242,7 +242,7 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
 def _task_table(task: dict[str, Any]) -> list[str]:
     """Right answers of both models, and at each depth of a needle."""
     shown = shares_of(task)
-    parts = [(name, f"{part['base']:.0%}", f"{part['artifact']:.0%}", "") for name, part in task["parts"].items()]
+    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in task["parts"].items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
         f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",

@@ -138,7 +138,7 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
         )
         nll = signed_text(plan.loss.rise, pm)
         kl = signed_text(plan.loss.scores.get("kl"), pm)
-        failed = sum(item.status == "fail" for item in plan.asserts)
+        failed = sum(item.failed for item in plan.asserts)
         said = "" if not plan.asserts else f"{failed} of {len(plan.asserts)} fail" if failed else "none fails"
         cells = "".join(f"{100 * share:>8.1f} %" for share in shares)
         yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>18}  {said}".rstrip())

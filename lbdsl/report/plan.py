@@ -320,7 +320,7 @@ def _closing(plan: Plan, width: int) -> Iterator[Text]:
         )
     if plan.applyable:
         return
-    failed = [item.text for item in plan.asserts if item.status == "fail"]
+    failed = [item.text for item in plan.asserts if item.failed]
     if failed:
         yield Text(
             f"Not applyable: {printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold.",

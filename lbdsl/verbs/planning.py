@@ -32,7 +32,7 @@ from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.version import VERSION
-from lbdsl.workbench.asking import asked_scores, task_of
+from lbdsl.workbench.asking import asked_scores, task_of, tokens_of_tasks
 from lbdsl.workbench.choosing import choose
 from lbdsl.workbench.holding import hold
 from lbdsl.workbench.options import RunOptions
@@ -240,7 +240,8 @@ def planned_on(
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
-    return Planned(with_predictions(built.value, bench, passes), diagnostics, resolved, bench)
+    asked = tokens_of_tasks(built.value.eval, bench, bench.place(resolved.path))
+    return Planned(with_predictions(built.value, bench, passes, asked), diagnostics, resolved, bench)
 
 
 def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:

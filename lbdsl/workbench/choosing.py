@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import duration_text, plural
+from lbdsl.core.units import duration_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
@@ -20,7 +20,7 @@ from lbdsl.solve.search import SHARE, Found, key_of, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
 from lbdsl.workbench.asking import task_of
-from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.screening import screening
 from lbdsl.workbench.targets import forms_of
 from lbdsl.workbench.whole_plans import WholePlans, joint_losses
@@ -163,9 +163,11 @@ def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue
 
 def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
-    pace, tries = pace_of(bench).known("forward"), recipe.measure.tries
-    if pace is not None and tries:
+    tries = recipe.measure.tries
+    if tries:
         # One plan after the other is measured beside the base each time.
         passes = 2 * tries if recipe.measure.strategy == "greedy" else 1 + tries
-        seconds = passes * tokens / pace
-        bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(seconds)}")
+        time = duration_text(passes * tokens / forward_pace(bench))
+        bench.progress.say(
+            f"choosing measures at most {plural(tries, 'plan')} on {tokens_text(tokens)} tokens each: about {time}"
+        )

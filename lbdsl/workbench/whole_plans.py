@@ -38,7 +38,7 @@ class WholePlans:
             self.tokens = self.measured_on = self._blocks.tokens
         else:
             asked = self._asking.questions
-            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.tokens, asked.count
+            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.rows.tokens, asked.count
 
     def measure(
         self, plans: Sequence[Selection], metrics: Sequence[str], title: str, share: float = 1.0

@@ -17,11 +17,11 @@ from plan_cases import (
     token_bytes,
 )
 
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import NONE_RIGHT, Measurement, Request, cut_short
 from lbdsl.core.units import Unit
 from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
-from lbdsl.plan.gates import gate_of
+from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.solve.select import select
 from tests.plan.test_predicted_values import PROFILES
@@ -242,16 +242,20 @@ def test_the_value_of_a_plan_is_the_deciding_one():
     assert values == [(0.41, "nats/token"), (0.41, "nats/token"), (0.47, "nats/token")]
 
 
+def judged(stderr: float = 0.0, **scores: float) -> dict[str, Measurement]:
+    return {name: Measurement(value, stderr, Unit.RATIO, 1024, 4) for name, value in scores.items()}
+
+
 def test_the_gate_gives_the_value_that_decides():
     text = RULES + "assert ppl_increase < 5% and agreement > 90%\nassert ppl_increase < 1% or agreement > 70%\n"
     recipe = recipe_of(text)
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)(
-        {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}, {}
+        {"builtin:wikitext": judged(ppl_increase=0.02, agreement=0.8)}, {}
     )
     assert [(item.status, item.value, item.unit) for item in results] == [("fail", 0.8, "ratio"), ("pass", 0.8, "ratio")]
     # Which text it was is said where there are several.
     assert {item.on for item in results} == {None}
-    good, bad = {"ppl_increase": 0.02, "agreement": 0.95}, {"ppl_increase": 0.09, "agreement": 0.8}
+    good, bad = judged(ppl_increase=0.02, agreement=0.95), judged(ppl_increase=0.09, agreement=0.8)
     both = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"builtin:wikitext": good, "builtin:pydoc": bad}, {})
     assert [item.on for item in both] == ["builtin:pydoc", "builtin:wikitext"]
 
@@ -259,20 +263,83 @@ def test_the_gate_gives_the_value_that_decides():
 def test_the_text_that_decides_is_the_nearest_to_failing():
     text = f"{RULES}assert agreement >= 90%\n"
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
-    (found,) = gate({"builtin:wikitext": {"agreement": 0.99}, "builtin:pydoc": {"agreement": 0.905}}, {})
+    (found,) = gate({"builtin:wikitext": judged(agreement=0.99), "builtin:pydoc": judged(agreement=0.905)}, {})
     assert (found.status, found.value, found.on) == ("pass", 0.905, "builtin:pydoc")
 
 
 def test_the_gate_on_right_answers():
     text = RULES + 'assert needle(1Ki) >= 90% and ppl_increase < 5%\nassert recovery(task("a")) >= 95%\n'
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
-    texts = {"builtin:wikitext": {"ppl_increase": 0.02}, "builtin:pydoc": {"ppl_increase": 0.03}}
-    found = gate(texts, {"needle(1Ki)": {"needle": 0.8}, 'task("a")': {"task": 0.4, "recovery": 0.96}})
+    texts = {"builtin:wikitext": judged(ppl_increase=0.02), "builtin:pydoc": judged(ppl_increase=0.03)}
+    found = gate(texts, {"needle(1Ki)": judged(needle=0.8), 'task("a")': judged(task=0.4, recovery=0.96)})
     assert [(item.status, item.value) for item in found] == [("fail", 0.8), ("pass", 0.96)]
     # Shown is the text that is nearest to failing; the base has no right answer.
-    found = gate(texts, {"needle(1Ki)": {"needle": 0.95}, 'task("a")': {"task": 0.0, "recovery": math.nan}})
+    found = gate(texts, {"needle(1Ki)": judged(needle=0.95), 'task("a")': judged(task=0.0, recovery=math.nan)})
     assert [(item.status, item.on) for item in found] == [("pass", "builtin:pydoc"), ("fail", None)]
-    assert [item.status for item in gate(texts, {})] == ["not measured", "not measured"]
+
+
+ASKED = judged(needle=0.95)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "`needle(1Ki)` was not asked"),
+        (replace(ASKED["needle"], value=math.nan), "`needle(1Ki)` is not finite"),
+        (replace(ASKED["needle"], sequences=1, stderr=math.nan), "`needle(1Ki)` has too little text"),
+        (
+            replace(ASKED["needle"], missing=cut_short(3)),
+            "`needle(1Ki)` has no value: 3 answers came after a beginning that",
+        ),
+        (replace(ASKED["needle"], missing=NONE_RIGHT), "the base itself has no right answer"),
+    ],
+)
+def test_a_value_that_does_not_exist_fails_and_says_why(found, said):
+    text = RULES + "assert needle(1Ki) >= 90%\n"
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    tasks = {} if found is None else {"needle(1Ki)": {"needle": found}}
+    (result,) = gate({"builtin:wikitext": judged(ppl_increase=0.02)}, tasks)
+    assert (result.status, result.value, said in result.why) == ("fail", None, True), result.why
+    (failure,) = failures([result])
+    assert failure.code == "LB468"
+    assert "needle(1Ki) >= 90%" in failure.message
+    assert said in failure.message
+    assert failure.help
+
+
+@pytest.mark.parametrize(
+    ("line", "stderr", "status", "advice"),
+    [
+        ("assert needle(1Ki) >= 80%", 0.108, "undecided", "`needle_texts = 95`"),
+        ("assert needle(1Ki) >= 80%", 0.02, "fail", "keep more layers"),
+        ("assert needle(1Ki) >= 70%", 0.108, "pass", ""),
+        ("assert not needle(1Ki) < 80%", 0.108, "undecided", "`needle_texts = 16`"),
+        ('assert task("a") >= 80%', 0.05, "undecided", "`limit = 506`"),
+        ('assert task("a") >= 80%', 0.01, "fail", 'choose them by `task("a")`'),
+        ("assert ppl_increase < 5%", 0.01, "fail", "heal longer"),
+        ("assert ppl_increase < 76%", 0.01, "undecided", "`tokens = "),
+        ("assert ppl_increase < 5% and needle(1Ki) >= 80%", 0.108, "fail", "heal longer"),
+        ("assert ppl_increase < 80% and needle(1Ki) >= 80%", 0.108, "undecided", "`needle_texts = 16`"),
+        ("assert ppl_increase < 90% and needle(1Ki) >= 90%", 0.02, "fail", "keep more layers"),
+    ],
+)
+def test_a_bound_within_the_error_is_undecided_and_says_what_decides_it(line, stderr, status, advice):
+    text = f"{RULES}heal {{ tokens = 1k }}\neval {{ limit = 200 }}\n{line}\n"
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    found = (
+        judged(stderr, ppl_increase=0.767),
+        {"needle(1Ki)": judged(stderr, needle=0.767), 'task("a")': judged(stderr, task=0.767)},
+    )
+    (result,) = gate({"builtin:wikitext": found[0]}, found[1])
+    assert (result.status, result.failed) == (status, status != "pass")
+    failed = list(failures([result]))
+    assert len(failed) == (status != "pass")
+    for failure in failed:
+        assert any(advice in line for line in failure.help), failure.help
+        assert ("±" in failure.message) == (status == "undecided")
+        # Healing does not bring back facts, and what holds needs no advice.
+        healing = any("heal longer" in said for said in failure.help)
+        assert healing == (status == "fail" and ("< 5%" in line or "task" in line))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -289,7 +356,7 @@ def test_the_gate_on_right_answers():
 def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     text = f"{RULES}assert {condition}\n"
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
-        {"builtin:wikitext": {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}}, {}
+        {"builtin:wikitext": judged(ppl_increase=value, agreement=0.95, kl_healed=0.0)}, {}
     )
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 
