@@ -212,8 +212,8 @@ def apply_plan(
 
 
 def _healing_work(record: Record) -> float:
-    """Tokens of healing that take as long as it did: the text that it is watched on goes forward through two models, where a
-    step takes `HEAL_FORWARDS` passes. It is much of a short run, and little of a long one."""
+    """Tokens of healing that take as long as it did: the text that it is watched on goes forward through two models, where
+    a step takes `HEAL_FORWARDS` passes. It is much of a short run, and little of a long one."""
     from lbdsl.heal.validation import validation_sequences
 
     heal, runs = record.heal, record.plan.heal.runs if record.plan.heal is not None else ()
