@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import once
+from benchmarks.table import once, stamp_file
 from benchmarks.tables.judged import MODEL, lbdsl
 
 TEXTS = ("wikitext", "pydoc")
@@ -19,7 +19,8 @@ def made(work: Path, name: str, recipe: str, *words: str) -> Path:
     path, text = work / f"{name}.lbr", f"lbr 1\n{recipe}\n"
     work.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.read_text() != text:
-        for stale in (work / name, work / f"{name}.json", work / f"{name}.part.lbdsl-work"):
+        of_it = (work / name, work / f"{name}.json")
+        for stale in (*of_it, *map(stamp_file, of_it), work / f"{name}.part.lbdsl-work"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     path.write_text(text)
     return once(work / name, lambda out: lbdsl("apply", str(path), MODEL, "-o", str(out), "--yes", "--resume", *words))

@@ -1,7 +1,8 @@
 """Compute result tables row by row: `python -m benchmarks.table NAME [--list] [--rows PATTERN] [--redo] [--markdown]`.
 
 benchmarks/tables/NAME.py has a `TABLE`. Each finished row is a file benchmarks/results/NAME/KEY.json and is not run again:
-after Ctrl-C, a kill or a failed row, the same command resumes.
+after Ctrl-C, a kill or a failed row, the same command resumes. `python -m benchmarks.table --check` holds all rows against
+the pages and the history (benchmarks/check.py).
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import os
 import platform
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -33,16 +34,23 @@ HOME = ROOT / "benchmarks"
 WORK = ROOT / "build" / "tables"
 KEY = re.compile(r"\w[\w.,=+-]*")
 Figures = Mapping[str, Any]
+Stamp = Mapping[str, Any]
+"""When, on which machine and by which versions something was computed."""
+
+CHANGING = "lbdsl/actions", "lbdsl/layer", "lbdsl/measure", "lbdsl/model", "lbdsl/parts", "lbdsl/run", "lbdsl/statistics"
+JUDGING = "lbdsl/data", "lbdsl/evaluate", "lbdsl/metrics"
+HEALING = (*CHANGING, *JUDGING, "lbdsl/heal")
+CHOOSING = "lbdsl/solve", "lbdsl/workbench"
+SERVING = "lbdsl/bench", "lbdsl/export"
+"""Code of lbdsl that figures depend on."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`run` returns the row's figures: a function of the table's work folder, or the arguments of a command, run in the
-    repository root, whose last line of output is a JSON object. In an argument `{work}` is the work folder, `{python}` this
-    Python. Both can cache files for several rows in the work folder (`once`)."""
+    """`run` returns the row's figures, given the table's work folder, which can keep files for other rows (`once`)."""
 
     key: str
-    run: Callable[[Path], Figures] | Sequence[str]
+    run: Callable[[Path], Figures]
 
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.key):
@@ -51,11 +59,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns` maps names of figures to their formats, such as {"loss": ".3f"}; a row need not have all of them."""
+    """`columns` maps names of figures to their formats, such as {"loss": ".3f"}; a row need not have all of them.
+    `measures`: the files and folders of lbdsl on which the figures depend."""
 
     title: str
     columns: Mapping[str, str]
     rows: Sequence[Row]
+    measures: Sequence[str] = HEALING
 
     def __post_init__(self) -> None:
         keys = [row.key for row in self.rows]
@@ -63,13 +73,48 @@ class Table:
             raise ValueError("two rows have one key")
 
 
+_used: list[list[Stamp]] = []
+"""Stamps of what each row or file that is being made has used so far, the innermost last."""
+
+
+@contextmanager
+def _using() -> Iterator[list[Stamp]]:
+    _used.append([])
+    try:
+        yield _used[-1]
+    finally:
+        _used.pop()
+
+
+def stamp_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.stamps.json")
+
+
 def once(path: Path, make: Callable[[Path], object]) -> Path:
-    """`path`, created by `make(PATH)` if it does not exist; created under a temporary name, so it is never partial."""
+    """`path`, created by `make(PATH)` if it does not exist; created under a temporary name, so it is never partial.
+
+    A file beside it has the stamps of what computed it; a row that uses it carries them."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        make(part)
+        part, kept = path.with_name(path.name + ".part"), stamp_file(path)
+        # Of a run that was stopped, which `make` may resume.
+        begun = [*(json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else ()), stamp()]
+        kept.write_text(json.dumps(begun), encoding="utf-8")
+        with _using() as used:
+            make(part)
+        kept.write_text(json.dumps([*begun, *used]), encoding="utf-8")
         part.rename(path)
+    return uses(path)
+
+
+def uses(path: Path) -> Path:
+    """`path`, made by `once`, in this row or another: the row under way carries its stamps."""
+    if not (path.exists() and stamp_file(path).is_file()):
+        raise RuntimeError(
+            f"{path} is missing, or which commit made it is not known: run the row that makes it with --redo"
+        )
+    if _used:
+        _used[-1] += json.loads(stamp_file(path).read_text(encoding="utf-8"))
     return path
 
 
@@ -88,7 +133,6 @@ def machine() -> dict[str, Any]:
         "cpu": (found[1] if found else platform.processor()) + _vectors(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "os": platform.platform(),
     }
 
 
@@ -99,51 +143,67 @@ def _vectors() -> str:
     return next((f" ({name})" for flag, name in names.items() if flag in flags), "")
 
 
+def git(*words: str) -> str:
+    """What git says of this checkout; nothing where there is no git, or it fails."""
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
 def versions() -> dict[str, Any]:
     """Versions of Python, libraries and lbdsl. `dirty`: there were uncommitted changes outside benchmarks/results."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
     libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
-    changes = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
         "python": platform.python_version(),
         **libraries,
         "lbdsl": VERSION,
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(changes),
+        "dirty": bool(git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
     }
 
 
-def words_of(command: Sequence[str], python: str, work: str) -> list[str]:
-    return [word.replace("{python}", python).replace("{work}", work) for word in command]
-
-
-def figures_of(row: Row, work: Path) -> Figures:
-    if callable(row.run):
-        return row.run(work)
-    done = subprocess.run(
-        words_of(row.run, sys.executable, str(work)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+def stamp() -> Stamp:
+    return {"started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}
 
 
 def run_row(name: str, row: Row, path: Path, work: Path) -> dict[str, Any]:
-    """Run one row and write its file atomically."""
+    """Run one row and write its file atomically. `used`: stamps of what it read that other commits, or other machines, had
+    computed, the first of each."""
     work.mkdir(parents=True, exist_ok=True)
-    by_function = ["python", "-m", "benchmarks.table", name, "--rows", row.key]
-    command = by_function if callable(row.run) else words_of(row.run, "python", f"build/tables/{name}")
-    kept = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "versions": versions()}
-    start = time.perf_counter()
-    figures = figures_of(row, work)
+    own, start = stamp(), time.perf_counter()
+    with _using() as used:
+        figures = row.run(work)
     seconds = round(time.perf_counter() - start, 3)
-    done = {"key": row.key, "figures": dict(figures), "command": shlex.join(command), "seconds": seconds, **kept}
+    others = {_by(each): each for each in sorted(used, key=lambda each: each["started"], reverse=True)}
+    others.pop(_by(own), None)
+    command = f"python -m benchmarks.table {name} --rows {row.key}"
+    done = {"key": row.key, "figures": dict(figures), "command": command, "seconds": seconds, **own}
+    done["used"] = list(others.values())
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
     return done
+
+
+def _by(stamp: Stamp) -> str:
+    return json.dumps([stamp["machine"], stamp["versions"]])
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in (HOME / "tables").glob("[!_]*.py"))
+
+
+def table_of(name: str) -> Table:
+    table: Table = runpy.run_path(str(HOME / "tables" / f"{name}.py"))["TABLE"]
+    return table
+
+
+def rows_of(name: str) -> dict[str, dict[str, Any]]:
+    """The finished rows of a table, by key."""
+    files = sorted((HOME / "results" / name).glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
 
 def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -> Iterator[str]:
@@ -171,13 +231,20 @@ def say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description="Make a table; a stop loses one row.")
-    parser.add_argument("name", choices=sorted(path.stem for path in (HOME / "tables").glob("[!_]*.py")))
+    parser.add_argument("name", nargs="?", choices=names())
+    parser.add_argument("--check", action="store_true", help="hold all rows against pages, history and code; run nothing")
     parser.add_argument("--list", action="store_true", help="say which rows are done, and run nothing")
     parser.add_argument("--rows", metavar="PATTERN", default="*", help="only rows whose keys match, such as 'window-*'")
     parser.add_argument("--redo", action="store_true", help="first forget these rows' figures, and what they made")
     parser.add_argument("--markdown", action="store_true")
     asked = parser.parse_args(arguments)
-    table: Table = runpy.run_path(str(HOME / "tables" / f"{asked.name}.py"))["TABLE"]
+    if asked.check:
+        from benchmarks.check import check
+
+        return check()
+    if not asked.name:
+        parser.error("which table? (or --check)")
+    table = table_of(asked.name)
     files = {row.key: HOME / "results" / asked.name / f"{row.key}.json" for row in table.rows}
     rows = [row for row in table.rows if fnmatchcase(row.key, asked.rows)]
     if asked.list:
@@ -209,4 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not the `main` of this copy of the module: tables import `once` from the other.
+    from benchmarks import table
+
+    sys.exit(table.main())

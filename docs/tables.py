@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 import runpy
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 
 from benchmarks import table as benchmark
@@ -31,31 +31,22 @@ def families() -> str:
 
 
 def results(name: str) -> str:
-    """The finished rows of benchmarks/tables/NAME.py, as a Markdown table."""
-    home = benchmark.HOME
-    table = runpy.run_path(str(home / "tables" / f"{name}.py"))["TABLE"]
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (home / "results" / name).glob("*.json")}
-    return "\n".join(benchmark.lines(table, found, markdown=True)) + "\n"
-
-
-def timed(name: str) -> str:
-    """A table of times, with the days and machines of its rows."""
-    table = results(name)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (benchmark.HOME / "results" / name).glob("*.json")]
-    rows: dict[str, list[str]] = {}
-    places: dict[str, list[str]] = {}
-    for row in found:
+    """The finished rows of benchmarks/tables/NAME.py, as a Markdown table, with the days and machines of its rows."""
+    rows = benchmark.rows_of(name)
+    table = "\n".join(benchmark.lines(benchmark.table_of(name), rows, markdown=True)) + "\n"
+    places: dict[str, dict[str, str]] = {}
+    for key, row in rows.items():
         machine = row["machine"]
         memory = f"{machine['memory_bytes'] / 2**30:.0f} GiB"
         place = f"{machine['cpu']}, {machine['cores']} cores, {memory}, torch {row['versions']['torch']}"
-        places.setdefault(place, []).append(row["started"][:10])
-        rows.setdefault(place, []).append(row["key"])
-    days = (
-        f"{' to '.join(sorted({min(dates), max(dates)}))} on {place}"
-        + (f": {', '.join(sorted(rows[place]))}" if len(places) > 1 else "")
-        for place, dates in places.items()
+        places.setdefault(place, {})[key] = row["started"][:10]
+    most = max(places, key=lambda place: len(places[place]), default="")
+    lines = (
+        f"{' to '.join(sorted({min(days.values()), max(days.values())}))} on {place}"
+        + ("" if len(places) == 1 else ": all others" if place == most else f": {', '.join(sorted(days))}")
+        for place, days in places.items()
     )
-    return table + "".join(f"\nMeasured {line}.\n" for line in sorted(days))
+    return table + "".join(f"\nMeasured {line}.\n" for line in sorted(lines))
 
 
 def healing_curve() -> str:
@@ -63,12 +54,13 @@ def healing_curve() -> str:
     10M tokens."""
     import numpy
 
-    home = benchmark.HOME
-    table = runpy.run_path(str(home / "tables" / "healing.py"))
-    rows = f"{table['BEST']}-distill-{table['BY']}-*k*.json"
+    table = runpy.run_path(str(benchmark.HOME / "tables" / "healing.py"))
+    rows = f"{table['BEST']}-distill-{table['BY']}-*k*"
     points: dict[int, list[list[float]]] = {}
-    for path in (home / "results" / "healing").glob(rows):
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    for row in benchmark.rows_of("healing").values():
+        if not fnmatchcase(row["key"], rows):
+            continue
+        figures = row["figures"]
         points.setdefault(figures["tokens"], []).append([math.log1p(figures[text]) for text in ("wikitext", "pydoc")])
     means = {tokens: numpy.mean(seeds, axis=0) for tokens, seeds in points.items()}
     tokens, losses = zip(*sorted(means.items()), strict=True)
@@ -189,30 +181,19 @@ def exports() -> str:
     return re.sub(r"^(What|Engine|Limits|Source): ", r"- **\1**: ", text, flags=re.MULTILINE)
 
 
+OWN_NAME = {"serving": "throughput"}
+"""Tables of results that are called otherwise in pages: `serving` is one of families."""
+
+RESULTS: Mapping[str, Callable[[], str]] = {
+    "healing_curve": healing_curve,
+    **{OWN_NAME.get(name, name): partial(results, name) for name in benchmark.names()},
+}
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "families": families,
     "expresses": expresses,
     "serving": serving,
     "exports": exports,
-    "choices": lambda: results("choices"),
-    "new_weights": lambda: results("new_weights"),
-    "judged": lambda: results("judged"),
-    "needle": lambda: results("needle"),
-    "memory": lambda: results("memory"),
-    "processes": lambda: results("processes"),
-    "tasks": lambda: results("tasks"),
-    "healing": lambda: results("healing"),
-    "healing_curve": healing_curve,
-    "layer_aware": lambda: results("layer_aware"),
-    "healing_methods": lambda: results("healing_methods"),
-    "choosing": lambda: results("choosing"),
-    "choosing_healed": lambda: results("choosing_healed"),
-    "patches": lambda: results("patches"),
-    "quantize": lambda: results("quantize"),
-    "kernels": lambda: results("kernels"),
-    "sinks": lambda: results("sinks"),
-    "throughput": lambda: timed("serving"),
-    **{name: partial(timed, name) for name in ("windows", "gpu_windows", "speed", "served", "llamacpp")},
-    **{name: partial(timed, name) for name in ("training", "predictions", "mixed", "combined", "chosen")},
+    **RESULTS,
     **LANGUAGE_TABLES,
 }

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.table import HOME, ROOT, Row, Table
+from benchmarks.table import CHANGING, HOME, JUDGING, ROOT, Row, Table
 from benchmarks.tables.judged import MODEL
 
 SETTINGS = """lbr 1
@@ -65,4 +65,5 @@ TABLE = Table(
     title="rise of SmolLM2's loss in nats a token, unhealed",
     columns={"wikitext": "+.3f", "pydoc": "+.3f"},
     rows=rows(),
+    measures=(*CHANGING, *JUDGING),
 )

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.table import ROOT, Row, Table, once
+from benchmarks.table import CHANGING, CHOOSING, JUDGING, ROOT, Row, Table, once, uses
 from benchmarks.tables.judged import MODEL, lbdsl
 
 BUDGETS = (60, 50, 40, 30, 25)
@@ -130,8 +130,8 @@ def plan_timed(name: str, recipe: str, work: Path, out: Path) -> None:
 
 def planned(budget: int, way: str, recipe: str, work: Path) -> dict[str, float]:
     work.mkdir(parents=True, exist_ok=True)
-    if way != "scores" and not (work / f"scores-{budget}.lbplan").is_file():
-        raise RuntimeError(f"run the row `scores-{budget}` first")
+    if way != "scores":
+        uses(work / f"scores-{budget}.json")
     name, sums = f"{way}-{budget}", {}
     figures = json.loads(once(work / f"{name}.json", partial(plan_timed, name, recipe, work)).read_text(encoding="utf-8"))
     for of in (way, "scores"):
@@ -197,4 +197,5 @@ TABLE = Table(
         "layers": "d",
     },
     rows=rows(),
+    measures=(*CHANGING, *JUDGING, *CHOOSING),
 )

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
-from benchmarks.table import Row, Table
+from benchmarks.table import CHOOSING, HEALING, Row, Table, uses
 from benchmarks.tables.choosing import WAYS, choose
 from benchmarks.tables.healing import BEST, BY, Healing
 
@@ -21,10 +21,8 @@ BUDGET = 40
 
 def healed(way: str, work: Path) -> dict[str, float]:
     plans = work.parent / "choosing"
-    missing = [f"`{each}-{BUDGET}`" for each in WAYS if not (plans / f"{each}-{BUDGET}.sums").is_file()]
-    if missing:
-        raise RuntimeError(f"run the rows {', '.join(missing)} of `choosing` first")
-    found = {each: json.loads((plans / f"{each}-{BUDGET}.sums").read_text(encoding="utf-8")) for each in WAYS}
+    found = {each: json.loads(uses(plans / f"{each}-{BUDGET}.sums").read_text(encoding="utf-8")) for each in WAYS}
+    uses(plans / f"{way}-{BUDGET}.json")
     losses, tokens = zip(*(pair for text in found[way].values() for pair in text), strict=True)
     way = next(each for each in WAYS if found[each] == found[way])
     recipe = f"{choose(BUDGET, WAYS[way])}\n{Healing(BEST, 'distill', BY, 100).recipe('', work.parent / 'healing')}"
@@ -36,4 +34,5 @@ TABLE = Table(
     title=f"SmolLM2 within {BUDGET} % of its cache: rises of perplexity after healing",
     columns={"before": ".4f"} | FORMATS,
     rows=[Row(way, partial(healed, way)) for way in WAYS],
+    measures=(*HEALING, *CHOOSING),
 )

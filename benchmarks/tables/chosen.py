@@ -11,7 +11,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from benchmarks.table import Row, Table, once
+from benchmarks.table import CHANGING, CHOOSING, SERVING, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
 BUDGETS = (60, 40, 25)
@@ -57,4 +57,5 @@ TABLE = Table(
     | dict.fromkeys(("windows", "dropped", "kv heads"), "d")
     | {"loss": ".4f", "over base": ".2f", "again": ".2f"},
     rows=[Row(f"{engine}-{budget}", partial(chosen, engine, budget)) for engine in SERVED for budget in BUDGETS],
+    measures=(*CHANGING, *CHOOSING, *SERVING),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.table import Row, Table
+from benchmarks.table import SERVING, Row, Table
 from benchmarks.tables.mixed import TIMES, WINDOW, timed
 from benchmarks.tables.predictions import calibrated
 from benchmarks.tables.speed import unhealed
@@ -29,4 +29,5 @@ TABLE = Table(
     title="predicted throughput of windows and 8-bit weights, alone and together",
     columns={**TIMES, "error": "+.1%"},
     rows=[Row(plan, partial(figures, plan)) for plan in PLANS],
+    measures=(*SERVING, "lbdsl/packing"),
 )

@@ -122,4 +122,5 @@ TABLE = Table(
         for backward in (False, True)
         for tokens in LENGTHS
     ],
+    measures=("lbdsl/kernels",),
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
 from benchmarks.prose import essays, news, quotes, write
-from benchmarks.table import HOME, Row, Table
+from benchmarks.table import HOME, Row, Table, once
 
 PLAN = "layers 4-7, 17, 25, 26, 29 drop\nlayers 1-3, 8-16, 18-21 swa(window=256)"
 
@@ -59,14 +59,14 @@ def oracle_text(work: Path) -> Path:
     """The articles of WikiText-2's validation text that `builtin:wikitext` does not have."""
     from lbdsl.data.sources import read_documents
 
-    path = work / "oracle.jsonl"
-    if not path.is_file():
+    def make(path: Path) -> None:
         if "LBDSL_WIKITEXT" not in os.environ:
             raise RuntimeError("set LBDSL_WIKITEXT to the path of WikiText-2's wiki.valid.tokens, as a .txt file")
         judged = set(read_documents("builtin:wikitext"))
         rest = [text for text in read_documents(f"wikitext:{os.environ['LBDSL_WIKITEXT']}") if text not in judged]
         write(path, iter(rest))
-    return path
+
+    return once(work / "oracle.jsonl", make)
 
 
 @dataclass(frozen=True)

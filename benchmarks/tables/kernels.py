@@ -94,4 +94,5 @@ TABLE = Table(
         row("llamacpp", "W8A16"),
         row("llamacpp", "W4A16"),
     ],
+    measures=("lbdsl/packing", "lbdsl/export"),
 )

@@ -1,4 +1,4 @@
-"""Layers chosen by measured scores against every layer alike, on SmolLM2: equal cache bytes at 8Ki tokens, equal healing.
+"""Layers chosen by `nll(drop)` against every layer alike, on SmolLM2: equal cache bytes at 8Ki tokens, equal healing.
 
 Needs `make model`. Healed on 200k tokens of pydoc and other documentation in sequences of 4Ki, judged on 20Ki tokens in
 sequences of 4Ki, and WikiText in sequences of 8Ki as well (that part of pydoc has no four of them). `kv` is the cache at

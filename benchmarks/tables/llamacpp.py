@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.table import Row, Table
+from benchmarks.table import SERVING, Row, Table
 from benchmarks.tables.speed import BATCHES, benched, unhealed
 
 PLANS = {
@@ -38,4 +38,5 @@ TABLE = Table(
         for name in ("prefill", "again", *(f"{what} {batch}" for batch in (1, 8) for what in ("decode", "again")))
     },
     rows=[Row(f"{plan}-{context}", partial(figures, plan, context)) for plan in PLANS for context in CONTEXTS],
+    measures=SERVING,
 )

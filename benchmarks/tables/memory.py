@@ -72,4 +72,5 @@ TABLE = Table(
         *(row(method, "two-shared", "2x512") for method in ("lora", "full")),
         row("lora", "one", "2x2Ki"),
     ],
+    measures=("lbdsl/heal", "lbdsl/plan/memory.py", "lbdsl/plan/estimate.py"),
 )

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, evaluated, increases, made
-from benchmarks.table import Row, Table
+from benchmarks.table import CHOOSING, HEALING, SERVING, Row, Table
 from benchmarks.tables.healing import BEST, BY, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 from benchmarks.tables.predictions import calibrated
@@ -64,4 +64,5 @@ TABLE = Table(
     title="SmolLM2 under four budgets: a chosen plan and rules by hand",
     columns={"kl": ".4f", "kl error": ".4f", "kv": ".1%", "weights": ".1%"} | TIMES | FORMATS,
     rows=[Row(plan, partial(figures, plan)) for plan in PLANS],
+    measures=(*HEALING, *CHOOSING, *SERVING, "lbdsl/packing"),
 )

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import Row, Table, once
+from benchmarks.table import SERVING, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 from benchmarks.tables.speed import PLANS as TIMED
 from benchmarks.tables.speed import unhealed
@@ -62,4 +62,5 @@ TABLE = Table(
     title="errors of predicted ratios",
     columns={f"{metric}{which}": ".1%" for metric in METRICS for which in ("", ", worst")},
     rows=[Row(f"{engine}-{plan}", partial(errors, engine, plan)) for engine in ASKED for plan in ROWS[engine]],
+    measures=(*SERVING, "lbdsl/measure/profiles.py"),
 )

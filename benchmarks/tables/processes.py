@@ -81,4 +81,5 @@ TABLE = Table(
         "seconds": ".0f",
     },
     rows=[row(name) for name in STARTS],
+    measures=("lbdsl/heal",),
 )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import ROOT, Row, Table, once
+from benchmarks.table import CHANGING, JUDGING, ROOT, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
 SETTINGS = """lbr 1
@@ -209,4 +209,5 @@ TABLE = Table(
         compressor("none"),
         compressor("static"),
     ],
+    measures=(*CHANGING, *JUDGING, "lbdsl/packing"),
 )

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases, judge, made
-from benchmarks.table import HOME, Row, Table, once
+from benchmarks.table import HEALING, HOME, SERVING, Row, Table, once
 from benchmarks.tables.healing import BEST, BY, Healing
 from benchmarks.tables.judged import MODEL, lbdsl
 
@@ -78,6 +78,7 @@ TABLE = Table(
     title="SmolLM2 in vLLM on a CPU: output tokens a second, healed plans over the base",
     columns=FORMATS | {"base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
     rows=list(rows()),
+    measures=(*HEALING, *SERVING, "lbdsl/packing"),
 )
 
 

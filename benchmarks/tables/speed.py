@@ -84,4 +84,5 @@ TABLE = Table(
         **{f"{what} {batch}": ".2f" for what in ("decode", "bound") for batch in (1, 8)},
     },
     rows=[row(plan, context) for plan in PLANS for context in CONTEXTS],
+    measures=("lbdsl/model/hybrid", "lbdsl/bench"),
 )

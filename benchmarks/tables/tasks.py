@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import evaluated
-from benchmarks.table import Row, Table, once
+from benchmarks.table import CHANGING, JUDGING, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 from benchmarks.tables.needle import PLAN
 
@@ -161,4 +161,5 @@ TABLE = Table(
         "recovery": ".1%",
     },
     rows=[*(by_task(name) for name in TASKS), *(judged(name) for name in TASKS)],
+    measures=(*CHANGING, *JUDGING, "lbdsl/workbench/asking.py"),
 )

@@ -172,4 +172,5 @@ TABLE = Table(
         *(Row(f"bands-{seq}", partial(in_bands, seq)) for seq in (1024, 4096)),
         *(Row(f"teacher-{place}", partial(teacher, place)) for place in ("loaded", "cached")),
     ],
+    measures=("lbdsl/heal", "lbdsl/model/hybrid"),
 )

@@ -140,4 +140,5 @@ TABLE = Table(
         "ms": ".0f",
     },
     rows=rows(),
+    measures=("lbdsl/model/hybrid/lbdsl_band_attention.py",),
 )

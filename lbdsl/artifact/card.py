@@ -42,10 +42,11 @@ def picture_findings(record: Record) -> list[Diagnostic]:
 
 
 def write_speed(record: Record, folder: Path) -> None:
-    """Write what `bench` measured into README.md. The rest of it stays: it may have been edited."""
-    path = (folder / CARD).resolve()
-    pictures = any((folder / name).is_file() for name in (HEALING, NEEDLE))
-    text = path.read_text(encoding="utf-8") if path.exists() else card_text(record, pictures=pictures)
+    """Write what `bench` measured into README.md. The rest of it stays: it may have been edited. A link is replaced: it may
+    lead to any file of the user's."""
+    path, pictures = folder / CARD, any((folder / name).is_file() for name in (HEALING, NEEDLE))
+    edited = path.is_file() and not path.is_symlink()
+    text = path.read_text(encoding="utf-8") if edited else card_text(record, pictures=pictures)
     own = "\n".join(_bench_lines(record)) + "\n"
     text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
     replace_file(path, text.encode())
@@ -253,7 +254,7 @@ def _task_table(task: dict[str, Any]) -> list[str]:
 
 def _seen_lines(source: dict[str, Any]) -> list[str]:
     share = source.get("seen", 0.0)
-    said = f"{share:.1%} of this text's runs of {GRAM} tokens also stand in the text that calibrated or healed the model."
+    said = f"{share:.1%} of this text's runs of {GRAM} tokens also occur in the text that calibrated or healed the model."
     return [said, ""] if share >= NOTABLE else []
 
 

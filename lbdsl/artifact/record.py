@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_v
 from lbdsl.artifact.benched import Cell
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error, first_line
 from lbdsl.core.digest import digest_of
+from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit, plural
 from lbdsl.layer.facts import ModelFacts
@@ -80,7 +81,8 @@ class _Benched:
 class Record(BaseModel):
     """The record of one artifact.
 
-    `files` maps weights, configuration, tokenizer and code to their sha256. `layer_map` gives the source model's index of
+    `files` maps weights, configuration, tokenizer and code to their sha256, `texts` what healed and judged it (None: not
+    kept). `layer_map` gives the source model's index of
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
     record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
@@ -95,6 +97,7 @@ class Record(BaseModel):
     plan_digest: str
     plan: Plan
     files: dict[str, str]
+    texts: dict[str, str] | None = None
     layer_map: tuple[int, ...]
     changes: tuple[dict[str, Any], ...]
     no_heal: bool
@@ -210,9 +213,7 @@ def write_record(record: Record, folder: Path) -> None:
     """Write `lbdsl.json` with its own digest, so that edits are detected."""
     content = record.model_dump(mode="json")
     content["digest"] = digest_of(content)
-    beside = folder / f".{RECORD_FILE}.tmp"
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(folder / RECORD_FILE)
+    replace_file(folder / RECORD_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:
@@ -223,7 +224,9 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
         if not folder.exists():
             return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
         if not path.is_file():
-            return Diagnosed(None, (error("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"),))
+            help = "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"
+            message = f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"
+            return Diagnosed(None, (error("LB466", message, help=help),))
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         version = content.get("format_version")

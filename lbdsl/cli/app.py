@@ -12,7 +12,7 @@ import click
 
 from lbdsl.cli import VERBS
 from lbdsl.cli.config import default_map, use_written_names
-from lbdsl.core.processes import process_number
+from lbdsl.core.processes import Killed, process_number
 
 
 class _NoReader(Exception):
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort) as problem:
         measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"], ["calibrate"])
         # click makes one of the other.
-        killed = (problem.__cause__ or problem).args == (signal.SIGTERM,)
+        killed = isinstance(problem.__cause__ or problem, Killed)
         click.echo(
             ("terminated" if killed else "interrupted")
             + ("; what was measured is kept, and the same command continues from there" if measuring else ""),

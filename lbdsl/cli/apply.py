@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
-from lbdsl.cli.options import measuring_options, set_option
+from lbdsl.cli.options import RecipeFirst, measuring_options, set_option
 from lbdsl.core.processes import process_count, process_number
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
-@click.command()
-@click.argument("recipe_or_plan", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES_OR_PLANS)
+@click.command(cls=RecipeFirst)
+@click.argument("recipe_or_plan", type=click.Path(path_type=Path), shell_complete=RECIPES_OR_PLANS)
 @click.argument("model", required=False, shell_complete=MODELS)
 @set_option
 @click.option(
@@ -82,9 +82,10 @@ def apply(
     chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, report_to=report_to)
     resume_command = _resume_command()
     if model is not None and recipe_or_plan.suffix == ".lbplan":
-        raise click.UsageError("a saved plan knows its model; with --model you say where it is now")
+        said = "a saved plan knows its model; with --model you say where it is now"
+        raise click.UsageError(f"{said}: lbdsl apply {recipe_or_plan} --model {model}")
     if model is None and recipe_or_plan.suffix == ".lbr":
-        raise click.UsageError("a recipe needs a MODEL: lbdsl apply RECIPE MODEL")
+        raise click.UsageError(f"a recipe needs a MODEL: lbdsl apply {recipe_or_plan} MODEL")
     if model is None:
         with stop_on_ctrl_c(resume_command) as should_stop:
             done = apply_saved_plan(

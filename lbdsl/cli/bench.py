@@ -7,14 +7,19 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS
+from lbdsl.cli.completions import FOLDERS, MODELS
 from lbdsl.cli.engines import engine_options
 from lbdsl.cli.options import Picture, json_option, run_options
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--against", metavar="MODEL", help="The base, or another model; default: the one in the artifact's record.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    shell_complete=MODELS,
+    help="The base, or another model; default: the one in the artifact's record.",
+)
 @engine_options
 @click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
@@ -22,7 +27,7 @@ from lbdsl.cli.options import Picture, json_option, run_options
 def bench(
     artifact: Path, against: str | None, asked: Any, output: Path | None, as_json: bool, options: Any, progress: Any
 ) -> None:
-    """Time ARTIFACT beside its base, in paired runs: prefill, decode and latency in transformers (with cache and
+    """Time ARTIFACT against its base, in paired runs: prefill, decode and latency in transformers (with cache and
     memory) or llama.cpp, or the throughput of many requests at once in vLLM.
 
     The result is kept in the artifact's record and its model card, unless --against names another base.

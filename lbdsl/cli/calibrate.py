@@ -19,7 +19,7 @@ from lbdsl.cli.options import json_option, run_options
 def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any) -> None:
     """Time variants of MODEL in an engine, and keep what its parts cost there: what `bench` then predicts.
 
-    The profile is for models of the same shape on this machine. Stopped, the same command goes on.
+    The profile is for models of the same shape on this machine. After an interruption the same command continues.
     """
     from lbdsl.cli.output import give
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES
-from lbdsl.cli.options import set_option
+from lbdsl.cli.options import RecipeFirst, set_option
 from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
@@ -31,7 +31,7 @@ class _How(NamedTuple):
     diff: bool
 
 
-@click.command()
+@click.command(cls=RecipeFirst)
 @click.argument("files", nargs=-1, required=True, metavar="FILES...", shell_complete=RECIPES)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."

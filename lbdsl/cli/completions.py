@@ -57,6 +57,20 @@ def topics(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return [CompletionItem(name, help=code_for(name).title if name in ids else kind) for kind, name in named]
 
 
+def export_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The formats of `export`, each with its engine."""
+    from lbdsl.export import exporters
+
+    return [CompletionItem(kind, help=of.engine) for kind, of in exporters().items() if kind.startswith(incomplete)]
+
+
+def engines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The engines of `plan --target`."""
+    from lbdsl.workbench import targets
+
+    return [CompletionItem(engine) for engine in targets.engines() if engine.startswith(incomplete)]
+
+
 def files(incomplete: str, suffixes: tuple[str, ...]) -> list[CompletionItem[str]]:
     """The files with one of the suffixes, and the folders, whose path starts with `incomplete`.
 

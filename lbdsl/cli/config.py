@@ -13,11 +13,21 @@ from lbdsl.cli import VERBS
 
 PROJECT_FILE = "lbdsl.toml"
 
-COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet")
+COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet", "allow-path")
 """Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
 
-FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task")
-"""Options allowed only on the command line: an lbdsl.toml in an untrusted folder must not be able to run code."""
+FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task", "allow-task-code")
+"""What lets code of others run: no file and no variable says it."""
+
+# fmt: off
+OF_PROJECTS = frozenset((
+    "all", "batch", "batches", "concurrency", "contexts", "ctx", "detailed-exitcode", "device", "dtype", "engine",
+    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "offline", "pairs", "quiet", "seq",
+    "served", "set", "strict", "target", "tokens",
+))
+# fmt: on
+"""What the file of a working directory may set, whoever wrote it: how to measure, time and show, and a recipe's parameters.
+Where files are read and written, and what is replaced without a question, is the user's to say."""
 
 COMMON_KEY = " common"
 """The map's key for common options until a command is chosen; an option cannot have this name (with a space)."""
@@ -90,9 +100,30 @@ def use_written_names(command: click.Command, verb: str, defaults: dict[str, Any
     for word in defaults:
         if word not in names:
             _known(word, names, f"[{verb}] in {file_of(verb, word)} sets an option", f"option of `{verb}`")
+        _check_project(verb, word, defaults[word])
+    for word, value in common.items():
+        if word in names:
+            _check_project(verb, word, value)
     chosen = {**{word: value for word, value in common.items() if word in names}, **defaults}
     defaults.clear()
     defaults.update({str(names[word]): value for word, value in chosen.items()})
+
+
+def _check_project(verb: str, word: str, value: Any) -> None:
+    """Raise LB480 for an option that the file of the working directory sets and may not."""
+    from lbdsl.core.diagnostic import fail
+    from lbdsl.core.place import lies_in
+
+    name = word.replace("_", "-")
+    if file_of(verb, word) != PROJECT_FILE or name in OF_PROJECTS:
+        return
+    if (verb, name) == ("lsp", "model") and lies_in(Path(str(value)), Path()):
+        return
+    raise fail(
+        "LB480",
+        f"{PROJECT_FILE} sets `{name}`, which the file of a folder cannot: the folder may be somebody else's",
+        help=f"remove it, and write --{name} in the command, or set it in your own file, {user_file()}",
+    )
 
 
 def _not_flag_only(word: str, said: str) -> None:

@@ -7,13 +7,18 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS
+from lbdsl.cli.completions import FOLDERS, MODELS
 from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--against", metavar="MODEL", help="The base, or another model; default: the one in the artifact's record.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    shell_complete=MODELS,
+    help="The base, or another model; default: the one in the artifact's record.",
+)
 @click.option("--data", multiple=True, help="Text to judge on; may be repeated. Default: the recipe's `eval` block.")
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")

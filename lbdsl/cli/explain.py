@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lbdsl.cli import VERBS
 from lbdsl.cli.completions import topics
 from lbdsl.cli.options import json_option
 
@@ -18,7 +19,7 @@ def explain(topic: str | None, as_json: bool) -> None:
     or a type. Without TOPIC, all topics are listed.
     """
     from lbdsl.cli.output import output_style, print_json, writable
-    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics
+    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics, topics_by_kind
     from lbdsl.report.explain_text import pages_text, topics_text
 
     if topic is None:
@@ -33,7 +34,12 @@ def explain(topic: str | None, as_json: bool) -> None:
         from lbdsl.core.diagnostic import fail
 
         near = nearest_topics(topic)
-        hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "`lbdsl explain` lists everything"
+        kinds = ", ".join(f"{kind} (`{names[0]}`)" for kind, names in topics_by_kind())
+        hint = f"`lbdsl explain` lists all topics: {kinds}"
+        if topic in VERBS:
+            hint = f"`lbdsl {topic} --help` explains the command"
+        elif near:
+            hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
         raise fail("LB052", f"no help for `{topic}`", help=hint)
     if as_json:
         print_json({"format_version": FORMAT_VERSION, "pages": [page.to_json() for page in pages]})

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completions import FOLDERS
+from lbdsl.cli.completions import FOLDERS, export_kinds
 from lbdsl.cli.options import json_option
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-@click.option("--to", "kind", required=True, metavar="KIND", help="The format: decilm, gguf, granite, native, vllm.")
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    metavar="KIND",
+    shell_complete=export_kinds,
+    help="The format: decilm, gguf, granite, native, vllm.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", shell_complete=MODELS)
+@click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--template",
     type=click.Choice(["balanced", "cache", "speed"]),
@@ -37,7 +38,15 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--offline", is_flag=True, help="Never ask a hub.")
-def init(model: str, template: Template, goals: tuple[str, ...], out: str | None, force: bool, offline: bool) -> None:
+def init(
+    model: str,
+    more: tuple[str, ...],
+    template: Template,
+    goals: tuple[str, ...],
+    out: str | None,
+    force: bool,
+    offline: bool,
+) -> None:
     """Write a starter recipe that fits MODEL, with a comment on every part of it.
 
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
@@ -47,6 +56,10 @@ def init(model: str, template: Template, goals: tuple[str, ...], out: str | None
     from lbdsl.verbs.starting import starting_recipe
     from lbdsl.verbs.writing import write_beside
 
+    if more or model.endswith(".lbr"):
+        name = next((word for word in (model, *more) if word.endswith(".lbr")), "RECIPE")
+        right = next((word for word in (model, *more) if not word.endswith(".lbr")), "MODEL")
+        raise click.UsageError(f"init takes the model, and -o names the recipe: lbdsl init {right} -o {name}")
     if goals and click.get_current_context().get_parameter_source("template") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--goal is a template of its own: leave out --template")
     start = starting_recipe(model, template, goals=goals, offline=offline)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from lbdsl.cli.completions import MODELS
-from lbdsl.cli.options import json_option
+from lbdsl.cli.options import DTYPE, json_option
 
 
 @click.command()
 @click.argument("model", shell_complete=MODELS)
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="As if run in this type.")
+@click.option("--dtype", type=DTYPE, help="As if run in this type.")
 @click.option("--offline", is_flag=True, help="Never ask a hub.")
 @json_option
 def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None:

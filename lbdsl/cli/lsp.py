@@ -18,7 +18,7 @@ from lbdsl.cli.completions import MODELS
     shell_complete=MODELS,
     help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
 )
-@click.option("--stdio", is_flag=True, hidden=True, help="What editors add; there is no other way.")
+@click.option("--stdio", is_flag=True, hidden=True, help="How editors start it; there is no other way.")
 @click.pass_context
 def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     """Serve an editor over standard input and output.

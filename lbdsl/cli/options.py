@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import wraps
@@ -11,6 +13,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.config import file_of
+from lbdsl.core.paths import is_model
 from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
@@ -21,6 +24,18 @@ cache_dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Where measurements are kept. Default: the user's cache folder.",
 )
+
+
+class NumberFormat(click.Choice):
+    """torch's name of a dtype, or a short one, such as bf16."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+        return super().convert(short.get(str(value).lower(), value), param, ctx)
+
+
+DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
+
 _MEASURING = (
     click.option(
         "--batch",
@@ -35,17 +50,29 @@ _MEASURING = (
         help="Leave weights on disk while measuring and judging, one layer in memory at a time. "
         "Default: only when the model does not fit.",
     ),
+    click.option(
+        "--allow-path",
+        "allow_paths",
+        type=click.Path(file_okay=False, path_type=Path),
+        multiple=True,
+        help="A folder whose files a recipe, plan or artifact may name, besides its own; may be repeated.",
+    ),
+    click.option(
+        "--allow-task-code",
+        is_flag=True,
+        help="Let the YAML files of tasks that a recipe, plan or artifact names run code.",
+    ),
 )
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
     click.option(
         "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
+        type=DTYPE,
         help="Default: the checkpoint's; bfloat16 for GGUF.",
     ),
     cache_dir_option,
     click.option("--offline", is_flag=True, help="Never ask a hub."),
-    click.option("--trust-remote-code", is_flag=True, help="Run code that a local source model brings for its tokenizer."),
+    click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with a local model's tokenizer."),
     click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
 )
 
@@ -76,6 +103,47 @@ def _with(options: Sequence[Callable[..., Any]], verb: Callable[..., Any]) -> Ca
     for option in reversed(options):
         verb = option(verb)
     return verb
+
+
+class RecipeFirst(click.Command):
+    """A command whose first argument is a recipe, or several, and that takes a `model`. For a model in the recipe's place,
+    and for one of the two that is missing, its usage error has the right command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        written, first = list(args), str(self.params[0].name)
+        try:
+            left = super().parse_args(ctx, args)
+        except click.MissingParameter as problem:
+            given = ctx.params.get(first)
+            if given is None:
+                raise
+            missing, words = ("RECIPE", ["RECIPE", f"{given}"]) if is_model(given) else ("MODEL", [f"{given}", "MODEL"])
+            raise click.UsageError(f"{missing} is missing: {_command(ctx, words)}", ctx) from problem
+        several = isinstance(ctx.params[first], tuple)
+        for given in ctx.params[first] if several else (ctx.params[first],):
+            self._refuse_model(ctx, written, str(given), several)
+        return left
+
+    def _refuse_model(self, ctx: click.Context, written: list[str], given: str, several: bool) -> None:
+        model = ctx.params.get("model")
+        plan = ctx.info_name == "apply" and str(model).endswith(".lbplan")
+        swapped = model is not None and (plan or model.endswith(".lbr")) and os.path.isfile(model)
+        if not is_model(given) and not (swapped and not os.path.isfile(given)):
+            if os.path.isdir(given) and not several:
+                raise click.UsageError(f"{given} is a folder; a recipe is a .lbr file", ctx)
+            return
+        others = [word for word in written if Path(word) != Path(given)]
+        if plan:
+            raise click.UsageError(f"a saved plan knows its model: {_command(ctx, others)}", ctx)
+        if swapped:
+            words = [model if Path(word) == Path(given) else word.replace(model, given) for word in written]
+            raise click.UsageError(f"the recipe and the model are swapped: {_command(ctx, words)}", ctx)
+        words = [*(others or ["RECIPE"]), "--model", given] if several else ["RECIPE", given]
+        raise click.UsageError(f"{given} is a model, not a recipe: {_command(ctx, words)}", ctx)
+
+
+def _command(ctx: click.Context, words: Sequence[str]) -> str:
+    return shlex.join(["lbdsl", str(ctx.info_name), *words])
 
 
 class Assignment(click.ParamType):

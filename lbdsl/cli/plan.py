@@ -8,12 +8,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.completions import MODELS, RECIPES
+from lbdsl.cli.completions import MODELS, RECIPES, engines
 from lbdsl.cli.options import (
     PICTURES,
     Assignment,
     DevicesType,
     Picture,
+    RecipeFirst,
     Tokens,
     json_option,
     measuring_options,
@@ -24,8 +25,8 @@ from lbdsl.cli.options import (
 CHANGES_PRESENT = 10
 
 
-@click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path), shell_complete=RECIPES)
+@click.command(cls=RecipeFirst)
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=RECIPES)
 @click.argument("model", shell_complete=MODELS)
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
@@ -41,6 +42,7 @@ CHANGES_PRESENT = 10
     "targets",
     multiple=True,
     metavar="ENGINE",
+    shell_complete=engines,
     help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.",
 )
 @click.option(

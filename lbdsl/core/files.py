@@ -46,6 +46,16 @@ def keep_in_cache(path: Path, data: bytes) -> None:
         raise fail("LB448", message, help="choose another folder with --cache-dir") from None
 
 
+def sync_files(folder: Path) -> None:
+    """Sync all that is in `folder` to disk, before something says that it is there."""
+    for path in (*folder.rglob("*"), folder):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def umask() -> int:
     """The umask of the process, which can only be read by setting it."""
     current = os.umask(0o022)

@@ -37,6 +37,17 @@ def did_you_mean(path: str | Path) -> tuple[str, ...]:
     return (f"did you mean {near}?",) if near else ()
 
 
+def is_model(path: str | Path) -> bool:
+    """Whether a path looks like a model: a folder with a config.json or a .gguf file, or a file of weights."""
+    place = Path(path).expanduser()
+    try:
+        if place.is_dir():
+            return (place / "config.json").is_file() or any(name.lower().endswith(".gguf") for name in os.listdir(place))
+        return place.is_file() and place.suffix.lower() in (".gguf", ".safetensors")
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def plain_name(name: str, otherwise: str) -> str:
     """`name` made safe as a file name: only letters, digits, `.`, `_` and `-`; `otherwise` if nothing is left."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or otherwise

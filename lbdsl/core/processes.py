@@ -9,6 +9,10 @@ SHARED = "ACCELERATE_USE_FSDP"
 _TAKEN = "LBDSL_USE_FSDP"
 
 
+class Killed(KeyboardInterrupt):
+    """SIGTERM: unlike Ctrl-C, which may end a part of the work, it ends all of it."""
+
+
 def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
 
@@ -37,6 +38,45 @@ MAX_DIGITS = 18
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
+_NUMBER_AND_SUFFIX = re.compile(r"([0-9][0-9_]{0,20}(?:\.[0-9]{1,20})?)[ \t]*([A-Za-z]*)")
+_SUFFIX = re.compile("([kmg]?)(i?)(b?)", re.IGNORECASE)
+
+
+def readings(written: str, *, in_bytes: bool = True) -> Mapping[str, str]:
+    """How a number in a wrong form may be meant, and what each reading is: `200_000` as `200k`, `4ki` as `4Ki`, `8K` as
+    `8Ki` or `8k`. Empty when there is no guess. Without `in_bytes`, a `B` is left out."""
+    match = _NUMBER_AND_SUFFIX.fullmatch(written)
+    if match is None:
+        return {}
+    digits, suffix = match[1].replace("_", ""), match[2]
+    if suffix.lower() in ("pct", "percent"):
+        return {f"{digits}%": "a share"}
+    if suffix == "ms":
+        return {f"{float(digits) / 1000:.12g}": "seconds"}
+    if not suffix:
+        return {tokens_text(int(digits)) if digits.isdigit() else digits: digits}
+    unit = _SUFFIX.fullmatch(suffix)
+    if unit is None or unit[0].lower() in ("i", "ib"):
+        return {}
+    if not unit[1]:
+        return {f"{digits}G": f"{digits} billion", f"{digits}B": f"{digits} bytes"}
+    letter, ending = unit[1].upper(), "B" if unit[3] and in_bytes else ""
+    prefixes = [f"{letter}i"] if unit[2] else ["Ki", "k"] if letter == "K" else [letter]
+    if suffix.removesuffix("B") in BINARY | DECIMAL:
+        prefixes = [suffix.removesuffix("B")]
+    return {
+        f"{digits}{prefix}{ending}": f"{float(digits) * (BINARY | DECIMAL)[prefix]:.12g}{' bytes' if ending else ''}"
+        for prefix in prefixes
+    }
+
+
+def readings_text(found: Mapping[str, str]) -> str:
+    """``write `4Ki` ``, ``write `0.02` (seconds)``, ``write `8Ki` (8192) or `8k` (8000)``."""
+    shown = len(found) > 1 or "seconds" in found.values()
+    listed = [f"`{text}` ({meaning})" if shown else f"`{text}`" for text, meaning in found.items()]
+    return f"write {' or '.join(listed)}"
+
+
 def tokens_of(value: object) -> int:
     """The number of tokens that 512, "512", "8Ki" or "10k" means. Raises ValueError."""
     text, factor = str(value), 1
@@ -45,7 +85,9 @@ def tokens_of(value: object) -> int:
             text, factor = text[: -len(suffix)], times
             break
     if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS or int(text) < 1:
-        raise ValueError(f"{value!r} is not a number of tokens (512, 8Ki, 10k)")
+        found = readings(str(value), in_bytes=False)
+        meant = f"; {readings_text(found).replace('`', '')}" if found else ""
+        raise ValueError(f"{value!r} is not a number of tokens (512, 8Ki, 10k){meant}")
     return int(text) * factor
 
 

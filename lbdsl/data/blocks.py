@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json, digest_of
+from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import read_parts
@@ -68,9 +68,7 @@ Used = frozenset[tuple[str, bool]]
 """The documents of a source that calibration or healing uses: the hash of each, and whether the whole document is used."""
 
 
-def used_documents(
-    data: str, parts: Iterable[TextPart], *, base_dir: Path | str | None = None, offline: bool = False
-) -> Used:
+def used_documents(data: str, parts: Iterable[TextPart], *, base_dir: Folder = None, offline: bool = False) -> Used:
     """The documents of a source that are used, wholly or in part, in these parts."""
     split = read_parts(data, base_dir=base_dir, offline=offline)
     return frozenset((piece.document, piece.whole) for part in parts for piece in split.pieces[part])
@@ -84,7 +82,7 @@ def token_blocks(
     seq: int,
     seed: int = 0,
     *,
-    base_dir: Path | str | None = None,
+    base_dir: Folder = None,
     offline: bool = False,
     exclude: Used = frozenset(),
     apart: bool = False,

@@ -11,6 +11,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.core.extras import check_installed
+from lbdsl.core.paths import did_you_mean
 from lbdsl.data.chat import Chat
 from lbdsl.data.wikitext import articles
 
@@ -101,7 +102,7 @@ def text_of_record(record: Any, where: str) -> str:
     except UnicodeEncodeError:
         raise fail(
             "LB443",
-            f"{where}: half of a surrogate pair, which is no character",
+            f"{where}: half of a surrogate pair, which is not a character",
             help="write the character itself, or both \\u escapes of the pair",
         ) from None
     return text if isinstance(text, Chat) else normal_newlines(text)
@@ -146,7 +147,8 @@ def _must_be_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise fail("LB441", f"there is no file {path}", help="a relative path starts at the folder of the recipe") from None
+        help = (*did_you_mean(path), "a relative path starts at the folder of the recipe")
+        raise fail("LB441", f"there is no file {path}", help=help) from None
     except (OSError, ValueError) as problem:
         said = getattr(problem, "strerror", None) or problem
         raise fail("LB441", f"{path} cannot be read: {said}", help="name a file that this user may read") from None

@@ -9,6 +9,8 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.extras import check_installed
 from lbdsl.core.nearest import nearest
+from lbdsl.core.paths import did_you_mean
+from lbdsl.core.place import Folder, Place, file_at
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
 from lbdsl.data.split import Split, only_evaluation, split_documents
@@ -28,7 +30,7 @@ _FORMS = (
 )
 
 
-def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> tuple[str, ...]:
+def read_documents(data: str, *, base_dir: Folder = None, offline: bool = False) -> tuple[str, ...]:
     """The documents of a source, in its own order, without blank ones.
 
     `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:docs` (documentation of lbdsl's
@@ -37,7 +39,7 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
     cached copy is used), of which `stream:org/name...` reads the beginning alone.
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
-    LB445 hub, LB447 too large, LB485 a package is missing.
+    LB445 hub, LB447 too large, LB479 a file that a recipe may not name, LB485 a package is missing.
     """
     documents = tuple(text for text in _capped(_read(data, base_dir, offline), data) if text.strip())
     if not documents:
@@ -45,42 +47,48 @@ def read_documents(data: str, *, base_dir: Path | str | None = None, offline: bo
     return documents
 
 
-def read_parts(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> Split:
+def read_parts(data: str, *, base_dir: Folder = None, offline: bool = False) -> Split:
     """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
     documents = read_documents(data, base_dir=base_dir, offline=offline)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 
 
-def check_source(data: str, *, base_dir: Path | str | None = None, offline: bool = False) -> None:
+def check_source(data: str, *, base_dir: Folder = None, offline: bool = False) -> None:
     """Raise LB485 for a source that needs a package which is not installed, and LB445, offline, for a hub data set that is
     not in the cache. Fast: nothing of the source is read."""
-    path = path_of(data, base_dir)
-    if path.suffix.lower() == ".parquet":
+    if Path(data).suffix.lower() == ".parquet":
         check_installed("pyarrow", data)
-    elif hub.is_hub_name(data) and not os.path.exists(path):
+    elif hub.is_hub_name(data) and not is_there(data, base_dir):
         hub.check_cached(data, offline=offline)
 
 
-def path_of(data: str, base_dir: Path | str | None = None) -> Path:
-    """Where a source is, if it is a file. `~name` stays as it is written where there is no such user."""
-    return Path(base_dir or ".") / os.path.expanduser(data.removeprefix(WIKITEXT))
+def path_of(data: str, base_dir: Folder = None) -> Path:
+    """Where a source is, if it is a file. Raises LB479 as `Place.file` does."""
+    return file_at(data.removeprefix(WIKITEXT), base_dir)
 
 
-def _read(data: str, base_dir: Path | str | None, offline: bool) -> Iterable[str]:
+def is_there(data: str, base_dir: Folder = None) -> bool:
+    """Whether a name is that of a local file or folder, which is then not looked for on a hub."""
+    return os.path.exists(path_of(data, base_dir.folder if isinstance(base_dir, Place) else base_dir))
+
+
+def _read(data: str, base_dir: Folder, offline: bool) -> Iterable[str]:
     if data.startswith("builtin:"):
         return _builtin(data)
     if data.startswith(WIKITEXT):
         return files.read_wikitext(path_of(data, base_dir))
+    reader = files.READERS.get(os.path.splitext(data)[1].lower())
+    if reader is None and hub.is_hub_name(data) and not is_there(data, base_dir):
+        return hub.read(data, offline=offline)
     path = path_of(data, base_dir)
-    reader = files.READERS.get(path.suffix.lower())
     if reader is not None:
         return reader(path)
     if os.path.exists(path):
         what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
         raise fail("LB440", f"{data} is {what}", help=_FORMS)
-    if hub.is_hub_name(data):
-        return hub.read(data, offline=offline)
-    raise fail("LB440", f"{data!r} is not a text source", help=_FORMS)
+    close = nearest(data, (name.removeprefix("builtin:") for name in BUILTIN_TEXTS))
+    meant = (f'did you mean "builtin:{close}"?',) if close else did_you_mean(path)
+    raise fail("LB440", f"{data!r} is not a text source", help=(*meant, _FORMS))
 
 
 def _builtin(data: str) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from lbdsl.core.place import lies_in
 from lbdsl.layer.facts import ModelFacts
 
 PROJECT_FILE = "lbdsl.toml"
@@ -12,11 +13,13 @@ PROJECT_FILE = "lbdsl.toml"
 
 def configured_model(flag: str | None, asked: object, default: str | None, root: Path | None) -> str | None:
     """The model, from the first source that names one: the command line, the editor (`initializationOptions.model`), the
-    command's default (environment, `lbdsl.toml` in the working directory), `[lsp] model` in the workspace's `lbdsl.toml`.
-    A relative path is relative to the workspace."""
+    command's default (environment, `lbdsl.toml` in the working directory), `[lsp] model` in the workspace's `lbdsl.toml`,
+    which names a model in the workspace. A relative path is relative to the workspace."""
     named = flag or (asked if isinstance(asked, str) and asked.strip() else None) or default
     if named is None and root is not None:
         named = _from_file(root / PROJECT_FILE)
+        if named is not None and not lies_in(root / Path(named).expanduser(), root):
+            return None
     if named is None:
         return None
     if root is not None:

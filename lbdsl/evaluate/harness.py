@@ -9,11 +9,10 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partialmethod
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,10 @@ import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
 from lbdsl.core.extras import check_installed
+from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
+from lbdsl.data.sources import is_there
+from lbdsl.evaluate.task_files import check_file, keep_templates_in
 from lbdsl.evaluate.tasks import Answers, TaskResult
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.recipe.schema_blocks import task_name
@@ -30,13 +32,14 @@ PREFERRED = ("acc_norm", "acc", "exact_match")
 """The metrics of a task by which it is judged, the first that it has; else its first."""
 
 
-def check_tasks(names: Sequence[str], folder: Path) -> None:
-    """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read."""
+def check_tasks(names: Sequence[str], folder: Folder) -> None:
+    """Raise LB485 without lm-evaluation-harness; LB456 for a task that it does not have, or whose data cannot be read;
+    LB479 for a file that the recipe may not name, or that may run code."""
     if names:
         check_installed("lm_eval", task_name(names[0]), "lm-evaluation-harness")
     for name in names:
         if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
-            raise fail("LB456", f"there is no file {folder / name}", help="a path is relative to the recipe")
+            raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
     for name in names:
         path = task_file(name, folder)
         if path is None and name not in manager_for(None).all_tasks:
@@ -75,10 +78,15 @@ def _unknown(name: str, known: Sequence[str]) -> Exception:
     return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
 
 
-def task_file(name: str, folder: Path) -> Path | None:
-    """The YAML file that a task's name stands for, if it does."""
-    path = (folder / os.path.expanduser(name)).absolute()
-    return path if os.path.isfile(path) else None
+def task_file(name: str, folder: Folder) -> Path | None:
+    """The YAML file that a task's name stands for, if it does. Raises LB479 as `check_tasks` does."""
+    if not is_there(name, folder):
+        return None
+    path = file_at(name, folder).absolute()
+    if not path.is_file():
+        return None
+    check_file(name, path, folder)
+    return path
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class HarnessTask:
 
     task: str
     limit: int | None
-    folder: Path
+    folder: Folder
     tokenizer: Any
     batch: int = 1
 
@@ -169,7 +177,7 @@ def preferred(metrics: Sequence[str]) -> str:
 
 
 def _no_share(name: str, metric: str) -> Exception:
-    message = f"{task_name(name)} has no share of right answers: `{metric}` is none"
+    message = f"{task_name(name)} has no share of right answers: `{metric}` is not one"
     return fail("LB456", message, help="name a task with `acc`, `acc_norm` or `exact_match`")
 
 
@@ -197,6 +205,7 @@ def right_share(name: str, sample: Mapping[str, Any], metric: str) -> float:
 @contextlib.contextmanager
 def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
+    keep_templates_in()
     try:
         with _quiet(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
@@ -218,7 +227,12 @@ def _quiet() -> Iterator[None]:
     from tqdm import tqdm
 
     made, level = tqdm.__init__, logging.root.manager.disable
-    tqdm.__init__ = partialmethod(made, disable=True)
+
+    def disabled(bar: Any, *args: Any, **options: Any) -> None:
+        # Whatever the harness asks for.
+        made(bar, *args, **{**options, "disable": True})
+
+    tqdm.__init__ = disabled
     logging.disable(logging.WARNING)
     try:
         yield

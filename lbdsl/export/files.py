@@ -10,8 +10,12 @@ from typing import Any
 
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, SINGLE, TEMPLATE_FOLDER, weight_files
+from lbdsl.model.config_file import read_json_object
 from lbdsl.model.digest import IDENTITY_FILES
 from lbdsl.run.copying import link_or_copy
+
+CODE_FIELDS = {"auto_map", "custom_generate"}
+"""Fields of configurations by which transformers finds code."""
 
 
 def weight_names(artifact: Path) -> tuple[str, ...]:
@@ -51,10 +55,15 @@ def link_files(source: Path, output: Path, names: Iterable[str], progress: Repor
 
 
 def copy_files(source: Path, output: Path, names: Iterable[str]) -> None:
-    """Copy small files, so that editing them does not change the artifact."""
+    """Copy small files, so that editing them does not change the artifact. What in them names code is left out: an engine
+    that is trusted with the code of an export would run it, also from a hub."""
     for name in names:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, output / name)
+        content = read_json_object(source / name, "LB465") if name.endswith("_config.json") else {}
+        if CODE_FIELDS & content.keys():
+            write_json(output / name, {field: value for field, value in content.items() if field not in CODE_FIELDS})
+        else:
+            shutil.copyfile(source / name, output / name)
 
 
 def write_json(path: Path, value: Any) -> None:

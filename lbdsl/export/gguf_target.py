@@ -216,7 +216,7 @@ def _rope_refusals(
                     "LB523",
                     f"in {family.model_type} a layer's window decides its rotary embeddings, and llama.cpp has it "
                     f"the same way: {layers_text(retyped)} would get the wrong ones",
-                    help="window only layers that have a window in the base model, all of them alike",
+                    help="window only layers that have a window in the base model, with one window for all",
                 )
             )
     return found

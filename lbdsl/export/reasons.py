@@ -51,8 +51,8 @@ def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
     return tuple(
         error(
             "LB512",
-            f"vLLM computes {', '.join(names)} as one matrix, so all of them must be quantized alike; here {done} in "
-            f"{layers_text(layers)}",
+            f"vLLM computes {', '.join(names)} as one matrix, so all must be quantized in the same way; here {done} "
+            f"in {layers_text(layers)}",
             help="quantize them in one rule: `modules " + ", ".join(f'"*.{name}"' for name in names) + " quantize(...)`",
         )
         for (names, done), layers in found.items()

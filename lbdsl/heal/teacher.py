@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lbdsl.core.files import replace_file
+
 CACHE_FILE, CACHED_ROWS = "teacher-{}.bin", "teacher-{}.rows"
 """By dtype: a run may be resumed where the model computes in another one."""
 
@@ -92,19 +94,22 @@ def cached_teacher(
     kind = str(dtype).removeprefix("torch.")
     path, done = folder / CACHE_FILE.format(kind), folder / CACHED_ROWS.format(kind)
     start = int(done.read_text()) if done.is_file() and path.is_file() else 0
-    with path.open("ab") as file:
-        # Without room this is an OSError; writing to a mapped file would be a crash. (macOS does not have it.)
-        getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, sequences * seq * hidden * dtype.itemsize)
-    states_SND = torch.from_file(str(path), shared=True, size=sequences * seq * hidden, dtype=dtype)
-    states_SND = states_SND.view(sequences, seq, hidden)
+    row_bytes = seq * hidden * dtype.itemsize
     loaded = LoadedTeacher(model)
-    for row in range(start, sequences, batch):
-        ids_BN = ids_SN[row : row + batch].to(head_VD.device)
-        positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
-        taught = loaded.states(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
-        states_SND[row : row + batch] = taught.final_BND.to("cpu", dtype)
-        beside = done.with_suffix(".tmp")
-        beside.write_text(str(row + len(ids_BN)))
-        beside.replace(done)
-        progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")
-    return CachedTeacher(states_SND, head_VD)
+    path.touch()
+    with path.open("r+b") as file:
+        # Without room this is an OSError before anything is computed. (macOS does not have it.)
+        getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, sequences * row_bytes)
+        file.seek(start * row_bytes)
+        for row in range(start, sequences, batch):
+            ids_BN = ids_SN[row : row + batch].to(head_VD.device)
+            positions_BN = None if positions_SN is None else positions_SN[row : row + batch].to(head_VD.device)
+            taught = loaded.states(ids_BN, torch.arange(row, row + len(ids_BN)), 0, positions_BN, layers=False)
+            file.write(taught.final_BND.to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
+            file.flush()
+            # What a power cut takes must not be marked as written: it would be read as zeros.
+            os.fsync(file.fileno())
+            replace_file(done, str(row + len(ids_BN)).encode())
+            progress((row + len(ids_BN)) * seq, ids_SN.numel(), "tokens")
+    states_SND = torch.from_file(str(path), shared=True, size=sequences * seq * hidden, dtype=dtype)
+    return CachedTeacher(states_SND.view(sequences, seq, hidden), head_VD)

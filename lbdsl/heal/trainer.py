@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from lbdsl.core.files import sync_files
 from lbdsl.core.processes import process_number
 from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.processes import any_of, shared
@@ -200,6 +201,8 @@ class HealCallback(TrainerCallback):
         if process_number():
             return
         save_file(weights, folder / LEARNED_FILE)
+        # The weights that were best so far are beside it.
+        sync_files(Path(args.output_dir))
         (folder / COMPLETE).touch()
 
     def on_log(

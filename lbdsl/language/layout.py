@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.span import Source, Span
+from lbdsl.core.units import readings, readings_text
 from lbdsl.language.lexer import BRACKETS, NUMBERS, Token
 from lbdsl.language.limits import MAX_DEPTH, MAX_DIGITS
 
@@ -204,8 +205,16 @@ class _Layout:
             self.mistake("LB006", f"number with {digits} digits", self.span(token), help=help)
         elif following.start == token.end and following.type in ("NAME", "DOTTED", "KEY"):
             whole = Span(self.source, token.start, following.end)
+            before = self.current[-2].type if len(self.current) > 1 else ""
+            # Arguments and settings count tokens; bytes are compared.
+            found = readings(whole.text, in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM")
             helps = (
-                "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)",
-                "units are `B`, `%` and ` tokens`; seconds have none: `0.05`",
+                (readings_text(found),)
+                if found
+                else (
+                    "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)",
+                    "units are `B`, `%` and ` tokens`; seconds have none: `0.05`",
+                )
             )
-            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps)
+            fix = Fix(helps[0], (Edit(whole, next(iter(found))),)) if len(found) == 1 else None
+            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps, fix=fix)

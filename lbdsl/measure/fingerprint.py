@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from lbdsl.core.digest import digest_of
 
-ENGINE_VERSION = 2
-"""Increase it when a change to the engine changes measured numbers."""
+ENGINE_VERSION = 3
+"""Increase it with each change of lbdsl by which a number that is kept comes out otherwise, beyond rounding: of the model's
+code, a metric, a statistic, what an action makes of weights, or which tokens are counted. Other text needs no increase, nor
+do other versions of libraries: the key names both."""
 
 
-def fingerprint(*, model: str, blocks: str, saved: str, dtype: str, device: Any) -> str:
+def versions_of(*, gguf: bool) -> dict[str, str]:
+    """The versions that measured numbers depend on: torch's without its patch release, which changes no kernel on purpose,
+    and for a GGUF file that of transformers, which converts it. For other models transformers gives norms, rotary tables
+    and masks, which a checkpoint defines: its releases, one a month, are not named."""
+    named = {"torch": ".".join(version("torch").split(".")[:2])}
+    return named | ({"transformers": version("transformers")} if gguf else {})
+
+
+def fingerprint(*, model: str, blocks: str, saved: str, dtype: str, device: Any, versions: Mapping[str, str]) -> str:
     """sha256 of everything that the sums depend on: weights, token ids (with their shape), arithmetic and the engine.
 
     `model` and `blocks` are digests. `saved` is the dtype of the stored weights and `dtype` the compute dtype, both as in
-    ModelFacts. Only the type of `device` matters (`cuda:1` -> cuda).
+    ModelFacts. Only the type of `device` matters (`cuda:1` -> cuda). `versions` as of `versions_of`.
     """
     kind = str(device).split(":")[0]
-    return digest_of(
-        {"model": model, "blocks": blocks, "saved": saved, "dtype": dtype, "device": kind, "engine": ENGINE_VERSION}
-    )
+    arithmetic = {"saved": saved, "dtype": dtype, "device": kind, "engine": ENGINE_VERSION, "versions": dict(versions)}
+    return digest_of({"model": model, "blocks": blocks, **arithmetic})

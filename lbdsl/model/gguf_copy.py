@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -11,40 +13,66 @@ from typing import Any
 
 from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.files import umask
 from lbdsl.layer.facts import ModelFacts
-from lbdsl.model.digest import default_cache_dir, model_digest
+from lbdsl.model.digest import default_cache_dir, file_digest, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
 from lbdsl.model.gguf_splitting import restore_splitting
-from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import check_loaded, loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource
 
+DIGESTS = "lbdsl-digests.json"
+"""The sha256 of each file of a copy."""
+
 
 def gguf_model_folder(source: ModelSource, facts: ModelFacts, cache_dir: Path | None = None) -> Path:
     """A folder with the model in `facts.dtype`, as written by save_pretrained. Raises LB417, LB419."""
-    folder = _place(source, cache_dir, facts.dtype)
-    if folder.is_dir():
-        found = inspect_model(_as_source(folder), facts.dtype)
-        if found.ok and found.unwrap() == facts:
-            return folder
-        # The copy is damaged: delete and recreate it.
-        shutil.rmtree(folder, ignore_errors=True)
-    return _make(folder, lambda place: _convert(source, facts, place))
+    return _copy(source, cache_dir, facts.dtype, lambda place: _convert(source, facts, place))
 
 
 def gguf_tokenizer_folder(source: ModelSource, cache_dir: Path | None = None) -> Path:
     """A folder with the tokenizer of a GGUF file. Raises LB418, LB419."""
-    folder = _place(source, cache_dir, "splitting-tokenizer")
-    return folder if folder.is_dir() else _make(folder, lambda place: _convert_tokenizer(source, place))
+    return _copy(source, cache_dir, "splitting-tokenizer", lambda place: _convert_tokenizer(source, place))
 
 
-def _place(source: ModelSource, cache_dir: Path | None, part: str) -> Path:
-    """The cache folder, named after the file's digest and the transformers version, since versions convert differently."""
+def _copy(source: ModelSource, cache_dir: Path | None, part: str, fill: Callable[[Path], None]) -> Path:
+    """The cache folder, named after the file's digest and the transformers version, since versions convert differently.
+    It is filled if it is not there, or is not as it was written."""
     import transformers
 
     cache = cache_dir or default_cache_dir()
-    return GGUF.path(cache, f"{model_digest(source, cache)[:32]}/{part}-transformers-{transformers.__version__}")
+    folder = GGUF.path(cache, f"{model_digest(source, cache)[:32]}/{part}-transformers-{transformers.__version__}")
+    if _as_written(folder, cache):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    return _make(folder, fill)
+
+
+def _as_written(folder: Path, cache: Path) -> bool:
+    """Whether the files of a copy have the digests that are kept beside them."""
+    try:
+        kept = json.loads((folder / DIGESTS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return kept == {name: file_digest(folder / name, cache) for name in _files(folder)}
+
+
+def _files(folder: Path) -> list[str]:
+    return [
+        path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DIGESTS
+    ]
+
+
+def _seal(place: Path) -> None:
+    """Write the digests of all files. Nothing is written there again: a copy that was edited would be another base."""
+    digests = {}
+    for name in _files(place):
+        with (place / name).open("rb") as stream:
+            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    (place / DIGESTS).write_text(json.dumps(digests, indent=1))
+    for name in (*digests, DIGESTS):
+        (place / name).chmod(0o444 & ~umask())
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -53,6 +81,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as place:
             fill(Path(place))
+            _seal(Path(place))
             try:
                 os.rename(place, folder)
             except OSError:
@@ -113,7 +142,3 @@ def _dense() -> dict[str, Any]:
     except ImportError:
         return {}
     return {"quantization_config": GgufConfig(dequantize=True)}
-
-
-def _as_source(folder: Path) -> ModelSource:
-    return ModelSource(str(folder), folder, None, None, folder.name)

@@ -27,7 +27,8 @@ def pick_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as problem:
-        raise fail("LB416", f"{name} is not a device", help="cpu, cuda, cuda:1, mps ...") from problem
+        meant = ("did you mean cuda?",) if name.lower().startswith("gpu") else ()
+        raise fail("LB416", f"{name} is not a device", help=(*meant, "devices are cpu, cuda, cuda:1 or mps")) from problem
     if device.type == "cpu":
         return device
     if device.type == "cuda":

@@ -96,10 +96,12 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
         return _local(text, path.resolve())
     match = _HUB_ID.fullmatch(text)
     if match is None or text.startswith((".", "/", "~")) or match["repo"].endswith((".gguf", ".safetensors")):
+        there = sorted(path.parent.glob("*.gguf")) if path.suffix.lower() == ".gguf" else []
+        meant = (f"there is {there[0]}",) if len(there) == 1 else did_you_mean(path)
         raise fail(
             "LB400",
             f"there is no {text}",
-            help=(*did_you_mean(path), "give an existing folder or .gguf file, or a hub id like organisation/name"),
+            help=(*meant, "give an existing folder or .gguf file, or a hub id like organisation/name"),
         )
     from lbdsl.model.hub import download_snapshot
 
@@ -110,12 +112,16 @@ def resolve_source(text: str, *, offline: bool = False) -> ModelSource:
 
 def _local(text: str, path: Path) -> ModelSource:
     if path.is_file():
+        if path.suffix in (".lbr", ".lbplan"):
+            what = "a recipe" if path.suffix == ".lbr" else "a saved plan"
+            help = "MODEL is a folder, a .gguf file or a hub id, and comes after the recipe: `lbdsl plan RECIPE MODEL`"
+            raise fail("LB400", f"{text} is {what}, not a model", help=help)
         if path.suffix.lower() != ".gguf":
-            raise fail(
-                "LB400",
-                f"{text} is neither a folder nor a .gguf file",
-                help="give the folder that holds config.json and the weights",
+            there = (path.parent / "config.json").is_file()
+            folder = (
+                f"the model's folder, {Path(text).parent}" if there else "the folder that holds config.json and the weights"
             )
+            raise fail("LB400", f"{text} is neither a folder nor a .gguf file", help=f"give {folder}")
         return ModelSource(text, path.parent, path.name, None, _gguf_name(path))
     if not path.is_dir():
         raise fail("LB400", f"{text} is neither a folder nor a file")

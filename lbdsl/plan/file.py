@@ -114,6 +114,13 @@ def _checked(path: Path, fields: dict[str, Any]) -> Plan:
 
 
 def _not_a_plan(path: Path, why: str) -> LbdslError:
+    if path.name == "lbdsl.json":
+        return fail(
+            "LB331", f"{path} is an artifact's record, not a plan", help=f"give the artifact's folder, {path.parent}"
+        )
+    if path.suffix == ".lbr":
+        help = f"`lbdsl plan {path} MODEL -o {path.with_suffix('.lbplan')}` saves its plan"
+        return fail("LB331", f"{path} is a recipe, not a plan", help=help)
     return fail("LB331", f"{path} is not a plan: {why}", help="save one with `lbdsl plan RECIPE MODEL -o x.lbplan`")
 
 

@@ -279,7 +279,7 @@ class PatchCheck(PlanValue):
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
     and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check`
-    is the text that patches are checked on."""
+    is the text that patches are checked on. `versions`: those that measured numbers depend on, by name."""
 
     data: str
     digest: str | None
@@ -290,6 +290,7 @@ class MeasuredOn(PlanValue):
     check: str | None = None
     patches: PatchCheck | None = None
     check_digest: str | None = None
+    versions: dict[str, str] = {}
 
     @property
     def statistics_key(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.digest import short
 from lbdsl.layer.profile import Profile
 from lbdsl.plan.schema import Plan
@@ -19,18 +19,21 @@ def staleness(
     files: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     model_digest: str | None = None,
+    model: str = "",
     lbdsl_version: str | None = None,
     data_digest: str | None = None,
     joint_digest: str | None = None,
     statistics: Mapping[str, str] | None = None,
     profiles: Mapping[str, Profile] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> tuple[Diagnostic, ...]:
-    """Every difference between the inputs of the plan and the current ones, as errors of exit code 3.
+    """Every difference between the inputs of the plan and the current ones, as errors of exit code 3; of another version
+    of torch, which changes what is measured by rounding, a note.
 
     Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
     of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
     that of the joint loss; `statistics` has the sha256 of the stored calibration statistics, `profiles` those of engines on
-    this machine.
+    this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
     """
     found = [
         difference
@@ -44,7 +47,22 @@ def staleness(
             message = f"${name.removeprefix('$')} was {_said(was)} when planned and is {_said(now)} now"
             found.append(error("LB341", message, help=_AGAIN))
     on = plan.measured_on
-    found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
+    if model and model_digest is not None and model_digest != plan.model.digest:
+        # Another place was named for it.
+        was, now = short(plan.model.digest), short(model_digest)
+        message = f"{model} is not the model that was planned, {plan.model.source}: {now}, not {was}"
+        found.append(error("LB342", message, help=("--model takes the same model at another place", _AGAIN)))
+    else:
+        found += _changed("LB342", f"the model {plan.model.source}", plan.model.digest, model_digest)
+    for name, was in (on.versions if on else {}).items():
+        now = (versions or {}).get(name, was)
+        if now != was and name == "transformers":
+            message = f"the model {plan.model.source} changed: transformers {was} converted it when planned, {now} does now"
+            found.append(error("LB342", message, help=_AGAIN))
+        elif now != was:
+            message = f"the plan was measured with {name} {was}, and this is {now}"
+            said = f"its scores and statistics are taken as they are; weights, healing and judging are computed with {now}"
+            found.append(note("LB344", message, help=said))
     found += _changed("LB343", "the calibration text", on.digest if on else None, data_digest)
     found += _changed("LB343", "the text of the joint loss", on.joint_digest if on else None, joint_digest)
     for name, digest in plan.statistics.items():

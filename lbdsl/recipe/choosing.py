@@ -108,10 +108,14 @@ def _metric(scope: Scope, call: tree.Call) -> str:
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     found = scope.metric if name == "sensitivity" else name
     if found not in known and found != name:
-        listed = "metrics: " + ", ".join(f"`{kind}`" for kind in known)
+        listed = "metrics: " + ", ".join(f"`{kind}`" for kind in (*known, "task"))
         scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be minimized", call.span, help=listed)
+    if name == "task":
+        help = 'as in `minimizing task("hellaswag")`'
+        scope.fail("LB104", "`task` takes the name of a task", call.span, help=help)
     if found not in known:
-        scope.unknown("LB102", f"`{name}` cannot be minimized", call.name, ("sensitivity", *known), "metrics", "score")
+        names = ("sensitivity", *known, "task")
+        scope.unknown("LB102", f"`{name}` cannot be minimized", call.name, names, "metrics", "score")
     if call.args is not None:
         scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")
     return found

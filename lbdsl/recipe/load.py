@@ -182,7 +182,7 @@ class _Resolver:
                 if self._only(kind, statement.kind.span) and block is not None:
                     self.parts[kind] = block
             case tree.Include():
-                raise AssertionError("includes are replaced by what they bring")
+                raise AssertionError("includes are replaced by the text of their files")
             case tree.RuleStatement():
                 self._rule(statement)
             case tree.Choose():

@@ -13,7 +13,7 @@ from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import ENGINES, CostOf, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.schema_blocks import SHORTEST_NEEDLE, task_name
 from lbdsl.recipe.scope import Scope
-from lbdsl.recipe.types import Place
+from lbdsl.recipe.types import Place, refuse_unquoted
 from lbdsl.recipe.values import constant, described, warn_decimal, whole
 
 
@@ -30,6 +30,7 @@ def post_score(scope: Scope, node: tree.Call, place: Place) -> PostScore:
         message = f"`{name}` takes one text of the `eval` block, or nothing"
         hint = f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
         scope.fail("LB104", message, node.span, help=hint)
+    refuse_unquoted(scope, argument)
     value = constant(scope, argument)
     if not isinstance(value, String):
         scope.fail("LB106", f"expected the name of a data source, not {described(value)}", argument.span, help="quote it")
@@ -63,6 +64,7 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
 
 def task_named(scope: Scope, node: tree.Expr) -> str:
     """The name of a task of lm-evaluation-harness."""
+    refuse_unquoted(scope, node, words=True)
     value = constant(scope, node, words=True)
     if not isinstance(value, String) or not value.value.strip():
         scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")

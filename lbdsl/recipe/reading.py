@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Label, error
-from lbdsl.core.paths import did_you_mean, nearest_path
+from lbdsl.core.paths import did_you_mean, is_model, nearest_path
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
 from lbdsl.language.limits import MAX_BYTES, MAX_RULES, MAX_TOKENS
@@ -102,7 +102,8 @@ def read_bytes(path: str | Path) -> Diagnosed[bytes]:
         return Diagnosed(None, (error("LB020", f"cannot read {path}: no such file", help=did_you_mean(path)),))
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}"),))
+        help = "it is a model: the recipe comes first, as in `lbdsl plan RECIPE MODEL`" if is_model(path) else ()
+        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}", help=help),))
 
 
 def text_of(data: bytes, name: str) -> Diagnosed[str]:

@@ -31,6 +31,7 @@ from lbdsl.recipe.schema_blocks import (
     Text,
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
+from lbdsl.recipe.types import refuse_unquoted
 from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
 
 Read = Callable[[Scope, str, tree.Expr], Any]
@@ -68,6 +69,7 @@ def _data(scope: Scope, what: str, node: tree.Expr) -> Text:
         return _mix(scope, what, node)
     if isinstance(node, tree.Items):
         scope.fail("LB106", "several sources need `mix`", node.span, help='as in `data = mix("builtin:pydoc", "a.txt")`')
+    refuse_unquoted(scope, node)
     value = constant(scope, node)
     if isinstance(value, String) and value.value in JUDGING_ONLY:
         others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
@@ -104,6 +106,7 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
         if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
             help = "name texts that the model did not write, one by one"
             scope.fail("LB150", f"`{item.name.name}` is for measuring and healing", item.span, help=help)
+    refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, Items):
         return (_source(scope, value, node),)

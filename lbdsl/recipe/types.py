@@ -3,8 +3,9 @@ of comparisons."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.units import Unit
@@ -131,18 +132,22 @@ def check_comparison(scope: Scope, node: tree.Compare, operands: tuple[Expr, ...
     each(lambda pair: _check(scope, *pair), zip(node.ops, sides, sides[1:], strict=False))
 
 
-def refuse_unquoted(scope: Scope, node: tree.Expr) -> None:
-    """Report an error for each unquoted word that is compared with text."""
-    words = [
-        item
+_FILE_NAME = re.compile(r"(?!model\.)[A-Za-z_][\w./-]*")
+
+
+def refuse_unquoted(scope: Scope, node: tree.Expr, *, words: bool = False) -> None:
+    """Report an error for each unquoted name or path (`my-text.txt`) where text is expected; with `words`, a name needs no
+    quotes."""
+    unquoted = [
+        item.span
         for item in (node.items if isinstance(node, tree.Items) else (node,))
-        if isinstance(item, tree.Call) and item.args is None and item.name.name not in ("true", "false")
+        if (isinstance(item, tree.Call) and item.args is None and not words and item.name.name not in ("true", "false"))
+        or (isinstance(item, tree.Dotted | tree.Arithmetic) and _FILE_NAME.fullmatch(item.span.text))
     ]
-    for word in words:
-        quoted = f'"{word.name.name}"'
-        message = f"`{word.name.name}` is a name; expected a string"
-        scope.error("LB106", message, word.span, help="put strings in double quotes", fix=rewrite(word.span, quoted))
-    if words:
+    for span in unquoted:
+        message = f"`{span.text}` is a name; expected a string"
+        scope.error("LB106", message, span, help="put strings in double quotes", fix=rewrite(span, f'"{span.text}"'))
+    if unquoted:
         raise Unresolved
 
 
@@ -186,13 +191,23 @@ def _check_units(scope: Scope, op: str, left: Operand, right: Operand) -> None:
         _check_unitless(scope, left, right)
         _check_unitless(scope, right, left)
         return
-    help: str | tuple[str, ...] = ()
+    more = without_bytes(right.expr) or without_bytes(left.expr)
     if Unit.RATIO in units:
-        help = _OF_SHARES
+        more = {"help": _OF_SHARES}
         if Unit.NATS in units:
-            help = "`nll < 0.1` is about 10.5 % more perplexity; after healing `assert ppl_increase < 10%`"
+            more = {"help": "`nll < 0.1` is about 10.5 % more perplexity; after healing `assert ppl_increase < 10%`"}
     whole = right.written.span if listed else left.written.span.to(right.written.span)
-    scope.fail("LB107", f"`{op}` compares {units[0].value} with {units[1].value}", whole, help=help)
+    scope.fail("LB107", f"`{op}` compares {units[0].value} with {units[1].value}", whole, **more)
+
+
+def without_bytes(number: Expr) -> dict[str, Any]:
+    """The help and the fix for `4KiB` where bytes are not counted; `7B` may be meant as 7 billion."""
+    if not isinstance(number, Number) or number.unit is not Unit.BYTES or not number.text[:1].isdigit():
+        return {}
+    right = number.text.removesuffix("B")
+    if right[-1:].isdigit():
+        return {"help": f"`B` is bytes: write `{right}`, or `{right}G` for billions"}
+    return {"help": f"`B` is bytes: write `{right}`", "fix": rewrite(number.span, right)}
 
 
 _COUNTED = {Unit.BYTES: ("bytes", "2GiB"), Unit.FLOPS: ("FLOPs", "100M"), Unit.PARAMS: ("parameters", "100M")}

@@ -17,14 +17,14 @@ from lbdsl.core.diagnostic import Label, warning
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Share, Unit
 from lbdsl.language import tree
-from lbdsl.language.lexer import one_line
+from lbdsl.language.lexer import NUMBERS, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Expr, Items, Number, String
 from lbdsl.language.wishes import wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
-from lbdsl.recipe.types import unit_of, value_of
+from lbdsl.recipe.types import unit_of, value_of, without_bytes
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -125,10 +125,16 @@ def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
     """The integer value of a constant in one of the units, or without a unit. `what` is its name in messages."""
     value = constant(scope, node)
     if not isinstance(value, Number):
-        scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span)
+        quoted = isinstance(value, String) and [token.type in NUMBERS for token in lex(value.value).tokens] == [True]
+        more: dict[str, Any] = {"help": "leave out the quotes", "fix": rewrite(value.span, value.value)} if quoted else {}
+        scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span, **more)
     if value.unit not in (Unit.NONE, *units):
-        wanted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
-        scope.fail("LB107", f"{what} is {wanted or f'a plain number, not {described(value)}'}", value.span)
+        said = (
+            f"counted in {units[0].value}, not in {value.unit.value}"
+            if units
+            else f"a plain number, not {described(value)}"
+        )
+        scope.fail("LB107", f"{what} is {said}", value.span, **without_bytes(value))
     if value.value != int(value.value):
         scope.fail("LB106", f"{what} must be a whole number, not {described(value)}", value.span)
     return int(value.value)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.core.span import Source, Span
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Unit, readings, readings_text
 from lbdsl.language import tree
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Number, String
@@ -127,6 +127,8 @@ def outside_values(
     Unknown names are errors."""
     declared = {statement.name.name: statement for statement in statements if isinstance(statement, tree.Param)}
     found: dict[str, Outside] = {}
+    if not isinstance(set_params, Mapping):
+        raise TypeError(f'set_params is a dict of names and values, as in {{"window": 512}}, not {set_params!r}')
     for given, value in set_params.items():
         text = value if isinstance(value, str) else str(value).lower()
         name = given.removeprefix("$")
@@ -158,7 +160,9 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
             value = placed(value, span, text)
             return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
     declared = Label(param.span, f"a parameter of type {param.type.name}")
-    scope.fail("LB118", f"`{text}` is not a valid value for `${name}`", span, labels=(declared,))
+    meant = readings(text, in_bytes=param.type.name == "bytes")
+    help = readings_text(meant) if meant else f"it takes {TYPES[param.type.name][3]}"
+    scope.fail("LB118", f"`{text}` is not a valid value for `${name}`", span, labels=(declared,), help=help)
 
 
 def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:

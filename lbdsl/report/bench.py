@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,7 @@ from lbdsl.artifact.benched import COLUMNS, LESS_IS_BETTER, label_of, measured_b
 from lbdsl.bench.cells import Cell
 from lbdsl.core.pictures import picture
 from lbdsl.core.units import bytes_text
+from lbdsl.report.console import USUAL
 
 
 def render_bench(benched: Mapping[str, Any], console: Console) -> None:
@@ -22,7 +23,8 @@ def render_bench(benched: Mapping[str, Any], console: Console) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in COLUMNS:
         # On a narrow screen intervals, and how it was predicted, go to a line of their own.
-        table.add_column(title, justify="right" if title else "left", no_wrap=title not in ("ratio", "predicted"))
+        wraps = title in ("ratio", "predicted") or console.width < USUAL
+        table.add_column(title, justify="right" if title else "left", no_wrap=not wraps, overflow="fold")
     for cell in benched["cells"]:
         table.add_row(*row_of(cell))
     console.print(table, highlight=False)
@@ -34,7 +36,8 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
     """Print each measured cell beside what the profile says of it."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("variant", "", "measured", "profile", "error"):
-        table.add_column(title, justify="left" if title in ("variant", "") else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if title in ("variant", "") else "right"
+        table.add_column(title, justify=justify, no_wrap=console.width >= USUAL, overflow="fold")
     for cell in found["cells"]:
         measured, fitted = cell["measured"], cell["fitted"]
         shown = (amount_text(cell["what"], value) for value in (measured, fitted))

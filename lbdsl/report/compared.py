@@ -15,7 +15,7 @@ from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
-from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.strip import STYLES, Row, strip_lines
 
 
@@ -23,7 +23,7 @@ def render_compared(plans: Mapping[str, Plan], console: Console, context: int | 
     """Print plans, by label; there is one or more. Costs are at `context` tokens (None: see `_context`)."""
     ascii_ = ascii_only(console)
     for line in (*strip_lines(_rows(plans), console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+        write_line(console, line)
 
 
 def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str, Mapping[str, Any]]) -> None:

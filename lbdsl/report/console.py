@@ -8,8 +8,10 @@ import unicodedata
 from typing import IO
 
 from rich.console import Console
+from rich.text import Text
 
-NARROWEST, WIDEST = 80, 120
+NARROWEST, USUAL, WIDEST = 40, 80, 120
+_HANGING, _DEEPEST = 4, 12
 _DRAWN = "▁▂▃▄▅▆▇█▪·±Δ→…×─│┌└━╸"
 
 
@@ -32,8 +34,9 @@ class _Console(Console):
 
 
 def make_console(file: IO[str], width: int | None = None) -> Console:
-    """A console of 80 to 120 columns. It writes no escape sequences unless `file` is a terminal, `NO_COLOR` is not set
-    and `TERM` is not `dumb`. Characters that the file's encoding cannot express become `?` instead of an error."""
+    """A console of 80 to 120 columns, on a terminal of 40 to 120. It writes no escape sequences unless `file` is a
+    terminal, `NO_COLOR` is not set and `TERM` is not `dumb`. Characters that the file's encoding cannot express become `?`
+    instead of an error."""
     reconfigure = getattr(file, "reconfigure", None)
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
@@ -49,8 +52,32 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
         emoji=False,
         legacy_windows=False,
     )
-    console.width = width if width is not None else min(max(console.width, NARROWEST), WIDEST)
+    narrowest = NARROWEST if file.isatty() else USUAL
+    console.width = width if width is not None else min(max(console.width, narrowest), WIDEST)
     return console
+
+
+def write_line(console: Console, line: Text) -> None:
+    """Print a line that was laid out for 80 columns; on a narrower console what does not fit goes on indented lines below,
+    broken between the columns of a table where it can be."""
+    line.rstrip()
+    indent = min(_DEEPEST, _margin(line) + _HANGING)
+    while line.cell_len > console.width < USUAL:
+        column = line.plain.rstrip().rfind("  ", _margin(line), console.width)
+        first = line[:column] if column > 0 else line.wrap(console, console.width)[0]
+        rest = line[len(first) :]
+        _print(console, first)
+        line = Text(" " * indent).append_text(rest[_margin(rest) :])
+    _print(console, line)
+
+
+def _margin(line: Text) -> int:
+    return len(line.plain) - len(line.plain.lstrip(" "))
+
+
+def _print(console: Console, line: Text) -> None:
+    line.rstrip()
+    console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def ascii_only(console: Console) -> bool:

@@ -78,7 +78,7 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
 def fixes_text(file: str, fixed: Fixed, written: bool) -> str:
     """The changes made by `check --fix`, one line per fix."""
     whole = [("fixed" if written else "would fix", item, "") for item in fixed.applied]
-    whole += [("not fixed", item, ": it would bring a new error") for item in fixed.left_out]
+    whole += [("not fixed", item, ": it would cause a new error") for item in fixed.left_out]
     return "".join(
         f"{_safe(file)}:{item.line}: {verb} {item.code}: {_safe(item.title)}{why}\n" for verb, item, why in whole
     )
@@ -129,7 +129,11 @@ def _near(name: str) -> str:
 def _one(diagnostic: Diagnostic, style: Style) -> str:
     severity = diagnostic.severity.value
     head = f"{severity}[{diagnostic.code}]: "
-    first, *rest = textwrap.wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ") or [head]
+    first, *rest = (
+        # Paths and flags stay whole.
+        textwrap.wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ", break_on_hyphens=False)
+        or [head]
+    )
     lines = [
         style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
         *(style.paint("bold", line) for line in rest),
@@ -153,7 +157,11 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     for kind, text in hints:
         lead = " " * (gutter + 1) + "= "
         wrapped = textwrap.wrap(
-            f"{kind}: {_safe(text)}", max(20, style.width - len(lead)), subsequent_indent="      ", break_long_words=False
+            f"{kind}: {_safe(text)}",
+            max(20, style.width - len(lead)),
+            subsequent_indent="      ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         command = re.search(r"(?:^|: )(lbdsl [a-z]+ .*)", _safe(text))
         if len(wrapped) > 1 and command:

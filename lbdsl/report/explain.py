@@ -11,7 +11,7 @@ from typing import Any
 from lbdsl.actions import actions
 from lbdsl.core.codes import code_for, code_ids
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.nearest import close_words, nearest
+from lbdsl.core.nearest import close_words, distance, nearest
 from lbdsl.core.units import tokens_text
 from lbdsl.editor.pages import FUNCTIONS, HEADS, WORDS, parameter_page, unit_text, uses_of
 from lbdsl.language.wishes import wish
@@ -92,13 +92,19 @@ def topics() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+_NEAR = 0.3
+"""The largest distance of a topic that is near, for each letter."""
+
+
 def nearest_topics(topic: str) -> tuple[str, ...]:
-    """At most three topics with names close to `topic`, the closest first."""
+    """At most three topics with names close to `topic`, the closest first. In a short word one wrong letter is too
+    many: `foo` is not `for`."""
     known = topics()
     if topic[:2].upper() == "LB" and topic[2:3].isdigit():
         return tuple(close_words(topic.upper(), [name for name in known if name.startswith("LB")])[:3])
-    close = close_words(topic, [name for name in known if not name.startswith("LB")])[:3]
-    longer = nearest(topic, known)
+    words = [name for name in known if not name.startswith("LB")]
+    close = [name for name in close_words(topic, words) if distance(topic, name) <= len(topic) * _NEAR][:3]
+    longer = nearest(topic, words) if len(topic) > 3 else None
     return tuple(close) or ((longer,) if longer else ())
 
 

@@ -15,7 +15,7 @@ def render_export(done: Exported, console: Console) -> None:
     _write(console, Text(printable(str(done.folder)), style="bold"))
     width = max(len(file.name) for file in done.files)
     for file in done.files:
-        shared = "  linked, takes no room of its own" if file.linked else ""
+        shared = "  linked, uses no further disk space" if file.linked else ""
         _write(console, Text(f"  {printable(file.name):<{width}}  {bytes_text(file.bytes):>9}{shared}"))
     _write(console, Text())
     _write(console, Text(f"Load it ({done.engine}):", style="bold"))

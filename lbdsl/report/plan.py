@@ -20,7 +20,7 @@ from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
-from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_changes import change_lines
 from lbdsl.report.plan_tables import cost_lines, result_lines, rule_lines
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
@@ -59,11 +59,11 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
     for section in sections:
         lines = list(section)
         for line in lines:
-            _write(console, line)
+            write_line(console, line)
         if lines:
-            _write(console, Text())
+            write_line(console, Text())
     for line in [*_closing(plan, width), *_serving_lines(plan, width)]:
-        _write(console, line)
+        write_line(console, line)
 
 
 def score_labels(plan: Plan) -> dict[str, str]:
@@ -78,10 +78,6 @@ def score_labels(plan: Plan) -> dict[str, str]:
         again = sum(label == other.split("-")[0] for other in labels.values())
         labels[key] = f"{label}-{again + 1}" if again else label
     return labels
-
-
-def _write(console: Console, line: Text) -> None:
-    console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
@@ -303,7 +299,7 @@ def render_targets(targets: Sequence[Target], console: Console) -> None:
     """Print one paragraph per engine: every finding with its code and help."""
     for target in targets:
         for line in (Text(), *(line for found in target.findings for line in _finding(found, console.width))):
-            _write(console, line)
+            write_line(console, line)
 
 
 def _closing(plan: Plan, width: int) -> Iterator[Text]:

@@ -11,7 +11,7 @@ from lbdsl.core.units import bytes_text, count_text, tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import LayerPlan, Plan
-from lbdsl.report.console import printable
+from lbdsl.report.console import USUAL, printable
 from lbdsl.report.strip import STYLES, Scale
 
 OF_EACH_KIND = 2
@@ -29,19 +29,24 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
         for key in {key for layer in plan.layers for key in layer.scores}
     }
     becomes = [_becomes(layer, ascii_) for layer in shown]
-    column = min(max(len(", ".join(parts)) for parts in becomes), width - 46)
     digits = len(str(len(plan.layers) - 1))
+    # On a narrow screen what it saves goes below the change.
+    narrow = width < USUAL
+    column = min(max(len(", ".join(parts)) for parts in becomes), width - (11 + digits if narrow else 46))
     for layer, parts in zip(shown, becomes, strict=True):
         mark = _mark(layer)
         first, *more = _lines(parts, column)
         # A digit (number of KV heads) would look like part of the layer number.
         sign = "~" if mark.sign.isdigit() else mark.sign
         line = Text(f" {sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
-        line.append(f"  {_savings(plan, layer, ascii_)}")
+        saved = _savings(plan, layer, ascii_)
+        line.append("" if narrow else f"  {saved}")
         line.rstrip()
         yield line
         for part in more:
             yield Text(" " * (11 + digits) + part, style=STYLES[mark.style])
+        if narrow and saved:
+            yield Text(" " * (11 + digits) + saved)
         yield from _why(layer, scales, width, 11 + digits, ascii_)
     if len(changed) > len(shown):
         yield Text(f"   ... {len(changed) - len(shown)} more (--all)", style="dim")

@@ -12,7 +12,7 @@ from lbdsl.layer.difference import window_size
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Phase
-from lbdsl.report.console import printable
+from lbdsl.report.console import USUAL, printable
 from lbdsl.report.recipe_text import highlighted
 
 _STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", "not measured": "yellow"}
@@ -31,21 +31,29 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
     if not plan.rules:
         return
     digits = len(str(plan.rules[-1].number))
-    room = width - digits - 2 - 8 - 14
+    beside = width - digits - 2 - 8 - 14
+    # On a narrow screen counts go below the rule.
+    room = beside if beside >= 36 else width - digits - 2
     texts = [
         textwrap.wrap(printable(rule.text), room, subsequent_indent="  ", break_on_hyphens=False) or [""]
         for rule in plan.rules
     ]
     column = max(36, *(len(line) for text in texts for line in text))
-    yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
+    if room == beside:
+        yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
     for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
         line = Text(f" {rule.number:>{digits}} ").append_text(highlighted(first))
-        line.append(" " * (column - len(first) + 2))
-        line.append(f"{len(rule.claims):>6}", style="" if rule.claims else "yellow")
-        line.append(f"{len(rule.shadowed):>14}", style="yellow" if rule.shadowed else "dim")
+        claims, shadowed = "" if rule.claims else "yellow", "yellow" if rule.shadowed else "dim"
+        if room == beside:
+            line.append(" " * (column - len(first) + 2))
+            line.append(f"{len(rule.claims):>6}", style=claims)
+            line.append(f"{len(rule.shadowed):>14}", style=shadowed)
         yield line
         for more in rest:
             yield Text(f" {'':>{digits}} ").append_text(highlighted(more))
+        if room != beside:
+            below = Text(f" {'':>{digits}}   claims {len(rule.claims)}", style=claims or "dim")
+            yield below.append(f", was shadowed {len(rule.shadowed)}", style=shadowed)
         if rule.modules:
             yield Text(f" {'':>{digits}}   the weights of {plural(rule.modules, 'module')}", style="dim")
 
@@ -90,8 +98,8 @@ Cells = Mapping[tuple[float | None, str | None], str]
 
 def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, cells: Cells | None = None) -> Iterator[Text]:
     """One line per assert: text, status and value; `cells` are of asserts on the finished model."""
-    texts = [fitted(printable(item.text), width - 30, ascii_) for item in results]
-    column = max((len(text) for text in texts), default=0)
+    texts = [fitted(printable(item.text), max(width, USUAL) - 30, ascii_) for item in results]
+    column = max((len(text) for text in texts), default=0) if width >= USUAL else 0
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
         line.append(item.status, style=_STATUS_STYLES[item.status])

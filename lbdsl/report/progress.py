@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lbdsl.core.progress import Report
+from lbdsl.report.console import USUAL
 
 PLAIN_SECONDS = 10.0
 
@@ -37,7 +38,7 @@ class TerminalProgress:
             yield from self._lines(title)
 
     def _bar(self, title: str) -> Iterator[Report]:
-        columns = (
+        columns: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %"),
@@ -46,6 +47,9 @@ class TerminalProgress:
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
         )
+        if self._console.width < USUAL:
+            # rich would cut every column.
+            columns = (columns[0], columns[2], *columns[4:6])
         with Progress(*columns, console=self._console, transient=False) as bar:
             task = bar.add_task(escape(title), total=None, note="")
 

@@ -16,7 +16,7 @@ from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import cell_text, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
-from lbdsl.report.console import ascii_only, printable
+from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_tables import Cells, result_lines
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -89,9 +89,9 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
 def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     """Right answers of both models; of a needle at each depth, too, as a heat map: the more is found, the greener."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(printable(task["name"])))
+    table.add_column(Text(printable(task["name"])), overflow="fold")
     for title in ("base", "artifact", "recovery"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     table.add_row(
         f"{task['metric']}, {task['questions']} questions", *(shown[name] for name in ("base", "artifact", "recovery"))
     )
@@ -109,9 +109,9 @@ def _quality_table(source: dict[str, Any]) -> Table:
     (_, *titles), *rows = quality_rows(source)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = f" in {source['sequences']} sequences" if "sequences" in source else ""
-    table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")))
+    table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")), overflow="fold")
     for title in titles:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for title, *cells in rows:
         table.add_row(Text(printable(title)), *cells)
     return table
@@ -119,7 +119,7 @@ def _quality_table(source: dict[str, Any]) -> Table:
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Cells | None = None) -> None:
     for line in result_lines(tuple(asserts), console.width, ascii_only(console), cells):
-        console.print(line, highlight=False)
+        write_line(console, line)
 
 
 def _sparkline(losses: Sequence[float], console: Console) -> str:

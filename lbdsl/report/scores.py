@@ -24,7 +24,7 @@ def render_scores(measured: Measured, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", justify="right")
     for metric, action in names:
-        table.add_column(f"{metric}({action})" if action else metric, justify="right")
+        table.add_column(f"{metric}({action})" if action else metric, justify="right", overflow="fold")
     for layer in layers:
         cells = []
         for metric, action in names:

@@ -34,6 +34,7 @@ from lbdsl.plan.schema import Plan
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.healing import healed_model, room_to_heal, stop_if
 from lbdsl.run.inputs import Gate, RunInputs
+from lbdsl.run.output import rejected_of
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
 from lbdsl.run.workdir import WorkFolder, check_room, writing
@@ -105,7 +106,7 @@ def run_plan(
             write_record(record, work.artifact)
             write_card(record, work.artifact)
         accepted = record.status == "accepted"
-        target = output if accepted else output.with_name(output.name + ".rejected")
+        target = output if accepted else rejected_of(output)
         aside = work.publish(target, replace=force or not accepted)
     return RunResult(record, target, aside)
 
@@ -262,6 +263,7 @@ def _record(
         plan_digest=plan.digest,
         plan=plan,
         files=saved["files"],
+        texts=dict(inputs.texts),
         layer_map=tuple(layer.index for layer in plan.layers),
         changes=tuple(saved["changes"]),
         no_heal=no_heal,

@@ -122,12 +122,3 @@ def whole_file(path: Path) -> Iterator[int]:
         beside.unlink(missing_ok=True)
         raise
     os.replace(beside, path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries (file names) to disk."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,9 +142,11 @@ def plan_rewrite(
     for file in weight_files(source_folder):
         all_of_file = [info for info in tensors.values() if info.file == file]
         pieces = _pieces([info for info in all_of_file if info.name not in dropped], names, dtype, made)
-        linked = len(pieces) == len(all_of_file) and all(
+        same = len(pieces) == len(all_of_file) and all(
             piece.name == piece.source.name and not piece.is_cast and not piece.made for piece in pieces
         )
+        # A link has the file's mode: one that is read-only, as of a copy of a GGUF file, would be so in the artifact.
+        linked = same and bool((source_folder / file).stat().st_mode & stat.S_IWUSR)
         if pieces:
             shards.append(ShardPlan(file, file, pieces, linked))
     return RewritePlan(source_folder, _named(shards))

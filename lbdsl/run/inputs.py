@@ -33,6 +33,7 @@ class RunInputs:
     tasks:        what the finished model is asked
     validation:   the text that each stage is watched on; None to keep its last weights
     seen:         by the digest of an evaluation text, the share of it that healing or measuring has seen
+    texts:        the sha256 of each text and task that heals or judges, by name
     trackers:     where else the healing loss is shown
     release:      frees the base, which `base` then loads again
     statistics:   returns the statistics of a layer, used to compute its new weights
@@ -53,6 +54,7 @@ class RunInputs:
     calibration: TokenBlocks | None = None
     device: Any = "cpu"
     seen: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     release: Callable[[], None] = lambda: None
     statistics: StatisticsOf = no_statistics

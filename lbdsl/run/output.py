@@ -18,36 +18,54 @@ class Input(NamedTuple):
     whole: bool = False
 
 
-def check_place(output: Path, inputs: Iterable[Input]) -> None:
+def rejected_of(output: Path) -> Path:
+    """Where a result goes that fails a gate."""
+    return output.with_name(output.name + ".rejected")
+
+
+def work_of(output: Path) -> Path:
+    """Where a result is made."""
+    return output.with_name(output.name + ".lbdsl-work")
+
+
+def check_places(output: Path, inputs: Iterable[Input]) -> None:
+    """`check_place` of all that an `apply` into `output` creates, moves aside or clears."""
+    read = tuple(inputs)
+    check_place(output, read)
+    check_place(rejected_of(output), read, ", where a result that fails a gate goes,")
+    check_place(work_of(output), read, ", where the result is made,")
+
+
+def check_place(output: Path, inputs: Iterable[Input], role: str = "") -> None:
     """Raise LB460 if `output` cannot be created or moved aside without loss: it contains an input, is inside an input's
-    folder, or is not a folder; LB463 if it cannot be looked at. Called before any work."""
+    folder, or is not a folder; LB463 if it cannot be looked at. Called before any work. `role` is what `output` is for."""
+    named = f"{output}{role}"
     try:
         output.exists()
     except OSError as problem:
         raise fail(
-            "LB463", f"{output} cannot be looked at: {problem.strerror}", help="choose another folder with -o"
+            "LB463", f"{named} cannot be looked at: {problem.strerror}", help="choose another folder with -o"
         ) from None
     if os.path.lexists(output) and not output.exists():
-        raise _refused(f"{output} is a link to {os.readlink(output)}, which does not exist")
+        raise _refused(f"{named} is a link to {os.readlink(output)}, which does not exist")
     if output.exists() and not output.is_dir():
-        raise _refused(f"{output} already exists, and it is not a folder")
+        raise _refused(f"{named} already exists, and it is not a folder")
     place = output.resolve()
     for what, path, whole in (*inputs, Input("the present folder", Path.cwd())):
         read = path.resolve()
         if place == read:
-            raise _refused(f"{output} is {what}")
+            raise _refused(f"{named} is {what}")
         if place in read.parents:
-            raise _refused(f"{output} holds {what}, {path}")
+            raise _refused(f"{named} holds {what}, {path}")
         if whole and read in place.parents:
-            raise _refused(f"{output} is in {what}, {path}")
+            raise _refused(f"{named} is in {what}, {path}")
 
 
-def check_free(output: Path, force: bool) -> None:
-    """Raise LB460 if `output` exists and `force` is not set."""
+def check_free(output: Path, force: bool, why: str = "") -> None:
+    """Raise LB460 if `output` exists and `force` is not set; `why` says why that is not the output that is asked for."""
     if is_taken(output) and not force:
-        raise fail(
-            "LB460", f"{output} exists", help=("choose another folder with -o", "add --force to move it aside first")
-        )
+        help = "choose another folder with -o", "add --force to move it aside first"
+        raise fail("LB460", f"{output} exists{why and f', and {why}'}", help=help)
 
 
 def is_taken(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.model.checkpoint import INDEX, read_tensors
-from lbdsl.run.copying import copy_range, link_or_copy, sync_folder, whole_file, write_all
+from lbdsl.run.copying import copy_range, link_or_copy, whole_file, write_all
 from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan
 
 CAST_ELEMENTS = 2**21
@@ -54,7 +54,6 @@ def carry_out(
         with whole_file(output_folder / INDEX) as writer:
             write_all(writer, (json.dumps(plan.index(), indent=2) + "\n").encode())
         names.append(INDEX)
-    sync_folder(output_folder)
     _check(plan, output_folder)
     return tuple(names)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
-from lbdsl.run.output import free_name, is_taken
+from lbdsl.core.files import replace_file, sync_files
+from lbdsl.run.output import free_name, is_taken, work_of
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
@@ -24,7 +25,7 @@ class WorkFolder:
 
     def __init__(self, output: Path):
         self.output = output
-        self.path = output.with_name(output.name + ".lbdsl-work")
+        self.path = work_of(output)
         self.heal = self.path / "heal"
         self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"
@@ -40,9 +41,13 @@ class WorkFolder:
     def opened(self, identity: dict[str, Any], *, resume: bool, force: bool) -> Iterator[None]:
         """Lock the folder for one run with this `identity` (equal for runs that may resume each other).
 
-        Raises LB461 if another process has locked it; LB462 if it has an unfinished run and neither `resume` (with the
-        same identity) nor `force` is given.
+        Raises LB461 if another process has locked it; LB462 if there is a link in it, or an unfinished run and neither
+        `resume` (with the same identity) nor `force` is given.
         """
+        links = [path for path in (self.path, *self.path.rglob("*")) if path.is_symlink()]
+        if links:
+            # A run makes none: somebody else made the folder, and what is written through a link may be anywhere.
+            raise fail("LB462", f"{links[0]} is a link, which no run has made", help="remove it, or choose another -o")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("w")
@@ -117,6 +122,7 @@ class WorkFolder:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             yield beside
+            sync_files(beside)
             write_json(_notes(stage), notes)
             beside.rename(stage)
 
@@ -180,10 +186,8 @@ def check_room(output: Path, needed_bytes: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a temporary file, then rename it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(value, indent=1))
-    beside.replace(path)
+    """Write JSON to a file, whole or not at all, and on disk when this returns."""
+    replace_file(path, json.dumps(value, indent=1).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

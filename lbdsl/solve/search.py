@@ -13,6 +13,7 @@ from itertools import chain, combinations, islice
 from random import Random
 
 from lbdsl.core.measurement import Measurement
+from lbdsl.core.processes import Killed
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import families, solutions
 from lbdsl.solve.table import Choices
@@ -55,8 +56,8 @@ def search(
 ) -> Found | None:
     """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
     plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
-    `measure` ends it with the best plan: before any is measured, that with the least sum. Where the unchanged model keeps
-    the budgets, nothing is measured."""
+    `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the least sum. Where the
+    unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
         return Found(problem.plain, 0.0, {})
     starts: list[Choices] = []
@@ -86,8 +87,8 @@ def search(
             finalists = min(FINALISTS, int((tries - state.spent) / rest)) if rest else FINALISTS
             state.measure_all([proposed[number] for _, number in better[:finalists]], rest)
             idle = idle + 1 if state.best == best else 0
-    except KeyboardInterrupt:
-        if not best_so_far:
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Killed) or not best_so_far:
             raise
         stopped = True
     if not state.joint:

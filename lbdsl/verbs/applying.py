@@ -15,7 +15,7 @@ from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.data.sources import path_of
+from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import gate_of
@@ -28,19 +28,19 @@ from lbdsl.run.output import Input
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import Planned
 from lbdsl.verbs.processes import check_processes
-from lbdsl.verbs.saved_recipe import files_of, planned_recipe
+from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
 from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.predicting import pace_of
 from lbdsl.workbench.texts import (
     check_texts,
-    data_folder,
     eval_blocks,
     eval_tests,
     heal_blocks,
     joint_blocks,
     score_blocks,
+    text_digests,
     texts_of,
     validation_blocks,
 )
@@ -94,14 +94,14 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
     for tracker in chosen.report_to:
         check_installed(tracker, f"`--report-to {tracker}`")
     output, source = output_of(recipe, bench, chosen), bench.source
-    folder = data_folder(recipe.path)
-    texts = [path_of(text, folder) for text in texts_of(recipe)]
-    place.check_place(
+    folder = bench.place(recipe.path)
+    texts = [path_of(text, folder) for text in texts_of(recipe) if is_there(text, folder)]
+    place.check_places(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
             *(Input("the recipe", Path(text.name)) for text in recipe.sources),
-            *(Input("a text of the recipe", path) for path in texts if os.path.exists(path)),
+            *(Input("a text of the recipe", path) for path in texts),
             *others,
         ),
     )
@@ -111,32 +111,43 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
-    """False when the output is already the artifact of this plan, True when there is work to do. Raises LB460 when
-    something else is there and `force` is not given."""
+    """False when the output is already the artifact of this plan and of the texts that heal and judge it, True when there
+    is work to do. Raises LB460 when something else is there and `force` is not given."""
     from lbdsl.run.output import check_free
 
     check_place(planned.recipe, planned.bench, chosen)
-    output = output_of(planned.recipe, planned.bench, chosen)
-    if up_to_date(output, planned.plan, chosen.no_heal) and not chosen.force:
-        return False
-    check_free(output, chosen.force)
+    output, other = output_of(planned.recipe, planned.bench, chosen), ""
+    record = None if chosen.force else _made_as_planned(output, planned.plan, chosen.no_heal)
+    if record is not None:
+        other = _other_texts(record, text_digests(planned.plan, planned.bench, heal=not chosen.no_heal))
+        if not other:
+            return False
+    check_free(output, chosen.force, other)
     return True
 
 
-def up_to_date(output: Path, plan: Plan, no_heal: bool) -> bool:
-    """True when `output` holds the accepted artifact of exactly this plan, with its weights unmodified."""
+def _made_as_planned(output: Path, plan: Plan, no_heal: bool) -> Record | None:
+    """The record of `output` if that is the accepted artifact of exactly this plan, with its weights unmodified."""
     from lbdsl.artifact.restore import check_files
 
     record = read_record(output).value
     if record is None or record.status != "accepted":
-        return False
+        return None
     if record.plan_digest != plan.digest or record.no_heal != no_heal:
-        return False
+        return None
     try:
         check_files(output, record)
     except LbdslError:
-        return False
-    return True
+        return None
+    return record
+
+
+def _other_texts(record: Record, now: Mapping[str, str]) -> str:
+    """What of an artifact's texts is another one now; empty if nothing is."""
+    if record.texts is None:
+        return "does not say what its texts were"
+    changed = [name for name in sorted({*record.texts, *now}) if record.texts.get(name) != now.get(name)]
+    return f"was made with another text: {', '.join(changed)}" if changed else ""
 
 
 def apply_plan(
@@ -154,6 +165,10 @@ def apply_plan(
     from lbdsl.heal.heal import HealInterrupted
     from lbdsl.run.apply import run_plan
 
+    if not isinstance(planned, Planned):
+        raise TypeError(f"apply_plan takes what plan_recipe returns, not {planned!r}; apply_saved_plan takes a file")
+    if not isinstance(chosen, ApplyOptions | None):
+        raise TypeError(f"chosen is lbdsl.ApplyOptions(output=...), not {chosen!r}")
     chosen, progress = chosen or ApplyOptions(), progress_of(progress)
     plan, bench = planned.plan, planned.bench
     if not plan.applyable:
@@ -220,13 +235,13 @@ def inputs_for(
     """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
     from lbdsl.run.inputs import RunInputs
 
-    chosen, folder = chosen or ApplyOptions(), data_folder(plan.recipe.path)
+    chosen, folder = chosen or ApplyOptions(), bench.place(plan.recipe.path)
     healing: tuple[TokenBlocks, ...] = ()
     validation: tuple[TokenBlocks | None, ...] = ()
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
         healing = heal_blocks(plan.heal, bench, folder)
-        validation = tuple(validation_blocks(stage, bench, folder) for stage in plan.heal.runs)
+        validation = validation_blocks(plan.heal, bench, folder)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
     calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
     scored = (score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()
@@ -241,6 +256,7 @@ def inputs_for(
         judged_base=lambda: bench.judged_base,
         changed=whole.fresh_copy,
         release=whole.release,
+        texts=text_digests(plan, bench, heal=not chosen.no_heal),
         seen=seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
         trackers=chosen.report_to,
         weights=lambda: bench.weights_folder,
@@ -280,13 +296,19 @@ def apply_saved_plan(
             "LB471", f"the plan was made in {plan.model.dtype}, not in {options.dtype}", help="make a new plan with --dtype"
         )
     options = replace(options, dtype=plan.model.dtype)
-    bench = Workbench(model or plan.model.source, options, progress)
+    try:
+        bench = Workbench(model or plan.model.source, options, progress, came_from(plan, Path(path)))
+    except LbdslError as problem:
+        moved = "if the plan's model was moved, name its place with --model"
+        raise LbdslError(
+            replace(d, help=(moved, *d.help)) if model is None and d.code == "LB400" else d for d in problem.diagnostics
+        ) from problem
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = files_of(plan)
     statistics = _statistics(plan, bench)
-    folder, on = data_folder(recipe.path), plan.measured_on
+    folder, on = bench.place(recipe.path), plan.measured_on
     # Text that the model writes may come out differently here, and the plan does not change by it.
     written = any(isinstance(source, SelfText) for source in sources_of(plan.measure.data))
     stale = staleness(
@@ -294,14 +316,17 @@ def apply_saved_plan(
         files=files,
         params=recipe.params,
         model_digest=bench.digest,
+        model=str(model or ""),
         lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if plan.scored and not written else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles),
+        versions=bench.versions,
     )
-    if stale:
+    if any(difference.is_error for difference in stale):
         raise LbdslError(stale)
+    found += stale
     planned = Planned(plan, found, recipe, bench, statistics)
     done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
     return Applied(done.record, done.folder, (*found, *done.diagnostics))

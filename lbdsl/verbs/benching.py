@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lbdsl.artifact.record import Record, write_record
+from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
@@ -77,22 +79,42 @@ def bench_artifact(
 
 
 def _keep(found: Benched, folder: Path, progress: Progress) -> None:
-    """Write it into the artifact's record and card: in place of the engine's earlier cells, or among other cells that the
-    same version of the engine gave on the same machine. A server's cells are beside those of offline runs."""
+    """Write it into the artifact's record and card, if they are still of what was timed: in place of the engine's earlier
+    cells, or among other cells that the same version of the engine gave on the same machine. A server's cells are beside
+    those of offline runs."""
     from lbdsl.artifact.card import write_speed
 
-    new, kept = found.to_json(), found.record.bench or {}
+    new, timed = found.to_json(), found.record
     name = new["engine"] + ("-served" if new["served"] else "")
-    earlier = kept.get(name, new)
-    if {"served": False, **earlier, "cells": []} == {**new, "cells": []}:
-        cells = {_place(cell): cell for cell in (*earlier["cells"], *new["cells"])}
-        new["cells"] = sorted(cells.values(), key=lambda cell: cell["context"])
-    record = found.record.model_copy(update={"bench": {**kept, name: new}})
     try:
-        write_record(record, folder)
-        write_speed(record, folder)
+        with _locked(folder / RECORD_FILE):
+            record = read_record(folder).value
+            if record is None or (record.plan_digest, record.files) != (timed.plan_digest, timed.files):
+                progress.say(f"the result is not kept: {folder} holds another artifact than the one that was timed")
+                return
+            kept = record.bench or {}
+            earlier = kept.get(name, new)
+            if {"served": False, **earlier, "cells": []} == {**new, "cells": []}:
+                cells = {_place(cell): cell for cell in (*earlier["cells"], *new["cells"])}
+                new["cells"] = sorted(cells.values(), key=lambda cell: cell["context"])
+            record = record.model_copy(update={"bench": {**kept, name: new}})
+            write_speed(record, folder)
+            # Last, for the lock is that of the file which this replaces.
+            write_record(record, folder)
     except OSError as problem:
         progress.say(f"the result is not kept in the artifact: {folder} cannot be written ({problem.strerror})")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock of the file at `path`, which those who hold it replace as the last thing they do. Raises OSError."""
+    while True:
+        # For a lock, some network file systems ask for a file that may be written.
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 def _place(cell: dict[str, Any]) -> tuple[Any, ...]:

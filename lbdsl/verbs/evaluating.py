@@ -17,7 +17,7 @@ from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.saved_recipe import planned_recipe
+from lbdsl.verbs.saved_recipe import came_from, planned_recipe
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import opened
 
@@ -63,19 +63,23 @@ def evaluate_artifact(
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
     from lbdsl.verbs.seen import seen_by_artifact
-    from lbdsl.workbench.texts import check_asked, data_folder, eval_blocks, eval_tests
+    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)
     plan, facts = record.plan, facts_of(record)
-    block, place = plan.eval or Evaluate(), data_folder(plan.recipe.path)
+    bench.came_from = came_from(plan, folder)
+    block, place = plan.eval or Evaluate(), bench.place(plan.recipe.path)
     named = (data,) if isinstance(data, str) else tuple(data or ())
     known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))
+    given = tuple(_named(text, known, place.folder) for text in named)
+    own_tasks = tuple(_named(task, block.tasks, place.folder) for task in tasks)
+    place = replace(place, given=frozenset({*given, *own_tasks}))
     asked = {
-        "data": tuple(_named(text, known, place) for text in named) or block.data,
+        "data": given or block.data,
         "tokens": tokens or block.tokens,
         "seq": seq or block.seq,
-        "tasks": tuple(_named(task, block.tasks, place) for task in tasks) or block.tasks,
+        "tasks": own_tasks or block.tasks,
         "limit": limit or block.limit,
         "needle": tuple(needle) or block.needle,
     }

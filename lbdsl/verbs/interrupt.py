@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lbdsl.core.processes import process_count
+from lbdsl.core.processes import Killed, process_count
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def ended_by_kill() -> Iterator[None]:
-    """SIGTERM ends this process by KeyboardInterrupt(SIGTERM), so that temporary files and engines go with it. Of several
+    """SIGTERM ends this process by `Killed`, so that temporary files and engines go with it. Of several
     processes that work together each ends at once: another one may wait for it."""
     if process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def handler(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        raise Killed
 
     before = signal.signal(signal.SIGTERM, handler)
     try:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +27,9 @@ def model_alone(model: Path, options: RunOptions) -> Iterator[Callable[[int, int
     """A process that holds the model: a function from context and batch to the bytes at the peak of reading a prompt and
     decoding from it, the weights included. What was freed may still count, so smaller ones are asked for first. Raises
     LB486 and LB488."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    # No recipe is read there.
+    needed = replace(options, allow_paths=(), allow_task_code=False)
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(needed).items()}
     # The same lbdsl, and nothing from the working directory.
     path = os.pathsep.join([str(Path(lbdsl.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", __name__]

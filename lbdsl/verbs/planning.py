@@ -245,12 +245,13 @@ def planned_on(
 
 def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:
     """`MeasuredOn` of a recipe that needs no score; its calibration text may still be needed when weights are stored."""
-    from lbdsl.workbench.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import score_blocks
 
     if any(spec.needs_gram for spec in chosen.specs):
-        blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
-        return _measured_on(recipe, blocks, None)
-    return MeasuredOn(data=str(recipe.measure.data), digest=None, tokens=0, seq=recipe.measure.seq or 0, fingerprint=None)
+        blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
+        return _measured_on(recipe, bench, blocks, None)
+    data, seq = str(recipe.measure.data), recipe.measure.seq or 0
+    return MeasuredOn(data=data, digest=None, tokens=0, seq=seq, fingerprint=None, versions=bench.versions)
 
 
 def _lasting(bench: Workbench) -> str:
@@ -273,7 +274,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
-    from lbdsl.workbench.texts import check_blocks, check_sources, check_texts, data_folder
+    from lbdsl.workbench.texts import check_blocks, check_sources, check_texts
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -301,13 +302,13 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         _raise_errors(loaded.diagnostics + impossible_untils(case, forms))
         check_texts(recipe, bench)
     else:
-        check_sources(sources_of(recipe.measure.data), bench, data_folder(recipe.path))
+        check_sources(sources_of(recipe.measure.data), bench, bench.place(recipe.path))
     check_screen(recipe, bench)
     wanted = Case(recipe, bench.facts).statistics(planned=planned)
     patching = any(action.patched for action in (*actions.values(), *(a for rule in recipe.rules for a in rule.actions)))
     if not requests and not wanted and not (planned and patching):
         return Measured(recipe, bench, {}, None, diagnostics)
-    check = check_blocks(recipe.measure, bench, data_folder(recipe.path)) if patching else None
+    check = check_blocks(recipe.measure, bench, bench.place(recipe.path)) if patching else None
     flattered = next((text for text, action in actions.items() if action.patched), None)
     if flattered is not None:
         said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
@@ -316,7 +317,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     measured = tuple(request for request in requests if request not in screened)
     of_tasks = tuple(request for request in measured if task_of(request.metric))
     if of_tasks:
-        check_tasks(tuple(dict.fromkeys(task_of(request.metric) or "" for request in of_tasks)), data_folder(recipe.path))
+        check_tasks(tuple(dict.fromkeys(task_of(request.metric) or "" for request in of_tasks)), bench.place(recipe.path))
     of_text = tuple(request for request in measured if request not in of_tasks)
     scores, on, statistics = _scores(recipe, bench, of_text, actions, wanted, check)
     asked, known = asked_scores(recipe, bench, of_tasks, actions, statistics)
@@ -339,12 +340,12 @@ def _scores(
     from lbdsl.measure.scores import changes_of, measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
-    from lbdsl.workbench.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import score_blocks
 
-    wanted, folder = recipe.measure, data_folder(recipe.path)
+    wanted, folder = recipe.measure, bench.place(recipe.path)
     blocks = score_blocks(wanted, bench, folder)
     fingerprint = fingerprint_of(bench, blocks.digest)
-    on = _measured_on(recipe, blocks, fingerprint)
+    on = _measured_on(recipe, bench, blocks, fingerprint)
     if check is not None:
         on = on.model_copy(update={"check": check.data, "check_digest": check.digest})
     statistics = NO_STATISTICS
@@ -387,9 +388,15 @@ def _scores(
     return scores, on, statistics
 
 
-def _measured_on(recipe: Recipe, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
-    data = str(recipe.measure.data)
-    return MeasuredOn(data=data, digest=blocks.digest, tokens=blocks.tokens, seq=blocks.seq, fingerprint=fingerprint)
+def _measured_on(recipe: Recipe, bench: Workbench, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
+    return MeasuredOn(
+        data=str(recipe.measure.data),
+        digest=blocks.digest,
+        tokens=blocks.tokens,
+        seq=blocks.seq,
+        fingerprint=fingerprint,
+        versions=bench.versions,
+    )
 
 
 def _number(value: float) -> float | None:

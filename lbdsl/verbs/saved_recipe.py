@@ -64,6 +64,16 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     return now, (note("LB472", message),)
 
 
+def came_from(plan: Plan, path: Path) -> Path | None:
+    """Which folder's files the recipe of a saved plan or an artifact at `path` may name: None for the recipe's own, if it
+    lies there with all that it includes; else the folder at `path`, for others may have written it."""
+    now, _ = files_of(plan)
+    # Any file may be there whose content others know, such as an empty one.
+    is_recipe = plan.recipe.path.endswith(".lbr") and bool(plan.recipe.text.strip())
+    there = is_recipe and all(now.get(file) == digest for file, digest in plan.recipe.files)
+    return None if there else (path if path.is_dir() else path.parent).absolute()
+
+
 def _texts(plan: Plan) -> tuple[str, ...]:
     """The texts of `plan.recipe.files`."""
     return (plan.recipe.text, *(item.text for item in plan.recipe.included))

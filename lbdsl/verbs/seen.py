@@ -1,11 +1,11 @@
-"""How much of the text that judges a model also stands in the text that calibrated or healed it."""
+"""How much of the text that judges a model also occurs in the text that calibrated or healed it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
+from lbdsl.core.place import Folder
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.contamination import NOTABLE, shared
 from lbdsl.plan.schema import Plan
@@ -23,7 +23,7 @@ def seen_findings(judging: Iterable[TokenBlocks], shares: Mapping[str, float]) -
     return [
         warning(
             "LB478",
-            f"{shares[text.digest]:.1%} of {text.data} also stands in the text that calibrated or healed the model",
+            f"{shares[text.digest]:.1%} of {text.data} also occurs in the text that calibrated or healed the model",
             help="judge on text of another source: what it has seen flatters it",
         )
         for text in judging
@@ -32,7 +32,7 @@ def seen_findings(judging: Iterable[TokenBlocks], shares: Mapping[str, float]) -
 
 
 def seen_by_artifact(
-    plan: Plan, no_heal: bool, known: Mapping[str, float], judging: Sequence[TokenBlocks], bench: Workbench, folder: Path
+    plan: Plan, no_heal: bool, known: Mapping[str, float], judging: Sequence[TokenBlocks], bench: Workbench, folder: Folder
 ) -> tuple[dict[str, float], list[Diagnostic]]:
     """As `seen_shares`, of texts by which a finished model is judged again, and what is to be said of them; `known` are the
     shares of the texts that judged it first."""
@@ -48,7 +48,7 @@ def seen_by_artifact(
     return shares, found + seen_findings(judging, shares)
 
 
-def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Path) -> list[TokenBlocks]:
+def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Folder) -> list[TokenBlocks]:
     heal = None if no_heal else plan.heal
     sources = (*sources_of(plan.measure.data), *(heal.sources if heal is not None else ()))
     if any(isinstance(source, SelfText) for source in sources):
@@ -57,5 +57,5 @@ def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Path) -> list[T
     found = [score_blocks(plan.measure, bench, folder)] if plan.scored else []
     if heal is not None:
         found += heal_blocks(heal, bench, folder)
-        found += filter(None, (validation_blocks(stage, bench, folder) for stage in heal.runs))
+        found += filter(None, validation_blocks(heal, bench, folder))
     return found

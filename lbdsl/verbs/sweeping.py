@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
+from lbdsl.core.processes import Killed
 from lbdsl.core.progress import AnyProgress
 from lbdsl.solve.case import costs_asked
 from lbdsl.verbs.planning import Planned, planned_on, read_recipe
@@ -48,8 +49,8 @@ def plan_sweep(
             found.append(Swept(value, planned_on(loaded, bench, (*ctx, *named), again)))
         except LbdslError as problem:
             found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
-        except KeyboardInterrupt:
-            if not any(item.planned is not None for item in found):
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Killed) or not any(item.planned is not None for item in found):
                 raise
             stopped = error(
                 "LB357", f"stopped before `{name} = {value}` had a plan", help="the same command continues from there"

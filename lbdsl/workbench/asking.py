@@ -66,10 +66,9 @@ class Asking:
         from lbdsl.evaluate.harness import task_file
         from lbdsl.evaluate.questions import questions_of
         from lbdsl.measure.skeleton import skeleton_of
-        from lbdsl.workbench.texts import data_folder
 
         self._bench = bench
-        folder = data_folder(recipe.path).absolute()
+        folder = bench.place(recipe.path)
         with bench.progress.stage(f'reading task("{task}")'):
             model = skeleton_of(bench.weights_folder, bench.facts)
             path = task_file(task, folder)

@@ -13,7 +13,9 @@ class RunOptions:
     (None: the checkpoint's, bfloat16 for GGUF). batch: sequences at a time while measuring and evaluating.
     cache_dir: folder of measurements and digests (None: the user's cache folder). offline: never connect to a hub.
     trust_remote_code: run code that comes with a *source* model. low_memory: leave weights on disk while measuring and
-    evaluating, one layer in memory at a time (also done without it when the model does not fit)."""
+    evaluating, one layer in memory at a time (also done without it when the model does not fit). allow_paths: folders whose
+    files a recipe, plan or artifact may name, besides its own folder. allow_task_code: files of tasks that it names may run
+    code."""
 
     device: str | None = None
     dtype: str | None = None
@@ -22,6 +24,8 @@ class RunOptions:
     offline: bool = False
     trust_remote_code: bool = False
     low_memory: bool = False
+    allow_paths: tuple[Path, ...] = ()
+    allow_task_code: bool = False
 
     def __post_init__(self) -> None:
         if self.cache_dir is not None:

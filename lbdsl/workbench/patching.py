@@ -32,6 +32,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
         saved=bench.facts.dtype,
         dtype=bench.computed.dtype,
         device=bench.device,
+        versions=bench.versions,
     )
 
 
@@ -46,7 +47,7 @@ def fitted(
     """The statistics of changed models, with their patches, and those of `taken`; all but the patches are there already."""
     from lbdsl.measure.patches import fit_patches
     from lbdsl.measure.statistics import kept_statistics
-    from lbdsl.workbench.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import score_blocks
 
     used = dict(taken)
     for changes in models:
@@ -59,7 +60,7 @@ def fitted(
             lambda: bench.measured_base,
             bench.facts,
             models,
-            score_blocks(recipe.measure, bench, data_folder(recipe.path)),
+            score_blocks(recipe.measure, bench, bench.place(recipe.path)),
             check,
             statistics,
             bench.cache_dir,

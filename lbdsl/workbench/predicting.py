@@ -89,9 +89,8 @@ def passes_over_text(recipe: Recipe, bench: Workbench) -> Mapping[str, float | N
     """The number of epochs of healing over each of its sources (None: not known), with tokens per character estimated from
     its beginning."""
     from lbdsl.data import TextPart, read_parts
-    from lbdsl.workbench.texts import data_folder
 
-    folder = data_folder(recipe.path)
+    folder = bench.place(recipe.path)
 
     def of(data: str | SelfText, tokens: float) -> float | None:
         if isinstance(data, SelfText):

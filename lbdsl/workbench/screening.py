@@ -47,7 +47,7 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
     """None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
     from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.workbench.texts import data_folder, score_blocks
+    from lbdsl.workbench.texts import score_blocks
 
     case = Case(recipe, bench.facts)
     if not _is_wanted(case):
@@ -64,7 +64,7 @@ def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -
             places.append((layer, number))
             changes.append((layer, change))
             requests.append(Request(score.metric, score.action_text, layer))
-    blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+    blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
     taken = statistics or NO_STATISTICS
     used: dict[int, tuple] = {}
     for layer, change in changes:

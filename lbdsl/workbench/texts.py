@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.core.digest import digest_of
+from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
-from lbdsl.data import read_parts
+from lbdsl.data import read_documents, read_parts
 from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import check_source
 from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
+from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, sources_of, task_name
 from lbdsl.workbench.workbench import Workbench
@@ -31,12 +37,7 @@ CHECK_TOKENS, CHECK_LENGTH = 8192, 512
 """The most tokens for checking, and of one of their sequences: later tokens take longer to write and say little more."""
 
 
-def data_folder(recipe_path: str) -> Path:
-    """The recipe's folder, which relative paths in a recipe start from."""
-    return Path(recipe_path).parent
-
-
-def texts_of(recipe: Recipe) -> tuple[str, ...]:
+def texts_of(recipe: Recipe | Plan) -> tuple[str, ...]:
     """The text sources of a recipe for measuring, healing and evaluation, without duplicates and without `self`."""
     healing = () if recipe.heal is None else recipe.heal.sources
     judging = () if recipe.eval is None else recipe.eval.data
@@ -44,11 +45,48 @@ def texts_of(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(data for data in every if isinstance(data, str)))
 
 
+def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
+    """The sha256 of what a plan's result depends on besides the plan, by name: of each text source over its documents, of
+    each text with needles, and of each task over the files that it names, or its version. Text that the model writes itself
+    follows from the model."""
+    from lbdsl.data.needle import haystacks
+
+    folder, offline = bench.place(plan.recipe.path), bench.options.offline
+    named = texts_of(plan if heal else plan.model_copy(update={"heal": None}))
+    found = {
+        data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
+    }
+    for context in plan.eval.needle if plan.eval is not None else ():
+        found[task_name(context)] = haystacks(bench.tokenizer, context).digest
+    for task in plan.eval.tasks if plan.eval is not None else ():
+        found[task_name(task)] = _task_digest(task, folder)
+    return found
+
+
+def _task_digest(task: str, folder: Folder) -> str:
+    """Of the files of a task, wherever they are, and the version of the harness, which has tasks of its own."""
+    from lbdsl.evaluate.harness import task_file
+    from lbdsl.evaluate.task_files import may_name
+
+    file = task_file(task, folder)
+    left, found = [file] if file else [], dict[Path, str]()
+    while left:
+        path = left.pop()
+        with path.open("rb") as stream:
+            found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        if path.suffix in (".yaml", ".yml"):
+            # As in `include: other.yaml`, `data_files: {test: own.jsonl}`, `!function module.name`.
+            words = re.findall(r"[^\s\"',:\[\]{}]+", path.read_text(encoding="utf-8", errors="replace"))
+            named = {path.parent / name for word in words for name in (word, f"{word.partition('.')[0]}.py")}
+            left += [place for place in named - found.keys() if os.path.isfile(place) and may_name(place, task, folder)]
+    return digest_of([version("lm_eval"), sorted(found.values())])
+
+
 def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
     a hub data set which is not in the cache; LB456 for a task that cannot be asked; LB485 for a package that one of them
     needs. Sequence lengths must be resolved already."""
-    folder = data_folder(recipe.path)
+    folder = bench.place(recipe.path)
     check_sources(texts_of(recipe if heal else replace(recipe, heal=None)), bench, folder)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
@@ -58,14 +96,14 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
 
 
-def check_sources(texts: Iterable[Text], bench: Workbench, folder: Path) -> None:
+def check_sources(texts: Iterable[Text], bench: Workbench, folder: Folder) -> None:
     """Raise what `check_source` raises of each text that the model does not write itself."""
     for data in texts:
         if isinstance(data, str):
             check_source(data, base_dir=folder, offline=bench.options.offline)
 
 
-def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
+def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
     """Raise LB456 for tasks where both models do not fit in memory, and as `check_tasks` does."""
     from lbdsl.evaluate.harness import check_tasks
 
@@ -75,7 +113,7 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Path) -> None:
     check_tasks(tasks, folder)
 
 
-def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
+def _check_chats(run: HealSettings, bench: Workbench, folder: Folder) -> None:
     """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` and a source
     without an assistant."""
     for source in sources_of(run.data):
@@ -92,17 +130,17 @@ def _check_chats(run: HealSettings, bench: Workbench, folder: Path) -> None:
             raise no_assistant(str(source))
 
 
-def score_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def score_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text that layer scores are measured on."""
     return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
-def joint_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def joint_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
-def check_blocks(measure: Measure, bench: Workbench, folder: Path) -> TokenBlocks:
+def check_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
     """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
     itself, or text of `CHECKING` where the model does not fit in memory."""
     tokens = min(measure.tokens, CHECK_TOKENS)
@@ -127,7 +165,7 @@ def writer_of(bench: Workbench) -> Writer:
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
-def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks, ...]:
+def heal_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
     from lbdsl.heal.text import HealingText
@@ -151,27 +189,42 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Path) -> tuple[TokenBlocks
     return found
 
 
-def validation_blocks(heal: HealSettings, bench: Workbench, folder: Path) -> TokenBlocks | None:
-    """Text that healing is watched on: of its source and as long, and not healed on. None, and said, without enough."""
+def validation_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks | None, ...]:
+    """The text that each stage of healing is watched on: of its source and as long, and no stage heals on it. None, and
+    said, without enough."""
+    # The parts of one source are disjoint, those of two sources that share documents are not.
+    used = _documents(heal.sources if len(heal.sources) > 1 else (), (TextPart.HEAL,), bench, folder)
+    return tuple(_watching(run, used, bench, folder) for run in heal.runs)
+
+
+def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Folder) -> TokenBlocks | None:
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
-    for sequences in (validation_sequences(heal.seq), 1):
+    for sequences in (validation_sequences(run.seq), 1):
         try:
-            tokens = sequences * heal.seq
-            found = _blocks(heal.data, TextPart.JOINT, tokens, heal.seq, bench, folder, heal.seed, healing=heal)
-            HealingText.of(found, heal)
+            found = _blocks(
+                run.data, TextPart.JOINT, sequences * run.seq, run.seq, bench, folder, run.seed, exclude=used, healing=run
+            )
+            HealingText.of(found, run)
             return found
         except LbdslError as problem:
             if problem.diagnostics[0].code not in ("LB446", "LB455"):
                 raise
-    what = f"{tokens_text(heal.seq)} tokens" + (" with words of an assistant" if heal.loss_on == "assistant" else "")
-    bench.progress.say(f"{heal.data} has no {what} left to watch healing on: the last weights are kept")
+    what = f"{tokens_text(run.seq)} tokens" + (" with words of an assistant" if run.loss_on == "assistant" else "")
+    bench.progress.say(f"{run.data} has no {what} left to watch healing on: the last weights are kept")
     return None
 
 
+def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbench, folder: Folder) -> Used:
+    """The documents of these sources that are used in these parts. What the model writes is another text for each part."""
+    named = [source for source in sources if isinstance(source, str)]
+    offline = bench.options.offline
+    return frozenset().union(*(used_documents(one, parts, base_dir=folder, offline=offline) for one in named))
+
+
 def eval_blocks(
-    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Path, *, finished: bool = False
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Folder, *, finished: bool = False
 ) -> tuple[TokenBlocks, ...]:
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
     healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
@@ -202,7 +255,7 @@ def eval_blocks(
     )
 
 
-def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, ...]:
+def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.data.needle import haystacks
     from lbdsl.evaluate.harness import HarnessTask
@@ -210,7 +263,7 @@ def eval_tests(wanted: Evaluate, bench: Workbench, folder: Path) -> tuple[Test, 
 
     needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
     batch = bench.options.batch
-    tasks = (HarnessTask(task, wanted.limit, folder.absolute(), bench.tokenizer, batch) for task in wanted.tasks)
+    tasks = (HarnessTask(task, wanted.limit, folder, bench.tokenizer, batch) for task in wanted.tasks)
     return (*needles, *tasks)
 
 
@@ -220,7 +273,7 @@ def _blocks(
     tokens: int,
     seq: int | None,
     bench: Workbench,
-    folder: Path,
+    folder: Folder,
     seed: int = 0,
     exclude: Used = frozenset(),
     healing: HealSettings | None = None,
@@ -241,10 +294,9 @@ def _blocks(
         def used(source: Text) -> Used:
             """Documents that another source gives another part of the text."""
             if part is not TextPart.JOINT:
-                return frozenset()
-            others = (other for other in data.sources if isinstance(other, str) and other != source)
-            parts, offline = (TextPart.SCORE, TextPart.HEAL), bench.options.offline
-            return frozenset().union(*(used_documents(o, parts, base_dir=folder, offline=offline) for o in others))
+                return exclude
+            others = [other for other in data.sources if other != source]
+            return _documents(others, (TextPart.SCORE, TextPart.HEAL), bench, folder) | exclude
 
         counts = shares(max(1, tokens // seq), data.weights)
         found = [

@@ -27,14 +27,14 @@ class WholePlans:
     def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, task: str | None = None):
         """`task`: whose questions they are asked instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
-        from lbdsl.workbench.texts import data_folder, score_blocks
+        from lbdsl.workbench.texts import score_blocks
 
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
         self._asking = Asking(task, recipe, bench) if task is not None else None
         # `tokens`: of the text, or the answers. `measured_on`: tokens of the text, or questions.
         if self._asking is None:
-            self._blocks = score_blocks(recipe.measure, bench, data_folder(recipe.path))
+            self._blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
             self.tokens = self.measured_on = self._blocks.tokens
         else:
             asked = self._asking.questions
@@ -83,12 +83,12 @@ def joint_loss(
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
-    from lbdsl.workbench.texts import data_folder, joint_blocks
+    from lbdsl.workbench.texts import joint_blocks
 
     changes = selection.changes
     if not changes:
         return None, None
-    blocks = joint_blocks(recipe.measure, bench, data_folder(recipe.path))
+    blocks = joint_blocks(recipe.measure, bench, bench.place(recipe.path))
     statistics = taken or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
         (found,) = measure_plans(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.cache import hold
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
+from lbdsl.core.place import Place
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
@@ -31,9 +32,19 @@ if TYPE_CHECKING:
 
 
 class Workbench:
-    """A source model for the duration of a command. Reading a property may load, hash or download."""
+    """A source model for the duration of a command. Reading a property may load, hash or download. `came_from`: the folder
+    of a saved plan or an artifact whose recipe is not where it says: that recipe may name files of this folder alone."""
 
-    def __init__(self, model: str | Path, options: RunOptions | None = None, progress: AnyProgress | None = None):
+    def __init__(
+        self,
+        model: str | Path,
+        options: RunOptions | None = None,
+        progress: AnyProgress | None = None,
+        came_from: Path | None = None,
+    ):
+        self.came_from = came_from
+        if not isinstance(options, RunOptions | None):
+            raise TypeError(f"options is lbdsl.RunOptions(device=...), not {options!r}")
         self.options = options or RunOptions()
         self.progress = progress_of(progress)
         self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
@@ -53,11 +64,24 @@ class Workbench:
             weakref.finalize(self, lock.close)
         return root
 
+    def place(self, recipe_path: str) -> Place:
+        """Which files the names in the recipe at `recipe_path` may mean."""
+        folder = Path(recipe_path).absolute().parent
+        own = (self.came_from or folder, *self.options.allow_paths)
+        return Place(folder, own, task_code=self.options.allow_task_code)
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the model's files."""
         with self.progress.stage("hashing the model") as report:
             return model_digest(self.source, self.cache_dir, progress=report)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The versions that what is measured on this model depends on."""
+        from lbdsl.measure.fingerprint import versions_of
+
+        return versions_of(gguf=self.source.gguf_file is not None)
 
     @cached_property
     def device(self) -> Any:
@@ -258,4 +282,4 @@ def opened(
     if against is None or bench.facts.vocab != facts_of(record).vocab:
         which = "the base model" if against is None else "a model with the same vocabulary"
         raise fail("LB473", message, help=f"name {which} with --against")
-    return record, bench, [warning("LB473", message, help="its numbers stand beside those of another base")]
+    return record, bench, [warning("LB473", message, help="its numbers are compared with those of another base")]

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import pty
 import re
+import struct
 import sys
+import termios
 from pathlib import Path
 
 import pytest
+from plan_cases import joint_loss, plan_of, smollm2_facts
 
 from lbdsl.cli.app import main
+from lbdsl.plan.file import save_plan
 
 ROOT = Path(__file__).parents[2]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> str:
+def on_a_terminal(*arguments: str, columns: int | None = None, **environment: str) -> str:
     """What `lbdsl` writes to a pseudo terminal, in a process forked from this one."""
     process, ours = pty.fork()
     if not process:
         try:
             os.chdir(ROOT)
             os.environ.pop("NO_COLOR", None)
+            if columns is not None:
+                os.environ.pop("COLUMNS", None)
+                fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
             os.environ.update({"TERM": "xterm", "LANG": "C.UTF-8", **environment})
             sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
             main(list(arguments))
@@ -68,3 +77,29 @@ def test_a_terminal_that_does_not_know_its_width() -> None:
     assert "help: metrics: `influence`, `kl`, `nll`, `sensitivity`" in ANSI.sub(
         "", on_a_terminal("check", "tests/recipes/typo.lbr", COLUMNS="")
     )
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_plan_has_the_width_of_the_terminal(tmp_path: Path, columns: int) -> None:
+    plan = plan_of("layers 0-1 keep\nelse swa(window=256, sinks=4)", smollm2_facts(), joint=joint_loss(0.47, 0.41))
+    save_plan(plan, tmp_path / "a.lbplan")
+    lines = ANSI.sub("", on_a_terminal("show", str(tmp_path / "a.lbplan"), columns=columns)).splitlines()
+    assert columns - 12 < max(map(len, lines)) <= columns
+
+
+def test_progress_on_a_narrow_terminal_is_not_cut() -> None:
+    from lbdsl.report.console import make_console
+    from lbdsl.report.progress import TerminalProgress
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for columns in (60, 100):
+        console = make_console(file := Terminal(), columns)
+        with TerminalProgress(console).stage("measuring the whole plan") as report:
+            report(1, 1, "sequences 4-4 of 4, predictions")
+        written = ANSI.sub("", file.getvalue())
+        assert "measuring the whole plan" in written
+        assert "100 %" in written
+        assert "…" not in written

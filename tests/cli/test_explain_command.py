@@ -104,6 +104,21 @@ def test_unknown_topics() -> None:
     assert nearest_topics("frobnicate") == ()
 
 
+@pytest.mark.parametrize("topic", ["foo", "x", "teh", "recipe.lbr"])
+def test_a_topic_that_is_near_nothing_gets_the_kinds_of_topics(topic: str) -> None:
+    found = CliRunner().invoke(explain, [topic])
+    assert isinstance(found.exception, LbdslError)
+    (hint,) = found.exception.diagnostics[0].help
+    assert "did you mean" not in hint
+    assert all(kind in hint for kind, _ in topics_by_kind())
+
+
+def test_a_command_is_no_topic() -> None:
+    found = CliRunner().invoke(explain, ["plan"])
+    assert isinstance(found.exception, LbdslError)
+    assert found.exception.diagnostics[0].help == ("`lbdsl plan --help` explains the command",)
+
+
 def test_json() -> None:
     data = json.loads(run("LB102", "--json").stdout)
     assert data["format_version"] == 1

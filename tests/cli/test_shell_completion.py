@@ -71,6 +71,10 @@ def test_bash(folder: Path) -> None:
         "lbdsl check --format j",
         "lbdsl explain sw",
         "lbdsl cache --prune gg",
+        "lbdsl export sub --to .",
+        "lbdsl export sub --to g",
+        "lbdsl plan a.lbr m.gguf --target .",
+        "lbdsl eval sub --against m",
     )
     assert answers == [
         ["check"],
@@ -79,7 +83,22 @@ def test_bash(folder: Path) -> None:
         ["json"],
         ["swa"],
         ["gguf"],
+        ["decilm", "gguf", "granite", "native", "vllm"],
+        ["gguf", "granite"],
+        ["llamacpp", "transformers", "vllm"],
+        ["m.gguf"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("shell", "answer"),
+    [("bash", "plain,gguf"), ("zsh", "plain\ngguf\nllamacpp"), ("fish", "plain,gguf\tllamacpp")],
+)
+def test_values_of_an_option_in_each_shell(shell: str, answer: str) -> None:
+    # fish sends the word that is being written, the others its number.
+    words = {"COMP_WORDS": "lbdsl export out --to gg", "COMP_CWORD": "gg" if shell == "fish" else "4"}
+    done = CliRunner().invoke(cli, [], prog_name="lbdsl", env={"_LBDSL_COMPLETE": f"{shell}_complete", **words})
+    assert done.output.strip() == answer
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,23 @@ def test_bad_sources(tmp_path, data, code, words):
     assert code_of(caught) == code
 
 
+@pytest.mark.parametrize(
+    ("data", "meant"),
+    [
+        ("pydoc", '"builtin:pydoc"'),
+        ("wikitxt", '"builtin:wikitext"'),
+        ("notes", "notes.txt"),
+        ("nots.txt", "notes.txt"),
+    ],
+)
+def test_a_source_that_is_nearly_one(tmp_path, monkeypatch, data, meant):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(LbdslError) as caught:
+        read_documents(data)
+    assert caught.value.diagnostics[0].help[0] == f"did you mean {meant}?"
+
+
 def test_too_large_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_CHARACTERS", 10)
     (tmp_path / "a.txt").write_text("more than ten characters")

@@ -18,7 +18,8 @@ import pytest
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
-from lbdsl.measure.fingerprint import fingerprint
+from lbdsl.measure import fingerprint as fingerprints
+from lbdsl.measure.fingerprint import fingerprint, versions_of
 from lbdsl.measure.store import CLAIM_SECONDS, FILE_NAME, SequenceSum, Store, open_store
 
 KEY = Request("nll", "drop", 3)
@@ -161,8 +162,23 @@ def test_a_claim_ends_with_its_process_though_another_has_its_number(tmp_path):
 
 
 def test_fingerprint_follows_everything_that_matters():
-    same = {"model": "m", "blocks": "b", "saved": "bfloat16", "dtype": "bfloat16", "device": "cuda:0"}
-    base = fingerprint(**same)
-    assert fingerprint(**same | {"device": "cuda:1"}) == base
-    changed = [fingerprint(**same | {name: "other"}) for name in same]
-    assert len({base, *changed}) == 6
+    versions = {"torch": "2.9", "transformers": "5.1.0"}
+    texts = {"model": "m", "blocks": "b", "saved": "bfloat16", "dtype": "bfloat16", "device": "cuda:0"}
+    base = fingerprint(**texts, versions=versions)
+    assert fingerprint(**texts | {"device": "cuda:1"}, versions=versions) == base
+    changed = [fingerprint(**texts | {name: "other"}, versions=versions) for name in texts]
+    changed += [fingerprint(**texts, versions=versions | {name: "0.1"}) for name in versions]
+    assert len({base, *changed}) == 8
+
+
+@pytest.mark.parametrize("gguf", [False, True])
+def test_versions_that_numbers_depend_on(gguf, monkeypatch):
+    """A patch release of torch changes none; transformers converts GGUF files."""
+    installed = {"torch": "2.9.1+cu128", "transformers": "5.1.0"}
+    monkeypatch.setattr(fingerprints, "version", installed.__getitem__)
+    found = versions_of(gguf=gguf)
+    assert found == {"torch": "2.9", **({"transformers": "5.1.0"} if gguf else {})}
+    for name, other, same in (("torch", "2.9.2", True), ("torch", "2.10.0", False), ("transformers", "5.1.1", not gguf)):
+        with monkeypatch.context() as patched:
+            patched.setitem(installed, name, other)
+            assert (versions_of(gguf=gguf) == found) == same

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import lbdsl.hf  # noqa: F401
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.files import umask
 from lbdsl.data.sources import read_documents
 from lbdsl.layer.difference import window_size
+from lbdsl.measure import fingerprint
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.run.output import check_place
+from tests.export_cases import small_tokenizer
 from tests.hybrid_cases import cache_of
-from tests.tiny_model import RECIPE
+from tests.tiny_model import RECIPE, save_tiny_model
 
 
 def test_apply_makes_a_whole_artifact_that_keeps_the_plan(workplace: Path, lbdsl) -> None:
@@ -223,6 +228,66 @@ def test_saved_files_are_readable_by_others(workplace: Path, lbdsl) -> None:
     assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code == 0
     for path in (workplace / "out").iterdir():
         assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+@pytest.fixture
+def gguf_base(workplace: Path, lbdsl, new_cache: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A GGUF file with a tokenizer, and a cache folder of its own."""
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "cache")))
+    tokenizer = small_tokenizer()
+    save_tiny_model(Path("plain"), vocab_size=len(tokenizer))
+    tokenizer.save_pretrained("plain")
+    Path("keep.lbr").write_text("else keep\n")
+    assert lbdsl("apply", "keep.lbr", "plain", "-o", "kept", "--yes").code == 0
+    assert lbdsl("export", "kept", "--to", "gguf", "-o", "exported").code == 0
+    return Path("exported/model.gguf")
+
+
+def test_an_artifact_of_a_gguf_file_has_files_of_its_own(gguf_base: Path, lbdsl) -> None:
+    """Others can read them, the user can write them, and what is written there is not in the cached copy of the base."""
+    Path("r.lbr").write_text("layers 2 swa(window=16)\nelse keep\n")
+    done = lbdsl("apply", "r.lbr", gguf_base, "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    for path in Path("out").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask(), path
+    (copied,) = Path("cache").glob("gguf/*/*/model.safetensors")
+    assert not os.path.samefile(copied, "out/model.safetensors")
+    assert load_file(copied).keys() == load_file("out/model.safetensors").keys()
+    for path in (path for path in Path("cache/gguf").rglob("*") if path.is_file()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444 & ~umask(), path
+
+
+def test_a_damaged_copy_of_a_gguf_file_is_made_again(gguf_base: Path, lbdsl) -> None:
+    """Also where its shapes are those of the file."""
+    Path("r.lbr").write_text("layers 2 drop\nelse keep\n")
+    assert lbdsl("apply", "r.lbr", gguf_base, "-o", "out", "--yes").code == 0
+    for name in ("model.safetensors", "tokenizer.json"):
+        (copied,) = Path("cache").glob(f"gguf/*/*/{name}")
+        before = copied.read_bytes()
+        copied.chmod(0o644)
+        with copied.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(b"9" * 50)
+        done = lbdsl("apply", "r.lbr", gguf_base, "-o", f"after-{name}", "--yes")
+        assert done.code == 0, done.err
+        assert copied.read_bytes() == before
+        assert read_record(Path(f"after-{name}")).unwrap().files == read_record(Path("out")).unwrap().files
+
+
+def test_a_plan_is_of_the_conversion_of_a_gguf_file(gguf_base: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of transformers may make other weights of the same file."""
+    Path("r.lbr").write_text("measure { tokens = 256; seq = 64 }\nlowest 1 by nll(drop) drop\nelse keep\n")
+    first = lbdsl("plan", "r.lbr", gguf_base, "-o", "x.lbplan")
+    assert " of weights in memory" in first.err
+    assert " of weights in memory" not in lbdsl("plan", "r.lbr", gguf_base).err
+    own = fingerprint.version
+    monkeypatch.setattr(fingerprint, "version", lambda name: "99.1.0" if name == "transformers" else own(name))
+    assert " of weights in memory" in lbdsl("plan", "r.lbr", gguf_base).err
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert done.code == 3
+    assert "LB342" in done.err
+    told = " ".join(done.err.split())
+    assert f"transformers {own('transformers')} converted it when planned, 99.1.0 does now" in told
 
 
 @pytest.fixture

@@ -182,3 +182,34 @@ def test_text_of_later_stages_is_looked_at_before_measuring(workplace: Path, lbd
     assert done.code == 1
     assert "nope.txt" in done.err
     assert "measuring" not in done.err
+
+
+def test_a_saved_plan_whose_model_is_elsewhere(model: Path, lbdsl) -> None:
+    assert lbdsl("plan", "tiny.lbr", "model", "-o", "x.lbplan").code == 0
+    shutil.copytree("model", "other")
+    Path("other/config.json").write_text(Path("other/config.json").read_text() + " ")
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--model", "other")
+    refused(done, 3, "LB342", "other is not the model that was planned", "--model takes the same model at another place")
+    model.rename("moved")
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    refused(done, 1, "LB400", "name its place with --model")
+    assert lbdsl("apply", "x.lbplan", "-o", "found", "--model", "moved", "--no-heal").code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("plan tiny.lbr model --set window=4ki", 1, "help: write `4Ki`"),
+        ("plan tiny.lbr model --set window=wide", 1, "help: it takes a number of tokens, as in `8Ki`"),
+        ("plan tiny.lbr model --device gpu", 1, "did you mean cuda?"),
+        ("inspect model/model.safetensors", 1, "give the model's folder, model"),
+        ("show lbdsl.json", 6, "give the artifact's folder"),
+        ("inspect model --dtype half", 2, "is not one of"),
+        ("inspect model --dtype bf16", 0, ""),
+    ],
+)
+def test_values_of_the_first_hour(workplace: Path, lbdsl, command: str, code: int, said: str) -> None:
+    Path("lbdsl.json").write_text("{}")
+    done = lbdsl(*command.split())
+    assert done.code == code, done.err
+    assert said in " ".join(done.err.split())

@@ -7,21 +7,27 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lbdsl.artifact.benched import Cell, noise_of
 from lbdsl.artifact.card import card_text, write_speed
-from lbdsl.artifact.record import read_record
+from lbdsl.artifact.record import Record, read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.bench import worker as worker_module
 from lbdsl.bench.cells import Measured
 from lbdsl.bench.worker import Worker
 from lbdsl.core.codes import code_for
-from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.core.progress import Silent
 from lbdsl.verbs import benching
+from lbdsl.workbench.workbench import Workbench
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
 CELLS = {"prefill": 1, "decode": 2, "e2el": 1, "cache": 2, "memory": 2}
@@ -167,6 +173,63 @@ def test_cells_of_a_server_stand_beside_those_of_offline_runs(artifact: Path) ->
     card = (artifact / "README.md").read_text()
     assert "in vllm 1, served (export granite) on a CPU" in card
     assert "| 0.0275 | 0.0255 |" in card
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Gives one cell at once, then does something else."""
+
+    name: str
+    during: Callable[[], object] = lambda: None
+
+    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+        return Measured(self.name, "1", 2), self.cells()
+
+    def cells(self) -> Iterator[Cell]:
+        yield Cell(64, 1, "decode", "tokens/s", base=1.0, artifact=2.0, ratio=2.0, low=1.9, high=2.1)
+        self.during()
+
+
+def test_an_artifact_that_was_replaced_meanwhile_keeps_its_own_record(artifact: Path, lbdsl, capsys) -> None:
+    def replaced() -> None:
+        Path("other.lbr").write_text("lbr 1\nlayers 3 drop\nelse keep\n")
+        assert lbdsl("apply", "other.lbr", "model", "-o", "out", "--yes", "--force").code == 0
+
+    found = benching.bench_artifact("out", Engine("slow", replaced), progress=print)
+    assert len(found.measured.cells) == 1
+    assert "not kept" in capsys.readouterr().out
+    record = read_record(artifact).unwrap()
+    assert (record.bench, [layer.index for layer in record.plan.changed]) == (None, [3])
+    assert "## Speed" not in (artifact / "README.md").read_text()
+    check_files(artifact, record)
+    # Away altogether.
+    benching.bench_artifact("out", Engine("slow", lambda: artifact.rename("moved")), progress=print)
+    assert "not kept" in capsys.readouterr().out
+    assert not artifact.exists()
+
+
+def test_results_of_benches_that_run_at_once_are_all_kept(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benching.bench_artifact("out", Engine("slow", lambda: benching.bench_artifact("out", Engine("quick"))))
+    assert set(read_record(artifact).unwrap().bench or {}) == {"slow", "quick"}
+    own, names = benching.read_record, ["a", "b", "c"]
+
+    def slowly(folder: Path) -> Diagnosed[Record]:
+        found = own(folder)
+        time.sleep(0.2)
+        return found
+
+    # All have read it before the first one writes.
+    monkeypatch.setattr(benching, "read_record", slowly)
+    together = threading.Barrier(len(names))
+    threads = [threading.Thread(target=benching.bench_artifact, args=("out", Engine(n, together.wait))) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bench = read_record(artifact).unwrap().bench or {}
+    assert set(bench) == {"slow", "quick", *names}
+    card = (artifact / "README.md").read_text()
+    assert all(f"in {name} 1" in card for name in bench)
 
 
 def test_a_kill_ends_as_ctrl_c_does(lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from lbdsl.measure import joint
 from lbdsl.plan.file import load_plan
 from lbdsl.report.choice import choice_lines
+from lbdsl.verbs import sweeping
 
 RECIPE = """lbr 1
 measure {{ tokens = 512; seq = 128; tries = {tries} }}
@@ -93,6 +97,36 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
     whole = plan_of(lbdsl, RECIPE.format(tries=40))["choice"]
     assert whole["spent"] > 8
     assert whole["candidates"][0]["joint"]["value"] <= stopped.choice.candidates[0].joint.value
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "words"),
+    [
+        (joint, "measure_plans", ("-o", "r.lbplan")),
+        (sweeping, "planned_on", ("--sweep", "budget=40%,60%", "-o", "r.png")),
+    ],
+    ids=["the search", "a sweep"],
+)
+def test_a_kill_gives_nothing_so_far(
+    owner: ModuleType, name: str, words: tuple[str, ...], workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who kills it does not wait for a plan."""
+    own, calls = getattr(owner, name), []
+
+    def killed(*args, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(*args, **more)
+
+    text = RECIPE.format(tries=40).replace("40%", "$budget")
+    Path("r.lbr").write_text(text.replace("measure", "param $budget: ratio = 40%\nmeasure", 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        done = lbdsl("plan", "r.lbr", "model", *words)
+    assert (done.code, len(calls)) == (143, 2), done.err
+    assert "terminated; what was measured is kept" in done.err
+    assert not Path(words[-1]).exists()
 
 
 def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None:

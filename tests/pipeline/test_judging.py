@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.artifact.record import read_record, write_record
 from lbdsl.data import TextPart, read_parts
 
 HEAD = """lbr 1
@@ -289,8 +290,11 @@ def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> N
     assert 0 < task["base"] < 1
     for text in (record["said"], record["card"]):
         assert 'task("tasks/own.yaml")' in text
-    judged = json.loads(lbdsl("eval", "out", "--json").out)
-    assert judged["tasks"] == [task]
+    done = lbdsl("eval", "out", "--json")
+    assert json.loads(done.out)["tasks"] == [task]
+    # Our progress alone, none of the harness's bars.
+    assert "Tokenizing" not in done.err
+    assert "it/s" not in done.err
     # The harness itself says the same of the base.
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -303,6 +307,65 @@ def test_a_task_of_ones_own_is_asked_of_both_models(workplace: Path, lbdsl) -> N
     given = {"tasks": [str(folder / "own.yaml")], "task_manager": TaskManager(include_defaults=False)}
     said = simple_evaluate(model=stock, limit=10, bootstrap_iters=0, **given)
     assert said["results"]["own"]["acc_norm,none"] == task["base"]
+
+
+TAUGHT = """lbr 1
+layers 2 drop
+layers 3 swa(window=8)
+else keep
+heal { data = "heal.jsonl"; tokens = 256; seq = 32; batch = 2; lr = 1e-3; method = lora(rank=2, alpha=4) }
+eval { data = "judge.jsonl"; tokens = 128; seq = 32; tasks = "own.yaml" }
+"""
+
+
+@pytest.fixture
+def taught(workplace: Path) -> Path:
+    """A recipe that heals on one file, judges on another, and asks a task in two."""
+    for name in ("heal.jsonl", "judge.jsonl"):
+        lines = [json.dumps({"text": f"{name} {i}: " + f"word{i} " * 20}) for i in range(60)]
+        Path(name).write_text("\n".join(lines))
+    counting(workplace, "own.yaml", 8)
+    Path("r.lbr").write_text(TAUGHT)
+    return workplace
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["a recipe", "a saved plan"])
+def test_with_other_text_the_artifact_is_not_up_to_date(taught: Path, lbdsl, saved: bool) -> None:
+    """The plan is the same one, and nothing of it says what the new text would heal, or whether the gate holds on it."""
+    words = ["r.lbr", "model", "--yes"]
+    if saved:
+        assert lbdsl("plan", *words[:2], "-o", "r.lbplan").code == 0
+        words = ["r.lbplan"]
+    healed, unhealed = ("apply", *words, "-o", "out"), ("apply", *words, "-o", "unhealed", "--no-heal")
+    assert (lbdsl(*healed).code, lbdsl(*unhealed).code) == (0, 0)
+    before = json.loads(Path("out/lbdsl.json").read_text())
+    for name in ("judge.jsonl", "own.yaml", "own.jsonl", "heal.jsonl"):
+        assert "up to date" in lbdsl(*healed).err
+        text = Path(name).read_text()
+        Path(name).write_text(text.replace("word1 ", "words ").replace("Count", "Counts").replace("acc}", "acc }"))
+        assert Path(name).read_text() != text
+        for command, same in ((healed, False), (unhealed, name == "heal.jsonl")):
+            done = lbdsl(*command)
+            told = " ".join(done.err.split())
+            assert (done.code, "LB460" in told, "up to date" in told) == (0 if same else 1, not same, same), done.err
+            assert same or ('task("own.yaml")' if name.startswith("own") else name) in told.partition("LB460")[2]
+        assert json.loads(Path("out/lbdsl.json").read_text()) == before
+        if name != "heal.jsonl":
+            Path(name).write_text(text)
+    assert lbdsl(*healed, "--force").code == 0
+    now = json.loads(Path("out/lbdsl.json").read_text())
+    assert now["plan_digest"] == before["plan_digest"]
+    assert now["heal"]["data_digest"] != before["heal"]["data_digest"]
+    assert "up to date" in lbdsl(*healed).err
+
+
+def test_an_artifact_that_does_not_say_what_its_texts_were_is_not_up_to_date(taught: Path, lbdsl) -> None:
+    words = ("apply", "r.lbr", "model", "--yes", "-o", "out", "--no-heal")
+    assert lbdsl(*words).code == 0
+    write_record(read_record(Path("out")).unwrap().model_copy(update={"texts": None}), Path("out"))
+    done = lbdsl(*words)
+    assert (done.code, "up to date" in done.err) == (1, False)
+    assert "does not say what its texts were" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(

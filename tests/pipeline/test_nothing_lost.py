@@ -109,6 +109,20 @@ def test_apply_force_never_moves_what_it_reads(
     assert contents(places) == before
 
 
+@pytest.mark.parametrize("model", ["out.rejected", "out.lbdsl-work/artifact"])
+def test_a_result_that_fails_its_gate_never_moves_what_it_reads(
+    workplace: Path, tiny_folder: Path, lbdsl, no_measuring: None, model: str
+) -> None:
+    """It would take the name of the model that it is made from."""
+    shutil.copytree(tiny_folder, model)
+    Path("gate.lbr").write_text("layers 2 drop\nassert kl < 0\n")
+    before = contents(workplace)
+    done = lbdsl("apply", "gate.lbr", model, "-o", "out", "--yes", "--force")
+    assert (done.code, "LB460" in done.err) == (1, True), done.err
+    assert model.partition("/")[0] in done.err
+    assert contents(workplace) == before
+
+
 @pytest.mark.parametrize("output", ["model", "plans", "place/model", "pipe"])
 def test_apply_force_of_a_saved_plan_never_moves_what_it_reads(places: Path, lbdsl, output: str) -> None:
     os.mkfifo("pipe")

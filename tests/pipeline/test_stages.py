@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 
 from lbdsl.artifact.record import read_record
-from lbdsl.heal import teacher
+from lbdsl.data import TextPart, read_parts
+from lbdsl.heal import heal, teacher
+from lbdsl.heal.trainer import HealCallback
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.run import apply as applying
 from lbdsl.run import healing as running
-from lbdsl.workbench.texts import heal_blocks
+from lbdsl.workbench.texts import heal_blocks, validation_blocks
 from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
 from tests.pipeline.test_texts import HEAL, RULES, weights
@@ -61,13 +67,31 @@ def test_stages_of_one_text_read_on(workplace: Path) -> None:
     assert third.seq == 64
 
 
+@pytest.mark.parametrize("later", ['"some.jsonl"', 'mix("some.jsonl", "builtin:pydoc")'], ids=["a file", "a mixture"])
+def test_a_stage_is_watched_on_text_that_no_stage_healed_on(workplace: Path, later: str) -> None:
+    """Two sources may share documents, and each splits its own."""
+    lines = [json.dumps({"text": f"Document {i}: " + f"word{i} " * 20}) for i in range(300)]
+    Path("all.jsonl").write_text("\n".join(lines))
+    Path("some.jsonl").write_text("\n".join(lines[:150]))
+    first, then = (
+        {text.split(":")[0] for text in read_parts(f"{name}.jsonl").texts(TextPart.HEAL)} for name in ("all", "some")
+    )
+    assert first - then
+    stages = f'stage match {{ data = "all.jsonl" }}; stage distill {{ data = {later} }}'
+    text = f"heal {{ seq = 64; tokens = 1Ki; {stages} }}"
+    heal = recipe_from_text(f"layers 2 drop\n{text}\nelse keep\n").unwrap().heal
+    bench = Workbench("model")
+    for blocks in validation_blocks(heal, bench, Path()):
+        watched = set(re.findall(r"Document \d+", bench.tokenizer.decode(blocks.ids.flatten())))
+        assert watched
+        assert not watched & (first | then)
+
+
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
     workplace: Path, lbdsl, monkeypatch, stop: int
 ) -> None:
     assert lbdsl("apply", recipe(workplace, TWO), "model", "-o", "whole", "--yes").code == 0
-    from lbdsl.heal.trainer import HealCallback
-
     steps = iter(range(10**6))
     own = HealCallback.on_step_end
 
@@ -79,6 +103,60 @@ def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(HealCallback, "on_step_end", cut)
         assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
+    resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
+    assert resumed.code == 0, resumed.err
+    found = weights(workplace / "cut")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "whole").items())
+
+
+class PowerCut(KeyboardInterrupt):
+    """What was written since it was last synced is lost, except in small files, which may well be there."""
+
+    SMALL = 4096
+
+    def __init__(self, patched: pytest.MonkeyPatch, owner: object, name: str, count: int):
+        own, sync = getattr(owner, name), os.fsync
+        self.calls, self._count, self._synced = 0, count, dict[tuple[int, int], bytes]()
+
+        def cut(*args, **more):
+            self.calls += 1
+            if self.calls == self._count:
+                raise self
+            return own(*args, **more)
+
+        def kept(handle: int) -> None:
+            sync(handle)
+            found = os.fstat(handle)
+            if stat.S_ISREG(found.st_mode):
+                self._synced[found.st_dev, found.st_ino] = Path(f"/proc/self/fd/{handle}").read_bytes()
+
+        patched.setattr(owner, name, cut)
+        patched.setattr(os, "fsync", kept)
+
+    def lose(self, folder: Path) -> None:
+        for path in folder.rglob("*"):
+            found = path.stat()
+            if path.is_file() and found.st_size > self.SMALL:
+                kept = self._synced.get((found.st_dev, found.st_ino), b"")
+                path.write_bytes(kept[: found.st_size].ljust(found.st_size, b"\0"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads what is synced by its handle")
+@pytest.mark.parametrize(
+    ("owner", "name", "count"),
+    [(teacher.LoadedTeacher, "states", 20), (HealCallback, "on_step_end", 13), (applying, "artifact_beside", 1)],
+    ids=["the base's hidden states", "a checkpoint", "saved weights"],
+)
+def test_what_a_power_cut_leaves_ends_with_the_same_weights(
+    workplace: Path, lbdsl, monkeypatch, owner: object, name: str, count: int
+) -> None:
+    assert lbdsl("apply", recipe(workplace, "teacher = cached"), "model", "-o", "whole", "--yes").code == 0
+    monkeypatch.setitem(heal.heal_model.__kwdefaults__, "save_seconds", 0.0)
+    with monkeypatch.context() as patched:
+        power = PowerCut(patched, owner, name, count)
+        assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
+    assert power.calls == count
+    power.lose(workplace / "cut.lbdsl-work")
     resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
     assert resumed.code == 0, resumed.err
     found = weights(workplace / "cut")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from lbdsl.measure import fingerprint
 
 
 @pytest.fixture
@@ -55,6 +58,20 @@ def test_another_value_of_a_parameter(planned: Path, lbdsl) -> None:
 def test_another_version(planned: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lbdsl.verbs.applying.VERSION", "9.9.9")
     refused(lbdsl("apply", "x.lbplan", "-o", "out"), "9.9.9", "0.1.0")
+
+
+def test_another_version_of_torch_measures_again_and_applies_a_saved_plan(
+    planned: Path, lbdsl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels round in another way; a patch release is taken to be the same."""
+    own = version("torch").split("+")[0].split(".")
+    for changed, again in (([*own[:2], "99"], False), ([own[0], "999", "0"], True)):
+        monkeypatch.setattr(fingerprint, "version", lambda name, now=changed: ".".join(now))
+        assert (" of weights in memory" in lbdsl("plan", "tiny.lbr", "model").err) == again
+        done = lbdsl("apply", "x.lbplan", "-o", f"out-{again}", "--no-heal")
+        assert done.code == 0, done.err
+        told = " ".join(done.err.split())
+        assert (f"measured with torch {'.'.join(own[:2])}, and this is {own[0]}.999" in told) == again
 
 
 def test_other_calibration_text(planned: Path, lbdsl) -> None:

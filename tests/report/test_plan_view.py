@@ -176,10 +176,31 @@ def test_a_window_of_the_models_own_is_said():
     assert "layers 1-3 have windows of their own" in text
 
 
-@pytest.mark.parametrize(("columns", "width"), [("40", 80), ("100", 100), ("300", 120)])
-def test_width_is_between_80_and_120(monkeypatch, columns, width):
+@pytest.mark.parametrize(
+    ("columns", "width", "on_terminal"),
+    [("40", 80, 40), ("60", 80, 60), ("20", 80, 40), ("100", 100, 100), ("300", 120, 120)],
+)
+def test_width_is_that_of_the_terminal_and_else_80_to_120(monkeypatch, columns, width, on_terminal):
     monkeypatch.setenv("COLUMNS", columns)
     assert make_console(io.StringIO()).width == width
+    assert make_console(Terminal()).width == on_terminal
+
+
+@pytest.mark.parametrize("width", [40, 60, 79])
+def test_a_plan_on_a_narrow_terminal_fits_and_loses_nothing(width):
+    text = (
+        "layers 0-1 keep\nlowest 7 of rest by nll drop\nelse swa(window=256, sinks=4) + drop(mlp)\n"
+        'assert kv(8Ki) <= 40%\nassert ppl_increase("builtin:wikitext") < 15%'
+    )
+    speeds = (Speed(context=8192, batch=1, bound=1.6),)
+    plan = plan_of(text, smollm2_facts(), joint=JOINT)
+    shown, usual = drawn(plan, width, speeds), drawn(plan, 80, speeds)
+    assert max(map(len, shown.splitlines())) <= width
+    # The same words in the same order, but for those of strips and rules, which are laid out for each width.
+    after, before = ("".join(found[found.index("decode bound") :].split()) for found in (shown, usual))
+    assert after == before
+    for words in ("rule 3", "lowest 7 of rest by nll drop", "KV@8Ki 6.00 MiB → 195.0 KiB", "256.6 MiB", "-60 %"):
+        assert words in " ".join(shown.split()), words
 
 
 def test_where_consoles_write(capsys):

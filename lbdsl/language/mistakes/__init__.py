@@ -13,8 +13,11 @@ from lbdsl.language.mistakes.place import Mistake
 from lbdsl.language.parser import Failure
 
 DETECTORS: tuple[Callable[[Mistake], Diagnostic | None], ...] = (
+    signs.unquoted_text,
+    signs.number_apart,
     signs.bad_character,
     signs.missing_separator,
+    parts.action_without_parentheses,
     words.unknown_statement,
     words.no_statement,
     words.misspelt_keyword,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
-from lbdsl.language.mistakes.place import WANTS_MORE, Mistake, keyword
+from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, Mistake, keyword
 from lbdsl.language.words import BLOCKS, keywords, statements
 
+_VALUE_FOLLOWS = {"BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", "WHILE"} | WANTS_MORE - {"PLUS"}
+_SHORT = {**dict.fromkeys((*NUMBERS, "VAR"), "v"), "NAME": "n", "KEY": "k", "EQUAL": "=", "==": "=", ":": "=", "COMMA": ","}
+_ARGUMENTS = re.compile(r"(?P<sign>=(?=[vn])|(?=[vk]))(?:k=)?[vn](?:,k=[vn])*")
 _VALUE_SIGNS = WANTS_MORE - {"IN", "MATCHES", "EXCEPT"}
 
 
@@ -59,6 +63,27 @@ def _last_call(tokens: Sequence[Token]) -> int:
             break
         index -= 1
     return index
+
+
+def action_without_parentheses(p: Mistake) -> Diagnostic | None:
+    """`else kv_heads = 1`, `else swa 512`, `else swa window=512, sinks=4`."""
+    at = p.failure.index - (p.type != "KEY" or p.token.text not in p.actions)
+    if at < 1 or not p.is_rule or p.tokens[at].type not in ("NAME", "KEY") or p.tokens[at].text not in p.actions:
+        return None
+    chosen = p.first == "choose" and not any(token.type == "MINIMIZING" for token in p.tokens[:at])
+    if not chosen and p.tokens[at - 1].type in _VALUE_FOLLOWS:
+        return None
+    rest = p.tokens[at + 1 : at + 1 + LONGEST]
+    written = _ARGUMENTS.match("".join(_SHORT.get(token.type) or _SHORT.get(token.text, ".") for token in rest))
+    if written is None:
+        return None
+    name, values, after = p.tokens[at], rest[written.end("sign") : written.end()], p.tokens[at + 1 + written.end() :]
+    opened, closed = Token("LPAR", "(", 0, 0), Token("RPAR", ")", 0, 0)
+    if not p.parses([*p.tokens[:at], name._replace(type="NAME"), opened, *values, closed, *after]):
+        return None
+    write = f"{name.text}({p.span(values[0], values[-1]).text})"
+    said = f"the values of `{name.text}` go in parentheses"
+    return p.error("LB011", said, name, values[-1], help=f"write `{write}`", write=write)
 
 
 def right_side(p: Mistake) -> Diagnostic | None:

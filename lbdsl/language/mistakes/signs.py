@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
 from lbdsl.core.span import Span
+from lbdsl.core.units import readings, readings_text
 from lbdsl.language.lexer import BAD, BRACKETS, NUMBERS, Token
 from lbdsl.language.mistakes.place import Mistake
 from lbdsl.language.words import BLOCKS
@@ -13,6 +15,50 @@ from lbdsl.language.words import BLOCKS
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _LAYERS = ("INT", "REF")
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
+
+
+_VALUE_FOLLOWS = ("EQUAL", "LSQB", "COMMA", "LPAR")
+_VALUE_ENDED = ("RSQB", "COMMA", "RPAR", "RBRACE", "SEMICOLON", "NEWLINE")
+_NAME_OF_A_TEXT = re.compile(r"(?:\w+:|(?!\.?\d)[\w.~-]*/|builtin:)[\w.~/:@-]+")
+
+
+def unquoted_text(p: Mistake) -> Diagnostic | None:
+    """`data = org/name:config`, `data = ./a.txt`, `mix(builtin:pydoc, self)`."""
+    if not p.type or p.first not in BLOCKS:
+        return None
+    first = last = p.failure.index
+    while first > 0 and p.tokens[first - 1].end == p.tokens[first].start and p.tokens[first - 1].type not in _VALUE_FOLLOWS:
+        first -= 1
+    while last + 1 < len(p.tokens) and p.tokens[last + 1].start == p.tokens[last].end:
+        if p.tokens[last + 1].type in _VALUE_ENDED:
+            break
+        last += 1
+    whole = p.span(p.tokens[first], p.tokens[last])
+    before = p.tokens[first - 1].type if first else ""
+    # `lora(rank:16)` has a wrong sign.
+    sure = before in ("EQUAL", "LSQB") or "/" in whole.text or whole.text.startswith("builtin:")
+    if before not in _VALUE_FOLLOWS or not sure or not _NAME_OF_A_TEXT.fullmatch(whole.text):
+        return None
+    quoted = f'"{whole.text}"'
+    if not p.parses([*p.tokens[:first], Token("STRING", quoted, whole.start, whole.end), *p.tokens[last + 1 :]]):
+        return None
+    return p.error(
+        "LB004", "text without quotes", p.tokens[first], p.tokens[last], help="put strings in double quotes", write=quoted
+    )
+
+
+def number_apart(p: Mistake) -> Diagnostic | None:
+    """`tokens = 200 k`, `weights <= 200 MiB`."""
+    index, before = p.failure.index, p.at(-1)
+    if p.type != "NAME" or before.type not in ("INT", "DECIMAL"):
+        return None
+    found = readings(p.span(before, p.token).text)
+    one = next(iter(found), "")
+    joined = Token("PERCENT" if one.endswith("%") else "QUANTITY", one, before.start, p.token.end)
+    if not found or not p.parses([*p.tokens[: index - 1], joined, *p.tokens[index + 1 :]]):
+        return None
+    fix = p.edit(f"write `{one}`", one, before.start, p.token.end) if len(found) == 1 else None
+    return p.error("LB007", "a space in a number", before, p.token, help=readings_text(found), fix=fix)
 
 
 def bad_character(p: Mistake) -> Diagnostic | None:
@@ -37,6 +83,10 @@ def bad_character(p: Mistake) -> Diagnostic | None:
     if sign == "%" and before.type in ("INT", "DECIMAL"):
         fix = p.edit("remove the space", "", before.end, p.token.start)
         return p.error("LB008", "a space before `%`", help=f"write `{before.text}%`", fix=fix)
+    following = p.at(1)
+    if sign == "." and following.type == "INT" and following.start == p.token.end:
+        right = f"0.{following.text}"
+        return p.error("LB007", "a number begins with a digit", p.token, following, help=f"write `{right}`", write=right)
     if sign[0] in "$@":
         return p.error("LB008", f"`{sign}` without a name", help="write `$name` for a value, `@name` for a group")
     shown = sign if sign.isprintable() else f"U+{ord(sign[0]):04X}"
@@ -106,8 +156,6 @@ def sign_for_equals(p: Mistake) -> Diagnostic | None:
     if p.token.text == ":" and after.type == "EQUAL" and after.start == p.token.end:
         both = p.edit("write `=`", "=", p.token.start, after.end) if p.expects("EQUAL") else None
         return p.error("LB011", f"`{p.first}` uses `=`", p.token, after, help=p.form, fix=both)
-    if before.text == "builtin" and p.token.text == ":":
-        return p.error("LB004", "the name of a text without quotes", before, after, help=f'write `"builtin:{after.text}"`')
     if before.type == "NAME" and p.expects("COMMA"):
         if p.token.text == ":":
             return p.error("LB011", argument, help=f"write `{before.text}=VALUE`", write="=")

@@ -1,0 +1,146 @@
+"""Files of tasks that a recipe, a plan or an artifact names: data, of which lm-evaluation-harness would run parts as code.
+
+Source: lm-evaluation-harness 0.4.13, `tasks/_yaml_loader.py`, `tasks/_factory.py`, `api/task.py` and `api/registry.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from lbdsl.core.diagnostic import fail, first_line
+from lbdsl.core.place import Folder, Place
+from lbdsl.recipe.schema_blocks import task_name
+
+MAX_BYTES = 2**20
+# fmt: off
+FIELDS = frozenset((
+    "aggregate_metric_list", "dataset_kwargs", "dataset_name", "dataset_path", "description", "doc_to_choice",
+    "doc_to_decontamination_query", "doc_to_target", "doc_to_text", "fewshot_config", "fewshot_delimiter",
+    "fewshot_split", "filter_list", "gen_prefix", "generation_kwargs", "group", "group_alias", "include", "metadata",
+    "metric_list", "num_fewshot", "output_type", "repeats", "should_decontaminate", "tag", "target_delimiter", "task",
+    "task_alias", "test_split", "training_split", "validation_split",
+))
+# fmt: on
+"""The fields whose values are data. Those that take functions or classes, or load them by name, are not among them."""
+
+FORMATS = frozenset(("json", "csv", "text", "parquet"))
+"""Forms of local files that `datasets` reads without code of others."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PLAIN_NAME = re.compile(r"[\w:-]+")
+
+
+def check_file(name: str, path: Path, folder: Folder) -> None:
+    """Raise LB479 for a file of a task that would run code or names files elsewhere, unless the user named or allowed it;
+    LB456 for one that cannot be read."""
+    if isinstance(folder, Place) and not _trusted(name, folder):
+        _Checked(name, folder, set()).file(path)
+
+
+def may_name(path: Path, name: str, folder: Folder) -> bool:
+    """Whether the file of the task `name` may name the file at `path`."""
+    return not isinstance(folder, Place) or _trusted(name, folder) or folder.holds(path)
+
+
+def _trusted(name: str, folder: Place) -> bool:
+    return folder.task_code or name in folder.given
+
+
+def keep_templates_in() -> None:
+    """From now on the harness's templates run in a sandbox, whoever names the task: in Jinja's plain environment a template
+    can call anything. They are also run long after a task was read."""
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
+
+    own = utils.env
+    if not isinstance(own, SandboxedEnvironment):
+        utils.env = SandboxedEnvironment(undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline)
+        utils.env.filters.update(own.filters)
+
+
+class _Checked:
+    """One file of a task, and those that it includes."""
+
+    def __init__(self, name: str, place: Place, seen: set[Path]):
+        self._name, self._place, self._seen = name, place, seen
+
+    def file(self, path: Path) -> None:
+        path = self._place.file(str(path))
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise fail("LB456", f"{path} is larger than {MAX_BYTES // 2**20} MiB")
+        try:
+            # No tag but those of plain values: not `!function`.
+            content = yaml.safe_load(data)
+        except yaml.constructor.ConstructorError as problem:
+            self._refuse(str(problem.problem))
+        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as problem:
+            said = f"{type(problem).__name__}: {first_line(problem)}"
+            raise fail("LB456", f"{task_name(self._name)} cannot be asked: {said}") from None
+        if not isinstance(content, dict):
+            raise fail("LB456", f"{path} holds no task: it is not a mapping of fields")
+        self.task(content, path.parent)
+
+    def task(self, content: dict[Any, Any], folder: Path) -> None:
+        """A task, or a group of them."""
+        for field in content:
+            if field not in FIELDS:
+                self._refuse(f"it has the field `{field}`")
+        self._dataset(content, folder)
+        metrics = [*_listed(content.get("metric_list")), *_listed(content.get("aggregate_metric_list"))]
+        for metric in metrics:
+            self._metric(metric)
+        for member in _listed(content.get("task")) if isinstance(content.get("task"), list) else ():
+            if isinstance(member, dict):
+                self.task(member, folder)
+            elif not _PLAIN_NAME.fullmatch(str(member)):
+                self._refuse(f"it names the task {member!r}")
+        for included in _listed(content.get("include")):
+            self.file(folder / str(included))
+
+    def _dataset(self, content: dict[Any, Any], folder: Path) -> None:
+        path, more = content.get("dataset_path"), content.get("dataset_kwargs") or {}
+        if path is not None and path not in FORMATS and (not _HUB_NAME.fullmatch(str(path)) or (folder / path).exists()):
+            self._refuse(f"its `dataset_path` is {path!r}")
+        if not isinstance(more, dict) or more.get("trust_remote_code"):
+            self._refuse("its `dataset_kwargs` ask for code")
+        for value in _strings(more):
+            if "://" in value:
+                self._refuse(f"its data are at {value}")
+            self._place.file(str(folder / value))
+
+    def _metric(self, metric: Any) -> None:
+        from lm_eval.api import metrics
+        from lm_eval.api.registry import metric_registry
+
+        assert metrics is not None, "imported for what it registers"
+        settings = metric if isinstance(metric, dict) else {"metric": metric}
+        name = settings.get("metric")
+        # Any other name is looked for as a program of that name.
+        if not isinstance(name, str) or name not in metric_registry or settings.get("hf_evaluate"):
+            self._refuse(f"its metric {name!r} is none of lm-evaluation-harness's own")
+
+    def _refuse(self, why: str) -> NoReturn:
+        said = f"{task_name(self._name)} may run code, and comes with a recipe, plan or artifact: {why}"
+        help = ("read that file; if you trust it, add --allow-task-code", "or name it yourself: lbdsl eval --task FILE")
+        raise fail("LB479", said, help=help)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(inner)
