@@ -17,6 +17,7 @@ What the main verbs of the command line do:
     apply_saved_plan(path)       do exactly a saved plan
     load(folder)                 the model and the tokenizer of an artifact
     evaluate_artifact(folder)    quality of an artifact against its base
+    evaluate_model(model)        what a base itself is worth on texts and tasks
     bench_artifact(folder)       its speed, memory and cache beside its base's
     calibrate_model(model)       what a model's parts cost in an engine, to predict that
     export_artifact(folder, kind) an artifact in a format that an engine reads
@@ -55,6 +56,7 @@ _EXPORTS = {
     "load_plan": "lbdsl.verbs.planning",
     "load": "lbdsl.verbs.loading",
     "evaluate_artifact": "lbdsl.verbs.evaluating",
+    "evaluate_model": "lbdsl.verbs.evaluating",
     "bench_artifact": "lbdsl.verbs.benching",
     "calibrate_model": "lbdsl.verbs.calibrating",
     "InTransformers": "lbdsl.verbs.bench_transformers",

@@ -154,7 +154,7 @@ def plan_of(
     facts: ModelFacts,
     nll: Sequence[float] = SMOLLM2_NLL,
     joint: Loss | None = None,
-    contexts: tuple[int, ...] = (1024, 8192, 32768),
+    contexts: tuple[int, ...] = (),
     profiles: Mapping[str, Profile] = MappingProxyType({}),
 ) -> Plan:
     """The plan of a recipe with the scores of `scores_for`, also when an assert fails; every engine can serve it."""

@@ -133,10 +133,11 @@ def difference(form: str) -> Row:
             (records[0].evaluation or {})["sources"],
             strict=True,
         ):
-            text = quality.data.removeprefix("builtin:")
-            found |= {text: quality.rise.value, f"{text} error": quality.rise.stderr}
+            text, rise = quality.data.removeprefix("builtin:"), quality.rise
+            assert rise is not None, "two models are judged"
+            found |= {text: rise.value, f"{text} error": rise.stderr}
             if source["loss_rise"] > 2 * source["stderr"]["loss_rise"]:
-                found[f"{text} left"] = 1 + quality.rise.value / source["loss_rise"]
+                found[f"{text} left"] = 1 + rise.value / source["loss_rise"]
         return found
 
     return Row(f"{form}-gptq-minus-rtn", run)

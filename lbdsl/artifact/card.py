@@ -18,7 +18,7 @@ from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, quality_rows, shares_of, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, quality_rows, shares_of, value_text
 
 CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
 
@@ -44,9 +44,11 @@ def picture_findings(record: Record) -> list[Diagnostic]:
 def write_speed(record: Record, folder: Path) -> None:
     """Write what `bench` measured into README.md. The rest of it stays: it may have been edited. A link is replaced: it may
     lead to any file of the user's."""
-    path, pictures = folder / CARD, any((folder / name).is_file() for name in (HEALING, NEEDLE))
-    edited = path.is_file() and not path.is_symlink()
-    text = path.read_text(encoding="utf-8") if edited else card_text(record, pictures=pictures)
+    path = folder / CARD
+    if path.is_file() and not path.is_symlink():
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = card_text(record, pictures=any((folder / name).is_file() for name in (HEALING, NEEDLE)))
     own = "\n".join(_bench_lines(record)) + "\n"
     text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
     replace_file(path, text.encode())
@@ -240,7 +242,7 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
 def _task_table(task: dict[str, Any]) -> list[str]:
     """Right answers of both models, and at each depth of a needle."""
     shown = shares_of(task)
-    parts = [(name, f"{part['base']:.0%}", f"{part['artifact']:.0%}", "") for name, part in task["parts"].items()]
+    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in task["parts"].items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
         f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",

@@ -15,21 +15,30 @@ def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
-    """A row of cells for each length, a cell for each depth, the base beside this model."""
-    with picture(path, 2, figsize=(9, 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, both):
+    """A row of cells for each length, a cell for each depth, the base beside this model, if there is one."""
+    titles = {"base": "base", **({"artifact": "this model"} if "artifact" in tasks[0] else {})}
+    with picture(path, len(titles), figsize=(4.5 * len(titles), 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, found):
         import matplotlib
 
-        for axes, model, title in zip(both, ("base", "artifact"), ("base", "this model"), strict=True):
+        both = found if len(titles) > 1 else [found]
+        for axes, (model, title) in zip(both, titles.items(), strict=True):
             for row, task in enumerate(tasks):
                 parts = list(task["parts"].values())
                 width = 100 / len(parts)
                 for number, part in enumerate(parts):
-                    share = part[model]
+                    # None: not a number.
+                    share = 0.0 if part[model] is None else part[model]
                     ink = "black" if 0.15 < share < 0.85 else "white"
                     color = matplotlib.colormaps["RdYlGn"](share)
                     axes.barh(row, width, left=number * width, height=0.9, color=color, edgecolor="white")
                     axes.text(
-                        (number + 0.5) * width, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=ink
+                        (number + 0.5) * width,
+                        row,
+                        "NaN" if part[model] is None else f"{100 * share:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color=ink,
                     )
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("depth of the fact, % of the text", fontsize=8)

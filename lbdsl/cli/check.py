@@ -16,8 +16,8 @@ from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.core.diagnostic import Diagnostic
-    from lbdsl.layer.facts import ModelFacts
     from lbdsl.verbs.fixing import Fixed
+    from lbdsl.verbs.inspecting import Inspected
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
 
@@ -26,7 +26,7 @@ class _How(NamedTuple):
     """Options of checking files."""
 
     set_params: dict[str, str]
-    facts: ModelFacts | None
+    model: Inspected | None
     fix: bool
     diff: bool
 
@@ -87,7 +87,7 @@ def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) 
         from lbdsl.verbs.inspecting import inspect_model
 
         try:
-            how = how._replace(facts=inspect_model(model, offline=offline).facts)
+            how = how._replace(model=inspect_model(model, offline=offline))
         except LbdslError as problem:
             return [(model, found) for found in problem.diagnostics]
     return [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]
@@ -102,19 +102,19 @@ def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
         return _fixed(file, how)
     if file == "-":
         found = recipe_from_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params)
-        return (found if how.facts is None else on_model(found, how.facts)).diagnostics
-    return check_file(file, how.set_params, facts=how.facts).diagnostics
+        return (found if how.model is None else on_model(found, how.model)).diagnostics
+    return check_file(file, how.set_params, facts=how.model).diagnostics
 
 
 def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
     from lbdsl.verbs.fix_files import fix_bytes, fix_file
 
     if file == "-":
-        data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.facts)
+        data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.model)
         if fixed is not None and not how.diff:
             write_text(fixed.text)
     else:
-        data, fixed = fix_file(file, how.set_params, how.facts, write=not how.diff)
+        data, fixed = fix_file(file, how.set_params, how.model, write=not how.diff)
     if fixed is None:
         return data
     _tell(file, fixed, how.diff)

@@ -1,4 +1,4 @@
-"""`lbdsl eval ARTIFACT`."""
+"""`lbdsl eval ARTIFACT|MODEL`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS, MODELS
+from lbdsl.cli.completions import MODELS
 from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
-@click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
+@click.argument("artifact", metavar="ARTIFACT|MODEL", shell_complete=MODELS)
 @click.option(
     "--against",
     metavar="MODEL",
     shell_complete=MODELS,
-    help="The base, or another model; default: the one in the artifact's record.",
+    help="For an artifact: its base, or another model; default: the one in its record.",
 )
-@click.option("--data", multiple=True, help="Text to judge on; may be repeated. Default: the recipe's `eval` block.")
+@click.option(
+    "--data",
+    multiple=True,
+    help="Text to judge on; may be repeated. Default: the recipe's `eval` block, of a model builtin:wikitext.",
+)
 @click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
 @click.option("--seq", type=Tokens(), help="Tokens a sequence.")
 @click.option(
@@ -38,13 +42,16 @@ from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
     multiple=True,
     help="Tokens of a text to find facts in; may be repeated. Default: the recipe's.",
 )
+@click.option(
+    "--needle-texts", type=click.IntRange(2), help="How many of them for each length. Default: the recipe's, or 8."
+)
 @click.option("-o", "--output", type=Picture(dir_okay=False), help="Draw the needles' heat map here.")
 @json_option
 @measuring_options
 @click.pass_context
 def command(
     ctx: click.Context,
-    artifact: Path,
+    artifact: str,
     against: str | None,
     data: tuple[str, ...],
     tokens: int | None,
@@ -52,27 +59,37 @@ def command(
     tasks: tuple[str, ...],
     limit: int | None,
     needles: tuple[int, ...],
+    needle_texts: int | None,
     output: Path | None,
     as_json: bool,
     options: Any,
     progress: Any,
 ) -> None:
-    """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts."""
-    from lbdsl.cli.output import give, show_diagnostics
-    from lbdsl.verbs.evaluating import evaluate_artifact
+    """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts.
 
-    judged = evaluate_artifact(
-        artifact,
-        against=against,
-        data=data,
-        tokens=tokens,
-        seq=seq,
-        tasks=tasks,
-        limit=limit,
-        needle=needles,
-        options=options,
-        progress=progress,
-    )
+    Of a MODEL that is no artifact its own perplexity and answers, as what an artifact of it can be asked.
+    """
+    from lbdsl.artifact.record import is_artifact
+    from lbdsl.cli.output import give, show_diagnostics
+    from lbdsl.verbs.evaluating import evaluate_artifact, evaluate_model
+
+    asked: dict[str, Any] = {
+        "data": data,
+        "tokens": tokens,
+        "seq": seq,
+        "tasks": tasks,
+        "limit": limit,
+        "needle": needles,
+        "needle_texts": needle_texts,
+        "options": options,
+        "progress": progress,
+    }
+    if is_artifact(Path(artifact)):
+        judged = evaluate_artifact(artifact, against=against, **asked)
+    elif against is not None:
+        raise click.UsageError(f"--against is for an artifact, and {artifact} has no lbdsl.json", ctx)
+    else:
+        judged = evaluate_model(artifact, **asked)
     show_diagnostics(judged.diagnostics)
     give(judged, as_json)
     if output is not None:

@@ -19,12 +19,6 @@ from lbdsl.core.processes import process_number
 from lbdsl.verbs.interrupt import ended_by_kill
 from lbdsl.workbench.options import RunOptions
 
-cache_dir_option = click.option(
-    "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where measurements are kept. Default: the user's cache folder.",
-)
-
 
 class NumberFormat(click.Choice):
     """torch's name of a dtype, or a short one, such as bf16."""
@@ -36,6 +30,11 @@ class NumberFormat(click.Choice):
 
 DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where measurements are kept. Default: the user's cache folder.",
+)
 _MEASURING = (
     click.option(
         "--batch",

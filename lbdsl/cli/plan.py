@@ -35,7 +35,8 @@ CHANGES_PRESENT = 10
     "contexts",
     type=Tokens(),
     multiple=True,
-    help="Contexts to count cache bytes and FLOPs at; default 1Ki, 8Ki and 32Ki.",
+    help="Contexts to count cache bytes and FLOPs at, besides those that RECIPE names, and 1Ki, 8Ki and 32Ki within "
+    "MODEL's positions.",
 )
 @click.option(
     "--target",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from lbdsl.core.units import Unit
+from lbdsl.core.units import Unit, plural
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,55 @@ class Request:
     layer: int
 
 
+class NoValue(NamedTuple):
+    """Why a judged value does not exist, as the end of a sentence, and what gives one."""
+
+    reason: str
+    help: str
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """A mean over tokens, with its standard error clustered by sequence (NaN with fewer than two sequences)."""
+    """A mean over tokens, with its standard error clustered by sequence (NaN with fewer than two sequences). `missing`:
+    why it says nothing, where that cannot be read off the numbers."""
 
     value: float
     stderr: float
     unit: Unit
     tokens: int
     sequences: int
+    missing: NoValue | None = None
+
+
+NOT_ASKED = NoValue("was not asked", "name its text or task in the `eval` block, or on the command line of `eval`")
+NOT_FINITE = NoValue(
+    "is not finite", "the model computes NaN or infinity: try `--dtype float32`, a lower `lr`, or change less"
+)
+TOO_LITTLE = NoValue(
+    "has too little text: it is of one sequence or question", "raise `tokens` or `limit` in the `eval` block"
+)
+NONE_RIGHT = NoValue(
+    "has no value: the base itself has no right answer", "ask what the base can answer: `lbdsl eval MODEL` shows its share"
+)
+
+
+def cut_short(answers: int) -> NoValue:
+    """Of a task's answers, whose beginnings do not fit into the model's positions."""
+    return NoValue(
+        f"has no value: {plural(answers, 'answer')} came after a beginning that was cut short to the model's positions",
+        "ask shorter questions, or fewer: `limit` in the `eval` block",
+    )
+
+
+def no_value(found: Measurement | None) -> NoValue | None:
+    """Why a judged value does not exist; None if it does. Everything that is gated asks here."""
+    if found is None:
+        return NOT_ASKED
+    if found.missing is not None:
+        return found.missing
+    if not math.isfinite(found.value):
+        return NOT_FINITE
+    return TOO_LITTLE if found.sequences < 2 else None
 
 
 def clustered_mean(sums: Sequence[float], counts: Sequence[float], unit: Unit) -> Measurement:
@@ -45,8 +86,10 @@ def clustered_mean(sums: Sequence[float], counts: Sequence[float], unit: Unit) -
     if len(sums) != len(counts) or not counts or sum(counts) <= 0:
         raise ValueError("a mean needs at least one token, and one count for every sum")
     total = sum(counts)
-    mean = math.fsum(sums) / total
     clusters = len(counts)
+    if not all(map(math.isfinite, sums)):
+        return Measurement(sum(sums) / total, math.nan, unit, round(total), clusters)
+    mean = math.fsum(sums) / total
     if clusters < 2:
         return Measurement(mean, math.nan, unit, round(total), clusters)
     spread = math.fsum((s - mean * n) ** 2 for s, n in zip(sums, counts, strict=True))

@@ -42,15 +42,18 @@ _NUMBER_AND_SUFFIX = re.compile(r"([0-9][0-9_]{0,20}(?:\.[0-9]{1,20})?)[ \t]*([A
 _SUFFIX = re.compile("([kmg]?)(i?)(b?)", re.IGNORECASE)
 
 
-def readings(written: str, *, in_bytes: bool = True) -> Mapping[str, str]:
+def readings(written: str, *, in_bytes: bool = True, compared: bool = False) -> Mapping[str, str]:
     """How a number in a wrong form may be meant, and what each reading is: `200_000` as `200k`, `4ki` as `4Ki`, `8K` as
-    `8Ki` or `8k`. Empty when there is no guess. Without `in_bytes`, a `B` is left out."""
+    `8Ki` or `8k`. Empty when there is no guess. Without `in_bytes`, a `B` is left out; where it is `compared`,
+    `1.5x` is a share."""
     match = _NUMBER_AND_SUFFIX.fullmatch(written)
     if match is None:
         return {}
     digits, suffix = match[1].replace("_", ""), match[2]
     if suffix.lower() in ("pct", "percent"):
         return {f"{digits}%": "a share"}
+    if suffix == "x" and compared:
+        return {f"{100 * float(digits):.12g}%": "a share"}
     if suffix == "ms":
         return {f"{float(digits) / 1000:.12g}": "seconds"}
     if not suffix:

@@ -48,7 +48,7 @@ def read_parquet(path: Path) -> Iterator[str]:
     import pyarrow as arrow
     from pyarrow import parquet
 
-    _must_be_file(path)
+    must_be_file(path)
     try:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in ("text", "messages") if name in file.schema_arrow.names][:1]
@@ -129,7 +129,7 @@ def normal_newlines(text: str) -> str:
 
 
 def _text_of(path: Path) -> str:
-    _must_be_file(path)
+    must_be_file(path)
     try:
         raw = path.read_bytes()
     except OSError as problem:
@@ -143,7 +143,8 @@ def _text_of(path: Path) -> str:
         ) from None
 
 
-def _must_be_file(path: Path) -> None:
+def must_be_file(path: Path) -> None:
+    """Raise LB441 for a path that is not a file which can be read."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

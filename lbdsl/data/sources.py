@@ -53,13 +53,33 @@ def read_parts(data: str, *, base_dir: Folder = None, offline: bool = False) -> 
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 
 
-def check_source(data: str, *, base_dir: Folder = None, offline: bool = False) -> None:
-    """Raise LB485 for a source that needs a package which is not installed, and LB445, offline, for a hub data set that is
-    not in the cache. Fast: nothing of the source is read."""
-    if Path(data).suffix.lower() == ".parquet":
-        check_installed("pyarrow", data)
-    elif hub.is_hub_name(data) and not is_there(data, base_dir):
-        hub.check_cached(data, offline=offline)
+def check_source(data: str, *, base_dir: Folder = None, offline: bool | None = None) -> None:
+    """Raise LB440 for an unknown form, LB441 for a file that is not there, LB479 for one that a recipe may not name, LB485
+    for a source that needs a package which is not installed. Fast: nothing is read, and no hub is asked. Where `offline` is
+    known, LB445 for a hub data set that would be offline and is not in the cache."""
+    if data.startswith("builtin:"):
+        if data not in BUILTIN_TEXTS:
+            known = nearest(data, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
+            raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {known!r}; {_FORMS}")
+        return
+    is_file = data.startswith(WIKITEXT) or os.path.splitext(data)[1].lower() in files.READERS
+    if not is_file and hub.is_hub_name(data) and not is_there(data, base_dir):
+        check_installed("datasets", data)
+        if offline is not None:
+            hub.check_cached(data, offline=offline)
+        return
+    path = path_of(data, base_dir)
+    if is_file:
+        files.must_be_file(path)
+        if path.suffix.lower() == ".parquet":
+            check_installed("pyarrow", data)
+    elif os.path.exists(path):
+        what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
+        raise fail("LB440", f"{data} is {what}", help=_FORMS)
+    else:
+        close = nearest(data, (name.removeprefix("builtin:") for name in BUILTIN_TEXTS))
+        meant = (f'did you mean "builtin:{close}"?',) if close else did_you_mean(path)
+        raise fail("LB440", f"{data!r} is not a text source", help=(*meant, _FORMS))
 
 
 def path_of(data: str, base_dir: Folder = None) -> Path:
@@ -73,28 +93,14 @@ def is_there(data: str, base_dir: Folder = None) -> bool:
 
 
 def _read(data: str, base_dir: Folder, offline: bool) -> Iterable[str]:
+    check_source(data, base_dir=base_dir)
     if data.startswith("builtin:"):
         return _builtin(data)
-    if data.startswith(WIKITEXT):
-        return files.read_wikitext(path_of(data, base_dir))
-    reader = files.READERS.get(os.path.splitext(data)[1].lower())
-    if reader is None and hub.is_hub_name(data) and not is_there(data, base_dir):
-        return hub.read(data, offline=offline)
-    path = path_of(data, base_dir)
-    if reader is not None:
-        return reader(path)
-    if os.path.exists(path):
-        what = "a folder" if path.is_dir() else f"a file of unknown kind ({path.suffix or 'no suffix'})"
-        raise fail("LB440", f"{data} is {what}", help=_FORMS)
-    close = nearest(data, (name.removeprefix("builtin:") for name in BUILTIN_TEXTS))
-    meant = (f'did you mean "builtin:{close}"?',) if close else did_you_mean(path)
-    raise fail("LB440", f"{data!r} is not a text source", help=(*meant, _FORMS))
+    reader = files.read_wikitext if data.startswith(WIKITEXT) else files.READERS.get(os.path.splitext(data)[1].lower())
+    return reader(path_of(data, base_dir)) if reader is not None else hub.read(data, offline=offline)
 
 
 def _builtin(data: str) -> Iterable[str]:
-    if data not in BUILTIN_TEXTS:
-        close = nearest(data, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]
-        raise fail("LB440", f"there is no built-in text {data!r}", help=f"write {close!r}; {_FORMS}")
     if data == "builtin:wikitext":
         return files.read_jsonl(_WIKITEXT_FILE)
     if data == "builtin:docs":

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +20,26 @@ from typing import Any
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
-from lbdsl.core.extras import check_installed
+from lbdsl.core.extras import check_installed, is_installed
+from lbdsl.core.measurement import cut_short
 from lbdsl.core.place import Folder, file_at
 from lbdsl.core.progress import Progress
 from lbdsl.data.sources import is_there
 from lbdsl.evaluate.task_files import check_file, keep_templates_in
-from lbdsl.evaluate.tasks import Answers, TaskResult
+from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
+from lbdsl.measure.predictions import base_not_finite
+from lbdsl.measure.rows import answer_rows, likelihoods
 from lbdsl.recipe.schema_blocks import task_name
 
 PREFERRED = ("acc_norm", "acc", "exact_match")
 """The metrics of a task by which it is judged, the first that it has; else its first."""
+
+RULE = "a tie is not right"
+"""Part of a task's digest: answers that were judged by another rule are not compared."""
+
+EQUAL = 1e-6
+"""Log-likelihoods that differ by less, as a share, are a tie."""
 
 
 def check_tasks(names: Sequence[str], folder: Folder) -> None:
@@ -38,12 +48,9 @@ def check_tasks(names: Sequence[str], folder: Folder) -> None:
     if names:
         check_installed("lm_eval", task_name(names[0]), "lm-evaluation-harness")
     for name in names:
-        if name.endswith((".yaml", ".yml")) and task_file(name, folder) is None:
-            raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
+        check_name(name, folder)
     for name in names:
         path = task_file(name, folder)
-        if path is None and name not in manager_for(None).all_tasks:
-            raise _unknown(name, manager_for(None).all_tasks)
         with asking(name, path) as spec:
             from lm_eval.api.metrics import mean
 
@@ -53,6 +60,16 @@ def check_tasks(names: Sequence[str], folder: Folder) -> None:
                 metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
+
+
+def check_name(name: str, folder: Folder) -> None:
+    """Raise LB456 for a file that is not there; for a task that lm-evaluation-harness does not have, where it is
+    installed. Neither its data are read nor its code is run."""
+    path = task_file(name, folder)
+    if path is None and name.endswith((".yaml", ".yml")):
+        raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
+    if path is None and is_installed("lm_eval") and name not in manager_for(None).all_tasks:
+        raise _unknown(name, manager_for(None).all_tasks)
 
 
 def manager_for(path: Path | None) -> Any:
@@ -104,71 +121,140 @@ class HarnessTask:
     def name(self) -> str:
         return task_name(self.task)
 
-    def answered(self, base: LayerSource, artifact: LayerSource, progress: Progress) -> TaskResult:
+    def answered(self, base: LayerSource, artifact: LayerSource | None, progress: Progress) -> TaskResult:
         """Raises LB456 for a task whose data cannot be read or that has no share of right answers, and for a model that
         is not in memory."""
-        for source in (base, artifact):
+        models = {"base": base} if artifact is None else {"base": base, "result": artifact}
+        for source in models.values():
             if not source.in_memory:
                 help = "leave the task out, or take a machine with more memory"
                 raise fail("LB456", f"{self.name} needs the whole model in memory", help=help)
         with progress.stage(f"asking {self.name}") as report:
-            before = self._samples(base, lambda done, total: report(done, 2 * total, "base"))
-            after = self._samples(artifact, lambda done, total: report(total + done, 2 * total, "result"))
-        metric = _metric(self.task, before)
-        answers = {
-            part: [
-                Answers(1, right_share(self.task, one, metric), right_share(self.task, other, metric))
-                for one, other in zip(_first_filter(before[part]), _first_filter(after[part]), strict=True)
-            ]
-            for part in before
-        }
-        asked = [[sample["doc_hash"], sample["target_hash"]] for samples in before.values() for sample in samples]
-        sums = {
-            part: Answers(len(of), sum(a.base for a in of), sum(a.artifact for a in of)) for part, of in answers.items()
-        }
+
+            def asked_of(number: int, what: str, source: LayerSource) -> _Asked:
+                return self._asked(source, lambda done: report(number + done, len(models), what))
+
+            found = [asked_of(number, *model) for number, model in enumerate(models.items())]
+        metric = _metric(self.task, found[0].samples)
+        right = [each.right(self.task, metric) for each in found]
+        if any(math.isnan(value) for of in right[0].values() for value in of):
+            raise base_not_finite(f"in {self.name}")
+        answers = {part: answers_of([of[part] for of in right]) for part in right[0]}
+        asked = [[one["doc_hash"], one["target_hash"]] for samples in found[0].samples.values() for one in samples]
+        sums = {part: summed(of) for part, of in answers.items()}
+        cut = max(each.cut for each in found)
         return TaskResult(
             self.name,
             metric,
-            hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            hashlib.sha256(json.dumps([asked, RULE]).encode()).hexdigest(),
             tuple(answer for of in answers.values() for answer in of),
             sums if len(sums) > 1 else {},
+            cut_short(cut) if cut else None,
         )
 
-    def _samples(self, source: LayerSource, told: Callable[[float, float], None]) -> Mapping[str, Any]:
-        """The answers to each question, by the name of the part."""
+    def _asked(self, source: LayerSource, told: Callable[[float], None]) -> _Asked:
         from lm_eval import evaluator
 
         # It asks git for its version, which complains on standard error where there is none.
         evaluator.get_git_commit_hash = lambda: None
         path = task_file(self.task, self.folder)
+        manager = _Keeping(manager_for(path))
         with asking(self.task, path) as spec:
+            model = _model(source, self.tokenizer, self.batch, told)
             found = evaluator.simple_evaluate(
-                model=_asked(source.hybrid, self.tokenizer, self.batch, told),
-                tasks=[spec],
-                task_manager=manager_for(path),
-                limit=self.limit,
-                bootstrap_iters=0,
-                log_samples=True,
+                model=model, tasks=[spec], task_manager=manager, limit=self.limit, bootstrap_iters=0, log_samples=True
             )
         assert found is not None, "this is the first process"
-        return found["samples"]
+        return _Asked(found["samples"], manager.tasks, model.finite, model.alike, model.cut)
 
 
-def _asked(model: Any, tokenizer: Any, batch: int, told: Callable[[float, float], None]) -> Any:
-    """The harness's model, which tells how many requests it has answered."""
+class _Keeping:
+    """The harness's manager of tasks, which keeps those that it has loaded."""
+
+    def __init__(self, manager: Any):
+        self._manager = manager
+        self.tasks: Mapping[str, Any] = {}
+
+    def load(self, specs: Any) -> Any:
+        loaded = self._manager.load(specs)
+        self.tasks = loaded["tasks"]
+        return loaded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The samples of each part, and its task; whether all that the model wrote is of finite likelihoods, whether all
+    tokens were `alike` to it somewhere, and how many questions were cut short."""
+
+    samples: Mapping[str, Any]
+    tasks: Mapping[str, Any]
+    finite: bool
+    alike: bool
+    cut: int
+
+    def right(self, name: str, metric: str) -> dict[str, list[float]]:
+        """How much of each question is right, by part; NaN where likelihoods are not finite."""
+        return {
+            part: [self._share(name, self.tasks[part], one, metric) for one in _first_filter(samples)]
+            for part, samples in self.samples.items()
+        }
+
+    def _share(self, name: str, task: Any, sample: Mapping[str, Any], metric: str) -> float:
+        if not self.finite:
+            return math.nan
+        given = sample["filtered_resps"]
+        if not all(isinstance(one, tuple | list) and len(one) == 2 for one in given):
+            # What a model writes to which all tokens are alike is the first of them, and no answer.
+            return 0.0 if self.alike else right_share(name, sample, metric)
+        return right_of_given(name, task, sample["doc"], [(one[0], bool(one[1])) for one in given], metric)
+
+
+def right_of_given(name: str, task: Any, document: Any, given: Sequence[tuple[float, bool]], metric: str) -> float:
+    """How much of a question is right, by the log-likelihood of each of its answers and whether all of its tokens are first
+    choices. NaN if one is not finite. Of answers that are equally likely the harness takes the first: here it must be
+    right whichever is taken."""
+    if not all(math.isfinite(likelihood) for likelihood, _ in given):
+        return math.nan
+    ways = [list(given)]
+    for at, (likelihood, first) in enumerate(given if len(given) > 1 else ()):
+        ways.append([*given[:at], (likelihood + EQUAL * abs(likelihood), first), *given[at + 1 :]])
+    return min(right_share(name, task.process_results(document, way), metric) for way in ways)
+
+
+def _model(source: LayerSource, tokenizer: Any, batch: int, told: Callable[[float], None]) -> Any:
+    """The harness's model, which tells what share of the given answers it has looked at, whether its likelihoods are
+    `finite` where it writes, and all tokens `alike` somewhere; and how many questions were `cut` to its positions."""
     from lm_eval.models.huggingface import HFLM
 
-    class Asked(HFLM):
+    class Model(HFLM):
+        finite, alike, cut = True, False, 0
+
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            self.requests, self.answered = len(requests), 0
-            return super()._loglikelihood_tokens(requests, *args, **{**kwargs, "disable_tqdm": True})
+            rows = answer_rows([(before, answer) for _, before, answer in requests], self.max_length, batch)
+            self.cut += rows.cut
+            return likelihoods(source, rows, told)
 
-        def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
-            self.answered += len(inps)
-            told(min(self.answered, self.requests), self.requests)
-            return super()._model_call(inps, *args, **kwargs)
+        def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
+            most = kwargs.get("left_truncate_len")
+            self.cut += sum(len(self.tok_encode(text)) > most for text in strings) if most else 0
+            return super().tok_batch_encode(strings, *args, **kwargs)
 
-    return Asked(pretrained=model, tokenizer=tokenizer, batch_size=batch, backend="causal")
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            def look(module: Any, given: Any, output: Any) -> None:
+                least_B, most_B = output.logits[:, -1].aminmax(dim=-1)
+                self.finite &= bool((most_B - least_B).isfinite().all())
+                self.alike |= bool((most_B == least_B).any())
+
+            hook = self.model.register_forward_hook(look)
+            try:
+                return super()._model_generate(*args, **kwargs)
+            finally:
+                hook.remove()
+
+    return Model(pretrained=source.hybrid, tokenizer=tokenizer, batch_size=batch, backend="causal")
 
 
 def preferred(metrics: Sequence[str]) -> str:

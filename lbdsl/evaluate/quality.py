@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -27,42 +28,36 @@ class Quality:
     """Means over the tokens of the evaluation text; standard errors are clustered by sequence.
 
     `rise` is the artifact's next-token loss minus the base's, paired token by token (nats per token); `scores` has all
-    metrics that apply to the finished model, by name.
+    metrics that apply to the finished model, by name. Of a base alone the last three are empty.
     """
 
     data: str
     digest: str
     base_nll: Measurement
-    nll: Measurement
-    rise: Measurement
-    scores: Mapping[str, Measurement]
-
-    def post_scores(self) -> Mapping[str, float]:
-        """The values that post asserts compare, by metric name."""
-        return {name: score.value for name, score in self.scores.items()}
+    nll: Measurement | None = None
+    rise: Measurement | None = None
+    scores: Mapping[str, Measurement] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The measured fields of `eval --json`. `scores` has every metric; some also have their own field."""
-        base, artifact = exponential(self.base_nll.value), exponential(self.nll.value)
-        fields = {field: self.scores[name] for field, name in _FIELDS.items()}
+        losses = {"base": self.base_nll, **({"artifact": self.nll} if self.nll is not None else {})}
+        rises = {"loss_rise": self.rise} if self.rise is not None else {}
+        fields = {**rises, **{field: self.scores[name] for field, name in _FIELDS.items() if name in self.scores}}
         return finite(
             {
                 "data": self.data,
                 "data_digest": self.digest,
-                "tokens": self.nll.tokens,
-                "sequences": self.nll.sequences,
-                "perplexity": {"base": base, "artifact": artifact},
-                "nll": {"base": self.base_nll.value, "artifact": self.nll.value},
-                "loss_rise": self.rise.value,
+                "tokens": self.base_nll.tokens,
+                "sequences": self.base_nll.sequences,
+                "perplexity": {model: exponential(loss.value) for model, loss in losses.items()},
+                "nll": {model: loss.value for model, loss in losses.items()},
                 **{field: score.value for field, score in fields.items()},
                 "scores": {
                     name: {"value": score.value, "stderr": score.stderr, "unit": score.unit}
                     for name, score in self.scores.items()
                 },
                 "stderr": {
-                    "perplexity_base": base * self.base_nll.stderr,
-                    "perplexity_artifact": artifact * self.nll.stderr,
-                    "loss_rise": self.rise.stderr,
+                    **{f"perplexity_{model}": exponential(loss.value) * loss.stderr for model, loss in losses.items()},
                     **{field: score.stderr for field, score in fields.items()},
                 },
             }
@@ -73,9 +68,18 @@ _FIELDS = {"ppl_increase": "ppl_increase", "kl": "kl_healed", "agreement": "agre
 """Fields of the JSON that are older than `scores`, and the metric of each."""
 
 
-def post_scores(source: Mapping[str, Any]) -> Mapping[str, float]:
-    """The values that post asserts compare, from the JSON of one text; NaN for null."""
-    return {name: math.nan if score["value"] is None else score["value"] for name, score in source["scores"].items()}
+def scores_in(source: Mapping[str, Any]) -> Mapping[str, Measurement]:
+    """The scores in the JSON of one text; NaN for null."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return {
+        name: Measurement(
+            number(score["value"]), number(score["stderr"]), Unit(score["unit"]), source["tokens"], source["sequences"]
+        )
+        for name, score in source["scores"].items()
+    }
 
 
 def evaluation_json(
@@ -131,10 +135,16 @@ def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurem
 
 
 def judge_on(
-    base: LayerSource, artifact: LayerSource, texts: Sequence[TokenBlocks], title: str, progress: Progress, batch: int = 1
+    base: LayerSource,
+    artifact: LayerSource | None,
+    texts: Sequence[TokenBlocks],
+    title: str,
+    progress: Progress,
+    batch: int = 1,
 ) -> tuple[Quality, ...]:
-    """Compare two models on each text, as a separate progress stage; every token except the first of each sequence is
-    predicted. Micro-batches of `batch` sequences run through a streamed model together, as many as fit in memory.
+    """Compare two models on each text, or look at a base alone, as a separate progress stage; every token except the first
+    of each sequence is predicted. Micro-batches of `batch` sequences run through a streamed model together, as many as fit
+    in memory.
     """
     found = []
     for blocks in texts:
@@ -143,32 +153,37 @@ def judge_on(
     return tuple(found)
 
 
-def _judged(base: LayerSource, artifact: LayerSource, blocks: TokenBlocks, meter: Meter, batch: int) -> Quality:
+def _judged(base: LayerSource, artifact: LayerSource | None, blocks: TokenBlocks, meter: Meter, batch: int) -> Quality:
     base_nll: list[SequenceSum] = []
-    compared = comparisons()
+    compared = comparisons() if artifact is not None else ()
     found: dict[str, list[SequenceSum]] = {metric.kind: [] for metric in compared}
-    meter.expect(2 * meter.runs(blocks.sequences))
-    room = 0.0 if base.in_memory and artifact.in_memory else room_for_streams(base, artifact)
+    models = [base] if artifact is None else [base, artifact]
+    meter.expect(len(models) * meter.runs(blocks.sequences))
+    room = 0.0 if all(model.in_memory for model in models) else room_for_streams(*models)
     for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
         before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))
         first, last = len(base_nll) + 1, len(base_nll) + sum(map(len, group))
         where = f"sequence{f's {first}-{last}' if last > first else f' {first}'} of {blocks.sequences}"
         push(base, before, meter.layers_of(before, f"{where}, base"))
-        push(artifact, after, meter.layers_of(after, f"{where}, result"))
-        with base.head() as head, artifact.head() as other:
+        if artifact is not None:
+            push(artifact, after, meter.layers_of(after, f"{where}, result"))
+        with base.head() as head, nullcontext() if artifact is None else artifact.head() as other:
             for flow, its in zip(before, after, strict=True):
-                losses, (sums,) = compare(head, flow.base_BND, flow.ids_BN, [Changed(its.base_BND, compared, other)])
+                changed = [Changed(its.base_BND, compared, other)] if artifact is not None else []
+                losses, sums = compare(head, flow.base_BND, flow.ids_BN, changed)
                 base_nll += losses
-                for kind, values in sums.items():
-                    found[kind] += values
-                meter.add(2 * meter.heads(len(flow.ids_BN)), f"{where}, predictions")
+                for of_artifact in sums:
+                    for kind, values in of_artifact.items():
+                        found[kind] += values
+                meter.add(len(models) * meter.heads(len(flow.ids_BN)), f"{where}, predictions")
+    of_base = Quality(data=blocks.data, digest=blocks.digest, base_nll=_mean(base_nll, Unit.NATS))
+    if artifact is None:
+        return of_base
     rises = found[NextTokenLoss.kind]
     nll = [SequenceSum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
     means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}
-    return Quality(
-        data=blocks.data,
-        digest=blocks.digest,
-        base_nll=_mean(base_nll, Unit.NATS),
+    return replace(
+        of_base,
         nll=_mean(nll, Unit.NATS),
         rise=means[NextTokenLoss.kind],
         scores=MappingProxyType({name: score_of(metric, means) for name, metric in _of_texts().items()}),

@@ -11,26 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
-from lbdsl.evaluate.harness import asking, manager_for, preferred, right_share
+from lbdsl.evaluate.harness import asking, manager_for, preferred, right_of_given
+from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
 from lbdsl.recipe.schema_blocks import task_name
+
+SAMPLED, WRITTEN = 20, 16
 
 
 @dataclass(frozen=True)
 class Questions:
-    """`blocks` has a row for each given answer, after its question, filled up at its end; `counted_SN` names the answer's
-    tokens. `tokens` are those of all rows; `spare` are the questions that each part of
-    the task has besides, at least."""
+    """The questions of a task, whose answers are `rows`; `blocks` are their tokens. `spare` are the questions that each
+    part of the task has besides, at least."""
 
     blocks: TokenBlocks
-    counted_SN: Tensor
-    tokens: int
+    rows: AnswerRows
     spare: int
     _task: str
     _asked: Sequence[tuple[Any, Any, Sequence[int]]]
@@ -42,19 +40,26 @@ class Questions:
 
     def right(self, losses: Mapping[int, float], misses: Mapping[int, float]) -> list[float]:
         """How much of each question is right, by each row's loss in nats and its number of tokens that are not the first
-        choice."""
-        found = []
-        for task, document, rows in self._asked:
-            judged = task.process_results(document, [(-losses[row], misses[row] == 0) for row in rows])
-            found.append(right_share(self._task, judged, preferred(list(task.aggregation()))))
-        return found
+        choice; NaN where a loss is not finite."""
+        return [
+            right_of_given(
+                self._task,
+                task,
+                document,
+                [(-losses[row], misses[row] == 0) for row in rows],
+                preferred(list(task.aggregation())),
+            )
+            for task, document, rows in self._asked
+        ]
 
 
-def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count: int, positions: int) -> Questions:
+def questions_of(
+    name: str, path: Path | None, model: Any, tokenizer: Any, count: int, positions: int, batch: int = 1
+) -> Questions:
     """The last `count` questions of each part of the task `name`, a YAML file at `path`; rows of at most `positions`
-    tokens. `model` says how the harness tokenizes for it; its weights are not used. Raises LB456 for a task that asks the
-    model to write."""
-    rows: list[tuple[list[int], list[int]]] = []
+    tokens, grouped by `batch`. `model` says how the harness tokenizes for it; its weights are not used. Raises LB456 for a
+    task that asks the model to write."""
+    pairs: list[Pair] = []
     asked: list[tuple[Any, Any, Sequence[int]]] = []
     spare = []
     with asking(name, path) as spec:
@@ -72,27 +77,33 @@ def questions_of(name: str, path: Path | None, model: Any, tokenizer: Any, count
             spare.append(max(0, len(by_document) - count))
             for _, ones in sorted(by_document.items())[-count:]:
                 ones.sort(key=lambda one: one.idx)
-                start = len(rows)
-                rows += encode(ones)
-                asked.append((task, ones[0].doc, range(start, len(rows))))
-    # Rows of one length are measured together.
-    order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row])))
-    place = {row: number for number, row in enumerate(order)}
-    asked = [(task, document, [place[row] for row in of]) for task, document, of in asked]
-    rows = [rows[row] for row in order]
-    rows = [(before[max(0, len(before) + len(answer) - positions) :], answer) for before, answer in rows]
-    longest = max(len(before) + len(answer) for before, answer in rows)
-    ids_SN, counted_SN = (
-        torch.zeros(len(rows), longest, dtype=torch.int64),
-        torch.zeros(len(rows), longest, dtype=torch.bool),
-    )
-    for row, (before, answer) in enumerate(rows):
-        end = len(before) + len(answer)
-        ids_SN[row, :end] = torch.tensor([*before, *answer])
-        counted_SN[row, len(before) : end] = True
-    digest = digest_of(["questions", rows])
-    blocks = TokenBlocks(ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
-    return Questions(blocks, counted_SN, sum(len(before) + len(answer) for before, answer in rows), min(spare), name, asked)
+                start = len(pairs)
+                pairs += encode(ones)
+                asked.append((task, ones[0].doc, range(start, len(pairs))))
+    rows = answer_rows(pairs, positions, batch)
+    asked = [(task, document, [rows.row_of[pair] for pair in of]) for task, document, of in asked]
+    digest = digest_of(["questions", 2, pairs, positions])
+    blocks = TokenBlocks(rows.ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
+    return Questions(blocks, rows, min(spare), name, asked)
+
+
+def tokens_asked(name: str, path: Path | None, model: Any, tokenizer: Any, limit: int | None, positions: int) -> float:
+    """The tokens that one model reads where it is judged by the task, from the first `SAMPLED` questions of each part. One
+    that it writes takes as long as `WRITTEN` that it reads."""
+    found = 0.0
+    with asking(name, path) as spec:
+        encode = _encoder(model, tokenizer)
+        for task in manager_for(path).load([spec])["tasks"].values():
+            count = min(len(task.eval_docs), limit or len(task.eval_docs))
+            task.build_all_requests(limit=min(count, SAMPLED), rank=0, world_size=1)
+            given = [one for one in task.instances if one.request_type == "loglikelihood"]
+            tokens = answer_rows(encode(given), positions).tokens if given else 0
+            for one in task.instances:
+                if one.request_type == "generate_until":
+                    before, how = one.args
+                    tokens += len(tokenizer(before, verbose=False)["input_ids"]) + WRITTEN * how.get("max_gen_toks", 256)
+            found += tokens * count / len({one.doc_id for one in task.instances})
+    return found
 
 
 def _encoder(model: Any, tokenizer: Any) -> Any:

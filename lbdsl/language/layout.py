@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
+from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import readings, readings_text
 from lbdsl.language.lexer import BRACKETS, NUMBERS, Token
 from lbdsl.language.limits import MAX_DEPTH, MAX_DIGITS
+from lbdsl.language.words import keywords
 
 
 def _set(terminals: str) -> frozenset[str]:
@@ -79,6 +81,14 @@ def split_statements(source: Source, tokens: Sequence[Token]) -> tuple[list[Chun
     return layout.chunks, layout.diagnostics
 
 
+def _continues(token: Token) -> bool:
+    """Whether a token that is first on its line continues the statement before it. So does a misspelt word: no statement
+    begins with a name, and its error is then that of the word."""
+    if token.type != "NAME":
+        return token.type in CONTINUES_BEFORE
+    return (nearest(token.text.lower(), keywords()) or "").upper() in CONTINUES_BEFORE
+
+
 class _Layout:
     """The statement being read, and those before it."""
 
@@ -126,7 +136,7 @@ class _Layout:
         self.next_word = max(self.next_word, index)  # skip a run of newlines only once
         while self.next_word < len(tokens) and tokens[self.next_word].type == "NEWLINE":
             self.next_word += 1
-        if self.next_word < len(tokens) and tokens[self.next_word].type in CONTINUES_BEFORE:
+        if self.next_word < len(tokens) and _continues(tokens[self.next_word]):
             return
         if self.brackets:
             self.current.append(token)
@@ -207,7 +217,11 @@ class _Layout:
             whole = Span(self.source, token.start, following.end)
             before = self.current[-2].type if len(self.current) > 1 else ""
             # Arguments and settings count tokens; bytes are compared.
-            found = readings(whole.text, in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM")
+            found = readings(
+                whole.text,
+                compared=before == "COMPARE",
+                in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM",
+            )
             helps = (
                 (readings_text(found),)
                 if found

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from lbdsl.core.units import Unit
 from lbdsl.metrics import LogitsMetric
+
+
+def first_choices(logp_NV: Tensor, target_N: Tensor) -> Tensor:
+    """1 where a token is the most likely one, 0 elsewhere, [N] in fp64; NaN where the log-probabilities are not finite. Of
+    several that are equally likely none is: a model that always says the same would be right by their order."""
+    own_N1 = logp_NV.gather(-1, target_N.unsqueeze(-1))
+    first_N = (logp_NV >= own_N1).sum(-1) == 1
+    return first_N.double().where(own_N1.squeeze(-1).isfinite(), math.nan)
 
 
 class AnswerLoss(LogitsMetric):
@@ -22,14 +31,14 @@ class AnswerLoss(LogitsMetric):
 
 
 class AnswerMiss(LogitsMetric):
-    """1 where the next token is not the changed model's first choice."""
+    """1 where the next token is not the changed model's first choice; see `first_choices`."""
 
-    kind = "answer miss"
+    kind = "answer not first"
     unit = Unit.RATIO
 
     @staticmethod
     def per_token(base_logp_NV: Tensor, changed_logp_NV: Tensor, target_N: Tensor) -> Tensor:
-        return (changed_logp_NV.argmax(-1) != target_N).double()
+        return 1 - first_choices(changed_logp_NV, target_N)
 
 
 ANSWERED: Mapping[str, type[LogitsMetric]] = {cls.kind: cls for cls in (AnswerLoss, AnswerMiss)}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lbdsl.core.progress import Report
 from lbdsl.layer.weights import LayerChange
+from lbdsl.measure.branches import Branches, joined
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.memory import free_bytes
 from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
@@ -40,15 +41,21 @@ class Flow:
     """The hidden states of B sequences of N tokens: in the base, and in every changed model after its first changed layer.
 
     observers: by layer. At the end, `base_BND` and `changed` are the hidden states before the final norm, [B, N, D]; an
-    item of `changed` is None until the first changed layer of its model.
+    item of `changed` is None until the first changed layer of its model. `shared`: so many first tokens are the same in
+    all sequences; they are run once, and at the end the states are those behind them, of the tokens `behind`.
     """
 
     ids_BN: Tensor
     changes: Sequence[Changes] = ()
     observers: Mapping[int, Observer] = field(default_factory=dict)
+    shared: int = 0
     base_BND: Tensor = field(init=False)
     changed: list[Tensor | None] = field(init=False)
     inputs: Any = field(init=False)
+
+    @property
+    def behind(self) -> Tensor:
+        return self.ids_BN[:, self.shared :]
 
     def ends(self) -> list[Tensor]:
         """`changed`, with the base's hidden states for a model without changes."""
@@ -89,10 +96,13 @@ def push(
     # Without padding, positions and masks depend on the shape alone, and can be large.
     inputs: dict[torch.Size, Any] = {}
     for flow in flows:
-        flow.base_BND = source.embed(flow.ids_BN)
-        if flow.ids_BN.shape not in inputs:
+        flow.base_BND = source.embed(joined(flow.ids_BN, flow.shared) if flow.shared else flow.ids_BN)
+        if flow.shared:
+            flow.inputs = Branches(source.hybrid.model, flow.base_BND, len(flow.ids_BN), flow.shared)
+        elif flow.ids_BN.shape not in inputs:
             inputs[flow.ids_BN.shape] = source.hybrid.model.prepare(flow.base_BND)
-        flow.inputs = inputs[flow.ids_BN.shape]
+        if not flow.shared:
+            flow.inputs = inputs[flow.ids_BN.shape]
         flow.changed = [None] * len(flow.changes)
     for index in range(source.layers if stop is None else stop):
         with source.layer(index) as layer, nullcontext() if around is None else around(index, layer):
@@ -102,11 +112,21 @@ def push(
             # Variants share the layer's weights, which must be freed before the next layer is loaded.
             del variants, layer
         done(index)
+    for flow in flows:
+        if flow.shared:
+            ends = {id(state): flow.inputs.rows_of(state) for state in (flow.base_BND, *flow.changed) if state is not None}
+            flow.changed = [None if state is None else ends[id(state)] for state in flow.changed]
+            flow.base_BND = ends[id(flow.base_BND)]
 
 
 def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: Variants, statistics: StatisticsOf) -> None:
     """Run one flow through one layer."""
-    run_layer = source.hybrid.model.run_layer
+
+    def run_layer(layer: Any, state_BND: Tensor) -> Tensor:
+        if flow.shared:
+            return flow.inputs.run(layer, index, state_BND)
+        return source.hybrid.model.run_layer(layer, index, state_BND, flow.inputs)
+
     # All hidden states before the layer exist when this begins, so that no two of them have one identity.
     after: dict[tuple[int, LayerChange | None], Tensor] = {}
     for number, changes in enumerate(flow.changes):
@@ -122,10 +142,10 @@ def _through(source: LayerSource, flow: Flow, layer: Any, index: int, variants: 
                 if key not in variants:
                     variants[key] = variant_of(source.hybrid, index, change, statistics(index))
                 used = variants[key]
-            after[shared] = run_layer(used, index, state_BND, flow.inputs)
+            after[shared] = run_layer(used, state_BND)
         flow.changed[number] = after[shared]
     before_BND = flow.base_BND
-    flow.base_BND = run_layer(layer, index, before_BND, flow.inputs)
+    flow.base_BND = run_layer(layer, before_BND)
     if index in flow.observers:
         flow.observers[index](layer, before_BND, flow.base_BND, flow.inputs)
 

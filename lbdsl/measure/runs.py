@@ -16,6 +16,7 @@ from lbdsl.core.progress import Report
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.answers import ANSWERED
+from lbdsl.measure.branches import shared_tokens
 from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare, sums_of
@@ -72,14 +73,18 @@ class _MicroBatch:
 
     def flow(self, ids_SN: Tensor, counted_SN: Tensor | None, device: Any, found: Found) -> Flow:
         """The flow to push, up to the last token that counts; its observers append residual metrics to `found`."""
-        ids_BN = ids_SN[self.rows.start : self.rows.stop]
+        ids_BN, shared = ids_SN[self.rows.start : self.rows.stop], 0
         if counted_SN is not None:
-            ids_BN = ids_BN[:, : 1 + int(counted_SN[self.rows.start : self.rows.stop].any(0).nonzero().max())]
+            counted_BN = counted_SN[self.rows.start : self.rows.stop]
+            end = 1 + int(counted_BN.any(0).nonzero().max())
+            ids_BN = ids_BN[:, :end]
+            shared = shared_tokens(ids_BN, counted_BN[:, :end])
         asked = {layer: [r for r in self.residuals if r.layer == layer] for layer in {r.layer for r in self.residuals}}
         return Flow(
             ids_BN.to(device),
             tuple(run.changes for run in self.runs),
             {layer: _observer(requests, self.rows, found) for layer, requests in asked.items()},
+            shared,
         )
 
 
@@ -126,12 +131,16 @@ def measured_sums(
     batch: int,
     statistics: StatisticsOf = no_statistics,
     counted_SN: Tensor | None = None,
+    groups: Sequence[range] = (),
 ) -> dict[Request, Mapping[int, SequenceSum]]:
-    """As `measure_runs`, but each sequence's sum; over the tokens that `counted_SN` names, or all."""
+    """As `measure_runs`, but each sequence's sum; over the tokens that `counted_SN` names, or all. `groups` of sequences
+    are micro-batches, instead of `batch`: where those of one share a beginning, it is run once."""
     wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
     while True:
         known = {request: store.get(fingerprint, request) for request in wanted}
-        todo = _missing(runs, residuals, blocks, known, batch)
+        starts = range(0, blocks.sequences, batch)
+        parts = groups or [range(start, min(start + batch, blocks.sequences)) for start in starts]
+        todo = _missing(runs, residuals, known, parts)
         if not todo:
             return known
         done = 0
@@ -147,14 +156,12 @@ def measured_sums(
 def _missing(
     runs: Sequence[Run],
     residuals: Sequence[Request],
-    blocks: TokenBlocks,
     known: Mapping[Request, Mapping[int, SequenceSum]],
-    batch: int,
+    parts: Iterable[range],
 ) -> list[_MicroBatch]:
     """What is not known, by micro-batches of sequences."""
     todo: list[_MicroBatch] = []
-    for start in range(0, blocks.sequences, batch):
-        rows = range(start, min(start + batch, blocks.sequences))
+    for rows in parts:
         missing = {request for request, sums in known.items() if not all(row in sums for row in rows)}
         if missing:
             left = (replace(run, requests=tuple(r for r in run.requests if r in missing)) for run in runs)
@@ -224,8 +231,9 @@ def _of_predictions(head: Any, part: _MicroBatch, flow: Flow, counted_SN: Tensor
     ]
     counted = None
     if counted_SN is not None:
-        counted = counted_SN[part.rows.start : part.rows.stop, : flow.ids_BN.shape[1]].to(flow.ids_BN.device)
-    losses, sums = compare(head, flow.base_BND, flow.ids_BN, changed, counted)
+        ends = flow.shared, flow.ids_BN.shape[1]
+        counted = counted_SN[part.rows.start : part.rows.stop, slice(*ends)].to(flow.ids_BN.device)
+    losses, sums = compare(head, flow.base_BND, flow.behind, changed, counted)
     found = [pair for run, each in zip(part.runs, sums, strict=True) for pair in run.found(part.rows, each)]
     return found + _by_row(BASE_NLL, part.rows, losses) if part.base_nll else found
 

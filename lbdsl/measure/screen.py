@@ -66,8 +66,9 @@ def screen(
     statistics: StatisticsOf = no_statistics,
     statistics_digests: object = None,
 ) -> Screened:
-    """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`. `source` returns the base, which must be
-    in memory. It takes one forward and `SAMPLES` backward passes, and each layer once for each of its changes."""
+    """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`, after each batch: an interrupted one is
+    taken up. `source` returns the base, which must be in memory. It takes one forward and `SAMPLES` backward passes, and
+    each layer once for each of its changes."""
     # What is sampled depends on the batch.
     made_of = [
         fingerprint,
@@ -80,23 +81,22 @@ def screen(
     path = SCREENS.path(folder, f"{digest_of(made_of)[:32]}.safetensors")
     try:
         kept = load(path.read_bytes())
-        return Screened(kept["squares"], kept["products"], blocks.seq - 1)
+        squares_SP, products_PP = kept["squares"], kept["products"]
     except (OSError, SafetensorError, KeyError):
-        pass
-    model = source()
-    assert model.in_memory, "the backward pass needs all layers"
-    squares, products = [], torch.zeros(len(changes), len(changes), dtype=torch.float64)
-    for start in range(0, blocks.sequences, batch):
+        squares_SP = torch.zeros(0, len(changes), dtype=torch.float64)
+        products_PP = torch.zeros(len(changes), len(changes), dtype=torch.float64)
+    for start in range(len(squares_SP), blocks.sequences, batch):
+        model = source()
+        assert model.in_memory, "the backward pass needs all layers"
         ids_BN = blocks.ids[start : start + batch].to(model.device)
         values_PBR = _effects(model, changes, ids_BN, seed + start, statistics)
-        squares.append(values_PBR.square().sum(-1).T)
+        squares_SP = torch.cat([squares_SP, values_PBR.square().sum(-1).T])
         flat = values_PBR.flatten(1)
-        products += flat @ flat.T
+        products_PP = products_PP + flat @ flat.T
+        keep_in_cache(path, save({"squares": squares_SP, "products": products_PP}))
         if progress is not None:
             progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
-    found = Screened(torch.cat(squares), products, blocks.seq - 1)
-    keep_in_cache(path, save({"squares": found.squares_SP.contiguous(), "products": products}))
-    return found
+    return Screened(squares_SP, products_PP, blocks.seq - 1)
 
 
 def _effects(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Agreement(LogitsMetric):
     """Share of tokens at which the finished model and its base predict the same one.
 
-    What: the share of tokens at which both predict the same most likely next token, whether it is the text's or not.
+    What: the share of tokens at which both predict the same most likely next token, whether it is the text's or not. Of
+    several that are equally likely it is the share that both have: a model to which all are alike agrees with nothing.
     Why: with greedy decoding, a user sees no difference where they agree.
     Example: `assert agreement >= 90%`
     Source: Stanton and others, 2021 (arXiv 2106.05945), for a student and its teacher.
@@ -28,4 +29,5 @@ class Agreement(LogitsMetric):
 
     @staticmethod
     def per_token(base_logp_NV: torch.Tensor, changed_logp_NV: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
-        return (base_logp_NV.argmax(-1) == changed_logp_NV.argmax(-1)).double()
+        base_NV, changed_NV = (logp == logp.amax(-1, keepdim=True) for logp in (base_logp_NV, changed_logp_NV))
+        return (base_NV & changed_NV).sum(-1).double() / (base_NV | changed_NV).sum(-1)

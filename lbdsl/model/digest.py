@@ -36,6 +36,7 @@ IDENTITY_FILES = (
 )
 """The files, besides the weights, that determine tokenization and what the model computes."""
 
+
 _CHUNK = 2**24
 _FRESH_NS = 2_000_000_000
 """A file changed within this time may change again without a new time stamp (file systems have a resolution of up to 2 s),

@@ -34,13 +34,13 @@ from lbdsl.plan.schema import (
     counted_changes,
 )
 from lbdsl.recipe.schema import Recipe, Rule
-from lbdsl.solve.case import Case
+from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import requirement_problems
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.select import LayerChoice, Selection
 
 CONTEXTS = (1024, 8192, 32768)
-"""The default context lengths, in tokens, for which costs are computed."""
+"""The context lengths, in tokens, that costs are computed at where the model has as many positions; else at all it has."""
 
 Scores = Mapping[Request, Measurement]
 
@@ -53,7 +53,7 @@ def build(
     joint: Loss | None,
     model_ref: ModelRef,
     measured_on: MeasuredOn | None,
-    contexts: tuple[int, ...] = CONTEXTS,
+    contexts: tuple[int, ...] = (),
     lbdsl_version: str = "",
     *,
     found: Iterable[Diagnostic] = (),
@@ -61,9 +61,11 @@ def build(
     choice: Choice | None = None,
 ) -> Diagnosed[Plan]:
     """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
-    applyable. `found` are diagnostics of earlier stages that the plan should keep; only new ones are returned.
-    `statistics` and `choice` as in `Plan`."""
+    applyable. `contexts` are those that costs are computed at besides `CONTEXTS` and those that the recipe names. `found`
+    are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
+    `Plan`."""
     case = Case(recipe, facts)
+    contexts = _contexts(case, contexts)
     before, after = facts.cost, model_cost(facts, selection.specs)
     # Stored scores that this recipe does not use must not change the plan's digest.
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
@@ -120,6 +122,13 @@ def build(
         applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts),
     )
     return Diagnosed(plan, problems)
+
+
+def _contexts(case: Case, asked: tuple[int, ...]) -> tuple[int, ...]:
+    positions = case.facts.positions
+    usual = [ctx for ctx in CONTEXTS if ctx <= positions] or [positions]
+    named = (cost.ctx for cost in costs_asked(case.recipe) if cost.ctx is not None)
+    return tuple(sorted({*usual, *named, *asked}))
 
 
 def _layer(

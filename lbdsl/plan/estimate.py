@@ -19,6 +19,10 @@ SOFTMAX_COST = 512
 HEAL_FORWARDS = 4.0
 """Forward passes that take as long as one healing step: the base's, the changed model's, and its backward pass (2)."""
 
+REACHED = 0.4
+"""The share of a device's rate that is taken as reached. On a CPU healing reaches 0.43 to 0.48 of that of large products
+(SmolLM2 in bfloat16, docs/performance.md)."""
+
 MANY = 4
 """Passes over one text that are worth almost as much as new text (Muennighoff et al., arXiv 2305.16264)."""
 
@@ -48,11 +52,12 @@ def estimate(
     room: int,
     memory: int,
     machine: int,
+    asked: float = 0.0,
 ) -> Estimate:
     """The predicted cost of `apply`. `forward` is in tokens per second through the whole model, `healing` in training
     tokens per second, None if unknown; `passes` is over the healing text; `room` on disk, `memory` and that
-    of the `machine` are in bytes."""
-    judged = judged_tokens(plan.eval, healed=plan.heal is not None)
+    of the `machine` are in bytes; `asked` as in `judged_tokens`."""
+    judged = judged_tokens(plan.eval, healed=plan.heal is not None, asked=asked)
     healing = healing or (forward / HEAL_FORWARDS if forward else None)
     return Estimate(
         heal_seconds=_seconds(plan.heal.tokens_seen if plan.heal is not None else 0, healing),
@@ -64,12 +69,16 @@ def estimate(
     )
 
 
-def judged_tokens(wanted: Evaluate | None, *, healed: bool) -> int:
-    """Tokens that judging reads: each text by both models, before healing, too."""
-    return 0 if wanted is None else 2 * len(wanted.data) * wanted.tokens * (2 if healed else 1)
+def judged_tokens(wanted: Evaluate | None, *, healed: bool, asked: float = 0.0) -> float:
+    """Tokens that judging reads: each text by both models, before healing, too; needles and tasks after it. `asked` are
+    those that one model reads for all tasks."""
+    if wanted is None:
+        return 0
+    texts = len(wanted.data) * wanted.tokens * (2 if healed else 1)
+    return 2 * (texts + sum(wanted.needle) * wanted.needle_texts + asked)
 
 
-def _seconds(tokens: int, pace: float | None) -> float | None:
+def _seconds(tokens: float, pace: float | None) -> float | None:
     return 0.0 if not tokens else None if pace is None else round(tokens / pace, 1)
 
 

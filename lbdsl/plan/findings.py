@@ -9,6 +9,7 @@ from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, note, warning
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
+from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Node
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
@@ -26,15 +27,16 @@ from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
 
 
-def static_findings(recipe: Recipe, facts: ModelFacts) -> tuple[Diagnostic, ...]:
+def static_findings(recipe: Recipe, facts: ModelFacts, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. For a recipe
-    that needs no score, the selection is computed as well."""
+    that needs no score, the selection is computed as well. `forms` are those of the engines that budgets of a `choose` name
+    (None: they are taken to serve everything)."""
     case, problems = measurable(recipe, facts)
     if case is None:
         return problems
     if case.requests or any(_needs_profile(rule, recipe) for rule in recipe.rules):
-        impossible = impossible_untils(case)
+        impossible = impossible_untils(case, forms)
         if impossible:
             return impossible
         found = [*_unreachable(case), *action_findings(case)]
@@ -86,12 +88,14 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
     for node in costs_asked(case.recipe):
         if node.ctx is not None and node.ctx > positions and node.ctx not in said:
             said.add(node.ctx)
-            computed = f"{node.name}({tokens_text(node.ctx)}) is computed"
-            yield warning("LB324", f"{computed}, but this model has {tokens_text(positions)} positions", node.span)
+            what = f"{node.name}({tokens_text(node.ctx)}) is computed"
+            if isinstance(node, PredictedOf):
+                what = f"`{one_line(node.span.text)}` is about {tokens_text(node.ctx)} tokens"
+            yield warning("LB324", f"{what}, but this model has {tokens_text(positions)} positions", node.span)
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
-    """LB324 as a note for those of the plan's contexts beyond the model's positions that the recipe does not name."""
+    """LB324 as a note for those contexts beyond the model's positions that were asked for beside the recipe."""
     named = {node.ctx for node in costs_asked(case.recipe)}
     beyond = [tokens_text(ctx) for ctx in contexts if ctx > case.facts.positions and ctx not in named]
     if beyond:

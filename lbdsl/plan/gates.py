@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.core.units import Unit
+from lbdsl.core.measurement import Measurement
+from lbdsl.core.units import Unit, tokens_text
+from lbdsl.language.tree import Expr
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
-from lbdsl.recipe.schema import Phase, PostScore, Recipe, ResolvedAssertion
+from lbdsl.plan.words import value_text
+from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
+from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.types import walk
-from lbdsl.solve.evaluate import DecidingValue, World, deciding, evaluate, rooms
+from lbdsl.solve.evaluate import DecidingValue, World, deciding, decisive, evaluate, rooms
 
-Scores = Mapping[str, Mapping[str, float]]
+Scores = Mapping[str, Mapping[str, Measurement]]
 """The finished model's scores by name, for each text that it was judged on, or each task."""
+
+MOVED = 8
+"""The most scores of an assert that are moved by their errors in every combination."""
+
+SENSIBLE = 1000
+"""A score so near to its bound that it would take so many times the text is as good as on it."""
 
 
 def judges(recipe: Recipe) -> bool:
@@ -46,38 +57,125 @@ def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagno
     return error("LB321" if static else "LB322", message, assertion.span, help=help)
 
 
-def gate_of(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Callable[[Scores, Scores], tuple[AssertResult, ...]]:
+def gate_of(
+    plan: Plan, recipe: Recipe, facts: ModelFacts, *, no_heal: bool = False
+) -> Callable[[Scores, Scores], tuple[AssertResult, ...]]:
     """A function from the finished model's scores on texts and tasks to the results of all asserts, in the recipe's order.
 
     An assert must hold on every text, or on the one that it names. Asserts of earlier phases keep the plan's results. An
-    assert without a value fails: with a NaN or infinite score no condition holds, not even `not ppl_increase > 5%`.
+    assert without a value fails: with a score that does not exist (see `no_value`) no condition holds, not even
+    `not ppl_increase > 5%`. `no_heal`: the recipe's healing was left out.
     """
     cost, joint = model_cost(facts, plan.specs), plan.loss.values
+    judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
+    healing = "add a `heal` block" if recipe.heal is None else "heal it (without --no-heal)" if no_heal else "heal longer"
 
     def gate(post: Scores, tasks: Scores) -> tuple[AssertResult, ...]:
-        judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
         worlds = {source: replace(judged, post={**post, **tasks, "": post[source]}) for source in post}
+        worlds = worlds or {"": replace(judged, post=tasks)}
         pairs = zip(recipe.asserts, plan.asserts, strict=True)
-        return tuple(_judged(item, worlds, tasks) if item.phase is Phase.POST else known for item, known in pairs)
+        return tuple(
+            _judged(item, worlds, plan.eval or Evaluate(), healing) if item.phase is Phase.POST else known
+            for item, known in pairs
+        )
 
     return gate
 
 
-def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], tasks: Scores) -> AssertResult:
-    named = {part.source for part in walk(assertion.expr) if isinstance(part, PostScore)}
-    if not named - {None} <= worlds.keys() | tasks.keys():
-        return _result(assertion, "not measured")
+def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], wanted: Evaluate, healing: str) -> AssertResult:
     # If every score names its text, one world is enough.
-    asked = worlds if None in named else dict(list(worlds.items())[:1])
+    own = any(part.source is None for part in _scores(assertion.expr))
+    asked = worlds if own else dict(list(worlds.items())[:1])
     results = []
     for source, world in asked.items():
-        status: Status = "pass" if evaluate(assertion.expr, world).value else "fail"
-        result = _result(assertion, status, deciding(assertion.expr, world), source if len(asked) > 1 else None)
-        results.append(((min(rooms(assertion.expr, world), default=math.inf), -abs(result.value or 0.0)), result))
+        on = source if len(asked) > 1 else None
+        room = min(rooms(assertion.expr, world), default=math.inf)
+        result = _on_one(assertion, world, wanted, healing, room, on)
+        results.append(((room, -abs(result.value or 0.0)), result))
     # Of several texts, show the first that fails, else the one that is nearest to failing; of those for which that is not
     # known, the one with the largest value.
-    failing = (result for _, result in results if result.status == "fail")
-    return next(failing, None) or min(results, key=lambda item: item[0])[1]
+    for status in ("fail", "undecided"):
+        failing = next((result for _, result in results if result.status == status), None)
+        if failing is not None:
+            return failing
+    return min(results, key=lambda item: item[0])[1]
+
+
+def _on_one(
+    assertion: ResolvedAssertion, world: World, wanted: Evaluate, healing: str, room: float, on: str | None
+) -> AssertResult:
+    """The result on one text, of whose conditions the nearest to failing is `room` from it."""
+    truth, found = evaluate(assertion.expr, world)
+    if truth is None:
+        why = "; ".join(problem.message for problem in found)
+        help = tuple(dict.fromkeys(line for problem in found for line in problem.help))
+        return _result(assertion, "fail", on=on).model_copy(update={"why": why, "help": help})
+    shown = deciding(assertion.expr, world)
+    scores = {score: world.post[score.source or ""][score.name] for score in _scores(assertion.expr)}
+    error = next((item.stderr for item in scores.values() if shown is not None and item.value == shown.value), None)
+    result = _result(assertion, "pass", shown, on).model_copy(update={"error": error})
+    if truth:
+        return result
+    failing = [score for side in decisive(assertion.expr, world) for score in _scores(side)]
+    if not _may_hold(assertion, world, scores):
+        help = tuple(dict.fromkeys(_remedy(score, healing) for score in failing))
+        return result.model_copy(update={"status": "fail", "help": help})
+    times = (error / room) ** 2 if error and room < 0 and len(scores) == 1 else None
+    why, help = "the bound lies within the standard error", tuple(dict.fromkeys(_more(s, wanted, times) for s in failing))
+    return result.model_copy(update={"status": "undecided", "why": why, "help": help})
+
+
+def _scores(expr: Expr) -> Iterator[PostScore]:
+    return (part for part in walk(expr) if isinstance(part, PostScore))
+
+
+def _may_hold(assertion: ResolvedAssertion, world: World, scores: Iterable[PostScore]) -> bool:
+    """Whether a condition that does not hold would, were each score one standard error more, or less."""
+    keys = list(dict.fromkeys((score.source or "", score.name) for score in scores))
+    signs = product((-1, 1), repeat=len(keys)) if len(keys) <= MOVED else ((sign,) * len(keys) for sign in (-1, 1))
+    for moves in signs:
+        post = {source: dict(of) for source, of in world.post.items()}
+        for (source, name), sign in zip(keys, moves, strict=True):
+            found = post[source][name]
+            post[source][name] = replace(found, value=found.value + sign * found.stderr)
+        if evaluate(assertion.expr, replace(world, post=post)).value:
+            return True
+    return False
+
+
+def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
+    """The setting that makes an error smaller; it falls with the square root of what is asked."""
+    if isinstance(score.task, int):
+        setting, now = "needle_texts", wanted.needle_texts
+    elif score.task is not None:
+        setting, now = "limit", wanted.limit or 0
+    else:
+        setting, now = "tokens", wanted.tokens
+    if setting == "limit" and not now:
+        return f"ask more questions than {task_name(score.task or '')} has, or move the bound"
+    needed = 2 * now if times is None or times > SENSIBLE else math.ceil(max(2.0, 1.1 * times) * now)
+    said = tokens_text(needed) if setting == "tokens" else str(needed)
+    return f"more of it decides: `{setting} = {said}` in the `eval` block"
+
+
+def _remedy(score: PostScore, healing: str) -> str:
+    """What brings back what a failed score says is lost."""
+    if isinstance(score.task, int):
+        return "healing brings back few facts that stand outside the windows: widen them, or keep more layers"
+    if score.task is not None:
+        return f"{healing} on text like that of the task, change fewer layers, or choose them by `{task_name(score.task)}`"
+    return f"{healing}, or change less"
+
+
+def failures(results: Iterable[AssertResult], *, where: str = "") -> Iterator[Diagnostic]:
+    """LB468 for each assert that failed. `where`: what became of the result, as a help."""
+    for item in results:
+        if item.failed:
+            got = f" (got {value_text(item)})" if item.value is not None else ""
+            why = f": {item.why}" if item.why else ""
+            kind = "is undecided" if item.status == "undecided" else "failed"
+            message = f"the quality gate {kind}: assert {item.text}{got}{f' on {item.on}' if item.on else ''}{why}"
+            yield error("LB468", message, help=(*([where] if where else []), *item.help))
 
 
 def _result(

@@ -20,7 +20,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
-from lbdsl.recipe.schema import Evaluate, Measure, PostScore, Recipe, ResolvedAssertion
+from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import SEQUENCES, SHORTEST_NEEDLE, HealSettings
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import costs_asked
@@ -53,6 +53,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
+        found += _scoring_findings(recipe, blocks["measure"], blocks["eval"])
     if recipe.heal is not None:
         runs = [_within(run, facts) for run in recipe.heal.runs]
         stages = tuple(run for run in runs if recipe.heal.stages)
@@ -63,10 +64,10 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
 
 def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
     """The needles' contexts and the tasks that asserts name."""
-    return (task for task, _ in _tasks_at(recipe.asserts))
+    return (task for task, _ in tasks_at(recipe.asserts))
 
 
-def _tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
+def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
     """The same, and where they stand."""
     for item in asserts:
         for part in walk(item.expr):
@@ -76,7 +77,7 @@ def _tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str,
 
 def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for texts beyond the model's positions, and for too short ones."""
-    places = dict(_tasks_at(asserts))
+    places = dict(tasks_at(asserts))
     for context in judged.needle:
         if context < SHORTEST_NEEDLE:
             message = f"a text of {context} tokens is too short to hide facts in"
@@ -117,6 +118,21 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
         )
         help = 'judge on another text as well: `eval { data = ["builtin:wikitext", ...] }`'
         yield warning("LB337", message, _setting(judged, "data"), help=help)
+
+
+def _scoring_findings(recipe: Recipe, measure: Measure, judged: Evaluate) -> Iterator[Diagnostic]:
+    """LB359 for layers that are chosen on shorter sequences, by the recipe's own `seq`, than a gate judges."""
+    seq, long = measure.seq or 0, judged.seq or 0
+    gated = any(item.phase is Phase.POST for item in recipe.asserts)
+    if "seq" in measure.set_at and seq < long and gated and any(scores_in(rule.selector) for rule in recipe.rules):
+        message = (
+            f"layers are chosen on sequences of {tokens_text(seq)} tokens, and the result is judged on {tokens_text(long)}"
+        )
+        tokens = tokens_text(max(measure.tokens, SEQUENCES * long))
+        help = (
+            f"what is chosen on short text may fail on longer text; `seq = {tokens_text(long)}` measures on {tokens} tokens"
+        )
+        yield warning("LB359", message, _setting(measure, "seq"), help=help, fix=_fix(measure, "seq", tokens_text(long)))
 
 
 def cautions(plan: Plan) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from lbdsl.core.diagnostic import Severity
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.measurement import Measurement
@@ -192,7 +194,9 @@ class Candidate(PlanValue):
 class Choice(PlanValue):
     """What a `choose` did. `sum` is that of the chosen scores of single layers, `least` the least possible; `candidates`
     are the best plans of those measured jointly on calibration text, the chosen one first: their values flatter, unlike
-    `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted."""
+    `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted. Where the search found another plan than
+    that with the least sum, `passed_over` is the value of the one of them that was not taken, on the text of `Plan.loss`;
+    `searched`: the search's was taken."""
 
     metric: str
     alternatives: tuple[str, ...]
@@ -204,15 +208,20 @@ class Choice(PlanValue):
     tokens: int = 0
     spent: float = 0.0
     stopped: bool = False
+    searched: bool = False
+    passed_over: ScoreValue | None = None
 
 
-Status = Literal["pass", "fail", "after healing", "not measured"]
+Status = Literal["pass", "fail", "undecided", "after healing", "not measured"]
 
 
 class AssertResult(PlanValue):
     """The result of an assert. `value` is the cost or score that decides it, in `unit`; both are None until it is known. A
     cost whose bound is a percentage is a ratio to the base's. An assert on scores is "not measured" while the plan has no
-    joint loss. `on` is the deciding text, if there are several."""
+    joint loss. `on` is the deciding text, if there are several.
+
+    Of the finished model: `error` is the value's standard error, `why` the reason for a failure that the value does not
+    show, `help` what may be done. A failed assert is "undecided" where its bound lies within the error."""
 
     text: str
     phase: Phase
@@ -220,6 +229,19 @@ class AssertResult(PlanValue):
     value: float | None = None
     unit: Unit | None = None
     on: str | None = None
+    error: float | None = None
+    why: str | None = None
+    help: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans know nothing of the last three."""
+        fields: dict[str, Any] = as_usual(self)
+        return {name: value for name, value in fields.items() if value or name not in ("error", "why", "help")}
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("fail", "undecided")
 
 
 class Finding(PlanValue):

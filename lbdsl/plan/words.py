@@ -22,9 +22,11 @@ AS_SAVED = "as saved"
 
 
 def value_text(item: AssertResult) -> str:
-    """The value that decides an assert, as text with its unit."""
+    """The value that decides an assert, as text with its unit; with its standard error where that leaves it undecided."""
     if item.value is None:
         return ""
+    if item.status == "undecided":
+        return cell_text(item.value, item.error, item.unit or Unit.NONE)
     if item.unit is Unit.RATIO:
         return f"{100 * item.value:.4g} %"
     return count_text(item.value) if item.unit is Unit.FLOPS else amount_text(item.value, item.unit)
@@ -67,9 +69,13 @@ def cell_text(value: float | None, stderr: float | None, unit: str) -> str:
 
 def quality_rows(source: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The table of one text on which both models were judged, its head first; with the model before healing, if that was
-    judged, too."""
+    judged, too; or that of a base alone."""
     before = source.get("before_healing")
     models = [before, source] if before else [source]
+    if "artifact" not in source["perplexity"]:
+        yield "", "base"
+        yield "perplexity", _perplexity(source, "base")
+        return
     yield "", "base", *(("before healing", "healed") if before else ("artifact",))
     yield "perplexity", _perplexity(source, "base"), *(_perplexity(model, "artifact") for model in models)
     rises = (cell_text(model["loss_rise"], model["stderr"]["loss_rise"], Unit.NATS) for model in models)
@@ -87,9 +93,14 @@ def _perplexity(source: Mapping[str, Any], model: str) -> str:
 
 
 def shares_of(task: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of a task's right answers: the base's, the artifact's, and how much is left of them."""
-    shown = {name: cell_text(task[name], task["stderr"][name], Unit.RATIO) for name in ("base", "artifact", "recovery")}
-    return shown if task["recovery"] is not None else {**shown, "recovery": "the base has none"}
+    """The cells of a task's right answers: the base's, the artifact's, and how much is left of them; or its own."""
+    shown = {name: cell_text(task[name], error, Unit.RATIO) for name, error in task["stderr"].items()}
+    return {**shown, "recovery": "the base has none"} if task.get("artifact") is not None and not task["base"] else shown
+
+
+def part_text(share: float | None) -> str:
+    """The share of a part of a task, such as a depth; None is one that is not a number."""
+    return "not a number" if share is None else f"{share:.0%}"
 
 
 def _words_of(unit: str) -> tuple[int, str]:

@@ -102,7 +102,8 @@ def predicted_of(scope: Scope, node: tree.Call) -> PredictedOf:
     if min(numbers) < 1:
         scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
     known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
-    return PredictedOf(node.span, value.name, None, tuple(numbers), known)
+    context = sum(number for number, unit in zip(numbers, value.parameters.values(), strict=True) if unit is Unit.TOKENS)
+    return PredictedOf(node.span, value.name, context, tuple(numbers), known)
 
 
 def serves_of(scope: Scope, node: tree.Call, place: Place) -> Serves:

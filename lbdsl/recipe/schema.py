@@ -94,7 +94,7 @@ class CostOf(Meaning):
 
 class PredictedOf(CostOf):
     """`latency(8Ki, 8)`, `throughput(1Ki, 256, 50)`, ... of the changed model in an engine: one of
-    `lbdsl.layer.profile.PREDICTED_VALUES`."""
+    `lbdsl.layer.profile.PREDICTED_VALUES`. `ctx` is the length of a sequence at its end: 1280 tokens in the second one."""
 
     arguments: tuple[int, ...]
     engine: str

@@ -177,7 +177,7 @@ class Evaluate(BlockSettings):
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it to the largest context that asserts and budgets name,
     within the model's positions. `tasks` are benchmarks of lm-evaluation-harness, `limit` the most questions of each;
-    `needle` are contexts in tokens, see `lbdsl.metrics.needle`.
+    `needle` are contexts in tokens, of `needle_texts` texts each, see `lbdsl.metrics.needle`.
     """
 
     data: tuple[str, ...] = ("builtin:wikitext",)
@@ -187,6 +187,7 @@ class Evaluate(BlockSettings):
     tasks: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=2)
     needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)], ...] = ()
+    needle_texts: int = Field(default=8, ge=2)
 
     def with_tasks(self, asked: Iterable[int | str]) -> Evaluate:
         """With these contexts of needles and these tasks, too."""

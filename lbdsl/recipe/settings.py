@@ -277,6 +277,9 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         ),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
         "needle": SettingRow(_several(_length), "tokens of texts in which facts are hidden and asked for, one or a list"),
+        "needle_texts": SettingRow(
+            whole, "how many of them for each length; the more, the smaller the error of what is found"
+        ),
     },
 }
 """Every setting of every block."""

@@ -42,8 +42,19 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         if _misled(choice.candidates[0].joint, other):
             text += ", more than chance explains: let more text choose, by measure { tokens = ... }"
         yield Text(text)
+        yield from _passed_over(choice, screened, pm)
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
+
+
+def _passed_over(choice: Choice, screened: bool, pm: str) -> Iterator[Text]:
+    if choice.passed_over is None:
+        return
+    alone, value = f"the best by {'the screen' if screened else 'scores'} alone", signed_text(choice.passed_over, pm)
+    if choice.searched:
+        yield Text(f"  {alone} has {value} there")
+    else:
+        yield Text(f"  it is {alone}, for the best of the search has {value} there")
 
 
 def _misled(here: ScoreValue, there: ScoreValue) -> bool:

@@ -12,6 +12,7 @@ from rich.text import Text
 from lbdsl.core.digest import short
 from lbdsl.core.pictures import picture
 from lbdsl.core.units import tokens_text
+from lbdsl.layer.cost import model_cost
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
@@ -73,17 +74,14 @@ def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
 def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None = None) -> None:
     """Draw the joint KL of each plan over its cache, as a share of the base's."""
     with picture(path, figsize=(6, 4)) as (_, axes):
-        context = str(at or _context(plans))
-        points = [
-            (plan.after.kv_bytes[context] / (plan.before.kv_bytes[context] or 1), plan.loss.scores.get("kl"), label)
-            for label, plan in plans.items()
-        ]
+        context = at or _context(plans)
+        points = [(_cache_share(plan, context), plan.loss.scores.get("kl"), label) for label, plan in plans.items()]
         for share, kl, label in points:
             # A plan that changes nothing has no loss.
             joint, error = (kl.value, kl.stderr or 0.0) if kl is not None else (0.0, 0.0)
             axes.errorbar(100 * share, joint, yerr=error, fmt="o", color="#1f5fa8", capsize=2)
             axes.annotate(label, (100 * share, joint), textcoords="offset points", xytext=(0, 6), ha="center")
-        axes.set_xlabel(f"cache at {tokens_text(int(context))} tokens, % of the base's")
+        axes.set_xlabel(f"cache at {tokens_text(context)} tokens, % of the base's")
         axes.set_ylabel("KL to the base before healing, nats/token")
         axes.set_title(what)
         # Room for the labels.
@@ -114,10 +112,16 @@ def _rows(plans: Mapping[str, Plan]) -> list[Row]:
 
 
 def _context(plans: Mapping[str, Plan]) -> int:
-    """The longest context within the model's positions that all plans have."""
+    """The longest context within the models' positions that all plans have; without one, the fewest positions."""
     shared = set.intersection(*(set(plan.contexts) for plan in plans.values()))
-    positions = next(iter(plans.values())).model.facts.positions
-    return max([context for context in shared if context <= positions] or shared)
+    positions = min(plan.model.facts.positions for plan in plans.values())
+    return max((context for context in shared if context <= positions), default=positions)
+
+
+def _cache_share(plan: Plan, context: int) -> float:
+    """What is left of the base's cache."""
+    facts = plan.model.facts
+    return model_cost(facts, plan.specs).kv_bytes(context) / (facts.kv_bytes(context) or 1)
 
 
 def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]:
@@ -126,15 +130,15 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
     head = f"KV@{tokens_text(context)}"
     yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>18}  asserts", style="dim")
     for label, plan in plans.items():
-        key = str(context)
+        facts = plan.model.facts
         shares = (
-            plan.after.kv_bytes[key] / (plan.before.kv_bytes[key] or 1),
+            _cache_share(plan, context),
             plan.after.weights / plan.before.weights,
-            plan.after.flops_per_token[key] / plan.before.flops_per_token[key],
+            model_cost(facts, plan.specs).flops(context) / facts.cost.flops(context),
         )
         nll = signed_text(plan.loss.rise, pm)
         kl = signed_text(plan.loss.scores.get("kl"), pm)
-        failed = sum(item.status == "fail" for item in plan.asserts)
+        failed = sum(item.failed for item in plan.asserts)
         said = "" if not plan.asserts else f"{failed} of {len(plan.asserts)} fail" if failed else "none fails"
         cells = "".join(f"{100 * share:>8.1f} %" for share in shares)
         yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>18}  {said}".rstrip())

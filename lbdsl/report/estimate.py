@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, duration_text, plural
-from lbdsl.verbs.estimating import REACHED, Estimated
+from lbdsl.plan.estimate import REACHED
+from lbdsl.verbs.estimating import Estimated
 
 HELD = {
     "whole": "the whole model",

@@ -42,10 +42,17 @@ def draw(result: Any, console: Console) -> None:
 
 def text_of(result: Any) -> str:
     """The terminal output of an API result, without colours."""
-    written = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8", newline="")
+    written = _Text()
     draw(result, make_console(written))
-    written.seek(0)
-    return written.read().rstrip("\n")
+    return written.getvalue().rstrip("\n").encode(written.encoding, "replace").decode(written.encoding)
+
+
+class _Text(io.StringIO):
+    """Text that standard output will show."""
+
+    @property
+    def encoding(self) -> str:
+        return sys.stdout.encoding or "utf-8"
 
 
 def html_of(result: Any) -> str:

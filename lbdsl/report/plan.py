@@ -16,6 +16,7 @@ from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_tex
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
+from lbdsl.plan.lengths import JUDGED
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
 from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
@@ -89,7 +90,8 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     ]
     on = plan.measured_on
     if on is not None and on.digest is not None:
-        parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({tokens_text(on.tokens)} tokens)")
+        length = f"{tokens_text(on.tokens)} tokens in sequences of {tokens_text(on.seq)}"
+        parts.append(f"measured on {on.data}@{short(on.digest, 4)} ({length})")
     dot = " - " if ascii_ else " · "
     line = ""
     for part in map(printable, parts):
@@ -185,6 +187,10 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
     said = f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}"
     tasks: tuple[int | str, ...] = (*plan.eval.needle, *plan.eval.tasks)
     asked = ", ".join(printable(task_name(task)) for task in tasks)
+    on = plan.measured_on
+    if on is not None and on.digest is not None and plan.eval.seq > max(on.seq, JUDGED):
+        said += f" (layers were chosen on {tokens_text(on.seq)}, and longer text may lose more: to choose on it, "
+        said += f"`measure {{ seq = {tokens_text(plan.eval.seq)} }}`)"
     limit = f", {plan.eval.limit} questions each" if plan.eval.limit is not None and plan.eval.tasks else ""
     yield from _wrapped(said + (f"; asked {asked}{limit}" if asked else ""), width, 12, "")
 
@@ -231,9 +237,10 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
         was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.rise.value))
-        yield from _wrapped(
-            f"       perplexity {was} {arrow} {becomes} on {tokens_text(loss.tokens)} tokens{others}", width, 7, ""
-        )
+        seq = plan.measured_on.seq if plan.measured_on is not None else 0
+        # The first token of a sequence is not predicted.
+        on = f"{loss.tokens // (seq - 1)} x {tokens_text(seq)}" if seq > 1 else tokens_text(loss.tokens)
+        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {on} tokens{others}", width, 7, "")
 
 
 def _patch_lines(plan: Plan, width: int) -> Iterator[Text]:
@@ -313,7 +320,7 @@ def _closing(plan: Plan, width: int) -> Iterator[Text]:
         )
     if plan.applyable:
         return
-    failed = [item.text for item in plan.asserts if item.status == "fail"]
+    failed = [item.text for item in plan.asserts if item.failed]
     if failed:
         yield Text(
             f"Not applyable: {printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold.",

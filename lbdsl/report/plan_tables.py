@@ -15,7 +15,13 @@ from lbdsl.recipe.schema import Phase
 from lbdsl.report.console import USUAL, printable
 from lbdsl.report.recipe_text import highlighted
 
-_STATUS_STYLES = {"pass": "green", "fail": "bold red", "after healing": "cyan", "not measured": "yellow"}
+_STATUS_STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "undecided": "bold red",
+    "after healing": "cyan",
+    "not measured": "yellow",
+}
 
 
 def fitted(text: str, width: int, ascii_: bool) -> str:

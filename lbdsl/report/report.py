@@ -14,7 +14,7 @@ from rich.text import Text
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.words import cell_text, quality_rows, shares_of
+from lbdsl.plan.words import cell_text, part_text, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_tables import Cells, result_lines
@@ -90,19 +90,21 @@ def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     """Right answers of both models; of a needle at each depth, too, as a heat map: the more is found, the greener."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(Text(printable(task["name"])), overflow="fold")
-    for title in ("base", "artifact", "recovery"):
+    for title in shown:
         table.add_column(title, justify="right", overflow="fold")
-    table.add_row(
-        f"{task['metric']}, {task['questions']} questions", *(shown[name] for name in ("base", "artifact", "recovery"))
-    )
+    table.add_row(f"{task['metric']}, {task['questions']} questions", *shown.values())
     for name, part in task["parts"].items():
-        cells = [Text(f"{part[model]:.0%}", style=_heat(part[model])) for model in ("base", "artifact")]
-        table.add_row(Text(printable(name)), *cells, "")
+        shares = [part[model] for model in ("base", "artifact") if model in part]
+        table.add_row(Text(printable(name)), *(Text(part_text(share), style=_heat(share)) for share in shares))
     return table
 
 
-def _heat(share: float) -> str:
-    return next(style for bound, style in ((0.9, "green"), (0.5, "yellow"), (0.0, "red")) if share >= bound)
+def _heat(share: float | None) -> str:
+    return (
+        "bold red"
+        if share is None
+        else next(style for bound, style in ((0.9, "green"), (0.5, "yellow"), (0.0, "red")) if share >= bound)
+    )
 
 
 def _quality_table(source: dict[str, Any]) -> Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import Progress
-from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, post_scores
+from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, scores_in
 from lbdsl.evaluate.tasks import TaskResult, ask
 from lbdsl.heal import processes
 from lbdsl.layer.facts import ModelFacts
@@ -231,7 +230,7 @@ def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: P
 
 def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
     """Whether the asserts on the finished model already hold before healing."""
-    asserts = gate({source["data"]: post_scores(source) for source in before}, {}) if before else ()
+    asserts = gate({source["data"]: scores_in(source) for source in before}, {}) if before else ()
     post = [item for item in asserts if item.phase == "post"]
     return bool(post) and all(item.status == "pass" for item in post)
 
@@ -245,18 +244,13 @@ def _record(
     lbdsl_version: str,
     no_heal: bool,
 ) -> Record:
-    results = inputs.gate(
-        {quality.data: quality.post_scores() for quality in judged}, {task.name: task.post_scores() for task in tasks}
-    )
-    # A broken model's scores may be NaN or infinite, which JSON does not have.
-    asserts = tuple(
-        item.model_copy(update={"value": None}) if item.value is not None and not math.isfinite(item.value) else item
-        for item in results
+    asserts = inputs.gate(
+        {quality.data: quality.scores for quality in judged}, {task.name: task.post_scores() for task in tasks}
     )
     evaluation = evaluation_json(judged, saved["before_healing"], tasks) if judged else None
     for source in evaluation["sources"] if evaluation else ():
         source["seen"] = inputs.seen.get(source["data_digest"], 0.0)
-    failed = any(result.status == "fail" for result in asserts)
+    failed = any(result.failed for result in asserts)
     return Record(
         lbdsl_version=lbdsl_version,
         status="rejected" if failed else "accepted",

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from lbdsl.core.arithmetic import combined
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import Measurement, Request, no_value
 from lbdsl.core.units import Unit, amount_text
 from lbdsl.language import tree as nodes
 from lbdsl.language.lexer import one_line
@@ -40,7 +40,7 @@ class World:
     cost: ModelCost | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     joint: Mapping[str, float] = field(default_factory=dict)
-    post: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    post: Mapping[str, Mapping[str, Measurement]] = field(default_factory=dict)
     serves: Callable[[str, ModelCost], bool] = lambda engine, cost: False
 
 
@@ -73,6 +73,12 @@ def deciding(expr: Expr, world: World) -> DecidingValue | None:
     nothing has a value, or the value is text.
     """
     return _result(expr, world, _Evaluation.deciding).value
+
+
+def decisive(expr: Expr, world: World) -> tuple[Expr, ...]:
+    """Both sides of every comparison that makes a condition true or false; nothing where it has no value."""
+    found = _result(expr, world, lambda evaluation, it: [*evaluation.comparisons(it, evaluation.of(it))]).value
+    return tuple(side for pair in found or () for side in pair)
 
 
 def rooms(expr: Expr, world: World) -> tuple[float, ...]:
@@ -168,7 +174,7 @@ class _Evaluation:
                 raise AssertionError("names are replaced by what they mean")
 
     def deciding(self, expr: Expr) -> DecidingValue | None:
-        found = [shown for pair in self._comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
+        found = [shown for pair in self.comparisons(expr, self.of(expr)) if (shown := self._shown(*pair)) is not None]
         return min(found, key=lambda item: item[0])[1] if found else None
 
     def rooms(self, expr: Expr) -> tuple[float, ...]:
@@ -203,10 +209,12 @@ class _Evaluation:
         return self._finite(value, score, of, () if score.joint else _MEND)
 
     def _post(self, score: PostScore) -> float:
-        value = self.world.post.get(score.source or "", {}).get(score.name)
-        if value is None:
-            self._fail("LB317", f"`{score.name}` is known only after healing", score)
-        return self._finite(value, score, f"`{score.name}` of the finished model")
+        found = self.world.post.get(score.source or "", {}).get(score.name)
+        missing = no_value(found)
+        if missing is not None:
+            self._fail("LB306", f"`{one_line(score.span.text)}` {missing.reason}", score, (missing.help,))
+        assert found is not None, "it has a value"
+        return found.value
 
     def _finite(self, value: float, node: Node, of: str, help: Help = ()) -> float:
         return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, help)
@@ -255,7 +263,7 @@ class _Evaluation:
     def _of_base(self, expr: Expr) -> Any:
         return _Evaluation(replace(self.world, cost=self.world.facts.cost), self.errors).of(expr)
 
-    def _comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
+    def comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
         """The two sides of each comparison that makes the condition true or false, from left to right."""
         match expr:
             case nodes.Compare():
@@ -265,9 +273,9 @@ class _Evaluation:
             case nodes.Logic():
                 for part in expr.operands:
                     if self.of(part) is truth:
-                        yield from self._comparisons(part, truth)
+                        yield from self.comparisons(part, truth)
             case nodes.Not():
-                yield from self._comparisons(expr.operand, not truth)
+                yield from self.comparisons(expr.operand, not truth)
 
     def _shown(self, left: Expr, right: Expr) -> tuple[int, DecidingValue] | None:
         """The side of one comparison with a score or cost (rank 0), else the side with a fact (rank 1)."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 
-from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.recipe.schema import Choosing, ResolvedAssertion
+from lbdsl.core.diagnostic import Diagnostic, Label, error
+from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
 from lbdsl.solve.choose import Barred, Limit, Place, Problem, Role, engines_in
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.table import Choices
@@ -131,9 +131,15 @@ def unmet(problem: Problem) -> Diagnostic:
         help = (
             f"loosen it, or add alternatives that save more; {places} of {problem.case.facts.layers} layers have a choice"
         )
-    without = [
-        f"`{other.text}`" for n, other in enumerate(budgets) if other.span != at and least_without(problem, n) is not None
-    ]
+    loose = [other for n, other in enumerate(budgets) if other.span != at and least_without(problem, n) is not None]
+    without = [f"`{other.text}`" for other in loose]
+    for serves, lost in ((other, lost) for other in loose if (lost := _lost(problem, other))):
+        said = " or ".join(f"`{score.action_text}`" for score in lost)
+        near = f"; {message}" if found else ""
+        message = f"no format that `{serves.text}` loads has {said}"
+        help = (f"without `{serves.text}` the others can be met{near}", "`lbdsl plan --target` says what a format lacks")
+        labels = tuple(Label(score.span, "served by no format") for score in lost)
+        return error("LB356", message, serves.span, help=help, labels=labels)
     if not places:
         help = "earlier rules have taken what the alternatives would change: move `choose` before them"
     elif without:
@@ -150,6 +156,18 @@ def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
             asks = next(budget for budget in problem.choosing.budgets if engine in engines_in(budget.expr))
             return asks, stuck[0][0] if stuck else next(iter(problem.options))
     return None
+
+
+def _lost(problem: Problem, budget: ResolvedAssertion) -> list[Score]:
+    """The alternatives that no format of an engine in the budget can express in any layer."""
+    lost: dict[int, Score] = {}
+    for engine in engines_in(budget.expr):
+        barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
+        for number, score in enumerate(problem.choosing.scores):
+            role = {place for place in problem.places if place[1] == number}
+            if score is not None and role and all(role <= places for places in barred):
+                lost[number] = score
+    return [*lost.values()]
 
 
 def _ways(problem: Problem) -> list[Barred]:

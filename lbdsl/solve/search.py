@@ -36,13 +36,15 @@ MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Measurement]]
 @dataclass(frozen=True)
 class Found:
     """best: what to choose. least: the least sum of scores. joint: by plan, what was measured on all of the text, the best
-    first. spent: plans measured, one on a part of the text as that part. stopped: it was interrupted."""
+    first. spent: plans measured, one on a part of the text as that part. stopped: it was interrupted. first: the plan with
+    the least sum, which was measured, too."""
 
     best: Choices
     least: float
     joint: Mapping[Key, Measurement]
     spent: float = 0.0
     stopped: bool = False
+    first: Choices | None = None
 
 
 def search(
@@ -93,7 +95,7 @@ def search(
         stopped = True
     if not state.joint:
         return Found(starts[0], problem.sum(starts[0]), {}, stopped=stopped)
-    return Found(state.best, problem.sum(starts[0]), dict(state.ranked), state.spent, stopped)
+    return Found(state.best, problem.sum(starts[0]), dict(state.ranked), state.spent, stopped, starts[0])
 
 
 class _State:

@@ -18,10 +18,9 @@ from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.file import load_plan
-from lbdsl.plan.gates import gate_of
-from lbdsl.plan.schema import AssertResult, Plan, RecipeRef
+from lbdsl.plan.gates import failures, gate_of
+from lbdsl.plan.schema import Plan, RecipeRef
 from lbdsl.plan.verify import staleness
-from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
@@ -213,15 +212,7 @@ def apply_plan(
                 help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
             )
         )
-    found += [
-        error(
-            "LB468",
-            f"the quality gate failed: assert {item.text}{_got(item)}",
-            help=f"the result was set aside in {result.folder}; {_remedy(item, result.record.no_heal)}",
-        )
-        for item in result.record.asserts
-        if item.status == "fail"
-    ]
+    found += failures(result.record.asserts, where=f"the result was set aside in {result.folder}")
     return Applied(result.record, result.folder, tuple(found))
 
 
@@ -264,7 +255,7 @@ def inputs_for(
         validation=validation,
         eval_blocks=judging,
         tasks=eval_tests(plan.eval, bench, folder) if plan.eval is not None else (),
-        gate=gate_of(plan, recipe, bench.facts),
+        gate=gate_of(plan, recipe, bench.facts, no_heal=chosen.no_heal),
         calibration=calibration,
         device=bench.device,
         statistics=_checked_statistics(plan, bench) if statistics is None else statistics,
@@ -359,7 +350,7 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
     found += [
         error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
         for item in plan.asserts
-        if item.status == "fail" and not any(item.text in d.message for d in found)
+        if item.failed and not any(item.text in d.message for d in found)
     ]
     if not found:
         found.append(
@@ -370,13 +361,3 @@ def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
             )
         )
     return tuple(found)
-
-
-def _remedy(item: AssertResult, no_heal: bool) -> str:
-    if item.value is None:
-        return "it has no value, as `recovery` where the base itself has no right answer"
-    return f"{'heal it (without --no-heal)' if no_heal else 'heal longer'}, or change less"
-
-
-def _got(item: AssertResult) -> str:
-    return "" if item.value is None else f" (got {value_text(item)})"

@@ -10,7 +10,7 @@ from typing import Any
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.devices import Devices
-from lbdsl.plan.estimate import HEAL_FORWARDS, judged_tokens, measuring_units, units
+from lbdsl.plan.estimate import HEAL_FORWARDS, REACHED, judged_tokens, measuring_units, units
 from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
 from lbdsl.recipe.schema import Recipe
@@ -21,10 +21,6 @@ from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import read_recipe
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import Workbench
-
-REACHED = 0.4
-"""The share of a device's rate that is taken as reached. On a CPU healing reaches 0.43 to 0.48 of that of large products
-(SmolLM2 in bfloat16, docs/performance.md)."""
 
 
 @dataclass(frozen=True)

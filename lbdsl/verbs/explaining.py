@@ -41,9 +41,6 @@ EXAMPLE_MODEL = ModelFacts(
 )
 """The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
 
-_CONTEXTS = (1024, 8192)
-"""Context lengths that costs are computed at; at most the model's positions."""
-
 
 def example_findings(code: Code) -> tuple[Diagnostic, ...]:
     """The findings with this code that its example gives; none for a code without an example."""
@@ -96,5 +93,5 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
         name: ScoreValue(value=rise, stderr=0.01, unit=metric.unit) for name, metric in metrics_of(Of.CHANGED).items()
     }
     loss = Loss(scores=measured, base_nll=2.2, tokens=4096)
-    built = build(recipe, facts, chosen.value, scores, loss, ref, None, _CONTEXTS, found=chosen.diagnostics)
+    built = build(recipe, facts, chosen.value, scores, loss, ref, None, found=chosen.diagnostics)
     return (*lengths.diagnostics, *chosen.diagnostics, *built.diagnostics)

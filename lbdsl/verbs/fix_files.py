@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.layer.facts import ModelFacts
@@ -14,6 +15,9 @@ from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import Fixed, fix_text
 from lbdsl.verbs.writing import write_beside
 
+if TYPE_CHECKING:
+    from lbdsl.verbs.inspecting import Inspected
+
 _MARK = "\ufeff"
 
 Result = tuple[tuple[Diagnostic, ...], Fixed | None]
@@ -21,14 +25,20 @@ Result = tuple[tuple[Diagnostic, ...], Fixed | None]
 
 
 def fix_recipe(
-    text: str, name: str = "<recipe>", set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | None = None
+    text: str,
+    name: str = "<recipe>",
+    set_params: Mapping[str, object] | None = None,
+    *,
+    facts: ModelFacts | Inspected | None = None,
 ) -> Fixed:
     """The text with every fix applied that causes no new error, and the remaining diagnostics. With `facts`, fixes for
     that model are applied too."""
     return fix_text(text, lambda changed: check_recipe(changed, name, set_params, facts=facts).diagnostics)
 
 
-def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | None, *, write: bool) -> Result:
+def fix_file(
+    path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | Inspected | None, *, write: bool
+) -> Result:
     """Fix the recipe in a file. With `write` the file is replaced atomically when something changed.
 
     Raises LbdslError with LB047 when it cannot be written.
@@ -44,7 +54,12 @@ def fix_file(path: str | Path, set_params: Mapping[str, object], facts: ModelFac
 
 
 def fix_bytes(
-    data: bytes, name: str, set_params: Mapping[str, object], facts: ModelFacts | None, *, reader: FileReader | None = None
+    data: bytes,
+    name: str,
+    set_params: Mapping[str, object],
+    facts: ModelFacts | Inspected | None,
+    *,
+    reader: FileReader | None = None,
 ) -> Result:
     """Fix the recipe in a file's bytes."""
 

@@ -16,7 +16,7 @@ from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import tokens_of
 from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
-from lbdsl.plan.build import CONTEXTS, build
+from lbdsl.plan.build import build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.findings import impossible_untils
@@ -32,7 +32,7 @@ from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import Selection, select
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.version import VERSION
-from lbdsl.workbench.asking import asked_scores, task_of
+from lbdsl.workbench.asking import asked_scores, task_of, tokens_of_tasks
 from lbdsl.workbench.choosing import choose
 from lbdsl.workbench.holding import hold
 from lbdsl.workbench.options import RunOptions
@@ -155,11 +155,11 @@ def plan_recipe(
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
-    `ctx`: one context length or several, as 8192 or "8Ki", added to 1Ki, 8Ki and 32Ki. `again` allows an lbdsl artifact as
-    the model. With `best_so_far` a KeyboardInterrupt in the search of a `choose` gives the best plan that was found.
-    `ready` is called before anything is read or measured, and may raise. Nothing is written to disk except measurements in
-    the cache folder. A failed assert is in the diagnostics and makes the plan not applyable; other errors raise
-    LbdslError, and a context that is no number of tokens ValueError.
+    `ctx`: context lengths, as 8192 or "8Ki", that costs are shown at besides those that the recipe names, and 1Ki, 8Ki and
+    32Ki within the model's positions. `again` allows an lbdsl artifact as the model. With `best_so_far` a KeyboardInterrupt
+    in the search of a `choose` gives the best plan that was found. `ready` is called before anything is read or measured,
+    and may raise. Nothing is written to disk except measurements in the cache folder. A failed assert is in the diagnostics
+    and makes the plan not applyable; other errors raise LbdslError, and a context that is no number of tokens ValueError.
     """
     contexts = tuple(map(tokens_of, (ctx,) if isinstance(ctx, int | str) else ctx))
     loaded = read_recipe(recipe, set_params)
@@ -232,7 +232,7 @@ def planned_on(
         joint,
         ref,
         on,
-        tuple(sorted({*CONTEXTS, *contexts})),
+        contexts,
         VERSION,
         found=found,
         statistics=statistics.digests(used) if statistics is not None else {},
@@ -240,7 +240,8 @@ def planned_on(
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
-    return Planned(with_predictions(built.value, bench, passes), diagnostics, resolved, bench)
+    asked = tokens_of_tasks(built.value.eval, bench, bench.place(resolved.path))
+    return Planned(with_predictions(built.value, bench, passes, asked), diagnostics, resolved, bench)
 
 
 def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:

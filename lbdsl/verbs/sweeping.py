@@ -9,7 +9,6 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
 from lbdsl.core.processes import Killed
 from lbdsl.core.progress import AnyProgress
-from lbdsl.solve.case import costs_asked
 from lbdsl.verbs.planning import Planned, planned_on, read_recipe
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import Workbench
@@ -45,8 +44,7 @@ def plan_sweep(
     for value, loaded in recipes.items():
         bench.progress.say(f"${name} = {value}")
         try:
-            named = {cost.ctx for cost in costs_asked(loaded.unwrap()) if cost.ctx is not None}
-            found.append(Swept(value, planned_on(loaded, bench, (*ctx, *named), again)))
+            found.append(Swept(value, planned_on(loaded, bench, ctx, again)))
         except LbdslError as problem:
             found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
         except KeyboardInterrupt as stop:

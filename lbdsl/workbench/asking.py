@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, warning
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.place import Folder
 from lbdsl.core.units import Unit, duration_text, plural, tokens_text
 from lbdsl.plan.estimate import measuring_units, units
-from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema import Evaluate, Recipe
 from lbdsl.workbench.patching import fingerprint_of
-from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -24,13 +25,25 @@ if TYPE_CHECKING:
     from lbdsl.measure.store import SequenceSum
 
 
-TOKENS = 1024
-"""Answers are measured together up to so many tokens, filled up to the longest."""
-
-
 def task_of(metric: str) -> str | None:
     """The name of the task whose right answers a metric counts; None for another metric."""
     return metric[len('task("') : -len('")')] if metric.startswith('task("') else None
+
+
+def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -> float:
+    """The tokens that one model reads for all tasks that it is judged by, about."""
+    if wanted is None or not wanted.tasks:
+        return 0.0
+    from lbdsl.evaluate.harness import task_file
+    from lbdsl.evaluate.questions import tokens_asked
+    from lbdsl.measure.skeleton import skeleton_of
+
+    with bench.progress.stage("counting the tokens of tasks"):
+        model = skeleton_of(bench.weights_folder, bench.facts)
+        return sum(
+            tokens_asked(task, task_file(task, folder), model, bench.tokenizer, wanted.limit, bench.facts.positions)
+            for task in wanted.tasks
+        )
 
 
 def asked_scores(
@@ -73,7 +86,9 @@ class Asking:
             model = skeleton_of(bench.weights_folder, bench.facts)
             path = task_file(task, folder)
             count = recipe.measure.questions
-            self.questions = questions_of(task, path, model, bench.tokenizer, count, bench.facts.positions)
+            self.questions = questions_of(
+                task, path, model, bench.tokenizer, count, bench.facts.positions, bench.options.batch
+            )
 
     def falls(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
@@ -89,7 +104,7 @@ class Asking:
         runs = [Run(changes, _both(request)) for request, changes in {base: {}, **models}.items()]
         with open_store(bench.cache_dir) as store:
             missing = [
-                run for run in runs if any(len(store.get(fingerprint, r)) < len(asked.counted_SN) for r in run.requests)
+                run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
             if missing and starts:
                 self._say(missing)
@@ -102,9 +117,10 @@ class Asking:
                     store,
                     fingerprint,
                     progress=report,
-                    batch=bench.options.batch * max(1, TOKENS // asked.blocks.seq),
+                    batch=bench.options.batch,
                     statistics=statistics,
-                    counted_SN=asked.counted_SN,
+                    counted_SN=asked.rows.counted_SN,
+                    groups=asked.rows.groups,
                 )
         right = self._right(sums, base)
         return {request: _fall(right, self._right(sums, request)) for request in models}
@@ -114,13 +130,12 @@ class Asking:
         return self.questions.right(losses, misses)
 
     def _say(self, missing: Sequence[Run]) -> None:
-        bench, tokens = self._bench, self.questions.tokens
+        bench, tokens = self._bench, self.questions.rows.tokens
         passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
         passes /= units(bench.facts, tokens)
-        pace = pace_of(bench).known("forward")
-        time = "" if pace is None else f", about {duration_text(passes * tokens / pace)}"
+        time = duration_text(passes * tokens / forward_pace(bench))
         asked = plural(self.questions.count, "question")
-        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens{time}"
+        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
         bench.progress.say(f"asking {plural(len(missing), 'model')} {asked}: {work}")
 
 

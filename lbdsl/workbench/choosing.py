@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.core.units import duration_text, plural
+from lbdsl.core.units import duration_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.optimum import least_without, solutions, unmet
-from lbdsl.solve.search import SHARE, Found, search
+from lbdsl.solve.search import SHARE, Found, key_of, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
 from lbdsl.workbench.asking import task_of
-from lbdsl.workbench.predicting import pace_of
+from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.screening import screening
 from lbdsl.workbench.targets import forms_of
-from lbdsl.workbench.whole_plans import WholePlans
+from lbdsl.workbench.whole_plans import WholePlans, joint_losses
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -85,16 +85,43 @@ def choose(
     if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):
         message = f"the `{metric}` of every plan that was measured is not a number"
         raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
+    passed_over = None
+    if task is None:
+        found, passed_over = _checked(recipe, bench, scores, statistics, metric, found)
     selected = select(recipe, bench.facts, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
         bench.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
-    return Chosen(selected.unwrap(), _choice(problem, found, whole.measured_on), diagnostics)
+    choice = _choice(problem, found, whole.measured_on, passed_over)
+    return Chosen(selected.unwrap(), choice, diagnostics)
 
 
-def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
+def _checked(
+    recipe: Recipe,
+    bench: Workbench,
+    scores: Mapping[Request, Measurement],
+    statistics: Statistics | None,
+    metric: str,
+    found: Found,
+) -> tuple[Found, ScoreValue | None]:
+    """A search finds what is best on the text that it sees: it and the plan with the least sum of scores are measured on
+    text that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan."""
+    if found.first is None:
+        return found, None
+    both = [select(recipe, bench.facts, scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
+    if both[0].digest == both[1].digest:
+        return found, None
+    losses, _ = joint_losses(recipe, bench, both, statistics)
+    searched, first = (loss.scores[metric] for loss in losses)
+    if not first.value < searched.value and math.isfinite(searched.value):
+        return found, first
+    key = key_of(found.first)
+    return replace(found, best=found.first, joint={key: found.joint[key], **found.joint}), searched
+
+
+def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue | None) -> Choice:
     layers = range(problem.case.facts.layers)
     world = problem.world(found.best)
     budgets = []
@@ -129,14 +156,18 @@ def _choice(problem: Problem, found: Found, tokens: int) -> Choice:
         tokens=tokens,
         spent=found.spent,
         stopped=found.stopped,
+        searched=found.first is not None and found.best != found.first,
+        passed_over=passed_over if passed_over is None or math.isfinite(passed_over.value) else None,
     )
 
 
 def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
-    pace, tries = pace_of(bench).known("forward"), recipe.measure.tries
-    if pace is not None and tries:
+    tries = recipe.measure.tries
+    if tries:
         # One plan after the other is measured beside the base each time.
         passes = 2 * tries if recipe.measure.strategy == "greedy" else 1 + tries
-        seconds = passes * tokens / pace
-        bench.progress.say(f"choosing measures at most {plural(tries, 'plan')}: {duration_text(seconds)}")
+        time = duration_text(passes * tokens / forward_pace(bench))
+        bench.progress.say(
+            f"choosing measures at most {plural(tries, 'plan')} on {tokens_text(tokens)} tokens each: about {time}"
+        )

@@ -12,7 +12,7 @@ from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.layer.cost import model_cost
 from lbdsl.layer.profile import calibrate_line
-from lbdsl.plan.estimate import MANY, decode_bounds, estimate, measuring_units, units
+from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import Recipe
@@ -31,9 +31,9 @@ SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
 
-def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | None]) -> Plan:
+def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | None], asked: float = 0.0) -> Plan:
     """The plan with the predictions for this machine, and the engines that could serve its result. `passes`: see
-    `passes_over_text`."""
+    `passes_over_text`; `asked`: see `tokens_of_tasks`."""
     from lbdsl.measure.memory import total_bytes
     from lbdsl.run.apply import room_needed
     from lbdsl.workbench.targets import serving_of
@@ -47,6 +47,7 @@ def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | 
         room=room_needed(plan, bench.facts, bench.computed.dtype),
         memory=healing_bytes(plan.heal, bench.computed, Held(process_count(), shares_model()), bench.device.type),
         machine=total_bytes(bench.device) // (1 if bench.device.type == "cuda" else process_count()),
+        asked=asked,
     )
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 
@@ -118,6 +119,17 @@ def repeated_text(recipe: Recipe, passes: Mapping[str, float | None]) -> Iterato
             message = f"healing passes about {times:.1f} times over {source}"
             help = f"after {MANY} passes each is worth less: name more text, or fewer tokens"
             yield warning("LB446", message, recipe.heal.span if recipe.heal is not None else None, help=help)
+
+
+def forward_pace(bench: Workbench) -> float:
+    """Tokens per second through the model: as they were here, else from what this machine can do."""
+    from lbdsl.measure.machine import machine_for
+
+    known = pace_of(bench).known("forward")
+    if known is not None:
+        return known
+    machine = machine_for(bench.device, bench.computed, bench.cache_dir)
+    return REACHED * machine.flops / (2 * bench.computed.params)
 
 
 def pace_of(bench: Workbench) -> Pace:

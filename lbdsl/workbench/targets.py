@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.nearest import known_hints
@@ -14,13 +14,16 @@ from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
-from lbdsl.model.source import is_artifact
+from lbdsl.model.source import ModelSource, is_artifact
 from lbdsl.plan.schema import Plan, Served
 from lbdsl.plan.words import AS_SAVED
 from lbdsl.solve.choose import Form, Forms
-from lbdsl.workbench.workbench import Workbench
+
+if TYPE_CHECKING:
+    from lbdsl.workbench.workbench import Workbench
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
@@ -89,12 +92,22 @@ def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[T
     return tuple(check_target(subject, name) for name in names)
 
 
-def forms_of(bench: Workbench, names: Iterable[str]) -> Forms:
+class Opened(Protocol):
+    """A model whose headers were read."""
+
+    @property
+    def source(self) -> ModelSource: ...
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+
+def forms_of(model: Opened, names: Iterable[str]) -> Forms:
     """The export formats through which each engine that `serves` asks for loads a model."""
-    config = base_config(bench)
+    config = base_config(model)
 
     def form(exporter: type[Exporter]) -> Form:
-        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, bench.facts, specs))))
+        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, model.facts, specs))))
 
     found: dict[str, tuple[Form, ...]] = {}
     for name in names:
@@ -136,9 +149,9 @@ def check_target(subject: Subject, engine: str) -> Target:
     return Target(engine, answers, tuple(findings), cache)
 
 
-def base_config(bench: Workbench) -> dict[str, Any]:
+def base_config(model: Opened) -> dict[str, Any]:
     """The base model's configuration as input for exporters, from config.json or the GGUF header."""
-    source = bench.source
+    source = model.source
     config = dict(
         gguf_checkpoint(source.gguf_path).config
         if source.gguf_path is not None
@@ -146,7 +159,7 @@ def base_config(bench: Workbench) -> dict[str, Any]:
     )
     for name in ("lbdsl", "auto_map"):
         config.pop(name, None)
-    config["model_type"] = str(config.get("model_type", bench.facts.family)).removeprefix(ARTIFACT_PREFIX)
+    config["model_type"] = str(config.get("model_type", model.facts.family)).removeprefix(ARTIFACT_PREFIX)
     if is_artifact(source):
         config["architectures"] = [FAMILIES[config["model_type"]].architecture]
     return config

@@ -27,6 +27,7 @@ from lbdsl.recipe.schema_blocks import HealSettings, Mix, SelfText, Text, source
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
+    from lbdsl.data.needle import Haystacks
     from lbdsl.data.written import Writer
     from lbdsl.evaluate.tasks import Test
 
@@ -49,15 +50,14 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
     """The sha256 of what a plan's result depends on besides the plan, by name: of each text source over its documents, of
     each text with needles, and of each task over the files that it names, or its version. Text that the model writes itself
     follows from the model."""
-    from lbdsl.data.needle import haystacks
-
     folder, offline = bench.place(plan.recipe.path), bench.options.offline
     named = texts_of(plan if heal else plan.model_copy(update={"heal": None}))
     found = {
         data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
     }
-    for context in plan.eval.needle if plan.eval is not None else ():
-        found[task_name(context)] = haystacks(bench.tokenizer, context).digest
+    if plan.eval is not None:
+        digests = [texts.digest for texts in needles_of(plan.eval, bench)]
+        found |= dict(zip(map(task_name, plan.eval.needle), digests, strict=True))
     for task in plan.eval.tasks if plan.eval is not None else ():
         found[task_name(task)] = _task_digest(task, folder)
     return found
@@ -94,6 +94,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
+        needles_of(recipe.eval, bench)
 
 
 def check_sources(texts: Iterable[Text], bench: Workbench, folder: Folder) -> None:
@@ -257,14 +258,20 @@ def eval_blocks(
 
 def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
-    from lbdsl.data.needle import haystacks
     from lbdsl.evaluate.harness import HarnessTask
     from lbdsl.evaluate.needle import NeedleTest
 
-    needles = (NeedleTest(haystacks(bench.tokenizer, context)) for context in wanted.needle)
+    needles = map(NeedleTest, needles_of(wanted, bench))
     batch = bench.options.batch
     tasks = (HarnessTask(task, wanted.limit, folder, bench.tokenizer, batch) for task in wanted.tasks)
     return (*needles, *tasks)
+
+
+def needles_of(wanted: Evaluate, bench: Workbench) -> list[Haystacks]:
+    """The texts of each context in which facts are hidden. Raises LB446 where there is too little text for one."""
+    from lbdsl.data.needle import haystacks
+
+    return [haystacks(bench.tokenizer, context, wanted.needle_texts) for context in wanted.needle]
 
 
 def _blocks(

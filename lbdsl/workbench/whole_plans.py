@@ -38,7 +38,7 @@ class WholePlans:
             self.tokens = self.measured_on = self._blocks.tokens
         else:
             asked = self._asking.questions
-            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.tokens, asked.count
+            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.rows.tokens, asked.count
 
     def measure(
         self, plans: Sequence[Selection], metrics: Sequence[str], title: str, share: float = 1.0
@@ -80,20 +80,27 @@ def joint_loss(
     recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
 ) -> tuple[Loss | None, str | None]:
     """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
+    if not selection.changes:
+        return None, None
+    (found,), digest = joint_losses(recipe, bench, [selection], taken)
+    return found, digest
+
+
+def joint_losses(
+    recipe: Recipe, bench: Workbench, selections: Sequence[Selection], taken: Statistics | None
+) -> tuple[Sequence[Loss], str]:
+    """The same of several, of which the base runs once for all."""
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
     from lbdsl.workbench.texts import joint_blocks
 
-    changes = selection.changes
-    if not changes:
-        return None, None
     blocks = joint_blocks(recipe.measure, bench, bench.place(recipe.path))
     statistics = taken or NO_STATISTICS
     with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
-        (found,) = measure_plans(
+        found = measure_plans(
             lambda: bench.measured_base,
-            {_digest(selection, statistics): changes},
+            {_digest(selection, statistics): selection.changes for selection in selections},
             tuple(metrics_of(Of.CHANGED)),
             blocks,
             store,
@@ -102,5 +109,12 @@ def joint_loss(
             batch=bench.options.batch,
             statistics=statistics,
         )
-    scores = {name: ScoreValue.of(score) for name, score in found.scores.items()}
-    return Loss(scores=scores, base_nll=found.base_nll.value, tokens=found.base_nll.tokens), blocks.digest
+    losses = [
+        Loss(
+            scores={name: ScoreValue.of(score) for name, score in loss.scores.items()},
+            base_nll=loss.base_nll.value,
+            tokens=loss.base_nll.tokens,
+        )
+        for loss in found
+    ]
+    return losses, blocks.digest

@@ -33,7 +33,7 @@ def record_of(plan: Plan, **model: object) -> Record:
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return plan_of("layers 3 drop\nelse keep", smollm2_facts())
+    return plan_of("layers 3 drop\nelse keep", smollm2_facts(), contexts=(32768,))
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,11 @@ def test_bash(folder: Path) -> None:
         "lbdsl plan a.lbr m",
         "lbdsl check --format j",
         "lbdsl explain sw",
-        "lbdsl cache --prune gg",
         "lbdsl export sub --to .",
         "lbdsl export sub --to g",
         "lbdsl plan a.lbr m.gguf --target .",
         "lbdsl eval sub --against m",
+        "lbdsl cache --prune gg",
     )
     assert answers == [
         ["check"],
@@ -82,11 +82,11 @@ def test_bash(folder: Path) -> None:
         ["m.gguf"],
         ["json"],
         ["swa"],
-        ["gguf"],
         ["decilm", "gguf", "granite", "native", "vllm"],
         ["gguf", "granite"],
         ["llamacpp", "transformers", "vllm"],
         ["m.gguf"],
+        ["gguf"],
     ]
 
 

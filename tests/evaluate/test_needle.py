@@ -64,5 +64,5 @@ def test_the_error_of_a_recovery_is_paired() -> None:
     assert found.artifact.stderr > 0.05
     noisy = replace(found, answers=(*answers, Answers(10, 10, 5)))
     assert noisy.recovery.stderr > 0.01
-    assert found.post_scores() == {"task": found.artifact.value, "recovery": found.recovery.value}
+    assert found.post_scores() == {"task": found.artifact, "recovery": found.recovery}
     assert found.to_json()["questions"] == 40

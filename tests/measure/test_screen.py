@@ -52,3 +52,28 @@ def test_small_changes_have_the_kl_of_the_screen(faint, tmp_path: Path, monkeypa
     other = screen(lambda: source, changes, blocks, tmp_path, "x", batch=7, seed=1)
     assert not torch.equal(other.products_PP, found.products_PP)
     assert all(parameter.grad is None for parameter in source.hybrid.parameters())
+
+
+def test_an_interrupted_screen_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, blocks = tiny_llama(), text(5, 16)
+    drop = actions()["drop"].model_validate({})
+    changes = [(layer, drop.under(facts_of(model), layer)) for layer in range(LAYERS)]
+    source = LoadedModel(to_hybrid(model))
+    whole = screen(lambda: source, changes, blocks, tmp_path / "whole", "x", batch=2)
+    own, seen = module._effects, []
+
+    def effects(source, changes, ids_BN, *rest):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(ids_BN)
+        return own(source, changes, ids_BN, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_effects", effects)
+        with pytest.raises(KeyboardInterrupt):
+            screen(lambda: source, changes, blocks, tmp_path, "x", batch=2)
+        seen[:] = seen[1:]
+        found = screen(lambda: source, changes, blocks, tmp_path, "x", batch=2)
+    assert torch.equal(torch.cat(seen), blocks.ids[2:])
+    assert torch.equal(found.squares_SP, whole.squares_SP)
+    assert torch.equal(found.products_PP, whole.products_PP)

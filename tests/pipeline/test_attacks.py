@@ -233,6 +233,11 @@ class TestArtifacts:
         assert lbdsl("eval", "out", "--task", "own.yaml").code == 0
         assert marker.exists()
 
+    def test_a_text_that_the_user_names_may_be_anywhere(self, artifact: Path, lbdsl) -> None:
+        for text in ("../outside/text.txt", "wikitext:../outside/text.txt"):
+            done = lbdsl("eval", "out", "--data", text)
+            assert done.code == 0, done.err
+
     def test_elsewhere_it_names_nothing_of_the_folder_where_it_was_made(
         self, artifact: Path, lbdsl, workplace: Path
     ) -> None:

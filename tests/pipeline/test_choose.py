@@ -10,10 +10,11 @@ from types import ModuleType
 
 import pytest
 
-from lbdsl.measure import joint
+from lbdsl.measure import joint, runs, screen
 from lbdsl.plan.file import load_plan
 from lbdsl.report.choice import choice_lines
 from lbdsl.verbs import sweeping
+from lbdsl.verbs.planning import plan_recipe
 
 RECIPE = """lbr 1
 measure {{ tokens = 512; seq = 128; tries = {tries} }}
@@ -129,6 +130,76 @@ def test_a_kill_gives_nothing_so_far(
     assert not Path(words[-1]).exists()
 
 
+@pytest.mark.parametrize("strategy", ["independent", "screen"])
+def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
+    strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, new_cache
+) -> None:
+    text = RECIPE.format(tries=60).replace("tries", f"strategy = {strategy}; tries", 1)
+    # New weights are made once for all sequences, which then go through the model together.
+    Path("r.lbr").write_text(text.replace("kv_heads(1) + swa(window=32)", "swa(window=48)"))
+    calls, every = [], 0
+    for module, name in ((runs, "push"), (screen, "_effects")):
+        own = getattr(module, name)
+
+        def counted(*args, own=own, **more):
+            calls.append(own)
+            if every and len(calls) % every == 0:
+                raise KeyboardInterrupt
+            return own(*args, **more)
+
+        monkeypatch.setattr(module, name, counted)
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "whole")))
+    whole, needed = plan_recipe("r.lbr", "model").plan, len(calls)
+    assert needed > 9, "statistics, the scores or the screen, and rounds of the search"
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "stopped")))
+    calls.clear()
+    every, stops, found = 3, 0, None
+    while found is None and stops < needed:
+        try:
+            found = plan_recipe("r.lbr", "model").plan
+        except KeyboardInterrupt:
+            stops += 1
+    assert found is not None
+    assert found.digest == whole.digest
+    assert len(calls) == needed + stops
+
+
+@pytest.mark.parametrize(
+    ("settings", "budget", "searched"),
+    [
+        ("seed = 1", "50%", False),
+        ("strategy = screen; seed = 1", "50%", False),
+        ("strategy = screen; seed = 1", "30%", True),
+    ],
+)
+def test_a_search_gives_no_worse_plan_than_scores_alone_on_text_that_chose_nothing(
+    settings: str, budget: str, searched: bool, workplace: Path, lbdsl
+) -> None:
+    text = (
+        f"measure {{ tokens = 512; seq = 128; {settings}; tries = TRIES }}\n"
+        "choose for layers all among keep, swa(window=32), kv_heads(1), drop minimizing kl\n"
+        f"  subject to kv(8Ki) <= {budget}\nheal {{ tokens = 256; seq = 128 }}\n"
+    )
+    alone, found = (plan_of(lbdsl, text.replace("TRIES", tries), "-o", "r.lbplan") for tries in ("0", "60"))
+    there, here = alone["loss"]["scores"]["kl"], found["loss"]["scores"]["kl"]
+    choice = found["choice"]
+    assert choice["searched"] is searched
+    strips = [[layer["after"] for layer in plan["layers"]] for plan in (alone, found)]
+    assert (strips[0] != strips[1]) is searched
+    if searched:
+        assert here["value"] < there["value"]
+        assert choice["passed_over"] == there
+    else:
+        assert here == there
+        assert choice["passed_over"]["value"] >= here["value"]
+        # The plan that is taken is the first of the strips, though others are better on the text that chose.
+        joints = [candidate["joint"]["value"] for candidate in choice["candidates"]]
+        assert joints[0] > joints[1]
+    shown = lbdsl("show", "r.lbplan").out
+    said = "alone has" if searched else "alone, for the best of the search has"
+    assert f"{said} {choice['passed_over']['value']:+.3g}" in shown
+
+
 def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None:
     Path("r.lbr").write_text(RECIPE.format(tries=0).replace("40%", "1%"))
     done = lbdsl("plan", "r.lbr", "model")
@@ -199,7 +270,7 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     Path("ctx.lbr").write_text("param $ctx: tokens = 4Ki\nlayers 1 drop\nelse keep\nassert kv($ctx) <= 100%\n")
     contexts = lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,16Ki")
     assert contexts.code == 0, contexts.err
-    assert "KV@32Ki" in contexts.out
+    assert "KV@512" in contexts.out
     Path("gated.lbr").write_text("param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
     gated = lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,60%,100%")
     assert (gated.code, "kv(4Ki) <= 50%" in gated.err) == (5, True), gated.err

@@ -451,3 +451,97 @@ def test_a_task_that_asks_to_write_cannot_score_layers(workplace: Path, lbdsl) -
     Path("r.lbr").write_text('lbr 1\nlowest 2 by task("own.yaml", drop) drop\nelse keep\n')
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, "asks the model to write" in done.err) == (1, True), done.err
+
+
+def test_a_base_is_looked_at_alone(workplace: Path, lbdsl) -> None:
+    """With the numbers that it has beside an artifact."""
+    counting(workplace, "own.yaml", 12)
+    asked = ("--data", "builtin:pydoc", "--data", "builtin:wikitext", "--tokens", "256", "--seq", "64", "--needle", "300")
+    done = lbdsl(
+        "eval", "model", *asked, "--needle-texts", "5", "--task", "own.yaml", "--limit", "10", "--json", "-o", "n.png"
+    )
+    assert done.code == 0, done.err
+    alone = json.loads(done.out)
+    texts = 'data = ["builtin:pydoc", "builtin:wikitext"]; tokens = 256; seq = 64'
+    Path("r.lbr").write_text(f'{HEAD}eval {{ {texts}; needle = 300; needle_texts = 5; tasks = "own.yaml"; limit = 10 }}\n')
+    assert lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes").code == 0
+    both = json.loads(Path("out/lbdsl.json").read_text())["evaluation"]
+    for one, beside in zip(alone["sources"], both["sources"], strict=True):
+        assert one["perplexity"] == {"base": pytest.approx(beside["perplexity"]["base"], rel=1e-6)}
+        assert one["stderr"] == {"perplexity_base": pytest.approx(beside["stderr"]["perplexity_base"], rel=1e-6)}
+        assert (one["data_digest"], one["tokens"]) == (beside["data_digest"], beside["tokens"])
+    assert [task["name"] for task in alone["tasks"]] == ["needle(300)", 'task("own.yaml")']
+    for one, beside in zip(alone["tasks"], both["tasks"], strict=True):
+        assert (one["base"], one["digest"], one["questions"]) == (beside["base"], beside["digest"], beside["questions"])
+        assert "artifact" not in one
+    assert alone["tasks"][0]["questions"] == 10, "two facts in each of five texts"
+    assert alone["asserts"] == []
+    assert Path("n.png").stat().st_size > 1000
+    shown = lbdsl("eval", "model", *asked)
+    assert (shown.code, "perplexity" in shown.out, "needle(300)" in shown.out) == (0, True, True)
+    assert "artifact" not in shown.out
+    assert "recovery" not in shown.out
+    # By default on one text, and of a model that is not there.
+    small = json.loads(lbdsl("eval", "model", "--tokens", "256", "--seq", "64", "--json", "--low-memory").out)
+    assert [source["data"] for source in small["sources"]] == ["builtin:wikitext"]
+    assert small["perplexity"]["base"] == pytest.approx(alone["sources"][1]["perplexity"]["base"], rel=1e-5)
+    assert lbdsl("eval", "nothing").code != 0
+    refused = lbdsl("eval", "model", "--against", "model")
+    assert (refused.code, "--against is for an artifact" in refused.err) == (2, True), refused.err
+
+
+def test_the_number_of_needles_is_a_setting(workplace: Path, lbdsl) -> None:
+    record = applied(lbdsl, "eval { tokens = 256; seq = 64; needle = 256; needle_texts = 3 }\nassert needle(256) >= 0%\n")
+    (task,) = record["evaluation"]["tasks"]
+    assert task["questions"] == 6
+    (again,) = json.loads(lbdsl("eval", "out", "--needle-texts", "4", "--json").out)["tasks"]
+    assert again["questions"] == 8
+    done = lbdsl("eval", "model", "--needle", "512", "--needle-texts", "100000")
+    assert (done.code, "LB446" in done.err, "`needle_texts = " in done.err) == (1, True, True), done.err
+    Path("r.lbr").write_text(HEAD + "eval { needle = 512; needle_texts = 100000 }\n")
+    done = lbdsl("plan", "r.lbr", "model", "--cache-dir", "empty-cache")
+    assert (done.code, "LB446" in done.err, "measuring" in done.err) == (1, True, False), done.err
+
+
+def test_a_question_longer_than_the_positions_fails_its_gate(workplace: Path, lbdsl) -> None:
+    path = counting(workplace, "own.yaml", 12)
+    rows = Path("own.jsonl").read_text().splitlines(keepends=True)
+    long = {**json.loads(rows[0]), "text": "Count to ten. " * 60}
+    Path("own.jsonl").write_text("".join([json.dumps(long) + "\n", *rows[1:]]))
+    asked = 'eval { data = "builtin:wikitext"; tokens = 256; seq = 64 }\nassert task("own.yaml") >= 0%\n'
+    record = applied(lbdsl, asked, expect=4)
+    (failed,) = record["asserts"]
+    assert (failed["status"], failed["value"]) == ("fail", None)
+    assert "7 answers came after a beginning that was cut short to the model's positions" in failed["why"]
+    assert path.exists()
+
+
+def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven answers on a document of 300 tokens: it is read once, and choosing by it says how much that is."""
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "cache")))
+    counting(workplace, "own.yaml", 12)
+    rows = [json.loads(line) for line in Path("own.jsonl").read_text().splitlines()]
+    document = "This is what the question is about. " * 8
+    Path("own.jsonl").write_text("".join(json.dumps({**row, "text": document + row["text"]}) + "\n" for row in rows))
+    measure = 'measure { data = "builtin:docs"; tokens = 256; seq = 64; tries = 3; questions = 6 }'
+    choose = 'choose for layers all among keep, drop minimizing task("own.yaml") subject to params <= 99%'
+    judged = 'eval { tokens = 256; seq = 64; tasks = "own.yaml"; limit = 6; needle = 256 }'
+    Path("r.lbr").write_text(f"lbr 1\n{measure}\n{choose}\n{judged}\n")
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    assert done.code == 0, done.err
+    (read,) = {int(said) for said in re.findall(r"forward pass(?:es)? of (\d+) tokens, about", done.err)}
+    alone = sum(len(document + row["text"]) for row in rows[-6:])
+    answers = sum(len(answer) + 1 for row in rows[-6:] for answer in row["choices"])
+    # The document's end is behind the beginning that is shared.
+    assert alone < read < alone + answers + 100
+    assert re.search(rf"choosing measures at most 3 plans on {read} tokens each: about", done.err), done.err
+    assert done.err.index("choosing measures at most") < done.err.index("choosing: plan")
+    # Each model reads its questions, the text and eight needles.
+    from lbdsl.workbench.predicting import pace_of
+    from lbdsl.workbench.workbench import Workbench
+
+    pace_of(Workbench("model")).note("forward", 1000.0)
+    found = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["estimate"]
+    first = sum(len(document + row["text"]) for row in rows[:6])
+    read = 2 * (256 + 8 * 256 + first + answers)
+    assert found["judge_seconds"] == pytest.approx(read / 1000, rel=0.05)

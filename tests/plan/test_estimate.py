@@ -36,6 +36,13 @@ def test_a_healed_plan_judges_twice_and_heals_at_a_quarter_of_the_forward_pace()
     assert (found.disk_bytes, found.machine_bytes) == (7, 9)
 
 
+def test_needles_and_tasks_are_read_by_both_models_once() -> None:
+    asked = TEXT.replace("seq = 2Ki }", "seq = 2Ki; needle = [1Ki, 4Ki]; needle_texts = 5 }")
+    read = 2 * (2 * 2 * 8192 + 5 * (1024 + 4096))
+    assert estimated(asked).judge_seconds == pytest.approx(read / 350, abs=0.1)
+    assert estimated(asked, asked=7000.0).judge_seconds == pytest.approx((read + 14_000) / 350, abs=0.1)
+
+
 def test_what_was_never_run_here_has_no_time() -> None:
     found = estimated(TEXT, forward=None)
     assert (found.heal_seconds, found.judge_seconds) == (None, None)

@@ -86,6 +86,10 @@ def test_four_sequences_are_the_fewest_and_it_is_said() -> None:
         ("assert kv(4Ki) <= 50%\nassert flops(8Ki) <= 90%", 8192),
         ("assert kv(32Ki) <= 50%", 8192),
         ("requires kv(4Ki) <= 99%", 4096),
+        ("assert latency(8Ki, 1) <= 90%", 8192),
+        ("assert memory(4Ki, 8) <= 90%", 4096),
+        ("assert throughput(6Ki, 1Ki, 50) >= 120%", 7168),
+        ("assert throughput(32Ki, 1Ki, 50) >= 120%", 8192),
     ],
 )
 def test_judged_at_the_largest_context_that_asserts_and_budgets_name(asserts: str, seq: int) -> None:
@@ -99,9 +103,50 @@ def test_an_until_is_a_budget_too() -> None:
     assert recipe.eval.seq == 4096
 
 
-def test_judging_on_shorter_sequences_is_said() -> None:
-    recipe, found = settled("else drop\neval { seq = 1Ki }\nassert kv(8Ki) <= 50%\nassert ppl_increase < 5%")
+def test_a_predicted_budget_of_choose_is_one_too() -> None:
+    choose = "choose for layers all among keep, drop minimizing kl subject to latency(4Ki, 1) <= 90%"
+    recipe, _ = settled(f"{choose}\nassert ppl_increase < 5%")
+    assert recipe.eval.seq == 4096
+
+
+@pytest.mark.parametrize("value", ["kv(8Ki) <= 50%", "latency(8Ki, 1) <= 50%", "throughput(7Ki, 1Ki, 2) >= 150%"])
+def test_judging_on_shorter_sequences_is_said(value: str) -> None:
+    recipe, found = settled(f"else drop\neval {{ seq = 1Ki }}\nassert {value}\nassert ppl_increase < 5%")
     assert (recipe.eval.seq, found) == (1024, [("warning", "LB329")])
+
+
+@pytest.mark.parametrize("choose", [True, False])
+@pytest.mark.parametrize(
+    ("measure", "eval", "gate", "said"),
+    [
+        ("seq = 1Ki", "", "assert kv(8Ki) <= 99%", "8Ki"),
+        ("seq = 1Ki", "", "assert latency(4Ki, 1) <= 99%", "4Ki"),
+        ("seq = 1Ki", "eval { seq = 2Ki }", "", "2Ki"),
+        ("seq = 2Ki", "eval { seq = 2Ki }", "", None),
+        ("seq = 8Ki", "", "assert kv(32Ki) <= 99%", None),
+        ("tokens = 8Ki", "", "assert kv(8Ki) <= 99%", None),
+    ],
+)
+def test_scoring_on_shorter_text_than_is_judged_is_said_with_a_fix(
+    choose: bool, measure: str, eval: str, gate: str, said: str | None
+) -> None:
+    rules = "choose for layers all among keep, drop minimizing kl subject to weights <= 90%"
+    rules = rules if choose else "lowest 3 by nll drop\nelse keep"
+    text = f"measure {{ {measure} }}\n{rules}\nheal {{}}\n{eval}\n{gate}\nassert ppl_increase < 5%\n"
+    found = [d for d in with_lengths(recipe_of(text), SMOL).diagnostics if d.code == "LB359"]
+    assert [d.severity.value for d in found] == (["warning"] if said else [])
+    if said is not None:
+        fixed = fix_text(text, lambda changed: static_findings(recipe_from_text(changed).unwrap(), SMOL)).text
+        assert f"measure {{ seq = {said} }}" in fixed
+        assert "LB359" not in {d.code for d in with_lengths(recipe_of(fixed), SMOL).diagnostics}
+
+
+def test_what_no_score_chose_or_nothing_judges_may_be_measured_on_short_text() -> None:
+    for text in (
+        "layers 0-3 drop\nelse keep\nassert kv(8Ki) <= 99%\nassert ppl_increase < 5%",
+        "lowest 3 by nll drop\neval {}\nassert kv(8Ki) <= 99%",
+    ):
+        assert settled(f"measure {{ seq = 1Ki }}\n{text}")[1] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from plan_cases import (
@@ -16,13 +17,14 @@ from plan_cases import (
     token_bytes,
 )
 
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import NONE_RIGHT, Measurement, Request, cut_short
 from lbdsl.core.units import Unit
 from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
-from lbdsl.plan.gates import gate_of
+from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.schema import Loss, ModelRef
 from lbdsl.solve.select import select
+from tests.plan.test_predicted_values import PROFILES
 
 SMOL = smollm2_facts()
 REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)
@@ -30,7 +32,7 @@ JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse swa(window=256, sinks=4)\n"
 
 
-def built(text: str, joint: Loss | None = JOINT, contexts=(1024, 8192, 32768)):
+def built(text: str, joint: Loss | None = JOINT, contexts=()):
     recipe = recipe_of(text)
     scores = scores_for(recipe, SMOL)
     selection = select(recipe, SMOL, scores).unwrap()
@@ -69,8 +71,8 @@ def test_asserts(line, status, code, exit_code):
     found = built(RULES + line)
     plan = found.value
     assert [item.status for item in plan.asserts] == [status]
-    assert codes(found) == ([code] if code else []) + ["LB324"]
-    assert max(d.exit_code for d in found.diagnostics) == exit_code
+    assert codes(found) == ([code] if code else [])
+    assert max((d.exit_code for d in found.diagnostics), default=0) == exit_code
     assert plan.applyable is (code is None)
     assert plan.errored is (code is not None)
 
@@ -108,13 +110,38 @@ def test_changes_without_heal_and_assert_are_plain():
 
 
 def test_contexts_beyond_the_positions():
-    found = built("lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }")
+    text = "lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }"
+    found = built(text, contexts=(32768,))
     beyond = [(d.severity.value, d.message) for d in found.diagnostics if d.code == "LB324"]
     assert beyond == [
         ("warning", "kv(64Ki) is computed, but this model has 8Ki positions"),
         ("note", "costs at 32Ki are computed, but this model has 8Ki positions"),
     ]
-    assert "LB324" not in codes(built(RULES, contexts=(1024, 8192)))
+    assert found.value.contexts == (1024, 8192, 32768, 65536)
+    assert "LB324" not in codes(built(RULES))
+
+
+@pytest.mark.parametrize(
+    ("positions", "line", "contexts"),
+    [
+        (8192, "", (1024, 8192)),
+        (8192, "assert kv(4Ki) <= 99%", (1024, 4096, 8192)),
+        (8192, "assert latency(2Ki, 8) <= 99%", (1024, 2048, 8192)),
+        (8192, "assert throughput(1Ki, 256, 50) >= 1", (1024, 1280, 8192)),
+        (131072, "", (1024, 8192, 32768)),
+        (512, "", (512,)),
+        (512, "requires flops(256) <= 99%", (256, 512)),
+    ],
+)
+def test_costs_are_at_the_recipes_contexts_and_at_none_beyond_the_positions(positions, line, contexts):
+    facts = replace(SMOL, positions=positions)
+    plan = plan_of(f"layers 3 drop\nelse keep\n{line}", facts, joint=JOINT, profiles=PROFILES)
+    assert plan.contexts == contexts
+    value = plan.to_json()
+    assert (
+        list(map(int, value["after"]["kv_bytes"])) == list(map(int, value["layers"][0]["kv_bytes_before"])) == [*contexts]
+    )
+    assert not [finding for finding in plan.findings if finding.code == "LB324"]
 
 
 def test_the_sum_needs_every_changed_layers_own_score():
@@ -156,7 +183,7 @@ def test_json_has_the_promised_fields():
     assert value["layers"][5]["scores"] == {"nll(drop)": 0.016}
     for side in ("before", "after"):
         assert set(value[side]) >= {"params", "weights", "kv_bytes", "flops_per_token"}
-        assert set(value[side]["kv_bytes"]) == {"1024", "8192", "32768"}
+        assert set(value[side]["kv_bytes"]) == {"1024", "8192"}
     assert value["loss"] == {
         "scores": {
             "nll": {"value": 0.47, "stderr": 0.02, "unit": "nats/token"},
@@ -215,16 +242,20 @@ def test_the_value_of_a_plan_is_the_deciding_one():
     assert values == [(0.41, "nats/token"), (0.41, "nats/token"), (0.47, "nats/token")]
 
 
+def judged(stderr: float = 0.0, **scores: float) -> dict[str, Measurement]:
+    return {name: Measurement(value, stderr, Unit.RATIO, 1024, 4) for name, value in scores.items()}
+
+
 def test_the_gate_gives_the_value_that_decides():
     text = RULES + "assert ppl_increase < 5% and agreement > 90%\nassert ppl_increase < 1% or agreement > 70%\n"
     recipe = recipe_of(text)
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)(
-        {"builtin:wikitext": {"ppl_increase": 0.02, "agreement": 0.8}}, {}
+        {"builtin:wikitext": judged(ppl_increase=0.02, agreement=0.8)}, {}
     )
     assert [(item.status, item.value, item.unit) for item in results] == [("fail", 0.8, "ratio"), ("pass", 0.8, "ratio")]
     # Which text it was is said where there are several.
     assert {item.on for item in results} == {None}
-    good, bad = {"ppl_increase": 0.02, "agreement": 0.95}, {"ppl_increase": 0.09, "agreement": 0.8}
+    good, bad = judged(ppl_increase=0.02, agreement=0.95), judged(ppl_increase=0.09, agreement=0.8)
     both = gate_of(plan_of(text, SMOL, joint=JOINT), recipe, SMOL)({"builtin:wikitext": good, "builtin:pydoc": bad}, {})
     assert [item.on for item in both] == ["builtin:pydoc", "builtin:wikitext"]
 
@@ -232,20 +263,83 @@ def test_the_gate_gives_the_value_that_decides():
 def test_the_text_that_decides_is_the_nearest_to_failing():
     text = f"{RULES}assert agreement >= 90%\n"
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
-    (found,) = gate({"builtin:wikitext": {"agreement": 0.99}, "builtin:pydoc": {"agreement": 0.905}}, {})
+    (found,) = gate({"builtin:wikitext": judged(agreement=0.99), "builtin:pydoc": judged(agreement=0.905)}, {})
     assert (found.status, found.value, found.on) == ("pass", 0.905, "builtin:pydoc")
 
 
 def test_the_gate_on_right_answers():
     text = RULES + 'assert needle(1Ki) >= 90% and ppl_increase < 5%\nassert recovery(task("a")) >= 95%\n'
     gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
-    texts = {"builtin:wikitext": {"ppl_increase": 0.02}, "builtin:pydoc": {"ppl_increase": 0.03}}
-    found = gate(texts, {"needle(1Ki)": {"needle": 0.8}, 'task("a")': {"task": 0.4, "recovery": 0.96}})
+    texts = {"builtin:wikitext": judged(ppl_increase=0.02), "builtin:pydoc": judged(ppl_increase=0.03)}
+    found = gate(texts, {"needle(1Ki)": judged(needle=0.8), 'task("a")': judged(task=0.4, recovery=0.96)})
     assert [(item.status, item.value) for item in found] == [("fail", 0.8), ("pass", 0.96)]
     # Shown is the text that is nearest to failing; the base has no right answer.
-    found = gate(texts, {"needle(1Ki)": {"needle": 0.95}, 'task("a")': {"task": 0.0, "recovery": math.nan}})
+    found = gate(texts, {"needle(1Ki)": judged(needle=0.95), 'task("a")': judged(task=0.0, recovery=math.nan)})
     assert [(item.status, item.on) for item in found] == [("pass", "builtin:pydoc"), ("fail", None)]
-    assert [item.status for item in gate(texts, {})] == ["not measured", "not measured"]
+
+
+ASKED = judged(needle=0.95)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "`needle(1Ki)` was not asked"),
+        (replace(ASKED["needle"], value=math.nan), "`needle(1Ki)` is not finite"),
+        (replace(ASKED["needle"], sequences=1, stderr=math.nan), "`needle(1Ki)` has too little text"),
+        (
+            replace(ASKED["needle"], missing=cut_short(3)),
+            "`needle(1Ki)` has no value: 3 answers came after a beginning that",
+        ),
+        (replace(ASKED["needle"], missing=NONE_RIGHT), "the base itself has no right answer"),
+    ],
+)
+def test_a_value_that_does_not_exist_fails_and_says_why(found, said):
+    text = RULES + "assert needle(1Ki) >= 90%\n"
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    tasks = {} if found is None else {"needle(1Ki)": {"needle": found}}
+    (result,) = gate({"builtin:wikitext": judged(ppl_increase=0.02)}, tasks)
+    assert (result.status, result.value, said in result.why) == ("fail", None, True), result.why
+    (failure,) = failures([result])
+    assert failure.code == "LB468"
+    assert "needle(1Ki) >= 90%" in failure.message
+    assert said in failure.message
+    assert failure.help
+
+
+@pytest.mark.parametrize(
+    ("line", "stderr", "status", "advice"),
+    [
+        ("assert needle(1Ki) >= 80%", 0.108, "undecided", "`needle_texts = 95`"),
+        ("assert needle(1Ki) >= 80%", 0.02, "fail", "keep more layers"),
+        ("assert needle(1Ki) >= 70%", 0.108, "pass", ""),
+        ("assert not needle(1Ki) < 80%", 0.108, "undecided", "`needle_texts = 16`"),
+        ('assert task("a") >= 80%', 0.05, "undecided", "`limit = 506`"),
+        ('assert task("a") >= 80%', 0.01, "fail", 'choose them by `task("a")`'),
+        ("assert ppl_increase < 5%", 0.01, "fail", "heal longer"),
+        ("assert ppl_increase < 76%", 0.01, "undecided", "`tokens = "),
+        ("assert ppl_increase < 5% and needle(1Ki) >= 80%", 0.108, "fail", "heal longer"),
+        ("assert ppl_increase < 80% and needle(1Ki) >= 80%", 0.108, "undecided", "`needle_texts = 16`"),
+        ("assert ppl_increase < 90% and needle(1Ki) >= 90%", 0.02, "fail", "keep more layers"),
+    ],
+)
+def test_a_bound_within_the_error_is_undecided_and_says_what_decides_it(line, stderr, status, advice):
+    text = f"{RULES}heal {{ tokens = 1k }}\neval {{ limit = 200 }}\n{line}\n"
+    gate = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)
+    found = (
+        judged(stderr, ppl_increase=0.767),
+        {"needle(1Ki)": judged(stderr, needle=0.767), 'task("a")': judged(stderr, task=0.767)},
+    )
+    (result,) = gate({"builtin:wikitext": found[0]}, found[1])
+    assert (result.status, result.failed) == (status, status != "pass")
+    failed = list(failures([result]))
+    assert len(failed) == (status != "pass")
+    for failure in failed:
+        assert any(advice in line for line in failure.help), failure.help
+        assert ("±" in failure.message) == (status == "undecided")
+        # Healing does not bring back facts, and what holds needs no advice.
+        healing = any("heal longer" in said for said in failure.help)
+        assert healing == (status == "fail" and ("< 5%" in line or "task" in line))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -262,7 +356,7 @@ def test_the_gate_on_right_answers():
 def test_a_score_that_is_no_number_passes_no_gate(condition, value):
     text = f"{RULES}assert {condition}\n"
     results = gate_of(plan_of(text, SMOL, joint=JOINT), recipe_of(text), SMOL)(
-        {"builtin:wikitext": {"ppl_increase": value, "agreement": 0.95, "kl_healed": 0.0}}, {}
+        {"builtin:wikitext": judged(ppl_increase=value, agreement=0.95, kl_healed=0.0)}, {}
     )
     assert [(item.status, item.value) for item in results] == [("fail", None)]
 

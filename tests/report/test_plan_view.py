@@ -282,3 +282,20 @@ def test_only_scores_of_the_finished_model_have_a_standard_error() -> None:
         line.plain for line in result_lines(results, 80, False, {(0.5, "nats"): "0.5", (0.5, "ratio"): "50.00 ±1.00 %"})
     ]
     assert [line.split("pass")[1].strip() for line in lines] == ["", "50 %", "50.00 ±1.00 % on builtin:pydoc"]
+
+
+@pytest.mark.parametrize(
+    ("eval", "said"),
+    [
+        ("seq = 8Ki", "layers were chosen on 1Ki, and longer text may lose more: to choose on it, `measure { seq = 8Ki }`"),
+        ("seq = 2Ki", ""),
+    ],
+)
+def test_losses_say_the_length_of_their_sequences(eval: str, said: str) -> None:
+    plan = plan_of(f"lowest 4 by nll drop\nelse keep\neval {{ {eval} }}", smollm2_facts(), joint=JOINT)
+    text = " ".join(drawn(plan).split())
+    assert "(8Ki tokens in sequences of 1Ki)" in text
+    assert "on 4 x 1Ki tokens" in text
+    assert said in text
+    assert ("layers were chosen on" in text) is bool(said)
+    assert plan.to_json()["measured_on"]["seq"] == 1024

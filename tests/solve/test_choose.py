@@ -316,6 +316,34 @@ def test_an_engine_is_served_through_one_of_its_formats() -> None:
         assert '`serves("vllm")` cannot be met: no format that it loads' in unmet(nothing).message
 
 
+def test_an_alternative_that_no_format_has_is_named_and_not_the_cache() -> None:
+    budgets = 'kv(8Ki) <= 40%, serves("vllm")'
+
+    def form(specs) -> bool:
+        windows = (spec.mixer.window for spec in specs if spec.mixer is not None)
+        return all(spec.mixer is not None for spec in specs) and not any(w is not None and w.sink_tokens for w in windows)
+
+    facts = llama_facts(layers=6)
+    for among, named in (
+        ("keep, swa(window=64, sinks=4)", ["swa(window=64, sinks=4)"]),
+        ("keep, swa(window=64, sinks=4), drop, width(50%)", ["swa(window=64, sinks=4)", "drop"]),
+        # It can have all of them, and what they save is too little.
+        ("keep, kv_heads(1)", []),
+    ):
+        recipe = recipe_of(budgets, among)
+        problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"vllm": (form,)}).unwrap()
+        found = unmet(problem)
+        assert found.code == "LB356"
+        assert found.span is not None
+        assert (found.span.text == 'serves("vllm")') is bool(named)
+        assert [label.span.text for label in found.labels] == named
+        assert all(f"`{text}`" in found.message for text in named)
+        if named:
+            assert found.help[0].startswith(
+                'without `serves("vllm")` the others can be met; `kv(8Ki) <= 40%` cannot be met'
+            )
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_many_pair_terms_are_solved_nearly(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(seed)

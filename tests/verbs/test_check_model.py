@@ -159,6 +159,61 @@ def test_torch_is_never_imported(model: Path, tmp_path: Path) -> None:
     assert "LB326" in done.stdout
 
 
+CHOOSE = "choose for layers all among {} minimizing kl subject to kv(1Ki) <= 90%, {}\nelse keep"
+
+
+@pytest.mark.parametrize(
+    ("among", "serves", "code"),
+    [
+        # Half of the widest of vLLM's formats takes one window for all layers, none takes sink tokens.
+        ("swa(window=256, sinks=4), swa(window=128, sinks=4)", 'serves("vllm")', 5),
+        ("swa(window=256, sinks=4), swa(window=128, sinks=4)", 'serves("transformers")', 0),
+        ("keep, swa(window=256, sinks=learned)", 'serves("vllm")', 0),
+    ],
+)
+def test_what_no_format_of_an_engine_serves_is_found_before_measuring(
+    model: Path, among: str, serves: str, code: int
+) -> None:
+    done = run(model, CHOOSE.format(among, serves) + GATED)
+    assert done.exit_code == code, done.stdout
+    assert (f"error[LB356] `{serves}` cannot be met" in done.stdout) is bool(code)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('eval { tasks = ["nofile.yaml"] }', "<stdin>:3:16: error[LB456] there is no file nofile.yaml"),
+        ('assert recovery(task("nofile.yml")) > 90%', "<stdin>:3:8: error[LB456] there is no file nofile.yml"),
+        ('measure { data = "no.txt" }', "<stdin>:3:18: error[LB441] there is no file no.txt"),
+        ('heal { data = mix("builtin:docs", "no.jsonl") }', "error[LB441] there is no file no.jsonl"),
+        ('eval { data = ["builtin:wikitext", "sub.d"] }', "error[LB440] 'sub.d' is not a text source"),
+        ('eval { tasks = ["own.yaml"]; data = "own.txt" }', None),
+        ('eval { data = "some/dataset" }', None),
+    ],
+)
+def test_files_that_are_not_there_are_found(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("task: own\n")
+    (tmp_path / "own.txt").write_text("text")
+    done = run(model, f"layers 3 drop\nelse keep\n{line}\n")
+    assert (said or "0") in done.stdout + "0"
+    assert done.exit_code == (0 if said is None else 1), done.stdout
+
+
+def test_a_score_by_a_task_of_no_file_is_found(model: Path) -> None:
+    done = run(model, 'lowest 3 by task("nofile.yaml", drop) drop\nelse keep' + GATED)
+    assert "<stdin>:1:13: error[LB456] there is no file nofile.yaml" in done.stdout
+
+
+def test_a_task_that_the_harness_does_not_have_is_found_where_it_is_installed(model: Path) -> None:
+    pytest.importorskip("lm_eval")
+    done = run(model, 'layers 3 drop\nelse keep\neval { tasks = ["helaswag", "hellaswag"] }')
+    assert "<stdin>:3:16: error[LB456] lm-evaluation-harness has no task `helaswag`" in done.stdout
+    assert done.stdout.count("LB456") == 1
+
+
 def codes(text: str, facts=None) -> list[str]:
     return [d.code for d in check_recipe(text, facts=facts or smollm2_facts()).diagnostics]
 

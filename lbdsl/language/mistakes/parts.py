@@ -26,6 +26,20 @@ def modules_in_layers(p: Mistake) -> Diagnostic | None:
     return p.error("LB008", f"unexpected `{text}`", help=(f"{said} `modules {text} quantize(bits=4)`", *p.form))
 
 
+def layers_in_brackets(p: Mistake) -> Diagnostic | None:
+    """`layers [0, 1, 2] drop`."""
+    closing = next((index for index, token in enumerate(p.tokens) if token.type == "RSQB"), None)
+    if p.type != "LSQB" or p.first not in ("layers", "group") or closing is None:
+        return None
+    inside = p.tokens[p.failure.index + 1 : closing]
+    if not inside or not p.parses([*p.tokens[: p.failure.index], *inside, *p.tokens[closing + 1 :]]):
+        return None
+    right = p.span(inside[0], inside[-1]).text
+    return p.error(
+        "LB008", "layers are listed without brackets", p.token, p.tokens[closing], help=f"write `{right}`", write=right
+    )
+
+
 def open_range(p: Mistake) -> Diagnostic | None:
     """`layers 4- keep`."""
     start, dash = p.at(-2), p.at(-1)
@@ -155,8 +169,9 @@ def no_block(p: Mistake) -> Diagnostic | None:
 
 def anything_else(p: Mistake) -> Diagnostic:
     what = f"unexpected `{p.token.text.strip() or 'line end'}`" if p.type else "the statement ends too early"
-    wanted = _wanted(p.failure.expected)
-    return p.error("LB008", f"{what}, expected {wanted}" if wanted else what, help=p.form)
+    wanted, word = _wanted(p.failure.expected), keywords().get(p.token.text)
+    help = p.form or ((f"as in `{word.example}`",) if word is not None else ())
+    return p.error("LB008", f"{what}, expected {wanted}" if wanted else what, help=help)
 
 
 _NAMES = {

@@ -172,6 +172,8 @@ def sign_of_a_comparison(p: Mistake) -> Diagnostic | None:
     sign, follows = (p.at(1), p.at(2)) if p.type == "KEY" else (p.token, p.at(1))
     if p.failure.index == 0 or sign.type != "EQUAL" or p.first in BLOCKS:
         return None
+    if p.type == "EQUAL" and any(token.type in ("UNTIL", "WHILE", "SUBJECT") for token in p.tokens[: p.failure.index]):
+        return p.error("LB011", "a budget uses `<=`", sign, help="`=` gives a value, `<=` compares", write="<=")
     compared = p.expects("COMPARE") or (p.failure.complete and p.first in ("requires", "assert"))
     if not (p.expects("NAME") if p.type == "KEY" else compared):
         return None

@@ -7,6 +7,7 @@ from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
+from lbdsl.language.lexer import Token
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
 from lbdsl.language.wishes import slip, wish
 from lbdsl.language.words import BLOCKS, keywords, statements
@@ -34,6 +35,34 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
     if near:
         return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, statements()))
     return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in statements()))
+
+
+_SIGILS = {"param": "$", "let": "$", "group": "@"}
+
+
+def name_without_sigil(p: Mistake) -> Diagnostic | None:
+    """`let w = 512`, `group ends = first 2`."""
+    sigil = _SIGILS.get(p.first)
+    if sigil is None or p.failure.index != 1 or p.type not in WORDS:
+        return None
+    right = f"{sigil}{p.token.text}"
+    named = p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)
+    fits = p.parses([p.tokens[0], named, *p.tokens[2:]])
+    return p.error(
+        "LB008", f"unexpected `{p.token.text}`", help=(f"write `{right}`", *p.form), write=right if fits else None
+    )
+
+
+def words_for_a_string(p: Mistake) -> Diagnostic | None:
+    """`recipe quickstart`, `include common.lbr`, `else keep because layers matter`."""
+    if not p.type or not p.expects("STRING") or p.at(-1).type not in ("RECIPE", "INCLUDE", "BECAUSE"):
+        return None
+    last, before = p.tokens[-1], p.tokens[: p.failure.index]
+    text = p.span(p.token, last).text
+    if '"' in text or not p.parses([*before, Token("STRING", f'"{text}"', p.token.start, last.end)]):
+        return None
+    said = f"unexpected `{p.token.text}`, expected a string"
+    return p.error("LB008", said, p.token, last, help="put strings in double quotes", write=f'"{text}"')
 
 
 def no_statement(p: Mistake) -> Diagnostic | None:

@@ -1,0 +1,65 @@
+"""Rows that share a beginning, run once: its keys and values are read by every row, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from lbdsl.model.hybrid.lbdsl_cache import NoCacheLayer
+from lbdsl.model.hybrid.lbdsl_parts import part
+
+SHARED = 128
+"""A beginning of fewer tokens is run with each row: larger batches pay more."""
+
+
+def shared_tokens(ids_BN: Tensor, counted_BN: Tensor) -> int:
+    """How many first tokens the rows share, up to the one before the first that counts; 0 where it does not pay."""
+    if len(ids_BN) < 2:
+        return 0
+    differ_N = (ids_BN != ids_BN[0]).any(0) | counted_BN.any(0)
+    first = int(differ_N.int().argmax()) if bool(differ_N.any()) else ids_BN.shape[1]
+    return first - 1 if first - 1 >= SHARED else 0
+
+
+def joined(ids_BN: Tensor, shared: int) -> Tensor:
+    """The beginning, and all rows behind it, [1, shared + B * (N - shared)]."""
+    return torch.cat([ids_BN[0, :shared], ids_BN[:, shared:].flatten()]).unsqueeze(0)
+
+
+class Branches:
+    """What layers need besides the hidden states, where `rows` rows of N tokens share the first `shared`; hidden states are
+    `joined`. Each layer has the beginning in a cache of its own kind while it runs the rows, so that windows and other
+    mixers see what they see in a whole row."""
+
+    def __init__(self, model: Any, joined_1MD: Tensor, rows: int, shared: int):
+        self._model, self._rows, self._shared = model, rows, shared
+        self._cache = DynamicCache()
+        self._beginning = model.prepare(joined_1MD[:, :shared], cache=self._cache, use_cache=True)
+        # The cache says where the rows begin.
+        self._cache.layers[0] = _counting(shared)
+        self._behind = model.prepare(self.rows_of(joined_1MD), cache=self._cache, use_cache=True)
+
+    def rows_of(self, joined_1MD: Tensor) -> Tensor:
+        """Behind the beginning, [B, N - shared, D]."""
+        return joined_1MD[0, self._shared :].view(self._rows, -1, joined_1MD.shape[-1])
+
+    def run(self, layer: Any, index: int, joined_1MD: Tensor) -> Tensor:
+        mixer = layer.spec["mixer"]
+        layers: list[Any] = self._cache.layers
+        layers[index] = (
+            NoCacheLayer() if mixer is None else part(mixer["kind"]).make_cache(self._model.config, index, mixer, None)
+        )
+        before_1PD = self._model.run_layer(layer, index, joined_1MD[:, : self._shared], self._beginning)
+        layers[index].batch_repeat_interleave(self._rows)
+        after_BND = self._model.run_layer(layer, index, self.rows_of(joined_1MD), self._behind)
+        layers[index] = NoCacheLayer()
+        return torch.cat([before_1PD, after_BND.reshape(1, -1, after_BND.shape[-1])], dim=1)
+
+
+def _counting(tokens: int) -> NoCacheLayer:
+    layer = NoCacheLayer()
+    layer.advance(tokens)
+    return layer
