@@ -154,7 +154,8 @@ def test_what_a_power_cut_leaves_ends_with_the_same_weights(
     monkeypatch.setitem(heal.heal_model.__kwdefaults__, "save_seconds", 0.0)
     with monkeypatch.context() as patched:
         power = PowerCut(patched, owner, name, count)
-        assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
+        stopped = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes")
+        assert stopped.code == 130, stopped.err
     assert power.calls == count
     power.lose(workplace / "cut.lbdsl-work")
     resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
