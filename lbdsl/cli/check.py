@@ -16,8 +16,8 @@ from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.core.diagnostic import Diagnostic
+    from lbdsl.verbs.checked_model import CheckedModel
     from lbdsl.verbs.fixing import Fixed
-    from lbdsl.verbs.inspecting import Inspected
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
 
@@ -26,7 +26,7 @@ class _How(NamedTuple):
     """Options of checking files."""
 
     set_params: dict[str, str]
-    model: Inspected | None
+    model: CheckedModel | None
     fix: bool
     diff: bool
 
@@ -84,10 +84,11 @@ def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) 
     """Pairs of checked file and finding. For a model that cannot be read, only that error."""
     if model is not None:
         from lbdsl.core.diagnostic import LbdslError
+        from lbdsl.verbs.checked_model import CheckedModel
         from lbdsl.verbs.inspecting import inspect_model
 
         try:
-            how = how._replace(model=inspect_model(model, offline=offline))
+            how = how._replace(model=CheckedModel(inspect_model(model, offline=offline)))
         except LbdslError as problem:
             return [(model, found) for found in problem.diagnostics]
     return [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]

@@ -124,7 +124,7 @@ class RecipeFirst(click.Command):
         return left
 
     def _refuse_model(self, ctx: click.Context, written: list[str], given: str, several: bool) -> None:
-        model = ctx.params.get("model")
+        model: Any = ctx.params.get("model")
         plan = ctx.info_name == "apply" and str(model).endswith(".lbplan")
         swapped = model is not None and (plan or model.endswith(".lbr")) and os.path.isfile(model)
         if not is_model(given) and not (swapped and not os.path.isfile(given)):

@@ -125,8 +125,9 @@ def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
     """The integer value of a constant in one of the units, or without a unit. `what` is its name in messages."""
     value = constant(scope, node)
     if not isinstance(value, Number):
-        quoted = isinstance(value, String) and [token.type in NUMBERS for token in lex(value.value).tokens] == [True]
-        more: dict[str, Any] = {"help": "leave out the quotes", "fix": rewrite(value.span, value.value)} if quoted else {}
+        more: dict[str, Any] = {}
+        if isinstance(value, String) and [token.type in NUMBERS for token in lex(value.value).tokens] == [True]:
+            more = {"help": "leave out the quotes", "fix": rewrite(value.span, value.value)}
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span, **more)
     if value.unit not in (Unit.NONE, *units):
         said = (

@@ -42,17 +42,10 @@ def draw(result: Any, console: Console) -> None:
 
 def text_of(result: Any) -> str:
     """The terminal output of an API result, without colours."""
-    written = _Text()
+    written = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8", newline="")
     draw(result, make_console(written))
-    return written.getvalue().rstrip("\n").encode(written.encoding, "replace").decode(written.encoding)
-
-
-class _Text(io.StringIO):
-    """Text that standard output will show."""
-
-    @property
-    def encoding(self) -> str:
-        return sys.stdout.encoding or "utf-8"
+    written.seek(0)
+    return written.read().rstrip("\n")
 
 
 def html_of(result: Any) -> str:

@@ -137,9 +137,9 @@ def unmet(problem: Problem) -> Diagnostic:
         said = " or ".join(f"`{score.action_text}`" for score in lost)
         near = f"; {message}" if found else ""
         message = f"no format that `{serves.text}` loads has {said}"
-        help = (f"without `{serves.text}` the others can be met{near}", "`lbdsl plan --target` says what a format lacks")
+        helps = (f"without `{serves.text}` the others can be met{near}", "`lbdsl plan --target` says what a format lacks")
         labels = tuple(Label(score.span, "served by no format") for score in lost)
-        return error("LB356", message, serves.span, help=help, labels=labels)
+        return error("LB356", message, serves.span, help=helps, labels=labels)
     if not places:
         help = "earlier rules have taken what the alternatives would change: move `choose` before them"
     elif without:

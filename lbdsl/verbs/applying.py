@@ -17,6 +17,7 @@ from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
+from lbdsl.plan.estimate import HEAL_FORWARDS
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.schema import Plan, RecipeRef
@@ -193,7 +194,7 @@ def apply_plan(
         raise KeyboardInterrupt from None
     heal = result.record.heal
     if heal is not None and not chosen.resume and heal["seconds"] > 0:
-        pace_of(bench).note("heal", heal["tokens"] / heal["seconds"])
+        pace_of(bench).note("heal", _healing_work(result.record) / heal["seconds"])
     found: list[Diagnostic] = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
@@ -214,6 +215,18 @@ def apply_plan(
         )
     found += failures(result.record.asserts, where=f"the result was set aside in {result.folder}")
     return Applied(result.record, result.folder, tuple(found))
+
+
+def _healing_work(record: Record) -> float:
+    """Tokens of healing that take as long as it did: the text that it is watched on goes forward through two models, where
+    a step takes `HEAL_FORWARDS` passes. It is much of a short run, and little of a long one."""
+    from lbdsl.heal.validation import validation_sequences
+
+    heal, runs = record.heal, record.plan.heal.runs if record.plan.heal is not None else ()
+    assert heal is not None, "it was healed"
+    stages = zip(healing_stages(heal), runs, strict=True)
+    watched = sum(len(stage["validation"]) * validation_sequences(run.seq) * run.seq for stage, run in stages)
+    return float(heal["tokens"] + watched * 2 / HEAL_FORWARDS)
 
 
 def inputs_for(

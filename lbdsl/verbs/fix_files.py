@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FileReader, FolderReader, decode, read_bytes
-from lbdsl.verbs.checking import check_recipe, on_model
+from lbdsl.verbs.checking import ModelAtHand, check_recipe, on_model
 from lbdsl.verbs.fixing import Fixed, fix_text
 from lbdsl.verbs.writing import write_beside
-
-if TYPE_CHECKING:
-    from lbdsl.verbs.inspecting import Inspected
 
 _MARK = "\ufeff"
 
@@ -29,7 +25,7 @@ def fix_recipe(
     name: str = "<recipe>",
     set_params: Mapping[str, object] | None = None,
     *,
-    facts: ModelFacts | Inspected | None = None,
+    facts: ModelFacts | ModelAtHand | None = None,
 ) -> Fixed:
     """The text with every fix applied that causes no new error, and the remaining diagnostics. With `facts`, fixes for
     that model are applied too."""
@@ -37,7 +33,7 @@ def fix_recipe(
 
 
 def fix_file(
-    path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | Inspected | None, *, write: bool
+    path: str | Path, set_params: Mapping[str, object], facts: ModelFacts | ModelAtHand | None, *, write: bool
 ) -> Result:
     """Fix the recipe in a file. With `write` the file is replaced atomically when something changed.
 
@@ -57,7 +53,7 @@ def fix_bytes(
     data: bytes,
     name: str,
     set_params: Mapping[str, object],
-    facts: ModelFacts | Inspected | None,
+    facts: ModelFacts | ModelAtHand | None,
     *,
     reader: FileReader | None = None,
 ) -> Result:

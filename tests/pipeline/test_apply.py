@@ -359,3 +359,18 @@ def test_inspect_says_what_an_artifact_lacks(workplace: Path, lbdsl) -> None:
     # A record that cannot be read hides nothing of the model itself.
     (workplace / "out" / "lbdsl.json").write_text("{")
     assert json.loads(lbdsl("inspect", "out", "--json").out)["base"] is None
+
+
+def test_the_pace_of_healing_is_not_that_of_watching_it(
+    workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch, new_cache
+) -> None:
+    cache = new_cache(workplace / "own")
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(cache))
+    done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    heal = json.loads(Path("out/lbdsl.json").read_text())["heal"]
+    (pace,) = (found["heal"] for path in cache.glob("pace-*.json") if "heal" in (found := json.loads(path.read_text())))
+    # Each time 4Ki tokens go forward through two models; a step takes four such passes.
+    watched = 4096 * len(heal["validation"])
+    assert watched > heal["tokens"]
+    assert pace == pytest.approx((heal["tokens"] + watched / 2) / heal["seconds"], rel=1e-9)

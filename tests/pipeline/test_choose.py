@@ -44,7 +44,9 @@ def test_the_best_plan_is_measured_cached_and_applied(workplace: Path, lbdsl, mo
         'serves("vllm")': False,
     }
     joints = [candidate["joint"]["value"] for candidate in choice["candidates"]]
-    assert joints == sorted(joints)
+    assert joints[1:] == sorted(joints[1:])
+    # Only on text that chose nothing may another plan than the search's best be better.
+    assert joints[0] == min(joints) or (choice["passed_over"] is not None and not choice["searched"])
     assert 8 <= choice["spent"] <= 40
     assert plan["layers"][0]["actions"] == [] or plan["layers"][0]["before"] == plan["layers"][0]["after"]
     # No plan has a smaller sum than the solver's first.

@@ -44,8 +44,9 @@ def test_a_plan_answers_by_guessable_names(planned, workplace: Path, lbdsl) -> N
     assert (costs.params.before, costs.params.after) == (plan.before.params, plan.after.params)
     assert costs.params.share == plan.after.params / plan.before.params
     assert list(costs.kv_bytes) == list(plan.contexts)
-    cache = costs.kv_bytes[8192]
-    assert (cache.before, cache.after) == (plan.before.kv_bytes["8192"], plan.after.kv_bytes["8192"])
+    # The context of its assert.
+    cache = costs.kv_bytes[1024]
+    assert (cache.before, cache.after) == (plan.before.kv_bytes["1024"], plan.after.kv_bytes["1024"])
     assert costs.flops_per_token[1024].after == plan.after.flops_per_token["1024"]
     assert costs.weights.before == plan.before.weights
 

@@ -165,7 +165,7 @@ CHOOSE = "choose for layers all among {} minimizing kl subject to kv(1Ki) <= 90%
 @pytest.mark.parametrize(
     ("among", "serves", "code"),
     [
-        # Half of the widest of vLLM's formats takes one window for all layers, none takes sink tokens.
+        # No format of vLLM has windows with sink tokens.
         ("swa(window=256, sinks=4), swa(window=128, sinks=4)", 'serves("vllm")', 5),
         ("swa(window=256, sinks=4), swa(window=128, sinks=4)", 'serves("transformers")', 0),
         ("keep, swa(window=256, sinks=learned)", 'serves("vllm")', 0),

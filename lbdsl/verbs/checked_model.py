@@ -1,0 +1,60 @@
+"""What `check --model` knows of a model besides its facts: what its exports express, and what a recipe names beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.data.sources import check_source
+from lbdsl.layer.facts import ModelFacts
+from lbdsl.plan.lengths import tasks_at
+from lbdsl.recipe.schema import Choosing, Measure, Recipe
+from lbdsl.recipe.schema_blocks import HealSettings, sources_of
+from lbdsl.solve.choose import Forms, engines_of
+from lbdsl.solve.evaluate import scores_in
+from lbdsl.verbs.inspecting import Inspected
+from lbdsl.workbench.asking import task_of
+from lbdsl.workbench.targets import forms_of
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """A `ModelAtHand` of `lbdsl.verbs.checking`. No weights are read, and no hub is asked."""
+
+    inspected: Inspected
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self.inspected.facts
+
+    def forms(self, recipe: Recipe) -> Forms | None:
+        """The formats of the engines that a `choose` asks for; None if it asks for none."""
+        choosing = next((rule.selector for rule in recipe.rules if isinstance(rule.selector, Choosing)), None)
+        engines = engines_of(choosing) if choosing is not None else ()
+        return forms_of(self.inspected, engines) if engines else None
+
+    def not_there(self, recipe: Recipe) -> Iterator[Diagnostic]:
+        """LB440 and LB441 for texts, LB456 for tasks that are not there. No hub is asked."""
+        folder = Path(recipe.path).parent
+        runs = recipe.heal.runs if recipe.heal is not None else ()
+        blocks: tuple[Measure | HealSettings, ...] = (recipe.measure, *runs)
+        named = [(source, block.set_at.get("data")) for block in blocks for source in sources_of(block.data)]
+        if recipe.eval is not None:
+            named += [(source, recipe.eval.set_at.get("data")) for source in recipe.eval.data]
+        checks = [(partial(check_source, data, base_dir=folder), span) for data, span in named if isinstance(data, str)]
+        tasks = dict.fromkeys(recipe.eval.tasks, recipe.eval.set_at.get("tasks")) if recipe.eval is not None else {}
+        tasks |= {task: span for task, span in tasks_at(recipe.asserts) if isinstance(task, str)}
+        scores = (score for rule in recipe.rules for score in scores_in(rule.selector))
+        tasks |= {task: score.span for score in scores if (task := task_of(score.metric)) is not None}
+        if tasks:
+            from lbdsl.evaluate.harness import check_name
+
+            checks += [(partial(check_name, task, folder), span) for task, span in tasks.items()]
+        for check, span in checks:
+            try:
+                check()
+            except LbdslError as problem:
+                yield from (replace(found, span=span) for found in problem.diagnostics)
