@@ -135,7 +135,8 @@ class RecipeFirst(click.Command):
         if plan:
             raise click.UsageError(f"a saved plan knows its model: {_command(ctx, others)}", ctx)
         if swapped:
-            words = [model if Path(word) == Path(given) else word.replace(model, given) for word in written]
+            other = {given: model, model: given, f"--model={model}": f"--model={given}"}
+            words = [other.get(word) or other.get(str(Path(word)), word) for word in written]
             raise click.UsageError(f"the recipe and the model are swapped: {_command(ctx, words)}", ctx)
         words = [*(others or ["RECIPE"]), "--model", given] if several else ["RECIPE", given]
         raise click.UsageError(f"{given} is a model, not a recipe: {_command(ctx, words)}", ctx)

@@ -30,6 +30,7 @@ def said(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
     [
         ("plan model my.lbr", "lbdsl plan my.lbr model"),
         ("plan ./model/ my.lbr -o x.lbplan --all", "lbdsl plan my.lbr model -o x.lbplan --all"),
+        ("plan model my.lbr -o my.lbr.lbplan", "lbdsl plan my.lbr model -o my.lbr.lbplan"),
         ("plan gguf my.lbr", "lbdsl plan my.lbr gguf"),
         ("plan gguf/tiny.Q4_0.gguf my.lbr", "lbdsl plan my.lbr gguf/tiny.Q4_0.gguf"),
         ("plan org/name my.lbr", "lbdsl plan my.lbr org/name"),
@@ -66,7 +67,7 @@ def test_the_right_command_is_printed(folder: Path, capsys: pytest.CaptureFixtur
         ("inspect my.lbplan", 1, "my.lbplan is a saved plan, not a model"),
         ("inspect gguf/tiny.gguf", 1, "there is gguf/tiny.Q4_0.gguf"),
         ("show my.lbr", 6, "`lbdsl plan my.lbr MODEL -o my.lbplan` saves its plan"),
-        ("eval model", 1, "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"),
+        ("export model --to gguf", 1, "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"),
         ("fmt model", 1, "the recipe comes first"),
         ("plan my.lbr model --ctx 8K", 2, "write 8Ki (8192) or 8k (8000)"),
         ("plan my.lbr model --ctx 4ki", 2, "write 4Ki"),

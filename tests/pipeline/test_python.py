@@ -185,10 +185,10 @@ def test_an_artifact_is_loaded_and_progress_calls_a_function(planned, workplace:
 
 def test_arguments_of_another_type_say_what_is_taken(planned, workplace: Path) -> None:
     for call, said in (
-        (lambda: lbdsl.plan_recipe("tiny.lbr", "model", options={"device": "cpu"}), "lbdsl.RunOptions"),  # type: ignore[arg-type]
-        (lambda: lbdsl.plan_recipe("tiny.lbr", "model", set_params=["window=8"]), "a dict of names and values"),  # type: ignore[arg-type]
-        (lambda: lbdsl.apply_plan("x.lbplan"), "apply_saved_plan takes a file"),  # type: ignore[arg-type]
-        (lambda: lbdsl.apply_plan(planned, chosen="out"), "lbdsl.ApplyOptions"),  # type: ignore[arg-type]
+        (lambda: lbdsl.plan_recipe("tiny.lbr", "model", options={"device": "cpu"}), "lbdsl.RunOptions"),
+        (lambda: lbdsl.plan_recipe("tiny.lbr", "model", set_params=["window=8"]), "a dict of names and values"),
+        (lambda: lbdsl.apply_plan("x.lbplan"), "apply_saved_plan takes a file"),
+        (lambda: lbdsl.apply_plan(planned, chosen="out"), "lbdsl.ApplyOptions"),
     ):
         with pytest.raises(TypeError, match=said):
             call()
