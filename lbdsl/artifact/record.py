@@ -216,10 +216,6 @@ def write_record(record: Record, folder: Path) -> None:
     replace_file(folder / RECORD_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def is_artifact(folder: Path) -> bool:
-    return (folder / RECORD_FILE).is_file()
-
-
 def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:
     """The record of an artifact; LB466 if there is none, LB465 if it is damaged, edited or of another format, LB476 if it
     is of version 1. `from_version1` converts the fields of a version 1 record; then LB476 is only a note."""

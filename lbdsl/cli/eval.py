@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def command(
 
     Of a MODEL that is no artifact its own perplexity and answers, as what an artifact of it can be asked.
     """
-    from lbdsl.artifact.record import is_artifact
+    from lbdsl.artifact.record import RECORD_FILE
     from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.verbs.evaluating import evaluate_artifact, evaluate_model
 
@@ -84,7 +85,7 @@ def command(
         "options": options,
         "progress": progress,
     }
-    if is_artifact(Path(artifact)):
+    if os.path.lexists(Path(artifact) / RECORD_FILE):
         judged = evaluate_artifact(artifact, against=against, **asked)
     elif against is not None:
         raise click.UsageError(f"--against is for an artifact, and {artifact} has no lbdsl.json", ctx)

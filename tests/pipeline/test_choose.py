@@ -282,7 +282,7 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     assert lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,5Ki", "--all").code == 2
     assert lbdsl("plan", "ctx.lbr", "model", "--estimate", "1x24GB", "--ctx", "4Ki").code == 2
     recipe = lbdsl("diff", "r.lbr", "r.lbr")
-    assert ("LB331" in recipe.err, "`lbdsl plan RECIPE MODEL -o" in recipe.err) == (True, True)
+    assert ("LB331" in recipe.err, "`lbdsl plan r.lbr MODEL -o" in recipe.err) == (True, True), recipe.err
 
 
 def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
