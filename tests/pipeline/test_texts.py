@@ -117,7 +117,7 @@ def test_judged_on_text_that_healing_has_seen_is_said(workplace: Path, lbdsl, ca
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
     assert "LB478" in done.err
-    assert "% of b.jsonl also stands in the text" in " ".join(done.err.split())
+    assert "% of b.jsonl also occurs in the text" in " ".join(done.err.split())
     record = read_record(workplace / "out").unwrap()
     assert record.evaluation["sources"][0]["seen"] > 0.5
     assert "runs of 24 tokens also stand" in (workplace / "out" / "README.md").read_text()
