@@ -272,6 +272,10 @@ def test_a_damaged_copy_of_a_gguf_file_is_made_again(gguf_base: Path, lbdsl) -> 
         assert done.code == 0, done.err
         assert copied.read_bytes() == before
         assert read_record(Path(f"after-{name}")).unwrap().files == read_record(Path("out")).unwrap().files
+    added = copied.with_name("evil.py")
+    added.write_text("raise SystemExit('ran')\n")
+    assert lbdsl("apply", "r.lbr", gguf_base, "-o", "after-code", "--yes").code == 0
+    assert not added.exists()
 
 
 def test_a_plan_is_of_the_conversion_of_a_gguf_file(gguf_base: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:

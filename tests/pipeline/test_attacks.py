@@ -1,5 +1,6 @@
 """What came with a recipe, a plan, an artifact or a folder runs no code, writes nothing outside its output, and reads no
-file that it may not name: a table of attacks. (Damaged and hostile models are in test_hostile.py.)"""
+file that it may not name: a table of attacks. (Damaged and hostile models are in test_hostile.py, copies of GGUF files in
+test_apply.py.)"""
 
 from __future__ import annotations
 
@@ -427,6 +428,26 @@ def test_a_template_for_chats_reaches_nothing(marker: Path, lbdsl, workplace: Pa
     done = lbdsl("plan", "given/x.lbr", "chatty")
     assert done.code in (1, 6), done.err
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"text": ["/etc/passwd"]},
+        {"text": {"file": "/etc/passwd"}},
+        {"file": "/etc/passwd"},
+        {"messages": "/etc/passwd"},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///etc/passwd"}]}]},
+        {"messages": [{"role": "user", "content": {"file": "/etc/passwd"}}]},
+    ],
+    ids=str,
+)
+def test_a_record_is_its_own_text(marker: Path, lbdsl, record: dict) -> None:
+    """It names no file, and none is read for it."""
+    Path("given/records.jsonl").write_text((json.dumps(record) + "\n") * 40)
+    Path("given/x.lbr").write_text(HEAD + 'eval { data = "records.jsonl"; tokens = 128; seq = 64 }\n')
+    done = lbdsl("plan", "given/x.lbr", "model")
+    assert (done.code, "LB443" in done.err) == (1, True), done.err
 
 
 @pytest.mark.parametrize("name", ["evil.evil", "evil", "../evil"])
