@@ -8,24 +8,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
-from lbdsl.core.extras import check_installed, is_installed
+from lbdsl.core.extras import check_installed
 from lbdsl.core.measurement import cut_short
-from lbdsl.core.place import Folder, file_at
+from lbdsl.core.place import Folder
 from lbdsl.core.progress import Progress
-from lbdsl.data.sources import is_there
-from lbdsl.evaluate.task_files import check_file, keep_templates_in
+from lbdsl.evaluate.task_files import check_name, keep_templates_in, manager_for, quiet, task_file
 from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
@@ -60,50 +56,6 @@ def check_tasks(names: Sequence[str], folder: Folder) -> None:
                 metric = preferred(list(part.aggregation()))
                 if part.aggregation()[metric] is not mean:
                     raise _no_share(name, metric)
-
-
-def check_name(name: str, folder: Folder) -> None:
-    """Raise LB456 for a file that is not there; for a task that lm-evaluation-harness does not have, where it is
-    installed. Neither its data are read nor its code is run."""
-    path = task_file(name, folder)
-    if path is None and name.endswith((".yaml", ".yml")):
-        raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
-    if path is None and is_installed("lm_eval") and name not in manager_for(None).all_tasks:
-        raise _unknown(name, manager_for(None).all_tasks)
-
-
-def manager_for(path: Path | None) -> Any:
-    """The harness's `TaskManager`. To find the tasks that come with it takes seconds: a file does without, unless it names
-    some."""
-    named = path is None or re.search(r"^(group:|task:\s*(\[|$))", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return _manager(named is not None)
-
-
-@cache
-def _manager(all_tasks: bool) -> Any:
-    with _quiet():
-        from lm_eval.tasks import TaskManager
-
-        return TaskManager(include_defaults=all_tasks)
-
-
-def _unknown(name: str, known: Sequence[str]) -> Exception:
-    from lbdsl.core.nearest import nearest
-
-    near = nearest(name, known)
-    hints = ((f"did you mean `{near}`?",) if near else ()) + ("`lm-eval ls tasks` lists them; a YAML file is one, too",)
-    return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
-
-
-def task_file(name: str, folder: Folder) -> Path | None:
-    """The YAML file that a task's name stands for, if it does. Raises LB479 as `check_tasks` does."""
-    if not is_there(name, folder):
-        return None
-    path = file_at(name, folder).absolute()
-    if not path.is_file():
-        return None
-    check_file(name, path, folder)
-    return path
 
 
 @dataclass(frozen=True)
@@ -293,7 +245,7 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
     keep_templates_in()
     try:
-        with _quiet(), contextlib.chdir(path.parent if path else "."):
+        with quiet(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
     except (LbdslError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -305,23 +257,3 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
         if isinstance(problem, OSError):
             help = "data of a hub need a network once; a YAML file may name data of your own, relative to it"
         raise fail("LB456", f"{task_name(name)} cannot be asked: {said}", help=help) from problem
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the harness's own bars and messages."""
-    from tqdm import tqdm
-
-    made, level = tqdm.__init__, logging.root.manager.disable
-
-    def disabled(bar: Any, *args: Any, **options: Any) -> None:
-        # Whatever the harness asks for.
-        made(bar, *args, **{**options, "disable": True})
-
-    tqdm.__init__ = disabled
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        tqdm.__init__ = made

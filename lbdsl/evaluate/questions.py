@@ -15,7 +15,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
-from lbdsl.evaluate.harness import asking, manager_for, preferred, right_of_given
+from lbdsl.evaluate.harness import asking, preferred, right_of_given
+from lbdsl.evaluate.task_files import manager_for
 from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
 from lbdsl.recipe.schema_blocks import task_name
 

@@ -1,19 +1,25 @@
-"""Files of tasks that a recipe, a plan or an artifact names: data, of which lm-evaluation-harness would run parts as code.
+"""Tasks of lm-evaluation-harness by their names, and files of tasks: where a recipe, a plan or an artifact names one, it is
+data, of which the harness would run parts as code.
 
 Source: lm-evaluation-harness 0.4.13, `tasks/_yaml_loader.py`, `tasks/_factory.py`, `api/task.py` and `api/registry.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from lbdsl.core.diagnostic import fail, first_line
-from lbdsl.core.place import Folder, Place
+from lbdsl.core.extras import is_installed
+from lbdsl.core.place import Folder, Place, file_at
+from lbdsl.data.sources import is_there
 from lbdsl.recipe.schema_blocks import task_name
 
 MAX_BYTES = 2**20
@@ -33,6 +39,70 @@ FORMATS = frozenset(("json", "csv", "text", "parquet"))
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLAIN_NAME = re.compile(r"[\w:-]+")
+
+
+def check_name(name: str, folder: Folder) -> None:
+    """Raise LB456 for a file that is not there; for a task that lm-evaluation-harness does not have, where it is
+    installed. Neither its data are read nor its code is run."""
+    path = task_file(name, folder)
+    if path is None and name.endswith((".yaml", ".yml")):
+        raise fail("LB456", f"there is no file {file_at(name, folder)}", help="a path is relative to the recipe")
+    if path is None and is_installed("lm_eval") and name not in manager_for(None).all_tasks:
+        raise _unknown(name, manager_for(None).all_tasks)
+
+
+def manager_for(path: Path | None) -> Any:
+    """The harness's `TaskManager`. To find the tasks that come with it takes seconds: a file does without, unless it names
+    some."""
+    named = path is None or re.search(r"^(group:|task:\s*(\[|$))", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return _manager(named is not None)
+
+
+@cache
+def _manager(all_tasks: bool) -> Any:
+    with quiet():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_defaults=all_tasks)
+
+
+def _unknown(name: str, known: Sequence[str]) -> Exception:
+    from lbdsl.core.nearest import nearest
+
+    near = nearest(name, known)
+    hints = ((f"did you mean `{near}`?",) if near else ()) + ("`lm-eval ls tasks` lists them; a YAML file is one, too",)
+    return fail("LB456", f"lm-evaluation-harness has no task `{name}`", help=hints)
+
+
+def task_file(name: str, folder: Folder) -> Path | None:
+    """The YAML file that a task's name stands for, if it does. Raises LB479 as `check_tasks` does."""
+    if not is_there(name, folder):
+        return None
+    path = file_at(name, folder).absolute()
+    if not path.is_file():
+        return None
+    check_file(name, path, folder)
+    return path
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the harness's own bars and messages."""
+    from tqdm import tqdm
+
+    made, level = tqdm.__init__, logging.root.manager.disable
+
+    def disabled(bar: Any, *args: Any, **options: Any) -> None:
+        # Whatever the harness asks for.
+        made(bar, *args, **{**options, "disable": True})
+
+    tqdm.__init__ = disabled
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        tqdm.__init__ = made
 
 
 def check_file(name: str, path: Path, folder: Folder) -> None:

@@ -50,7 +50,7 @@ class CheckedModel:
         scores = (score for rule in recipe.rules for score in scores_in(rule.selector))
         tasks |= {task: score.span for score in scores if (task := task_of(score.metric)) is not None}
         if tasks:
-            from lbdsl.evaluate.harness import check_name
+            from lbdsl.evaluate.task_files import check_name
 
             checks += [(partial(check_name, task, folder), span) for task, span in tasks.items()]
         for check, span in checks:

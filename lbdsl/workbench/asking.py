@@ -34,8 +34,8 @@ def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -
     """The tokens that one model reads for all tasks that it is judged by, about."""
     if wanted is None or not wanted.tasks:
         return 0.0
-    from lbdsl.evaluate.harness import task_file
     from lbdsl.evaluate.questions import tokens_asked
+    from lbdsl.evaluate.task_files import task_file
     from lbdsl.measure.skeleton import skeleton_of
 
     with bench.progress.stage("counting the tokens of tasks"):
@@ -76,8 +76,8 @@ class Asking:
     """The last questions of a task, which a model is asked as it is measured."""
 
     def __init__(self, task: str, recipe: Recipe, bench: Workbench):
-        from lbdsl.evaluate.harness import task_file
         from lbdsl.evaluate.questions import questions_of
+        from lbdsl.evaluate.task_files import task_file
         from lbdsl.measure.skeleton import skeleton_of
 
         self._bench = bench

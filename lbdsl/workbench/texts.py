@@ -65,8 +65,7 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
 
 def _task_digest(task: str, folder: Folder) -> str:
     """Of the files of a task, wherever they are, and the version of the harness, which has tasks of its own."""
-    from lbdsl.evaluate.harness import task_file
-    from lbdsl.evaluate.task_files import may_name
+    from lbdsl.evaluate.task_files import may_name, task_file
 
     file = task_file(task, folder)
     left, found = [file] if file else [], dict[Path, str]()

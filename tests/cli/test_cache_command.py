@@ -203,6 +203,7 @@ def test_links_are_not_followed(cache: Path, lbdsl) -> None:
     assert not (cache / f"pace-{HEX}.json").exists()
 
 
+@pytest.mark.torch
 def test_what_is_in_use_is_left(cache: Path, lbdsl, clean_process) -> None:
     before = files(cache)
     holds = hold(cache)
