@@ -132,7 +132,7 @@ def test_a_kill_gives_nothing_so_far(
     assert not Path(words[-1]).exists()
 
 
-@pytest.mark.parametrize("strategy", ["independent", "screen"])
+@pytest.mark.parametrize("strategy", ["independent", pytest.param("screen", marks=pytest.mark.slow)])
 def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
     strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, new_cache
 ) -> None:
@@ -169,7 +169,7 @@ def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
 @pytest.mark.parametrize(
     ("settings", "budget", "searched"),
     [
-        ("seed = 1", "50%", False),
+        pytest.param("seed = 1", "50%", False, marks=pytest.mark.slow),
         ("strategy = screen; seed = 1", "50%", False),
         ("strategy = screen; seed = 1", "30%", True),
     ],

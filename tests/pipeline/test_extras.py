@@ -78,6 +78,7 @@ def test_a_picture_needs_matplotlib_before_the_work(workplace: Path, lbdsl, with
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_a_model_is_made_and_judged_without_extras(workplace: Path, lbdsl, without) -> None:
     for package in ("datasets", "pyarrow", "pandas", "matplotlib"):
         without(package)

@@ -32,6 +32,12 @@ from lbdsl.workbench.workbench import Workbench
 from tests.broken_models import KINDS, SPECIAL, save_breaking
 
 WITHOUT_VALUE = ("nan", "inf")
+slow = partial(pytest.param, marks=pytest.mark.slow)
+# By default each kind in memory and NaN from disk, too; the rest of the matrix is slow.
+EACH = [
+    *((kind, "in memory") for kind in KINDS),
+    *((slow if kind != "nan" else pytest.param)(kind, "streamed") for kind in KINDS),
+]
 
 YAML = """task: own
 dataset_path: json
@@ -138,8 +144,7 @@ def judged(place: Path, base: Path, artifact: Path, lines: list[str], held: str)
     return SimpleNamespace(results=results, answers={one.name: one for one in answers}, quality=quality)
 
 
-@pytest.mark.parametrize("held", ["in memory", "streamed"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "held"), EACH)
 def test_every_metric_of_a_broken_result_fails_by_name(place: Path, models, kind: str, held: str) -> None:
     base, artifact = models(kind), models(kind, whole=True)
     # One token again and again is the answer to that task.
@@ -203,7 +208,7 @@ BREAKING = {"nan": "===-==", "inf": "==-===|===-=="}
 """The layers without which a model has no value, in the picture of a plan."""
 
 
-@pytest.mark.parametrize("low", [(), ("--low-memory",)], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("low", [pytest.param((), id="in memory"), slow(("--low-memory",), id="streamed")])
 @pytest.mark.parametrize("kind", WITHOUT_VALUE)
 def test_a_score_without_a_value_is_an_error(place: Path, lbdsl, models, kind: str, low: tuple[str, ...]) -> None:
     for rules, said in MEASURED.items():
@@ -235,7 +240,7 @@ def test_a_layer_without_which_all_is_the_same_scores_worst(place: Path, lbdsl, 
     assert (done.code, "LB322" in done.err) == (5, True), done.err
 
 
-@pytest.mark.parametrize("low", [(), ("--low-memory",)], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("low", [pytest.param((), id="in memory"), slow(("--low-memory",), id="streamed")])
 @pytest.mark.parametrize("kind", WITHOUT_VALUE)
 def test_a_broken_base_is_refused_before_anything_is_measured(
     place: Path, lbdsl, models, new_cache, kind: str, low: tuple[str, ...]
@@ -254,7 +259,7 @@ def test_a_broken_base_is_refused_before_anything_is_measured(
 CASES = [("constant", False), ("one token", False), ("nan", True)]
 
 
-@pytest.mark.parametrize("low", [(), ("--low-memory",)], ids=["in memory", "streamed"])
+@pytest.mark.parametrize("low", [pytest.param((), id="in memory"), slow(("--low-memory",), id="streamed")])
 @pytest.mark.parametrize(("kind", "special"), CASES, ids=[kind for kind, _ in CASES])
 def test_a_broken_result_is_set_aside(place: Path, lbdsl, models, kind: str, special: bool, low: tuple[str, ...]) -> None:
     lines = asserts(lenient=False, tasks=[] if low else ["own.yaml"])

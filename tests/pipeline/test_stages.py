@@ -144,8 +144,11 @@ class PowerCut(KeyboardInterrupt):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads what is synced by its handle")
 @pytest.mark.parametrize(
     ("owner", "name", "count"),
-    [(teacher.LoadedTeacher, "states", 20), (HealCallback, "on_step_end", 13), (applying, "artifact_beside", 1)],
-    ids=["the base's hidden states", "a checkpoint", "saved weights"],
+    [
+        pytest.param(teacher.LoadedTeacher, "states", 20, id="the base's hidden states"),
+        pytest.param(HealCallback, "on_step_end", 13, id="a checkpoint", marks=pytest.mark.slow),
+        pytest.param(applying, "artifact_beside", 1, id="saved weights", marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_power_cut_leaves_ends_with_the_same_weights(
     workplace: Path, lbdsl, monkeypatch, owner: object, name: str, count: int
