@@ -220,9 +220,7 @@ class TestArtifacts:
     def test_its_recipe_is_there(self, artifact: Path, lbdsl) -> None:
         assert lbdsl("eval", "out").code == 0
 
-    @pytest.mark.parametrize(
-        "attack", ["a function for its documents", "a class", "a program as its metric", "data above", "Python's own tag"]
-    )
+    @pytest.mark.parametrize("attack", ["a function for its documents", "a program as its metric", "data above"])
     def test_its_task_runs_nothing(self, artifact: Path, marker: Path, lbdsl, attack: str) -> None:
         Path("own.yaml").write_text(TASK_FILES[attack])
         done = lbdsl("eval", "out")

@@ -135,7 +135,8 @@ def test_judged_on_text_that_healing_has_seen_is_said(workplace: Path, lbdsl, ca
     (workplace / "a.jsonl").unlink()
     unknown = lbdsl("eval", "out", "--data", "c.jsonl")
     assert unknown.code == 0, unknown.err
-    assert "c.jsonl calibrated or healed the model is not known" in " ".join(unknown.err.split())
+    # A long path is broken anywhere.
+    assert "c.jsonlcalibratedorhealedthemodelisnotknown" in "".join(unknown.err.split())
 
 
 def test_an_assert_that_names_a_file_is_asked_of_it_wherever_it_is_named(
