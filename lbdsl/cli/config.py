@@ -144,6 +144,8 @@ def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:
     if name not in choices:
         near = nearest(name, choices)
         known = f"there are: {', '.join(sorted(choices))}"
+        if choices is COMMON:
+            known += "; an option of one command stands in its table, such as [plan]"
         raise fail(
             "LB480",
             f"{where} that does not exist: `{name}` is no {what}",

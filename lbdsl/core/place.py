@@ -28,10 +28,10 @@ class Place:
         path = self.folder / os.path.expanduser(name)
         if name not in self.given and not self.holds(path):
             outside = Path(os.path.realpath(path)).parent
+            own = " and ".join(dict.fromkeys(map(os.path.realpath, self.own)))
             raise fail(
                 "LB479",
-                f"{name} is outside of {' and '.join(map(str, self.own))}, and a recipe, plan or artifact names only "
-                "files in its own folder",
+                f"{name} is outside of {own}, and a recipe, plan or artifact names only files in its own folder",
                 help=(f"if you want it read, allow its folder: --allow-path {outside}", "or move it there"),
             )
         return path
