@@ -123,7 +123,7 @@ def pack(
         raise fail("LB446", f"{min(tokens, seq)} token has no next token to predict", help="ask for at least 2 tokens")
     seq = min(seq, tokens)
     sequences = tokens // seq
-    prefix = _prefix(tokenizer)
+    prefix = prefix_of(tokenizer)
     body = seq - len(prefix)
     wanted = sequences * body
 
@@ -206,7 +206,7 @@ def _slices(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _prefix(tokenizer: Any) -> list[int]:
+def prefix_of(tokenizer: Any) -> list[int]:
     """[bos] if the tokenizer puts it before every text: such models have never seen a sequence without it. Else []."""
     bos = tokenizer.bos_token_id
     start = tokenizer("a", verbose=False)["input_ids"][:1]

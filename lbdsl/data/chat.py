@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
@@ -27,26 +28,9 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
 
     Raises LB453 for a tokenizer without a template, or whose template refuses the chat.
     """
-    if not tokenizer.chat_template:
-        raise fail(
-            "LB453",
-            f"{data or 'the text'} has chats, and the model's tokenizer has no chat template",
-            help="take an instruction-tuned model, or give a source with a field `text`",
-        )
 
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if isinstance(template, str) and "strftime_now" in template:
-        template = DATED + template
-
-    def ids(messages: list[dict[str, str]], asks: bool) -> list[int]:
-        options = {"chat_template": template if isinstance(template, str) else None, "add_generation_prompt": asks}
-        try:
-            found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-        except Exception as problem:  # a template is a program of the model's, and may raise anything
-            raise fail("LB453", f"the model's chat template refuses a chat of {data}: {first_line(problem)}") from None
-        return list(found["input_ids"])
+    def ids(messages: Sequence[Mapping[str, str]], asks: bool) -> list[int]:
+        return list(_applied(messages, tokenizer, data, add_generation_prompt=asks, return_dict=True)["input_ids"])
 
     messages = list(chat.messages)
     whole = ids(messages, False)
@@ -59,3 +43,28 @@ def chat_ids(chat: Chat, tokenizer: Any, data: str) -> tuple[list[int], list[boo
             return whole, None
         wrote[len(before) : len(after)] = [True] * (len(after) - len(before))
     return whole, wrote
+
+
+def prompt_of(messages: Sequence[Mapping[str, str]], tokenizer: Any, data: str) -> str:
+    """What the model reads before it answers these turns. Raises LB453 as `chat_ids` does."""
+    return str(_applied(messages, tokenizer, data, add_generation_prompt=True, tokenize=False))
+
+
+def _applied(messages: Sequence[Mapping[str, str]], tokenizer: Any, data: str, **options: Any) -> Any:
+    template = tokenizer.chat_template
+    if not template:
+        raise fail(
+            "LB453",
+            f"{data or 'the text'} has chats, and the model's tokenizer has no chat template",
+            help="take an instruction-tuned model, or give a source with a field `text`",
+        )
+    if isinstance(template, dict):
+        template = template.get("default")
+    if isinstance(template, str) and "strftime_now" in template:
+        template = DATED + template
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), chat_template=template if isinstance(template, str) else None, **options
+        )
+    except Exception as problem:  # a template is a program of the model's, and may raise anything
+        raise fail("LB453", f"the model's chat template refuses a chat of {data}: {first_line(problem)}") from None

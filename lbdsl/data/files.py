@@ -30,6 +30,12 @@ def read_wikitext(path: Path) -> Iterator[str]:
 
 def read_jsonl(path: Path) -> Iterator[str]:
     """Yield one document per line, each a JSON object; blank lines are skipped."""
+    for record, where in jsonl_records(path):
+        yield text_of_record(record, where)
+
+
+def jsonl_records(path: Path) -> Iterator[tuple[Any, str]]:
+    """Yield the JSON of each line, and what messages call the line; blank lines are skipped."""
     # Only "\n" ends a line: str.splitlines also breaks at U+2028, which is legal inside a JSON string.
     for number, line in enumerate(_text_of(path).split("\n"), 1):
         if not line.strip():
@@ -39,7 +45,7 @@ def read_jsonl(path: Path) -> Iterator[str]:
             record = json.loads(line)
         except (ValueError, RecursionError) as problem:
             raise fail("LB443", f"{where}: not JSON ({problem})", help="a .jsonl file has one JSON object a line") from None
-        yield text_of_record(record, where)
+        yield record, where
 
 
 def read_parquet(path: Path) -> Iterator[str]:
@@ -84,19 +90,25 @@ _REENCODE = "re-encode the file: iconv -f latin1 -t utf-8 OLD > NEW"
 def text_of_record(record: Any, where: str) -> str:
     """The text of `{"text": ...}`, or the chat of `{"messages": [...]}`. LB443 names `where`."""
     if not isinstance(record, dict):
-        raise fail("LB443", f"{where}: a record is an object, not {_kind(record)}", help=_FIELDS)
+        raise fail("LB443", f"{where}: a record is an object, not {kind_of(record)}", help=_FIELDS)
     if "text" in record:
         text = record["text"]
         if not isinstance(text, str):
-            raise fail("LB443", f"{where}: `text` is {_kind(text)}, not a string", help=_FIELDS)
+            raise fail("LB443", f"{where}: `text` is {kind_of(text)}, not a string", help=_FIELDS)
     elif "messages" in record:
         messages = record["messages"]
         if not isinstance(messages, list):
-            raise fail("LB443", f"{where}: `messages` is {_kind(messages)}, not a list", help=_FIELDS)
+            raise fail("LB443", f"{where}: `messages` is {kind_of(messages)}, not a list", help=_FIELDS)
         text = Chat(tuple(_message(message, where) for message in messages))
     else:
         names = ", ".join(f"`{name}`" for name in list(record)[:8]) or "no field"
         raise fail("LB443", f"{where}: no field `text` or `messages`, but {names}", help=_FIELDS)
+    check_characters(text, where)
+    return text if isinstance(text, Chat) else normal_newlines(text)
+
+
+def check_characters(text: str, where: str) -> None:
+    """Raise LB443 for a text that is not of whole characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -105,7 +117,6 @@ def text_of_record(record: Any, where: str) -> str:
             f"{where}: half of a surrogate pair, which is not a character",
             help="write the character itself, or both \\u escapes of the pair",
         ) from None
-    return text if isinstance(text, Chat) else normal_newlines(text)
 
 
 def _message(message: Any, where: str) -> dict[str, str]:
@@ -157,7 +168,7 @@ def must_be_file(path: Path) -> None:
         raise fail("LB441", f"{path} is not a regular file", help="name one file")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     names = {
         dict: "an object",
         list: "a list",
