@@ -10,7 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 
-BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", "builtin:wikitext")
+RECALL = "builtin:recall"
+"""Generated texts that end in questions about themselves, which only `heal` may name; see `lbdsl.data.recall`."""
+
+RECALL_HAY = ("builtin:pydoc", "builtin:docs")
+"""What stands between the facts of texts of recall."""
+
+BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", RECALL, "builtin:wikitext")
 """Texts that are always available; see `lbdsl.data.sources`."""
 
 JUDGING_ONLY = ("builtin:wikitext",)
