@@ -45,6 +45,9 @@ TAIL = 1 / 4
 ROWS, ASKED_ROWS = 5, 2
 """Of a table."""
 
+AGAIN = 0.5
+"""The share of questions that begin the statement again, where that ends in the value."""
+
 NUMBERS = ((1000, 10_000), (100_000, 1_000_000))
 """Values have four or six digits."""
 
@@ -67,7 +70,7 @@ TRIES = 8
 """How often the facts of a text are drawn, where they are too long."""
 
 
-_WORD = re.compile(r"\w+")
+_WORD, _NO_PROSE = re.compile(r"\w+"), re.compile(r"[|<>{}\[\]=_]|--")
 
 
 class _Fact(NamedTuple):
@@ -243,8 +246,10 @@ class _Maker:
             taken.add(found)
             return found
 
-        def asked(topic: Topic, key: str, value: str) -> tuple[str, str]:
-            return draw.choice(topic.questions).format(key=key), f" {value}"
+        def asked(topic: Topic, said: str, key: str, value: str) -> tuple[str, str]:
+            again = said.partition("{value}")[0].rstrip()
+            question = again if "{key}" in again and draw.random() < AGAIN else draw.choice(topic.questions)
+            return question.format(key=key), f" {value}"
 
         found = []
         rows = kinds.count("table")
@@ -258,14 +263,15 @@ class _Maker:
                 table = "\n".join([head, *(row.format(key=key, value=value) for key, value in held)])
                 wanted = draw.sample(held, min(rows, ASKED_ROWS))
                 rows -= len(wanted)
-                found.append(_Fact(kind, (table,), tuple(asked(topic, *one) for one in wanted)))
+                found.append(_Fact(kind, (table,), tuple(asked(topic, row, *one) for one in wanted)))
             else:
-                key, value = new(topic.keys), new(topic.values)
-                said = [draw.choice(topic.statements).format(key=key, value=value)]
-                for phrase in draw.sample(topic.later, draw.choice((1, 2)) if topic.later else 0):
-                    value = new(topic.values)
-                    said.append(phrase.format(key=key, value=value))
-                found.append(_Fact(kind, tuple(said), (asked(topic, key, value),)))
+                phrases = [
+                    draw.choice(topic.statements),
+                    *draw.sample(topic.later, draw.choice((1, 2)) if topic.later else 0),
+                ]
+                key, values = new(topic.keys), [new(topic.values) for _ in phrases]
+                said = [phrase.format(key=key, value=value) for phrase, value in zip(phrases, values, strict=True)]
+                found.append(_Fact(kind, tuple(said), (asked(topic, phrases[-1], key, values[-1]),)))
         return found
 
     def _passage(self, question: str, draw: random.Random) -> _Fact:
@@ -361,7 +367,7 @@ def _paragraphs(text: str) -> Iterator[str]:
             if sentence and len(found) + len(sentence) < PIECE:
                 found = f"{found} {sentence}".strip()
                 continue
-            if len(found) <= PIECE and found.isascii() and len(found.split()) >= SHORTEST and _letters(found) >= LETTERS:
+            if len(found) <= PIECE and len(found.split()) >= SHORTEST and _letters(found) >= LETTERS and "|" not in found:
                 yield found
             found = sentence
 
@@ -381,7 +387,8 @@ def _letters(text: str) -> float:
 
 
 def _is_prose(text: str) -> bool:
-    return text[0].isupper() and len(text.split()) >= BEGINNING + 2 + CONTINUED and _letters(text) >= PROSE
+    enough = len(text.split()) >= BEGINNING + 2 + CONTINUED and _letters(text) >= PROSE
+    return enough and text[0].isupper() and not _NO_PROSE.search(text)
 
 
 def _key(text: str) -> str:

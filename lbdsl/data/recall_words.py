@@ -37,12 +37,12 @@ PLACES = _words(
     "orchard lighthouse school monastery sawmill vineyard barracks embassy aquarium bathhouse smithy casino hostel"
 )
 PEOPLE = _words(
-    "Agnes Boris Clara Dmitri Elena Felix Greta Hugo Irene Jonas Karin Leon Martha Nils Olga Pedro Rosa Stefan Tilda "
-    "Ulrich Vera Walter Yvonne Zoltan Astrid Bruno Carmen Edgar Frida Gustav Helga Igor Judith Klaus Ludmila Matteo "
+    "Agnes Boris Marina Dmitri Elena Viktor Greta Emil Ingrid Jonas Karin Leon Martha Nils Olga Pedro Rosa Stefan Tilda "
+    "Ulrich Vera Theo Yvonne Zoltan Astrid Bruno Carmen Edgar Frida Gustav Helga Igor Judith Klaus Ludmila Matteo "
     "Noemi Otto Priya Rafael"
 )
 CITIES = _words(
-    "Lisbon Oslo Vienna Dublin Prague Athens Geneva Naples Bergen Krakow Seville Antwerp Bologna Cardiff Dresden "
+    "Munich Chicago Helsinki Warsaw Brussels Budapest Denver Hamburg Boston Krakow Seville Antwerp Bologna Cardiff Dresden "
     "Ghent Hanover Innsbruck Leipzig Malmo Nantes Porto Riga Salzburg Turin Utrecht Valencia Zagreb Bremen Granada"
 )
 WARES = _words(
@@ -101,15 +101,15 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             keys=PLACES,
             values=PEOPLE,
             statements=(
-                "The keeper of the {key} is {value}.",
+                "The person in charge of the {key} is {value}.",
                 "{value} is in charge of the {key}.",
                 "For years the {key} has been run by {value}.",
-                "If anything breaks in the {key}, the person to call is {value}.",
+                "If anything breaks in the {key}, call {value}.",
             ),
             questions=(
-                "The keeper of the {key} is",
-                "Question: Who is in charge of the {key}?\nAnswer:",
-                "The name of the person who runs the {key} is",
+                "The person in charge of the {key} is",
+                "Question: Who runs the {key}?\nAnswer:",
+                "The name of the manager of the {key} is",
             ),
         ),
     ),
@@ -173,7 +173,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             statements=(
                 "What each customer ordered:\n- {key}: {value}",
                 "| Customer | Order |\n| --- | --- |\n| {key} | {value} |",
-                "customer,order\n{key},{value}",
+                "customer, order\n{key}, {value}",
                 "Orders of this week\n* {key} -> {value}",
             ),
             questions=(
@@ -187,13 +187,13 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
 """By kind; what measures."""
 
 OBJECTS = _pairs(
-    "amber ancient bronze crimson crooked dusty eastern faded frozen golden hollow ivory purple rusty silver spotted "
+    "cracked ancient heavy narrow crooked dusty eastern faded frozen golden hollow painted gilded rusty tiny spotted "
     "striped velvet wooden yellow",
     "lantern barrel wagon statue cabinet compass drum fountain kettle locket medal notebook oven parcel piano quilt radio "
     "satchel scarf shovel stove sword trumpet umbrella vase whistle trunk clock carpet easel",
 )
 FULL_NAMES = _pairs(
-    "Adam Bella Carl Diana Erik Fiona George Hanna Ivan Julia Kevin Laura Marcus Nora Oscar Paula Quentin Rachel Simon "
+    "Adam Bella Carl Diana Erik Fiona George Hanna Ivan Julia Kevin Laura Marcus Nadia Orson Paula Quentin Rachel Simon "
     "Teresa Umberto Violet William Xenia Yusuf Zelda",
     "Abbott Brandt Castillo Dalton Eriksen Foster Garcia Holm Ibarra Jensen Keller Lindgren Moretti Novak Okafor Petrov "
     "Quist Rossi Sato Tanaka Ueda Varga Weber Yilmaz",
@@ -333,7 +333,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             statements=(
                 "Who does what:\n{key} - {value}",
                 "| Name | Duty |\n|---|---|\n| {key} | {value} |",
-                "name;duty\n{key};{value}",
+                "name; duty\n{key}; {value}",
                 "The plan of duties:\n{key} takes {value}",
             ),
             questions=(
@@ -346,7 +346,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             keys=FULL_NAMES,
             statements=(
                 "Points after the game:\n{key}: {value}",
-                "player\tpoints\n{key}\t{value}",
+                "player - points\n{key} - {value}",
                 "| Player | Points |\n|---|---|\n| {key} | {value} |",
                 "Results of the players\n+ {key} scored {value}",
             ),
