@@ -26,7 +26,7 @@ from lbdsl.editor.pages import (
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, RECALL
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import examples_of
 from lbdsl.recipe.variables import TYPES
@@ -179,9 +179,11 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     role = cursor.role()
     if (role.kind == "setting" and role.key == "data") or role.owner == "mix":
         for name in BUILTIN_TEXTS:
-            if cursor.block != "eval" and name in JUDGING_ONLY:
+            if (cursor.block != "eval" and name in JUDGING_ONLY) or (cursor.block != "heal" and name == RECALL):
                 continue
-            yield Item(f'"{name}"', "text", "text that is always there")
+            yield Item(
+                f'"{name}"', "text", "texts that ask what they said" if name == RECALL else "text that is always there"
+            )
     elif cursor.before and cursor.before[-1].type == "INCLUDE":
         for name in _recipes_beside(analysis.path):
             yield Item(f'"{name}"', "text", "a recipe beside this one")

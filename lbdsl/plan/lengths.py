@@ -21,13 +21,16 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import SEQUENCES, SHORTEST_NEEDLE, HealSettings
+from lbdsl.recipe.schema_blocks import RECALL, SEQUENCES, SHORTEST_NEEDLE, HealSettings, sources_of
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
 
 MEASURED, JUDGED = 1024, 2048
 """The default sequence lengths in tokens, if no window and no context needs more."""
+
+RECALLED = 4
+"""Windows in a text that asks what it said, at least: facts stand one window back and more."""
 
 CAUTIONS = ("LB328", "LB329", "LB337")
 """Findings of a plan that are also shown with its result."""
@@ -191,7 +194,13 @@ def _within(heal: Settings, facts: ModelFacts) -> Settings:
 
 def _heal_findings(heal: HealSettings, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
     yield from _beyond("heal", heal, facts)
-    if heal.seq < 2 * window:
+    if RECALL in sources_of(heal.data) and heal.seq < RECALLED * window:
+        help = f"most of what they ask for would lie within the window; give at least {RECALLED} times the window"
+        fix = _fix(heal, "seq", tokens_text(RECALLED * window)) if RECALLED * window <= facts.positions else None
+        yield warning(
+            "LB328", f"{_short('heal', heal.seq, window)}: short for `{RECALL}`", _setting(heal, "seq"), help=help, fix=fix
+        )
+    elif heal.seq < 2 * window:
         help = "tokens that lie within the window heal nothing that it took away; give at least twice the window"
         yield warning("LB328", _short("heal", heal.seq, window), _setting(heal, "seq"), help=help)
 

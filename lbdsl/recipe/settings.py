@@ -21,6 +21,7 @@ from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
+    RECALL,
     SEQUENCES,
     HealSettings,
     LearnedSinks,
@@ -40,6 +41,7 @@ Read = Callable[[Scope, str, tree.Expr], Any]
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
 LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
+
 
 # Values --------------------------------------------------------------------------------------------------------------
 
@@ -62,23 +64,27 @@ def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     return float(value.value)
 
 
-def _data(scope: Scope, what: str, node: tree.Expr) -> Text:
+def _data(block: str) -> Read:
+    """Reads the text that `measure` or `heal` takes."""
+
+    def read(scope: Scope, what: str, node: tree.Expr) -> Text:
+        return _text(scope, node, block)
+
+    return read
+
+
+def _text(scope: Scope, node: tree.Expr, block: str) -> Text:
     if isinstance(node, tree.Call) and node.name.name == "self":
         return filled(scope, SelfText, node)
     if isinstance(node, tree.Call) and node.name.name == "mix":
-        return _mix(scope, what, node)
+        return _mix(scope, node, block)
     if isinstance(node, tree.Items):
         scope.fail("LB106", "several sources need `mix`", node.span, help='as in `data = mix("builtin:pydoc", "a.txt")`')
     refuse_unquoted(scope, node)
-    value = constant(scope, node)
-    if isinstance(value, String) and value.value in JUDGING_ONLY:
-        others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
-        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
-        scope.fail("LB150", f"`{value.value}` is for judging only", node.span, help=hint)
-    return _source(scope, value, node)
+    return _source(scope, constant(scope, node), node, block)
 
 
-def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
+def _mix(scope: Scope, call: tree.Call, block: str) -> Mix:
     """`mix("a.txt", self, weights=[2, 1])`; without weights, every source has the same."""
     given = [arg.value for arg in call.args or () if arg.key is None]
     named = [arg for arg in call.args or () if arg.key is not None]
@@ -88,7 +94,7 @@ def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
             scope.unknown("LB104", f"`mix` has no parameter `{arg.key.name}`", arg.key, ("weights",), "parameters")
     if len(given) < 2 or len(named) > 1:
         scope.fail("LB104", "`mix` takes two sources or more, and their weights", call.span, help=example)
-    sources = each(lambda node: _data(scope, what, node), given)
+    sources = each(lambda node: _text(scope, node, block), given)
     weights: tuple[float, ...] = (1.0,) * len(given)
     for arg in named:
         weights = tuple(each(lambda node: _real(scope, "a weight", node), _items(scope, arg.value)))
@@ -109,16 +115,16 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, Items):
-        return (_source(scope, value, node),)
+        return (_source(scope, value, node, "eval"),)
     if not value.items:
         scope.fail("LB106", "an empty list of sources", node.span, help="name at least one text")
     nodes = node.items if isinstance(node, tree.Items) else (node,) * len(value.items)
-    names = each(lambda pair: _source(scope, *pair), zip(cast(tuple[Constant, ...], value.items), nodes, strict=True))
-    return tuple(dict.fromkeys(names))
+    pairs = zip(cast(tuple[Constant, ...], value.items), nodes, strict=True)
+    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, "eval"), pairs)))
 
 
-def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
-    """The name of one data source."""
+def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
+    """The name of one data source of a block. LB150 for one that is kept for another."""
     if not isinstance(value, String) or not value.value:
         message = f"`data` is the name of a data source, not {described(value)}"
         scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
@@ -128,6 +134,13 @@ def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
         message = f"there is no built-in text `{name}`"
         hint = f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?"
         scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
+    others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
+    if block != "eval" and name in JUDGING_ONLY:
+        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
+        scope.fail("LB150", f"`{name}` is for judging only", node.span, help=hint)
+    if block != "heal" and name == RECALL:
+        hint = f"name it in `heal`; measure and judge on {others}, a file or a hub data set"
+        scope.fail("LB150", f"`{name}` is for healing only", node.span, help=hint)
     return name
 
 
@@ -226,7 +239,7 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file, a hub data set, `self` or `mix(...)`")
+_OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens, within the model's positions"
 _JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least twice the widest window"
@@ -234,7 +247,7 @@ _JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
-        "data": _DATA,
+        "data": SettingRow(_data("measure"), f"the text: `builtin:pydoc`, `builtin:docs`, {_OTHER_TEXTS}"),
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
@@ -245,7 +258,7 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         ),
     },
     "heal": {
-        "data": _DATA,
+        "data": SettingRow(_data("heal"), f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {_OTHER_TEXTS}"),
         "tokens": SettingRow(_tokens, "tokens seen, passes included"),
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
