@@ -45,11 +45,11 @@ TAIL = 1 / 4
 ROWS, ASKED_ROWS = 5, 2
 """Of a table."""
 
-AGAIN = 0.5
+AGAIN = 0.6
 """The share of questions that begin the statement again, where that ends in the value."""
 
-NUMBERS = ((1000, 10_000), (100_000, 1_000_000))
-"""Values have four or six digits."""
+NUMBERS = ((1000, 10_000), (1000, 10_000), (100_000, 1_000_000))
+"""Two values in three have four digits, the others six."""
 
 FOLLOWS = "\n\n"
 """Behind every paragraph, fact and answer."""
@@ -258,12 +258,13 @@ class _Maker:
             if kind == "passage":
                 found.append(self._passage(draw.choice(topic.questions), draw))
             elif kind == "table":
-                head, _, row = draw.choice(topic.statements).rpartition("\n")
+                layout = draw.choice(topic.statements)
+                head, _, row = layout.rpartition("\n")
                 held = [(new(topic.keys), new(topic.values)) for _ in range(ROWS)]
                 table = "\n".join([head, *(row.format(key=key, value=value) for key, value in held)])
                 wanted = draw.sample(held, min(rows, ASKED_ROWS))
                 rows -= len(wanted)
-                found.append(_Fact(kind, (table,), tuple(asked(topic, row, *one) for one in wanted)))
+                found.append(_Fact(kind, (table,), tuple(asked(topic, layout, *one) for one in wanted)))
             else:
                 phrases = [
                     draw.choice(topic.statements),

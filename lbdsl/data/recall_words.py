@@ -70,14 +70,14 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             keys=PLACES,
             statements=(
                 "The number of crates in the {key} is {value}.",
-                "At the last count, the {key} held {value} crates.",
+                "When the crates in the {key} were counted, there were {value}.",
                 "{value} crates are stored in the {key}, says the inventory.",
-                "According to the inventory, there are {value} crates in the {key}.",
+                "In the inventory, the crates of the {key} are given as {value}.",
             ),
             questions=(
                 "The number of crates in the {key} is",
                 "Question: How many crates are stored in the {key}?\nAnswer:",
-                "When the crates in the {key} were counted, the total was",
+                "At the last count, the crates in the {key} were",
             ),
         ),
     ),
@@ -87,7 +87,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             values=CITIES,
             statements=(
                 "The home town of {key} is {value}.",
-                "{key} comes from {value} and often talks about it.",
+                "Everybody knows that {key} comes from {value}.",
                 "{value} is the city where {key} was born.",
                 "As a child, {key} lived in {value}.",
             ),
@@ -117,13 +117,13 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
         Topic(
             keys=PLACES,
             statements=(
-                "At first, a ticket for the {key} costs {value} cents.",
+                "At first, the price of a ticket for the {key} in cents is {value}.",
                 "The opening price of a ticket for the {key} is {value} cents.",
                 "In January a ticket for the {key} costs {value} cents.",
                 "{value} cents is what a ticket for the {key} costs in the beginning.",
             ),
             later=(
-                "From now on, a ticket for the {key} costs {value} cents.",
+                "From now on, the price of a ticket for the {key} in cents is {value}.",
                 "The new price of a ticket for the {key} is {value} cents.",
                 "Correction: a ticket for the {key} now costs {value} cents.",
                 "{value} cents is what a ticket for the {key} costs after the change.",
@@ -171,15 +171,15 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             keys=PEOPLE,
             values=WARES,
             statements=(
-                "What each customer ordered:\n- {key}: {value}",
+                "What each customer ordered:\n- {key} ordered {value}",
                 "| Customer | Order |\n| --- | --- |\n| {key} | {value} |",
                 "customer, order\n{key}, {value}",
-                "Orders of this week\n* {key} -> {value}",
+                "The orders of this week:\n* {key}: {value}",
             ),
             questions=(
-                "According to the list of orders, the customer {key} ordered",
+                "As the list says, {key} ordered",
                 "Question: What did {key} order?\nAnswer:",
-                "In the list, the order of {key} is",
+                "The row of {key} in the list of orders says",
             ),
         ),
     ),
