@@ -45,7 +45,7 @@ TAIL = 1 / 4
 ROWS, ASKED_ROWS = 5, 2
 """Of a table."""
 
-AGAIN = 0.6
+AGAIN = 0.5
 """The share of questions that begin the statement again, where that ends in the value."""
 
 NUMBERS = ((1000, 10_000), (1000, 10_000), (100_000, 1_000_000))
@@ -249,7 +249,8 @@ class _Maker:
         def asked(topic: Topic, said: str, key: str, value: str) -> tuple[str, str]:
             again = said.partition("{value}")[0].rstrip()
             question = again if "{key}" in again and draw.random() < AGAIN else draw.choice(topic.questions)
-            return question.format(key=key), f" {value}"
+            row = again.rpartition("\n")[2].format(key=key)
+            return question.format(key=key, row=row), f" {value}"
 
         found = []
         rows = kinds.count("table")
