@@ -77,7 +77,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             questions=(
                 "The number of crates in the {key} is",
                 "Question: How many crates are stored in the {key}?\nAnswer: The number of crates is",
-                "At the last count, the crates in the {key} were",
+                "At the last count, the number of crates in the {key} was",
             ),
         ),
     ),
@@ -178,9 +178,8 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "In the list of orders we read:\n{row}",
-                "Question: What is written in the row of {key}?\nAnswer:\n{row}",
+                "Question: What did {key} order?\nAnswer:\n{row}",
                 "The customer {key} again:\n{row}",
-                "Question: What did {key} order?\nAnswer: {key} ordered",
             ),
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -88,9 +89,9 @@ def test_they_depend_on_part_length_and_seed_alone() -> None:
     assert all(not {tuple(q.before[:512]) for q in other} & {tuple(q.before[:512]) for q in first} for other in others)
 
 
-def keys_in(question: str, kind: str) -> list[str]:
+def keys_in(question: str, kind: str) -> set[str]:
     """The words of a question that are keys."""
-    return [key for topic in SCORING[kind] for key in topic.keys if re.search(rf"\b{key}\b", question)]
+    return {key for topic in SCORING[kind] for key in topic.keys if re.search(rf"\b{key}\b", question)}
 
 
 @pytest.mark.parametrize("part", [TextPart.SCORE, TextPart.JOINT])
@@ -149,7 +150,7 @@ def test_facts_stand_from_about_a_window_to_the_whole_text_back() -> None:
         assert min(far[whole]) > TAIL - 0.02
         assert max(far[whole]) > most - 0.05
         quarters = Counter(min(3, int(4 * (one - TAIL) / (most - TAIL))) for one in far[whole])
-        assert min(quarters[quarter] for quarter in range(4)) >= 0.12 * len(far[whole])
+        assert min(quarters[quarter] for quarter in range(4)) >= 0.1 * len(far[whole])
 
 
 def words_of(questions: tuple[Question, ...]) -> set[str]:
@@ -165,10 +166,15 @@ def sentences(text: str) -> set[str]:
     return {sentence for part in parts for sentence in part if len(sentence) >= SENTENCE}
 
 
+def hay_in(text: str) -> set[str]:
+    """Sentences of the paragraphs of a text that state nothing; the first may be cut."""
+    paragraphs = text.split("\n\n")[1:]
+    plain = [one for one in paragraphs if not any(said_of(line, kind) for line in one.splitlines() for kind in KINDS)]
+    return {sentence for one in plain for sentence in sentences(one)}
+
+
 def hay_of(questions: tuple[Question, ...]) -> set[str]:
-    """Sentences of the texts that are no statements; the first paragraph may be cut."""
-    found = {one for text, _ in texts(questions) for one in sentences(text.partition("\n\n")[2])}
-    return {one for one in found if not any(said_of(one, kind) for kind in KINDS)}
+    return {sentence for text, _ in texts(questions) for sentence in hay_in(text)}
 
 
 def test_parts_share_no_key_no_answer_and_no_hay() -> None:
@@ -191,7 +197,7 @@ def test_parts_share_no_key_no_answer_and_no_hay() -> None:
 def test_no_two_texts_are_of_the_same_hay() -> None:
     seen: set[str] = set()
     for text, _ in texts(recall_questions(TextPart.SCORE, BYTES, 4096, 80)):
-        hay = {one for one in sentences(text.partition("\n\n")[2]) if not any(said_of(one, kind) for kind in KINDS)}
+        hay = {paragraph for paragraph in text.split("\n\n")[1:] if sentences(paragraph) & hay_in(text)}
         assert len(hay) > 5
         assert not hay & seen
         seen |= hay
@@ -213,7 +219,9 @@ def strings(value: object) -> Iterator[str]:
 def words_and_phrases(*given: object) -> tuple[set[str], set[str]]:
     """The words of keys and values in lower case; and phrases with gaps, by their words alone."""
     every = {one for value in given for one in strings(value)}
-    phrases = {line for one in every if re.search(r"{\w+}", one) for line in one.splitlines() if len(line.split()) > 2}
+    lines = {line for one in every if re.search(r"{\w+}", one) for line in one.splitlines()}
+    # A row of a table has none but "ordered".
+    phrases = {line for line in lines if len(re.findall(r"\w\w+", re.sub(r"{\w+}", "", line))) > 1}
     words = {word.lower() for one in every if re.fullmatch(r"\w+( \w+)?", one) for word in one.split()} - {*KINDS}
     return words, {" ".join(re.findall(r"\w+", re.sub(r"{\w+}", "X", phrase).lower())) for phrase in phrases}
 
@@ -325,7 +333,7 @@ def test_a_sequence_to_heal_on_ends_in_questions_with_their_answers() -> None:
             # The last line about what is asked says the answer, and no other text does.
             (key,) = {key for topic in HEALING[kind] for key in topic.keys if re.search(rf"\b{key}\b", question)}
             (place,) = (found.start() for found in re.finditer(rf"\b{answer.strip()}\b", text))
-            assert key in text[text.rindex("\n", 0, place) : text.index("\n", place)]
+            assert key in text[text.rfind("\n", 0, place) + 1 : text.index("\n", place)]
             assert text.rindex(key) < place + 80
             places.append(place)
         assert max(places) <= len(text) - 1024
@@ -356,17 +364,18 @@ def test_it_never_runs_out_and_a_text_has_no_paragraph_twice(monkeypatch: pytest
     from lbdsl.data import recall
     from lbdsl.data.split import split_documents
 
-    line = "This paragraph of document number {} says something that no other of them says, namely {}."
-    documents = ["\n\n".join(line.format(n, 100 * n + k) for k in range(40)) for n in range(40)]
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrst"]
+    draw = random.Random(0)
+    documents = ["\n\n".join(" ".join(draw.sample(words, 16)).capitalize() + "." for _ in range(40)) for _ in range(40)]
     monkeypatch.setattr(recall, "read_parts", lambda name: split_documents(documents if name == SOURCES[0] else []))
     found = [decoded(ids) for ids in recall_blocks(BYTES, 60 * 4096, 4096, 0, TextPart.HEAL).ids.tolist()]
-    hay = [re.findall(r"This paragraph .*? namely \d+\.\n\n", text) for text in found]
-    assert sum(map(len, hay)) > 1.2 * len({one for of_one in hay for one in of_one})
-    assert len({tuple(of_one) for of_one in hay}) == 60
-    for text in found:
-        statements = [one for one in text.split("\n\n")[1:] if one.startswith("This paragraph") and text.count(one) > 1]
-        # Only passages are begun again.
-        assert len(statements) <= 2 * text.count("read") + 12
+    known = {one for text in documents for one in text.split("\n\n")}
+    hay = [[one for one in text.split("\n\n") if one in known] for text in found]
+    once = [set(of_one) for of_one in hay]
+    assert len({frozenset(of_one) for of_one in once}) == 60
+    assert sum(map(len, once)) > 1.5 * len(set().union(*once)) > 500
+    # Only passages that are asked for stand there twice.
+    assert max(len(of_one) - len(of_text) for of_one, of_text in zip(hay, once, strict=True)) <= 4
     with pytest.raises(LbdslError) as refused:
         recall_questions(TextPart.SCORE, BYTES, 2**17, 10)
     assert [problem.code for problem in refused.value.diagnostics] == ["LB446"]
