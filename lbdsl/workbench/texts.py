@@ -123,7 +123,10 @@ def _check_healing_text(run: HealSettings, bench: Workbench, folder: Folder) -> 
     for source in sources_of(run.data):
         answered = False
         if source == RECALL:
-            _blocks(source, TextPart.JOINT, run.seq, run.seq, bench, folder, run.seed, healing=run)
+            from lbdsl.data.recall import KINDS
+
+            # Short texts have one fact, of each kind by turns.
+            _blocks(source, TextPart.JOINT, len(KINDS) * run.seq, run.seq, bench, folder, run.seed, healing=run)
         elif isinstance(source, str):
             texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
             chats = [text for text in texts if isinstance(text, Chat)]

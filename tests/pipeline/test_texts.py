@@ -178,9 +178,9 @@ RECALL = (
 )
 
 
-def healed_on_recall(place: Path, heal: str = RECALL, window: int = 64) -> str:
+def healed_on_recall(place: Path, heal: str = RECALL, window: int = 32) -> str:
     name = recipe(place, '"builtin:pydoc"')
-    text = (place / name).read_text().replace("window=8", f"window={window}")
+    text = (place / name).read_text().replace("window=8", f"window={window}").replace("seq = 64", "seq = 256")
     head, _, rest = text.partition("heal {")
     (place / name).write_text(f"{head}heal {{ {heal} }}{rest.partition('}')[2]}")
     return name
@@ -222,9 +222,9 @@ def test_texts_of_recall_alone_never_run_out(workplace: Path, lbdsl, cache: Path
 @pytest.mark.parametrize(
     ("heal", "window", "code"),
     [
-        (f"{RECALL}; loss_on = assistant", 64, "LB455"),
+        (f"{RECALL}; loss_on = assistant", 32, "LB455"),
         (RECALL.replace("seq = 512", "seq = 100"), 16, "LB446"),
-        (RECALL, 200, "LB328"),
+        (RECALL.replace("512", "256"), 65, "LB328"),
     ],
 )
 def test_what_recall_cannot_heal_is_said_before_any_work(

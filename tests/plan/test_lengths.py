@@ -161,6 +161,8 @@ def test_what_no_score_chose_or_nothing_judges_may_be_measured_on_short_text() -
 def test_judging_on_the_healing_source_alone_is_said(data: str, said: bool) -> None:
     text = f'else drop\nheal {{ data = "builtin:pydoc" }}\neval {{ data = {data} }}\nassert ppl_increase < 5%'
     assert settled(text)[1] == ([("warning", "LB337")] if said else [])
+    # Texts of recall are made of it.
+    assert settled(text.replace('heal { data = "builtin:pydoc"', 'heal { data = "builtin:recall"'))[1] == settled(text)[1]
 
 
 def test_healing_within_the_window_is_said() -> None:
