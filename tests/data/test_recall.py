@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections import Counter
@@ -394,3 +395,33 @@ def test_what_another_use_takes_is_left_out(source: str) -> None:
     # Long documents are cut alike for every use, and only whole ones can overlap.
     whole = {one for piece in parts.pieces[TextPart.JOINT] if piece.whole for one in sentences(piece.text)}
     assert taken & found <= taken - whole
+
+
+@pytest.mark.slow
+def test_a_small_model_finds_some_of_each_kind() -> None:
+    """With the tokens of a real tokenizer, of which an answer mostly has those that stand in the text."""
+    from lbdsl.workbench.workbench import Workbench
+    from tests.real_model import model_folder
+
+    bench = Workbench(model_folder())
+    questions = recall_questions(TextPart.SCORE, bench.tokenizer, 1024, 80)
+    assert [len(of_one) for of_one in by_text(questions)] == [10, 6] * 5
+    assert max(len(question.before) + len(question.answer) for question in questions) == 1024
+    copied, right = Counter[str](), Counter[str]()
+    model = bench.base.eval()
+    with torch.inference_mode():
+        for of_one in by_text(questions):
+            text = shared(of_one)[:-1]
+            kept = model(input_ids=torch.tensor([text]), use_cache=True, logits_to_keep=1).past_key_values
+            for question in of_one:
+                behind = torch.tensor([[*question.before, *question.answer][len(text) :]])
+                logits = model(input_ids=behind, past_key_values=copy.deepcopy(kept)).logits[0]
+                found = logits[-len(question.answer) - 1 : -1].argmax(-1).tolist()
+                right[question.kind] += found == question.answer
+                width = len(question.answer)
+                copied[question.kind] += any(question.answer == text[at : at + width] for at in range(len(text)))
+    # Of 16 each. A value that begins a line has no space before it, and another first token.
+    assert min(copied[kind] for kind in KINDS) >= 8
+    assert min(right[kind] for kind in KINDS) >= 5
+    blocks = recall_blocks(bench.tokenizer, 64 * 1024, 1024, 0, TextPart.HEAL)
+    assert blocks.ids.shape == (64, 1024)
