@@ -244,8 +244,9 @@ class _Maker:
 
         def new(words: Sequence[str]) -> str:
             # Every second word is that of the joint measurement, or of watching.
-            left = [word for word in words[1 if self.part is TextPart.JOINT else 0 :: 2] if word not in taken]
-            found = draw.choice(left) if words else str(draw.randrange(*draw.choice(NUMBERS)))
+            own = words[1 if self.part is TextPart.JOINT else 0 :: 2]
+            while (found := draw.choice(own) if words else str(draw.randrange(*draw.choice(NUMBERS)))) in taken:
+                pass
             taken.add(found)
             return found
 
@@ -398,7 +399,8 @@ def _letters(text: str) -> float:
 
 
 def _is_prose(text: str) -> bool:
-    enough = len(text.split()) >= BEGINNING + 2 + CONTINUED and _letters(text) >= PROSE
+    words = text.split()
+    enough = len(words) >= BEGINNING + 2 + CONTINUED and all(map(_WORD.search, words)) and _letters(text) >= PROSE
     return enough and text[0].isupper() and not _NO_PROSE.search(text)
 
 
