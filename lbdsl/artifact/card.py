@@ -240,9 +240,9 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
 
 
 def _task_table(task: dict[str, Any]) -> list[str]:
-    """Right answers of both models, and at each depth of a needle."""
-    shown = shares_of(task)
-    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in task["parts"].items()]
+    """Right answers of both models, by kind and at each depth of a needle, too."""
+    shown, named = shares_of(task), {**task.get("kinds", {}), **task["parts"]}
+    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in named.items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
         f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",

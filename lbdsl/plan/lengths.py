@@ -21,7 +21,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import SEQUENCES, SHORTEST_NEEDLE, HealSettings
+from lbdsl.recipe.schema_blocks import SEQUENCES, SHORTEST_NEEDLE, Asked, HealSettings
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import costs_asked
 from lbdsl.solve.evaluate import scores_in
@@ -62,12 +62,12 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
 
 
-def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
-    """The needles' contexts and the tasks that asserts name."""
+def tasks_asked(recipe: Recipe) -> Iterator[Asked]:
+    """The needles and the tasks that asserts name."""
     return (task for task, _ in tasks_at(recipe.asserts))
 
 
-def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
+def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[Asked, Span]]:
     """The same, and where they stand."""
     for item in asserts:
         for part in walk(item.expr):
@@ -78,7 +78,7 @@ def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, 
 def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for texts beyond the model's positions, and for too short ones."""
     places = dict(tasks_at(asserts))
-    for context in judged.needle:
+    for context in judged.contexts:
         if context < SHORTEST_NEEDLE:
             message = f"a text of {context} tokens is too short to hide facts in"
             yield error("LB336", message, help=f"take at least {SHORTEST_NEEDLE}")

@@ -16,16 +16,18 @@ from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
 from lbdsl.recipe.expressions import resolve_by
-from lbdsl.recipe.model_values import task_named
+from lbdsl.recipe.model_values import needle_of, task_named
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     SEQUENCES,
+    SHORTEST_NEEDLE,
     HealSettings,
     LearnedSinks,
     Method,
     Mix,
+    Needle,
     SelfText,
     Stage,
     Text,
@@ -52,6 +54,13 @@ def _length(scope: Scope, what: str, node: tree.Expr) -> int:
     """The length of a sequence in tokens, usually a power of two."""
     warn_decimal(scope, node)
     return _tokens(scope, what, node)
+
+
+def _needle(scope: Scope, what: str, node: tree.Expr) -> Needle:
+    needle = needle_of(scope, what, node)
+    if isinstance(needle, int) and needle < SHORTEST_NEEDLE:
+        scope.fail("LB129", f"{what} must be at least {SHORTEST_NEEDLE}", node.span)
+    return needle
 
 
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:
@@ -276,7 +285,10 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
             "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files",
         ),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
-        "needle": SettingRow(_several(_length), "tokens of texts in which facts are hidden and asked for, one or a list"),
+        "needle": SettingRow(
+            _several(_needle),
+            "what is asked about long texts, one or a list: tokens of texts that hide facts, or a .jsonl file of questions",
+        ),
         "needle_texts": SettingRow(
             whole, "how many of them for each length; the more, the smaller the error of what is found"
         ),

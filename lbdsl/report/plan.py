@@ -19,7 +19,7 @@ from lbdsl.plan.estimate import MANY
 from lbdsl.plan.lengths import JUDGED
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
-from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
+from lbdsl.recipe.schema_blocks import Asked, HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_changes import change_lines
@@ -185,7 +185,7 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
     texts = " and ".join(map(printable, plan.eval.data))
     each = " each" if len(plan.eval.data) > 1 else ""
     said = f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}"
-    tasks: tuple[int | str, ...] = (*plan.eval.needle, *plan.eval.tasks)
+    tasks: tuple[Asked, ...] = (*plan.eval.needle, *plan.eval.tasks)
     asked = ", ".join(printable(task_name(task)) for task in tasks)
     on = plan.measured_on
     if on is not None and on.digest is not None and plan.eval.seq > max(on.seq, JUDGED):
