@@ -209,6 +209,17 @@ class Tokens(click.ParamType):
             self.fail(str(problem), param, ctx)
 
 
+class NeedleType(Tokens):
+    """A number of tokens, or a file of questions."""
+
+    name = "TOKENS|FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
+
+        return value if str(value).lower().endswith(QUESTIONS_FILE) else super().convert(value, param, ctx)
+
+
 class DevicesType(click.ParamType):
     """Devices such as 8xH100, 1x24GB or 2xcpu."""
 

@@ -26,7 +26,7 @@ from lbdsl.editor.pages import (
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, QUESTIONS_FILE
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import examples_of
 from lbdsl.recipe.variables import TYPES
@@ -182,8 +182,11 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
             if cursor.block != "eval" and name in JUDGING_ONLY:
                 continue
             yield Item(f'"{name}"', "text", "text that is always there")
+    elif (role.kind == "setting" and role.key == "needle") or role.owner == "needle":
+        for name in _beside(analysis.path, QUESTIONS_FILE):
+            yield Item(f'"{name}"', "text", "questions about texts")
     elif cursor.before and cursor.before[-1].type == "INCLUDE":
-        for name in _recipes_beside(analysis.path):
+        for name in _beside(analysis.path, ".lbr"):
             yield Item(f'"{name}"', "text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
         for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
@@ -203,13 +206,13 @@ def _takes_words(cursor: Cursor) -> bool:
     )
 
 
-def _recipes_beside(path: Path | None) -> list[str]:
-    """The other recipes in a recipe's folder, at most a hundred."""
+def _beside(path: Path | None, ending: str) -> list[str]:
+    """The other files of a kind in a recipe's folder, at most a hundred."""
     if path is None:
         return []
     try:
         with os.scandir(path.parent) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".lbr") and entry.name != path.name)
+            names = sorted(entry.name for entry in entries if entry.name.endswith(ending) and entry.name != path.name)
     except (OSError, ValueError):
         return []
     return names[:100]

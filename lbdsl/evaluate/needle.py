@@ -14,7 +14,7 @@ from lbdsl.data.records import Question
 from lbdsl.evaluate.tasks import Answers, TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
-from lbdsl.measure.rows import answer_rows, likelihoods
+from lbdsl.measure.rows import AnswerRows, answer_rows, likelihoods
 from lbdsl.recipe.schema_blocks import Needle, OwnQuestions, task_name
 
 VERSION = 1
@@ -56,10 +56,14 @@ class NeedleTest:
     def name(self) -> str:
         return task_name(self.needle)
 
+    @property
+    def rows(self) -> AnswerRows:
+        return answer_rows([(one.before, one.answer) for one in self.questions], self.positions, self.batch)
+
     def answered(self, base: LayerSource, artifact: LayerSource | None, progress: Progress) -> TaskResult:
         models = [base] if artifact is None else [base, artifact]
         writes = all(source.in_memory for source in models)
-        rows = answer_rows([(one.before, one.answer) for one in self.questions], self.positions, self.batch)
+        rows = self.rows
         right = []
         with progress.stage(f"asking {self.name}") as report:
             for number, source in enumerate(models):
@@ -78,7 +82,7 @@ class NeedleTest:
         depths = _by(self.depth_of, answers) if self.depth_of else {}
         return TaskResult(
             self.name,
-            "answers found",
+            "answers found" if writes else "answers found, none written",
             self.digest if writes else digest_of([self.digest, "nothing written"]),
             # Questions about one text are not independent; about one alone there is no error but theirs.
             tuple(by_text.values()) if len(by_text) > 1 else tuple(answers),

@@ -95,7 +95,9 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
         check_installed(tracker, f"`--report-to {tracker}`")
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = bench.place(recipe.path)
-    texts = [path_of(text, folder) for text in texts_of(recipe) if is_there(text, folder)]
+    own = recipe.eval.own_questions if recipe.eval is not None else ()
+    named = (*texts_of(recipe), *(questions.file for questions in own))
+    texts = [path_of(text, folder) for text in named if is_there(text, folder)]
     place.check_places(
         output,
         (

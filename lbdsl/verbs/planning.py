@@ -192,6 +192,8 @@ def planned_on(
     loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool, best_so_far: bool = False
 ) -> Planned:
     """`plan_recipe` of a recipe that was read, on a model that was opened."""
+    from lbdsl.workbench.texts import unwritten
+
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
     case, choice = Case(resolved, facts), None
@@ -224,6 +226,7 @@ def planned_on(
     passes = passes_over_text(resolved, bench)
     repeated = repeated_text(resolved, passes) if selection.changed else ()
     found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without, *repeated)
+    found += unwritten(resolved.eval, bench)
     built = build(
         resolved,
         facts,

@@ -31,16 +31,22 @@ def task_of(metric: str) -> str | None:
 
 
 def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -> float:
-    """The tokens that one model reads for all tasks that it is judged by, about."""
-    if wanted is None or not wanted.tasks:
+    """The tokens that one model reads for a user's own questions and all tasks that it is judged by, about."""
+    if wanted is None:
         return 0.0
+    from lbdsl.workbench.texts import needles_of
+
+    own = wanted.model_copy(update={"needle": wanted.own_questions})
+    found = float(sum(test.rows.tokens for test in needles_of(own, bench, folder)))
+    if not wanted.tasks:
+        return found
     from lbdsl.evaluate.questions import tokens_asked
     from lbdsl.evaluate.task_files import task_file
     from lbdsl.measure.skeleton import skeleton_of
 
     with bench.progress.stage("counting the tokens of tasks"):
         model = skeleton_of(bench.weights_folder, bench.facts)
-        return sum(
+        return found + sum(
             tokens_asked(task, task_file(task, folder), model, bench.tokenizer, wanted.limit, bench.facts.positions)
             for task in wanted.tasks
         )

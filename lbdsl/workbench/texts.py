@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, warning
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
@@ -279,6 +279,17 @@ def needles_of(wanted: Evaluate, bench: Workbench, folder: Folder) -> list[Needl
         return NeedleTest.own(needle, asked, positions, batch)
 
     return list(map(test_of, wanted.needle))
+
+
+def unwritten(wanted: Evaluate | None, bench: Workbench) -> tuple[Diagnostic, ...]:
+    """LB452 where models that are judged from disk cannot write answers that they would write in memory."""
+    if wanted is None or not wanted.needle or not bench.judged_streamed:
+        return ()
+    message = (
+        f"{task_name(wanted.needle[0])} is judged by likelihoods alone: the model is not in memory, and writes nothing"
+    )
+    help = "leave out --low-memory" if bench.options.low_memory else "judge it on a machine with more memory"
+    return (warning("LB452", message, wanted.set_at.get("needle"), help=help),)
 
 
 def _blocks(

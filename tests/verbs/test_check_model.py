@@ -187,6 +187,8 @@ def test_what_no_format_of_an_engine_serves_is_found_before_measuring(
         ('measure { data = "no.txt" }', "<stdin>:3:18: error[LB441] there is no file no.txt"),
         ('heal { data = mix("builtin:docs", "no.jsonl") }', "error[LB441] there is no file no.jsonl"),
         ('eval { data = ["builtin:wikitext", "sub.d"] }', "error[LB440] 'sub.d' is not a text source"),
+        ('assert recovery(needle("no.jsonl")) > 90%', "<stdin>:3:8: error[LB441] there is no file no.jsonl"),
+        ('eval { needle = [1Ki, "no.jsonl"] }', "<stdin>:3:17: error[LB441] there is no file no.jsonl"),
         ('eval { tasks = ["own.yaml"]; data = "own.txt" }', None),
         ('eval { data = "some/dataset" }', None),
     ],
