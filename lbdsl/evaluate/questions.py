@@ -83,7 +83,7 @@ def questions_of(
                 asked.append((task, ones[0].doc, range(start, len(pairs))))
     rows = answer_rows(pairs, positions, batch)
     asked = [(task, document, [rows.row_of[pair] for pair in of]) for task, document, of in asked]
-    digest = digest_of(["questions", 2, pairs, positions])
+    digest = digest_of(["questions", 3, pairs, positions])
     blocks = TokenBlocks(rows.ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
     return Questions(blocks, rows, min(spare), name, asked)
 

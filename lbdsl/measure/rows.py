@@ -24,6 +24,9 @@ TOKENS = 1024
 SAME = 0.5
 """Questions are about one text if they begin with so much of the same."""
 
+BEHIND = 4096
+"""The most tokens of questions that are run together behind a text."""
+
 Pair = tuple[list[int], list[int]]
 """Tokens before an answer, and its own."""
 
@@ -49,7 +52,7 @@ def answer_rows(pairs: Sequence[Pair], positions: int, batch: int = 1) -> Answer
     order: list[tuple[int, Pair]] = []
     groups: list[range] = []
     short: list[tuple[int, Pair]] = []
-    for rows in _sharing(_of_questions(pairs, positions), positions):
+    for rows in _sharing(_of_questions(pairs, positions)):
         if len(rows) > 1 and _shared([before for _, (before, _) in rows]) > SHARED:
             groups.append(range(len(order), len(order) + len(rows)))
             order += rows
@@ -91,15 +94,20 @@ def _of_questions(pairs: Sequence[Pair], positions: int) -> Iterator[list[tuple[
         yield [(at, (kept, answer)) for at, answer in answers]
 
 
-def _sharing(questions: Iterable[list[tuple[int, Pair]]], positions: int) -> Iterator[list[tuple[int, Pair]]]:
-    """Questions that begin with the same long text, together."""
+def _sharing(questions: Iterable[list[tuple[int, Pair]]]) -> Iterator[list[tuple[int, Pair]]]:
+    """Questions that begin with the same long text, together: up to `BEHIND` tokens behind it."""
     rows: list[tuple[int, Pair]] = []
+    behind = 0
     for of_one in questions:
-        if rows:
-            first, before = rows[0][1][0], of_one[0][1][0]
-            if _shared([first, before]) <= max(SHARED, SAME * max(len(first), len(before))):
-                yield rows
-                rows = []
+        before = of_one[0][1][0]
+        first = rows[0][1][0] if rows else []
+        shared = _shared([first, before])
+        behind += sum(len(before) - shared + len(answer) for _, (_, answer) in of_one)
+        if rows and (shared <= max(SHARED, SAME * max(len(first), len(before))) or behind > BEHIND):
+            yield rows
+            rows = []
+        if not rows:
+            behind = sum(len(answer) for _, (_, answer) in of_one)
         rows = rows + of_one
     if rows:
         yield rows

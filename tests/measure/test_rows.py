@@ -116,6 +116,9 @@ def test_questions_about_one_text_share_it() -> None:
     assert asked.row_of == (0, 1, 2, 3, 4)
     # The last token that is shared is read by each row.
     assert asked.tokens == (199 + 3 + 3 + 4) + (199 + 3 + 3)
+    # So many questions at once that what is behind the text stays small.
+    many = [([*text, *range(number, number + 150)], [1]) for number in range(1000, 1030)]
+    assert [len(group) for group in answer_rows(many, positions=2048).groups] == [28, 2]
     # A beginning of a few words is not a text.
     assert len(answer_rows([([*text[:100], 1], [2]), ([*text[:100], 3], [4])], positions=1024).groups) == 1
     few = [([*text[:140], *range(500, 900)], [1]), ([*text[:140], *range(900, 1300)], [1])]
