@@ -22,7 +22,7 @@ FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task", "allow-tas
 # fmt: off
 OF_PROJECTS = frozenset((
     "all", "batch", "batches", "concurrency", "contexts", "ctx", "detailed-exitcode", "device", "dtype", "engine",
-    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "offline", "pairs", "quiet", "seq",
+    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "no-recall", "offline", "pairs", "quiet", "seq",
     "served", "set", "strict", "target", "tokens",
 ))
 # fmt: on

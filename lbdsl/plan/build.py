@@ -19,6 +19,7 @@ from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
+from lbdsl.plan.recall import LOST, RecallLoss
 from lbdsl.plan.schema import (
     Choice,
     Finding,
@@ -59,11 +60,12 @@ def build(
     found: Iterable[Diagnostic] = (),
     statistics: Mapping[str, str] = MappingProxyType({}),
     choice: Choice | None = None,
+    recall: RecallLoss | None = None,
 ) -> Diagnosed[Plan]:
     """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
     applyable. `contexts` are those that costs are computed at besides `CONTEXTS` and those that the recipe names. `found`
     are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
-    `Plan`."""
+    `Plan`, and so is `recall`."""
     case = Case(recipe, facts)
     contexts = _contexts(case, contexts)
     before, after = facts.cost, model_cost(facts, selection.specs)
@@ -71,7 +73,8 @@ def build(
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
     broken = _broken(joint)
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
-    world = World(facts, measurements=measurements, cost=after, joint=loss.values, profiles=recipe.profiles)
+    values = loss.values | ({"recall": recall.value} if recall is not None else {})
+    world = World(facts, measurements=measurements, cost=after, joint=values, profiles=recipe.profiles)
     judged = [assert_result(assertion, world) for assertion in recipe.asserts]
     pairs = zip(selection.layers, before.layers, after.layers, strict=True)
     layers = tuple(_layer(facts, choice, was, becomes, measurements, contexts) for choice, was, becomes in pairs)
@@ -82,6 +85,7 @@ def build(
         *context_findings(case),
         *beyond_positions(case, contexts),
         *_plain_findings(case, selection),
+        *_forgotten(recall),
     )
     kept = (*found, *problems)
     errored = any(d.is_error for d in kept)
@@ -108,6 +112,7 @@ def build(
         after=_totals(after, contexts),
         contexts=contexts,
         loss=loss,
+        recall=recall,
         asserts=asserts,
         measure=recipe.measure,
         heal=recipe.heal,
@@ -217,6 +222,19 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
             "`assert ppl_increase < 5%` refuses to save a result that is worse",
         )
         yield warning("LB325", message, help=help)
+
+
+def _forgotten(recall: RecallLoss | None) -> Iterator[Diagnostic]:
+    """LB361 for a plan that loses much of what the base finds."""
+    if recall is not None and recall.found < (1 - LOST) * recall.base:
+        message = (
+            f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
+        )
+        help = (
+            "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`",
+            "wider windows lose less; healing brings little back, `assert recovery(needle(1Ki)) >= 80%` judges it",
+        )
+        yield warning("LB361", message.replace("%", " %"), help=help)
 
 
 def _finding(recipe: Recipe, found: Diagnostic) -> Finding:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note, warning
+from lbdsl.core.measurement import NoValue
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
@@ -23,7 +24,7 @@ from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import RECALL, SEQUENCES, SHORTEST_NEEDLE, HealSettings, sources_of
 from lbdsl.recipe.types import walk
-from lbdsl.solve.case import costs_asked
+from lbdsl.solve.case import costs_asked, metrics_asked
 from lbdsl.solve.evaluate import scores_in
 
 MEASURED, JUDGED = 1024, 2048
@@ -49,6 +50,8 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
+    blocks["measure"] = _with_recall(blocks["measure"], window, facts)
+    found += _recall_findings(recipe, blocks["measure"], window, facts)
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
         judged = judged.with_tasks(tasks_asked(recipe))
@@ -63,6 +66,35 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         blocks["heal"] = _within(recipe.heal, facts).model_copy(update={"stages": stages})
         found += [finding for run in runs for finding in _heal_findings(run, window, facts)]
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
+
+
+def _with_recall(measure: Measure, window: int, facts: ModelFacts) -> Measure:
+    """With the length of the texts of recall: four windows, so that facts stand in and beyond the window."""
+    length = measure.recall_seq or min(max(MEASURED, 4 * window), facts.positions)
+    return measure.model_copy(update={"recall_seq": length})
+
+
+def too_short(length: int, window: int) -> NoValue:
+    """Why there is no recall in texts of `length` tokens, which hold no fact beyond the window, or none at all."""
+    least = max(SHORTEST_NEEDLE, 2 * window)
+    behind = f", twice the widest window of {tokens_text(window)}" if least > SHORTEST_NEEDLE else ""
+    said = f"needs texts of {tokens_text(least)} tokens{behind}, and these have {tokens_text(length)}"
+    return NoValue(said, "take smaller windows, or rank by `kl`")
+
+
+def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB336 for texts beyond the model's positions; LB328 for texts that are too short for a window, where a rule or an
+    assert needs a value, or the recipe says how long they are."""
+    length, given = measure.recall_seq or 0, recipe.measure.recall_seq is not None
+    span = _setting(recipe.measure, "recall_seq")
+    if length > facts.positions:
+        positions = tokens_text(facts.positions)
+        message = f"`recall_seq` is {tokens_text(length)}, and the model has {positions} positions"
+        yield error("LB336", message, span, help=f"give at most {positions}, or leave `recall_seq` out")
+    elif length < max(SHORTEST_NEEDLE, 2 * window) and (given or "recall" in metrics_asked(recipe)):
+        if RECALL in measure.recall:
+            missing = too_short(length, window)
+            yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
 
 
 def tasks_asked(recipe: Recipe) -> Iterator[int | str]:

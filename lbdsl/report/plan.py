@@ -49,6 +49,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             *_speed_lines(plan.speeds, width),
             *_prefill_lines(plan, width),
             *_loss_lines(plan, width, ascii_),
+            *_recall_lines(plan, width, ascii_),
             *_patch_lines(plan, width),
             *_heal_lines(plan, width),
             *_judge_lines(plan, width),
@@ -241,6 +242,16 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         # The first token of a sequence is not predicted.
         on = f"{loss.tokens // (seq - 1)} x {tokens_text(seq)}" if seq > 1 else tokens_text(loss.tokens)
         yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {on} tokens{others}", width, 7, "")
+
+
+def _recall_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    found = plan.recall
+    if found is None:
+        return
+    yield from _wrapped(f" recall: {printable(found.text('+-' if ascii_ else '±'))}", width, 9, "")
+    if found.left_out:
+        said = ", ".join(f"{printable(name)} {found.kinds[name].base}" for name in found.left_out)
+        yield from _wrapped(f"         left out, as the base finds too few: {said}", width, 9, "dim")
 
 
 def _patch_lines(plan: Plan, width: int) -> Iterator[Text]:
