@@ -91,10 +91,11 @@ def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: Model
         positions = tokens_text(facts.positions)
         message = f"`recall_seq` is {tokens_text(length)}, and the model has {positions} positions"
         yield error("LB336", message, span, help=f"give at most {positions}, or leave `recall_seq` out")
-    elif length < max(SHORTEST_NEEDLE, 2 * window) and (given or "recall" in metrics_asked(recipe)):
-        if RECALL in measure.recall:
-            missing = too_short(length, window)
-            yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
+        return
+    needed = RECALL in measure.recall and (given or "recall" in metrics_asked(recipe))
+    if needed and length < max(SHORTEST_NEEDLE, 2 * window):
+        missing = too_short(length, window)
+        yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
 
 
 def tasks_asked(recipe: Recipe) -> Iterator[int | str]:

@@ -55,5 +55,6 @@ class RecallLoss(PlanValue):
         """`answers +1.42 ±0.1 nats, found 12 % (base 67 %) in 1Ki; worst: words 4 %`."""
         error = f" {pm}{self.stderr:.2g}" if self.stderr is not None else ""
         worst = self.kinds[self.worst]
-        said = f"answers {self.value:+.3g}{error} nats, found {self.found:.0%} (base {self.base:.0%}) in {tokens_text(self.longest)}"
+        said = f"answers {self.value:+.3g}{error} nats, found {self.found:.0%} (base {self.base:.0%})"
+        said += f" in {tokens_text(self.longest)}"
         return (said + f"; worst: {self.worst} {worst.found / worst.asked:.0%}").replace("%", " %")
