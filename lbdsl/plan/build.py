@@ -225,7 +225,7 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
 
 
 def _forgotten(recall: RecallLoss | None) -> Iterator[Diagnostic]:
-    """LB361 for a plan that loses much of what the base finds."""
+    """LB362 for a plan that loses much of what the base finds."""
     if recall is not None and recall.found < (1 - LOST) * recall.base:
         message = (
             f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
@@ -234,7 +234,7 @@ def _forgotten(recall: RecallLoss | None) -> Iterator[Diagnostic]:
             "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`",
             "wider windows lose less; healing brings little back, `assert recovery(needle(1Ki)) >= 80%` judges it",
         )
-        yield warning("LB361", message.replace("%", " %"), help=help)
+        yield warning("LB362", message.replace("%", " %"), help=help)
 
 
 def _finding(recipe: Recipe, found: Diagnostic) -> Finding:

@@ -299,7 +299,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()
     if not bench.options.recall and "recall" in metrics_asked(recipe):
-        raise fail("LB360", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
+        raise fail("LB361", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
     diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
     if planned:
         case = Case(recipe, bench.facts)

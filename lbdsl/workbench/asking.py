@@ -118,7 +118,7 @@ def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:
 def asked_scores(
     recipe: Recipe, bench: Workbench, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
 ) -> tuple[dict[Request, Measurement], tuple[Diagnostic, ...]]:
-    """The scores of layers by answers; and LB337 where questions that chose layers also judge the result. Raises LB360 if
+    """The scores of layers by answers; and LB337 where questions that chose layers also judge the result. Raises LB361 if
     the base finds too few answers for any score."""
     from lbdsl.measure.scores import changes_of, stored_as
 
@@ -160,11 +160,11 @@ class Asking:
         self._bench, self.questions = bench, questions
 
     def check_base(self, statistics: Statistics) -> None:
-        """Raise LB360 if the base finds so few answers that there is no value."""
+        """Raise LB361 if the base finds so few answers that there is no value."""
         base, _ = self.answers({}, statistics, "asking the base")
         missing = self.questions.cost(base, base).missing
         if missing is not None:
-            raise fail("LB360", f"`recall` {missing.reason}", help=missing.help)
+            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
 
     def costs(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False

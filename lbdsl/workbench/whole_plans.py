@@ -136,7 +136,7 @@ def joint_recall(
     recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
 ) -> tuple[RecallLoss | None, tuple[Diagnostic, ...]]:
     """What the whole changed model loses of the answers to questions that no score was measured by, and findings on it.
-    Nothing where no attention changes and no value is asked for. Raises LB360 if one is asked for, and there is none."""
+    Nothing where no attention changes and no value is asked for. Raises LB361 if one is asked for, and there is none."""
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import MODEL_LAYER
 
@@ -147,9 +147,9 @@ def joint_recall(
 
     def without(missing: NoValue) -> tuple[None, tuple[Diagnostic, ...]]:
         if asked:
-            raise fail("LB360", f"`recall` {missing.reason}", help=missing.help)
+            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
         message = f"`recall` {missing.reason}: nothing says what the plan forgets"
-        return None, (note("LB360", message, help=missing.help),)
+        return None, (note("LB361", message, help=missing.help),)
 
     window = max(given_windows(bench.facts.layer_specs, selection.specs), default=0)
     if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in recipe.measure.recall:

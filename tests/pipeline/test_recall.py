@@ -6,6 +6,8 @@ import json
 import math
 import random
 import string
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,9 +89,10 @@ def naive(rows: list[dict[str, str]], changes: Mapping[int, LayerSpec]) -> tuple
 def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(workplace: Path, lbdsl, mine) -> None:
     Path("r.lbr").write_text(HEAD + "lowest 4 by recall(swa(window=16)) swa(window=16)\nelse keep\n")
     # The first, third and fifth of six texts choose; the others judge.
-    choosing, judging = [row for i, row in enumerate(mine) if i // 2 % 2 == 0], [
-        row for i, row in enumerate(mine) if i // 2 % 2
-    ]
+    choosing, judging = (
+        [row for i, row in enumerate(mine) if i // 2 % 2 == 0],
+        [row for i, row in enumerate(mine) if i // 2 % 2],
+    )
     scored = json.loads(lbdsl("measure", "r.lbr", "model", "--json").out)["scores"]
     by_layer = {row["layer"]: row for row in scored if row["metric"] == "recall"}
     assert sorted(by_layer) == list(range(6))
@@ -112,3 +115,103 @@ def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(work
     streamed = json.loads(lbdsl("plan", "r.lbr", "model", "--json", "--low-memory", "--cache-dir", "other").out)
     assert streamed["recall"]["value"] == pytest.approx(value, abs=1e-4)
     assert [layer["after"] for layer in streamed["layers"]] == [layer["after"] for layer in plan["layers"]]
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_interrupted_measurement_continues(workplace: Path, lbdsl, mine, monkeypatch, processes: int) -> None:
+    """The same values, whatever was kept; and where two processes share what is left."""
+    from lbdsl.measure.store import Store
+
+    Path("r.lbr").write_text(HEAD + "lowest 4 by recall(swa(window=16)) swa(window=16)\nelse keep\n")
+    whole = json.loads(lbdsl("measure", "r.lbr", "model", "--json", "--cache-dir", "one").out)["scores"]
+    put, kept = Store.put, []
+
+    def stopped(self, fingerprint, sums):
+        put(self, fingerprint, sums)
+        kept.append(fingerprint)
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", stopped)
+        assert lbdsl("measure", "r.lbr", "model", "--json", "--cache-dir", "two").code == 130
+    command = [sys.executable, "-m", "lbdsl", "measure", "r.lbr", "model", "--json", "--cache-dir", "two"]
+    others = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(processes)]
+    for process in others:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert json.loads(out)["scores"] == whole
+    assert json.loads(lbdsl(*command[3:]).out)["scores"] == whole
+
+
+def test_a_plan_that_forgets_is_warned_of_and_gated(workplace: Path, lbdsl, mine) -> None:
+    # The second letter of two is asked for, far behind the text.
+    rules = "layers 0-3 swa(window=2)\nelse keep\n"
+    Path("r.lbr").write_text(HEAD + rules + "assert recall < -9\n")
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    plan = json.loads(done.out)
+    kind = plan["recall"]["kinds"]["mine.jsonl"]
+    assert kind["found"] < 0.75 * kind["base"]
+    assert (done.code, plan["asserts"][0]["status"]) == (5, "fail")
+    assert plan["asserts"][0]["value"] == plan["recall"]["value"]
+    warned = [finding for finding in plan["findings"] if finding["code"] == "LB362"]
+    assert f"finds {100 * kind['found'] / kind['asked']:.0f} %" in warned[0]["message"]
+    refused = lbdsl("plan", "r.lbr", "model", "--no-recall")
+    assert (refused.code, "LB361" in refused.err) == (1, True), refused.err
+    Path("r.lbr").write_text(HEAD + rules)
+    without = json.loads(lbdsl("plan", "r.lbr", "model", "--json", "--no-recall").out)
+    assert without["recall"] is None
+    assert not any(finding["code"] in ("LB361", "LB362") for finding in without["findings"])
+
+
+def test_a_base_that_finds_nothing_has_no_recall(workplace: Path, lbdsl) -> None:
+    """A model without training finds no fact: an error where a value is needed, else a note."""
+    head = HEAD.replace("mine.jsonl", "builtin:recall").replace("; recall", "; recall_questions = 20; recall")
+    Path("r.lbr").write_text(head + "layers 0-1 swa(window=16)\nelse keep\n")
+    plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+    assert plan["recall"] is None
+    (said,) = [finding for finding in plan["findings"] if finding["code"] == "LB361"]
+    assert said["severity"] == "note"
+    assert plan["applyable"]
+    for rule in ("lowest 2 by recall(swa(window=16)) swa(window=16)", "where recall < 0.1 drop"):
+        Path("r.lbr").write_text(head + rule + "\nelse keep\n")
+        done = lbdsl("plan", "r.lbr", "model")
+        assert (done.code, "LB361" in done.err) == (1, True), done.err
+    # Nothing is asked where attention stays as it is.
+    Path("r.lbr").write_text(head + "layers all w8\n")
+    plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+    assert (plan["recall"], [f for f in plan["findings"] if f["code"] == "LB361"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule", "code"),
+    [
+        ("recall_seq = 256", "layers 0 swa(window=200)", "LB328"),
+        ("recall_seq = 4Ki", "layers 0 swa(window=16)", "LB336"),
+        ("recall_seq = 300", "lowest 2 by recall(swa(window=200)) swa(window=200)", "LB328"),
+        ('recall = "builtin:pydoc"', "layers 0 swa(window=16)", "LB115"),
+        ('recall = "../mine.jsonl"', "layers 0 swa(window=16)", "LB479"),
+        ('recall = "none.jsonl"', "layers 0 swa(window=16)", "LB441"),
+    ],
+)
+def test_what_recall_cannot_be_measured_by(workplace: Path, lbdsl, settings: str, rule: str, code: str) -> None:
+    Path("r.lbr").write_text(f"lbr 1\nmeasure {{ tokens = 256; {settings} }}\n{rule}\nelse keep\n")
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code != 0, code in done.err) == (True, True), done.err
+
+
+def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, mine) -> None:
+    heal = "heal { tokens = 256; seq = 64; method = lora(rank=2, alpha=4) }\neval { tokens = 256; seq = 64 }\n"
+    Path("r.lbr").write_text(HEAD + "layers 0-3 swa(window=2)\nelse keep\n" + heal)
+    done = lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    record = json.loads(Path("out/lbdsl.json").read_text())
+    before = record["plan"]["recall"]["kinds"]["mine.jsonl"]
+    (task,) = record["evaluation"]["tasks"]
+    assert (task["name"], task["questions"]) == ("recall", before["asked"])
+    assert task["base"] == pytest.approx(before["base"] / before["asked"])
+    assert task["parts"]["mine.jsonl"]["base"] == task["base"]
+    assert "Of what stands far back" in Path("out/README.md").read_text()
+    assert "recall" in lbdsl("show", "out").out
+    same = json.loads(lbdsl("diff", "out", "out", "--json").out)
+    assert same["recall"][0] == record["plan"]["recall"]
