@@ -11,7 +11,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 
 RECALL = "builtin:recall"
-"""Generated texts that end in questions about themselves, for `heal`, and for `recall` of `measure`; see `lbdsl.data.recall`."""
+"""Generated texts with questions about themselves, for `heal`, and for `recall` of `measure`; see `lbdsl.data.recall`."""
 
 RECALL_HAY = ("builtin:pydoc", "builtin:docs")
 """What stands between the facts of texts of recall."""
