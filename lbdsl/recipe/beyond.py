@@ -24,10 +24,10 @@ def named_context(recipe: Recipe) -> int:
 
 def recall_gate(window: int, context: int, positions: int | None = None) -> str | None:
     """The assert that asks for facts beyond `window`: in four times its tokens, or fewer if the recipe is about a shorter
-    `context`, but at least twice. None where the model has too few positions to hide facts in."""
+    `context`, but at least twice. None where texts of the context, or of all positions, are too short to hide facts in."""
     length = max(_SHORTEST, min(4 * window, max(context, 2 * window)))
     length = length if positions is None else min(length, positions)
-    if length < SHORTEST_NEEDLE or length <= window:
+    if min(length, context) < SHORTEST_NEEDLE or length <= window:
         return None
     # Decimal prefixes are not used for lengths.
     return f"assert recovery(needle({length if length % 1024 else tokens_text(length)})) >= 80%"

@@ -103,7 +103,7 @@ def test_shapes(tmp_path: Path, name: str, template: Template) -> None:
 def test_what_a_real_shape_gets() -> None:
     text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]), "balanced")
     assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
-    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by sensitivity swa(window=$window)\n" in text
+    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by kl(swa(window=$window)) swa(window=$window)\n" in text
     assert "tokens = 2M" in text
     text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]), "cache")
     assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
