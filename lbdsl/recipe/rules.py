@@ -70,7 +70,7 @@ def _go_together(
 
 
 def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
-    """LB219 for a rule that ranks or selects layers by scores of other kinds of actions than its own, which `calls` write."""
+    """LB219 for a rule that chooses layers by scores of other kinds of actions than its own, which `calls` write."""
     changing = [(action, call) for action, call in zip(rule.actions, calls, strict=True) if not action.keeps]
     parts = tuple(walk(rule.selector))
     scores = [part for part in parts if isinstance(part, Score) and part.action is not None]

@@ -235,7 +235,13 @@ def _balanced(shape: _Shape) -> list[str]:
     drops, windows = shape.part(0.2), max(1, shape.part(0.45))
     lines = [f"lowest {drops} of rest by sensitivity drop"] if drops else []
     bound = _bound(shape.cache_share([(_drop(), drops), (shape.window_action, windows)]))
-    return [*lines, f"lowest {windows} of rest by {shape.window_score} {shape.swa}", "else keep", "", *_cache_gate(shape, bound)]
+    return [
+        *lines,
+        f"lowest {windows} of rest by {shape.window_score} {shape.swa}",
+        "else keep",
+        "",
+        *_cache_gate(shape, bound),
+    ]
 
 
 def _cache(shape: _Shape) -> list[str]:

@@ -110,6 +110,23 @@ def test_changes_without_heal_and_assert_are_plain():
     assert "LB325" not in codes(built("layers all keep"))
 
 
+def test_what_stands_beyond_windows_is_asked_of_the_layers_that_get_one():
+    gate = "assert nll < 0.5\n"
+    text = "lowest by nll(swa(window=64)) until kv(8Ki) <= {}% swa(window=64)\nelse keep\n" + gate
+    assert "LB360" not in codes(built(text.format(100)))
+    (found,) = (d for d in built(text.format(50)).diagnostics if d.code == "LB360")
+    assert (found.severity.value, found.help) == (
+        "note",
+        ("perplexity hardly shows what is lost there: add `assert recovery(needle(1Ki)) >= 80%`",),
+    )
+    assert "LB360" not in codes(built(text.format(50) + "assert recovery(needle(1Ki)) >= 80%"))
+    plain = built(text.format(50).replace(gate, ""))
+    assert codes(plain) == ["LB325"]
+    assert plain.diagnostics[0].help[-1] == (
+        "`assert recovery(needle(1Ki)) >= 80%` refuses one that loses what stands beyond its windows"
+    )
+
+
 def test_contexts_beyond_the_positions():
     text = "lowest of rest by nll until kv(64Ki) <= 50% drop\nelse keep\nassert kv(64Ki) <= 50%\nheal { tokens=1k }"
     found = built(text, contexts=(32768,))
