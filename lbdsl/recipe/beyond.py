@@ -37,6 +37,8 @@ def missing_gate(recipe: Recipe, windows: Collection[int], positions: int | None
     """The assert to add to a recipe whose layers get windows of these sizes, if nothing in it asks what stands beyond
     them; None too for windows as wide as the longest context that it names, or is judged at. `positions` are the model's,
     if it is known."""
+    if not windows:
+        return None
     judged = recipe.eval.seq if recipe.eval is not None else None
     context = named_context(recipe) or judged or JUDGED
     context = context if positions is None else min(context, positions)
