@@ -116,8 +116,8 @@ def lint_rules(
         found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
     if changing is not None and not gated:
         message = "layers are changed and nothing gates the result"
-        help = ("add a gate, as in `assert ppl_increase < 5%`",)
-        help += (f"and for what stands beyond the windows `{recall}`",) if recall is not None else ()
+        beyond = [f"and for what stands beyond the windows `{recall}`"] if recall is not None else []
+        help = ("add a gate, as in `assert ppl_increase < 5%`", *beyond)
         found.append(warning("LB208", message, changing.span, help=help))
     return found
 

@@ -316,7 +316,7 @@ def _tail(shape: _Shape, template: Template) -> list[str]:
         "# uses 10M.",
         f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
         "",
-        "# The result is judged on text of another source, at the context above, and saved only if the gate holds.",
+        "# The result is judged on text of another source, at the context above, and saved only if every assert holds.",
         'eval { data = "builtin:wikitext" }',
         f"assert ppl_increase < {gate}%",
         *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", recall) if recall else ()),
