@@ -77,15 +77,18 @@ def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
     scored = {action.kind for score in scores if score.action is not None for action in score.action.each}
     if not changing or scored & {action.kind for action, _ in changing}:
         return
+    ranking = [one for part in parts if isinstance(part, tree.RankSelector | tree.RankedSet) for one in walk(part.by)]
     kinds = " + ".join(action.kind for action, _ in changing)
     written = one_line(changing[0][1].span.text)
     for score in scores:
-        ranked = any(part.by is score for part in parts if isinstance(part, tree.RankSelector | tree.RankedSet))
+        ranked = any(one is score for one in ranking)
         # `kl` ranks better than the rise of the loss, which a bound is about.
         metric = "kl" if ranked and score.metric == "nll" else score.metric
         fitting = f"{metric[:-1]}, {written})" if metric.endswith(")") else f"{metric}({written})"
         measured = score.action_text
-        said = f"`{score.name}` is `{score.text}`" if score.name == "sensitivity" else f"`{score.text}` is of `{measured}`"
+        said = (
+            f"`{score.name}` is `{score.text}`" if score.name == "sensitivity" else f"`{score.text}` measures `{measured}`"
+        )
         message = f"{said}, and rule {rule.number} uses `{kinds}`: what `{measured}` harms little, `{kinds}` may harm much"
         inside = score.span.source is rule.span.source and rule.span.start <= score.span.start < rule.span.end
         # A named expression or group may be used in other rules, too.
