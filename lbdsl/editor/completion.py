@@ -24,7 +24,7 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.language.words import keywords
-from lbdsl.metrics import Of, metrics, metrics_of
+from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, RECALL
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
@@ -139,6 +139,10 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield from _words(("self",))
             if role.owner in metrics():
                 yield from _words(getattr(metrics()[role.owner], "parts", ()))
+            if role.owner == "recovery":
+                yield from _words(
+                    kind for kind, cls in metrics().items() if issubclass(cls, TaskMetric) and kind != role.owner
+                )
             cls = actions().get(role.owner)
             names = cls.parameters() if cls is not None else ()
             key = role.key or (names[role.position] if role.position < len(names) else "")

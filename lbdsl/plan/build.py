@@ -13,11 +13,11 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
-from lbdsl.layer.difference import learned_sinks
+from lbdsl.layer.difference import given_windows, learned_sinks
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.findings import beyond_positions, context_findings
+from lbdsl.plan.findings import beyond_findings, beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.recall import LOST, RecallLoss
 from lbdsl.plan.schema import (
@@ -34,6 +34,7 @@ from lbdsl.plan.schema import (
     Totals,
     counted_changes,
 )
+from lbdsl.recipe.beyond import missing_gate
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import requirement_problems
@@ -84,6 +85,7 @@ def build(
         *(d for item in recipe.requires if not facts_only(item.expr) for d in requirement_problems(item, world)),
         *context_findings(case),
         *beyond_positions(case, contexts),
+        *beyond_findings(case, given_windows(facts.layer_specs, selection.specs)),
         *_plain_findings(case, selection),
         *_forgotten(recall),
     )
@@ -217,9 +219,11 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
         yield error("LB484", said, sinks.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"
+        gate = missing_gate(recipe, given_windows(case.facts.layer_specs, selection.specs), case.facts.positions)
         help = (
             "`heal { tokens = 200k }` distils the base model into the changed one",
             "`assert ppl_increase < 5%` refuses to save a result that is worse",
+            *([f"`{gate}` refuses one that loses what stands beyond its windows"] if gate is not None else []),
         )
         yield warning("LB325", message, help=help)
 

@@ -21,14 +21,15 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
+from lbdsl.recipe.beyond import named_context
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import RECALL, SEQUENCES, SHORTEST_NEEDLE, HealSettings, sources_of
+from lbdsl.recipe.schema_blocks import JUDGED, RECALL, SEQUENCES, SHORTEST_NEEDLE, HealSettings, sources_of
 from lbdsl.recipe.types import walk
-from lbdsl.solve.case import costs_asked, metrics_asked
+from lbdsl.solve.case import metrics_asked
 from lbdsl.solve.evaluate import scores_in
 
-MEASURED, JUDGED = 1024, 2048
-"""The default sequence lengths in tokens, if no window and no context needs more."""
+MEASURED = 1024
+"""Tokens of the sequences that scores are measured on, if no window needs more."""
 
 RECALLED = 4
 """Windows in a text that asks what it said, at least: facts stand one window back and more."""
@@ -47,7 +48,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
     scored = (score.action for rule in recipe.rules for score in scores_in(rule.selector) if score.action is not None)
-    window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
+    window = max(windows_of((*(action for rule in recipe.rules for action in rule.actions), *scored), facts), default=0)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
     blocks["measure"] = _with_recall(blocks["measure"], window, facts)
@@ -56,7 +57,7 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     if judged is not None:
         judged = judged.with_tasks(tasks_asked(recipe))
         found += _needle_findings(judged, recipe.asserts, facts)
-        blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
+        blocks["eval"] = _settled(judged, min(named_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
         found += _scoring_findings(recipe, blocks["measure"], blocks["eval"])
@@ -142,7 +143,7 @@ def joint_tokens(measure: Measure) -> int:
 def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Iterator[Diagnostic]:
     """Evaluation settings that make a result look too good: LB329 for sequences shorter than the recipe's contexts, LB337
     for evaluating on the healing text."""
-    context = min(_context(recipe), facts.positions)
+    context = min(named_context(recipe), facts.positions)
     if judged.seq is not None and judged.seq < context:
         seq, named = tokens_text(judged.seq), tokens_text(context)
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
@@ -176,17 +177,12 @@ def cautions(plan: Plan) -> tuple[str, ...]:
     return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
-def _context(recipe: Recipe) -> int:
-    """Tokens of the longest context that the recipe names; 0 for none."""
-    return max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
-
-
-def _widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
-    """Tokens of the widest window that an action gives a layer without that window; 0 for none."""
+def windows_of(actions: Iterable[Action], facts: ModelFacts) -> frozenset[int]:
+    """Tokens of the windows that actions give layers without that window."""
     alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
     changes = ((spec, action.under(facts, layer)) for action in dict.fromkeys(actions) for spec, layer in alike.items())
     windows = (given_windows((spec,), (change.spec,)) for spec, change in changes if change is not None)
-    return max((size for sizes in windows for size in sizes), default=0)
+    return frozenset(size for sizes in windows for size in sizes)
 
 
 def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block:

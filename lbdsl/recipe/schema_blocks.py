@@ -22,6 +22,10 @@ BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", RECALL, "builtin:wikitext")
 JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
+
+JUDGED = 2048
+"""Tokens of the sequences that a result is judged on, if no window and no context needs more."""
+
 SHORTEST_NEEDLE = 256
 """Tokens of the shortest text that facts are hidden in."""
 

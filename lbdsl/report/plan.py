@@ -16,10 +16,9 @@ from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_tex
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
-from lbdsl.plan.lengths import JUDGED
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
-from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
+from lbdsl.recipe.schema_blocks import JUDGED, HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_changes import change_lines

@@ -300,7 +300,9 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     recipe = settled.unwrap()
     if not bench.options.recall and "recall" in metrics_asked(recipe):
         raise fail("LB361", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
-    diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
+    # `build` says of the layers that get windows, and of the model's positions, what a recipe alone leaves open.
+    of_recipe = (d for d in loaded.diagnostics if d.code != "LB360")
+    diagnostics = (*of_recipe, *settled.diagnostics, *needed.diagnostics)
     if planned:
         case = Case(recipe, bench.facts)
         choosing = None if case.choose is None else case.choose.choosing
