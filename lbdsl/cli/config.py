@@ -22,8 +22,8 @@ FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task", "allow-tas
 # fmt: off
 OF_PROJECTS = frozenset((
     "all", "batch", "batches", "concurrency", "contexts", "ctx", "detailed-exitcode", "device", "dtype", "engine",
-    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "offline", "pairs", "quiet", "seq",
-    "served", "set", "strict", "target", "tokens",
+    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "no-recall", "offline", "pairs", "quiet",
+    "seq", "served", "set", "strict", "target", "tokens",
 ))
 # fmt: on
 """What the file of a working directory may set, whoever wrote it: how to measure, time and show, and a recipe's parameters.

@@ -50,6 +50,14 @@ _MEASURING = (
         "Default: only when the model does not fit.",
     ),
     click.option(
+        "--no-recall",
+        "recall",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Do not ask what a plan that changes attention forgets.",
+    ),
+    click.option(
         "--allow-path",
         "allow_paths",
         type=click.Path(file_okay=False, path_type=Path),

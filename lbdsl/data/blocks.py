@@ -15,7 +15,7 @@ from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import read_parts
-from lbdsl.data.split import TextPart, document_hash
+from lbdsl.data.split import Stretch, TextPart, document_hash
 from lbdsl.recipe.schema_blocks import SEQUENCES
 
 SLICE = 2**20
@@ -93,12 +93,15 @@ def token_blocks(
     between two sources that share documents. A document is always cut at the same places, so only whole ones can overlap.
     """
     pieces = read_parts(data, base_dir=base_dir, offline=offline).pieces[part]
-    texts = [
-        piece.text
-        for piece in pieces
-        if (piece.document, True) not in exclude and not (piece.whole and (piece.document, False) in exclude)
-    ]
+    texts = [piece.text for piece in unused(pieces, exclude)]
     return pack(texts, part, tokenizer, tokens, seq, seed, data=data, apart=apart)
+
+
+def unused(pieces: Iterable[Stretch], exclude: Used) -> Iterator[Stretch]:
+    """Those of documents that are not used elsewhere."""
+    for piece in pieces:
+        if (piece.document, True) not in exclude and not (piece.whole and (piece.document, False) in exclude):
+            yield piece
 
 
 def pack(

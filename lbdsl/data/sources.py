@@ -13,8 +13,8 @@ from lbdsl.core.paths import did_you_mean
 from lbdsl.core.place import Folder, Place, file_at
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
-from lbdsl.data.split import Split, only_evaluation, split_documents
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY
+from lbdsl.data.split import Split, joined, only_evaluation, split_documents
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, RECALL, RECALL_HAY
 
 MAX_CHARACTERS = 512 * 2**20
 """All documents are held in memory to split them; about 128 M tokens of English."""
@@ -34,10 +34,11 @@ def read_documents(data: str, *, base_dir: Folder = None, offline: bool = False)
     """The documents of a source, in its own order, without blank ones.
 
     `data`: `builtin:pydoc` (the reference topics in Python's standard library), `builtin:docs` (documentation of lbdsl's
-    dependencies), `builtin:wikitext` (20 articles of Wikipedia, for evaluation only), a path ending in .txt (one document),
-    .jsonl or .parquet (relative to `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in
-    WikiText's tokenized form, or a hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a
-    cached copy is used), of which `stream:org/name...` reads the beginning alone.
+    dependencies), `builtin:recall` (both of them, between what `lbdsl.data.recall` generates), `builtin:wikitext` (20
+    articles of Wikipedia, for evaluation only), a path ending in .txt (one document), .jsonl or .parquet (relative to
+    `base_dir`, by default the current folder), `wikitext:` and the path of a .txt file in WikiText's tokenized form, or a
+    hub data set `org/name[:config][@split]` (default split `train`; with `offline` only a cached copy is used), of which
+    `stream:org/name...` reads the beginning alone.
     Raises LbdslError: LB440 unknown form, LB441 unreadable, LB442 not UTF-8, LB443 bad record, LB444 no text,
     LB445 hub, LB447 too large, LB479 a file that a recipe may not name, LB485 a package is missing.
     """
@@ -49,6 +50,8 @@ def read_documents(data: str, *, base_dir: Folder = None, offline: bool = False)
 
 def read_parts(data: str, *, base_dir: Folder = None, offline: bool = False) -> Split:
     """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
+    if data == RECALL:
+        return joined(map(read_parts, RECALL_HAY))
     documents = read_documents(data, base_dir=base_dir, offline=offline)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 
@@ -103,6 +106,8 @@ def _read(data: str, base_dir: Folder, offline: bool) -> Iterable[str]:
 def _builtin(data: str) -> Iterable[str]:
     if data == "builtin:wikitext":
         return files.read_jsonl(_WIKITEXT_FILE)
+    if data == RECALL:
+        return (text for name in RECALL_HAY for text in _builtin(name))
     if data == "builtin:docs":
         return installed_documents()
     from pydoc_data.topics import topics

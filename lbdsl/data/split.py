@@ -99,6 +99,12 @@ def only_evaluation(documents: Iterable[str]) -> Split:
     return Split(MappingProxyType({part: found if part is TextPart.EVAL else () for part in TextPart}))
 
 
+def joined(splits: Iterable[Split]) -> Split:
+    """The text of several sources: each part has what it has of each of them."""
+    every = tuple(splits)
+    return Split(MappingProxyType({part: tuple(one for split in every for one in split.pieces[part]) for part in TextPart}))
+
+
 def document_hash(text: str) -> str:
     """sha256 of a document, ignoring white space at its ends."""
     return hashlib.sha256(text.strip().encode()).hexdigest()

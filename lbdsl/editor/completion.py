@@ -24,9 +24,9 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.language.words import keywords
-from lbdsl.metrics import Of, metrics, metrics_of
+from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, QUESTIONS_FILE
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, QUESTIONS_FILE, RECALL
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import examples_of
 from lbdsl.recipe.variables import TYPES
@@ -139,6 +139,10 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield from _words(("self",))
             if role.owner in metrics():
                 yield from _words(getattr(metrics()[role.owner], "parts", ()))
+            if role.owner == "recovery":
+                yield from _words(
+                    kind for kind, cls in metrics().items() if issubclass(cls, TaskMetric) and kind != role.owner
+                )
             cls = actions().get(role.owner)
             names = cls.parameters() if cls is not None else ()
             key = role.key or (names[role.position] if role.position < len(names) else "")
@@ -179,9 +183,11 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     role = cursor.role()
     if (role.kind == "setting" and role.key == "data") or role.owner == "mix":
         for name in BUILTIN_TEXTS:
-            if cursor.block != "eval" and name in JUDGING_ONLY:
+            if (cursor.block != "eval" and name in JUDGING_ONLY) or (cursor.block != "heal" and name == RECALL):
                 continue
-            yield Item(f'"{name}"', "text", "text that is always there")
+            yield Item(
+                f'"{name}"', "text", "texts that ask what they said" if name == RECALL else "text that is always there"
+            )
     elif (role.kind == "setting" and role.key == "needle") or role.owner == "needle":
         for name in _beside(analysis.path, QUESTIONS_FILE):
             yield Item(f'"{name}"', "text", "questions about texts")

@@ -66,7 +66,7 @@ def gate_of(
     assert without a value fails: with a score that does not exist (see `no_value`) no condition holds, not even
     `not ppl_increase > 5%`. `no_heal`: the recipe's healing was left out.
     """
-    cost, joint = model_cost(facts, plan.specs), plan.loss.values
+    cost, joint = model_cost(facts, plan.specs), plan.joint
     judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
     healing = "add a `heal` block" if recipe.heal is None else "heal it (without --no-heal)" if no_heal else "heal longer"
 

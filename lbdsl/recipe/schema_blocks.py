@@ -10,12 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 
-BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", "builtin:wikitext")
+RECALL = "builtin:recall"
+"""Generated texts with questions about themselves, for `heal`, and for `recall` of `measure`; see `lbdsl.data.recall`."""
+
+RECALL_HAY = ("builtin:pydoc", "builtin:docs")
+"""What stands between the facts of texts of recall."""
+
+BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", RECALL, "builtin:wikitext")
 """Texts that are always available; see `lbdsl.data.sources`."""
 
 JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
+
+JUDGED = 2048
+"""Tokens of the sequences that a result is judged on, if no window and no context needs more."""
 
 SHORTEST_NEEDLE = 256
 """Tokens of the shortest text that facts are hidden in."""
@@ -84,7 +93,8 @@ class Measure(BlockSettings):
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
     `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored;
-    `questions` are asked for a score of a task, the last ones of each of its parts.
+    `questions` are asked for a score of a task, the last ones of each of its parts. `recall` are the sources of the
+    questions of recall; those of `builtin:recall` are `recall_questions`, about texts of at most `recall_seq` tokens.
     """
 
     metric: str = "nll"
@@ -95,6 +105,9 @@ class Measure(BlockSettings):
     strategy: Literal["independent", "greedy", "screen"] = "independent"
     tries: int = Field(default=200, ge=0)
     questions: int = Field(default=200, ge=2)
+    recall: tuple[str, ...] = (RECALL,)
+    recall_seq: int | None = Field(default=None, ge=SHORTEST_NEEDLE)
+    recall_questions: int = Field(default=80, ge=10)
 
 
 class Lora(_Values):

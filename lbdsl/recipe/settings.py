@@ -21,6 +21,7 @@ from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
+    RECALL,
     SEQUENCES,
     SHORTEST_NEEDLE,
     HealSettings,
@@ -42,6 +43,7 @@ Read = Callable[[Scope, str, tree.Expr], Any]
 EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
 LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
+
 
 # Values --------------------------------------------------------------------------------------------------------------
 
@@ -71,23 +73,27 @@ def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     return float(value.value)
 
 
-def _data(scope: Scope, what: str, node: tree.Expr) -> Text:
+def _data(block: str) -> Read:
+    """Reads the text that `measure` or `heal` takes."""
+
+    def read(scope: Scope, what: str, node: tree.Expr) -> Text:
+        return _text(scope, node, block)
+
+    return read
+
+
+def _text(scope: Scope, node: tree.Expr, block: str) -> Text:
     if isinstance(node, tree.Call) and node.name.name == "self":
         return filled(scope, SelfText, node)
     if isinstance(node, tree.Call) and node.name.name == "mix":
-        return _mix(scope, what, node)
+        return _mix(scope, node, block)
     if isinstance(node, tree.Items):
         scope.fail("LB106", "several sources need `mix`", node.span, help='as in `data = mix("builtin:pydoc", "a.txt")`')
     refuse_unquoted(scope, node)
-    value = constant(scope, node)
-    if isinstance(value, String) and value.value in JUDGING_ONLY:
-        others = " or ".join(f"`{name}`" for name in BUILTIN_TEXTS if name not in JUDGING_ONLY)
-        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
-        scope.fail("LB150", f"`{value.value}` is for judging only", node.span, help=hint)
-    return _source(scope, value, node)
+    return _source(scope, constant(scope, node), node, block)
 
 
-def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
+def _mix(scope: Scope, call: tree.Call, block: str) -> Mix:
     """`mix("a.txt", self, weights=[2, 1])`; without weights, every source has the same."""
     given = [arg.value for arg in call.args or () if arg.key is None]
     named = [arg for arg in call.args or () if arg.key is not None]
@@ -97,7 +103,7 @@ def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
             scope.unknown("LB104", f"`mix` has no parameter `{arg.key.name}`", arg.key, ("weights",), "parameters")
     if len(given) < 2 or len(named) > 1:
         scope.fail("LB104", "`mix` takes two sources or more, and their weights", call.span, help=example)
-    sources = each(lambda node: _data(scope, what, node), given)
+    sources = each(lambda node: _text(scope, node, block), given)
     weights: tuple[float, ...] = (1.0,) * len(given)
     for arg in named:
         weights = tuple(each(lambda node: _real(scope, "a weight", node), _items(scope, arg.value)))
@@ -109,7 +115,7 @@ def _mix(scope: Scope, what: str, call: tree.Call) -> Mix:
     return Mix(sources=tuple(source for source in sources if not isinstance(source, Mix)), weights=weights)
 
 
-def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
+def _several_data(scope: Scope, what: str, node: tree.Expr, block: str = "eval") -> tuple[str, ...]:
     """One source, or a list of several."""
     for item in node.items if isinstance(node, tree.Items) else (node,):
         if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
@@ -118,25 +124,38 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, Items):
-        return (_source(scope, value, node),)
+        return (_source(scope, value, node, block),)
     if not value.items:
         scope.fail("LB106", "an empty list of sources", node.span, help="name at least one text")
     nodes = node.items if isinstance(node, tree.Items) else (node,) * len(value.items)
-    names = each(lambda pair: _source(scope, *pair), zip(cast(tuple[Constant, ...], value.items), nodes, strict=True))
-    return tuple(dict.fromkeys(names))
+    pairs = zip(cast(tuple[Constant, ...], value.items), nodes, strict=True)
+    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, block), pairs)))
 
 
-def _source(scope: Scope, value: Constant, node: tree.Expr) -> str:
-    """The name of one data source."""
+def _questions(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
+    """One source of questions about texts, or a list of several."""
+    return _several_data(scope, what, node, "recall")
+
+
+def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
+    """The name of one data source of a block, or of `recall`. LB150 for one that is kept for another."""
     if not isinstance(value, String) or not value.value:
         message = f"`data` is the name of a data source, not {described(value)}"
         scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
     name = value.value
-    if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
-        meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
-        message = f"there is no built-in text `{name}`"
-        hint = f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?"
+    known = (RECALL,) if block == "recall" else BUILTIN_TEXTS
+    if name.startswith("builtin:") and name not in known:
+        meant = slip(name, known) if isinstance(node, tree.String) else None
+        message = f"there is no built-in text `{name}`" + (" with questions" if name in BUILTIN_TEXTS else "")
+        hint = f"did you mean `{nearest(name, known) or known[0]}`?"
         scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
+    others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
+    if block != "eval" and name in JUDGING_ONLY:
+        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
+        scope.fail("LB150", f"`{name}` is for judging only", node.span, help=hint)
+    if block not in ("heal", "recall") and name == RECALL:
+        hint = f"name it in `heal`; measure and judge on {others}, a file or a hub data set"
+        scope.fail("LB150", f"`{name}` is for healing only", node.span, help=hint)
     return name
 
 
@@ -235,7 +254,7 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_DATA = SettingRow(_data, "the text: `builtin:pydoc`, `builtin:docs`, a local file, a hub data set, `self` or `mix(...)`")
+_OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
 _SEED = SettingRow(whole, "seed of every random choice")
 _LENGTH = "length of a sequence, in tokens, within the model's positions"
 _JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least twice the widest window"
@@ -243,7 +262,7 @@ _JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least
 SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
     "measure": {
         "metric": SettingRow(_metric, "what `sensitivity` stands for"),
-        "data": _DATA,
+        "data": SettingRow(_data("measure"), f"the text: `builtin:pydoc`, `builtin:docs`, {_OTHER_TEXTS}"),
         "tokens": SettingRow(_tokens, "tokens of calibration text"),
         "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
         "seed": _SEED,
@@ -252,9 +271,16 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "questions": SettingRow(
             whole, "how many of a task's last questions score layers; `limit` of `eval` takes the first"
         ),
+        "recall": SettingRow(
+            _questions, f"questions that `recall` is measured by: `{RECALL}`, a JSONL file of your own, or a list of them"
+        ),
+        "recall_seq": SettingRow(
+            _length, f"tokens of the texts of `{RECALL}`; open: 1Ki, or four times the widest window that a rule sets"
+        ),
+        "recall_questions": SettingRow(whole, f"how many questions of `{RECALL}` are asked"),
     },
     "heal": {
-        "data": _DATA,
+        "data": SettingRow(_data("heal"), f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {_OTHER_TEXTS}"),
         "tokens": SettingRow(_tokens, "tokens seen, passes included"),
         "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
         "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),

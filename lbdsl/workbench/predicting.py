@@ -16,7 +16,7 @@ from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measurin
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.schema_blocks import Mix, SelfText, sources_of
+from lbdsl.recipe.schema_blocks import RECALL, Mix, SelfText, sources_of
 from lbdsl.solve.case import predictions_asked
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.workbench.workbench import Workbench
@@ -96,6 +96,8 @@ def passes_over_text(recipe: Recipe, bench: Workbench) -> Mapping[str, float | N
     def of(data: str | SelfText, tokens: float) -> float | None:
         if isinstance(data, SelfText):
             return tokens / min(tokens, data.tokens or tokens)
+        if data == RECALL:
+            return 1.0
         parts = read_parts(data, base_dir=folder, offline=bench.options.offline)
         texts = parts.texts(TextPart.HEAL)
         sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]

@@ -23,7 +23,7 @@ from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import HealSettings, Mix, Needle, SelfText, Text, sources_of, task_name
+from lbdsl.recipe.schema_blocks import RECALL, HealSettings, Mix, Needle, SelfText, Text, sources_of, task_name
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
     found = {
         data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
     }
+    if RECALL in found:
+        from lbdsl.data.recall import VERSION
+
+        found[RECALL] = digest_of([VERSION, found[RECALL]])
     if plan.eval is not None:
         found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
     for task in plan.eval.tasks if plan.eval is not None else ():
@@ -88,7 +92,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     check_sources(texts_of(recipe if heal else replace(recipe, heal=None)), bench, folder)
     joint_blocks(recipe.measure, bench, folder)
     for run in recipe.heal.runs if recipe.heal is not None and heal else ():
-        _check_chats(run, bench, folder)
+        _check_healing_text(run, bench, folder)
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
@@ -112,12 +116,14 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
     check_tasks(tasks, folder)
 
 
-def _check_chats(run: HealSettings, bench: Workbench, folder: Folder) -> None:
-    """Raise LB453 for chats that the model has no template for, LB455 for `loss_on = assistant` and a source
-    without an assistant."""
+def _check_healing_text(run: HealSettings, bench: Workbench, folder: Folder) -> None:
+    """Raise LB446 for sequences that are too short for texts of recall, LB453 for chats that the model has no template for,
+    LB455 for `loss_on = assistant` and a source without an assistant."""
     for source in sources_of(run.data):
         answered = False
-        if isinstance(source, str):
+        if source == RECALL:
+            _blocks(source, TextPart.JOINT, run.seq, run.seq, bench, folder, run.seed, healing=run)
+        elif isinstance(source, str):
             texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
             chats = [text for text in texts if isinstance(text, Chat)]
             answered = any(turn["role"] == "assistant" for chat in chats for turn in chat.messages)
@@ -329,19 +335,25 @@ def _blocks(
             for source, count in zip(data.sources, counts, strict=True)
         ]
         return mixed(found, part, seed, str(data))
-    offline = bench.options.offline
-    blocks = token_blocks(
-        data,
-        part,
-        bench.tokenizer,
-        tokens,
-        seq,
-        seed,
-        base_dir=folder,
-        offline=offline,
-        exclude=exclude,
-        apart=healing is not None and healing.documents == "apart",
-    )
+    if data == RECALL:
+        from lbdsl.data.recall import recall_blocks
+
+        if healing is None:
+            raise fail("LB150", f"`{RECALL}` is for healing only", help="name a text of another source")
+        blocks = recall_blocks(bench.tokenizer, tokens, seq, seed, part, exclude=exclude)
+    else:
+        blocks = token_blocks(
+            data,
+            part,
+            bench.tokenizer,
+            tokens,
+            seq,
+            seed,
+            base_dir=folder,
+            offline=bench.options.offline,
+            exclude=exclude,
+            apart=healing is not None and healing.documents == "apart",
+        )
     largest = int(blocks.ids.max())
     if largest >= bench.facts.vocab:
         raise fail(

@@ -550,3 +550,14 @@ def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, mon
     first = sum(len(row["text"]) for row in rows[:6])
     read = 2 * (256 + 8 * 256 + first + answers)
     assert found["judge_seconds"] == pytest.approx(read / 1000, rel=0.05)
+
+
+def test_a_plan_says_once_that_nothing_asks_beyond_its_windows(workplace: Path, lbdsl) -> None:
+    gate = "assert recovery(needle(512)) >= 80%"
+    for added, count in (("", 1), (gate, 0)):
+        Path("windows.lbr").write_text(Path("tiny.lbr").read_text() + added)
+        done = lbdsl("plan", "windows.lbr", "model", "--json")
+        assert done.code == 0, done.err
+        found = [item for item in json.loads(done.out)["findings"] if item["code"] == "LB360"]
+        assert [item["severity"] for item in found] == ["note"] * count
+        assert all(f"`{gate}`" in item["help"][0] for item in found), "the model has 512 positions"
