@@ -42,10 +42,10 @@ FACTS = 0.5
 TAIL = 1 / 4
 """The share of the whole length that lies behind all facts, where there is room: about a window, as lengths are chosen."""
 
-ROWS, ASKED_ROWS = 5, 2
+ROWS, ASKED_ROWS = 4, 2
 """Of a table."""
 
-AGAIN = 0.6
+AGAIN = 0.5
 """The share of questions that begin the statement again, where that ends in the value."""
 
 NUMBERS = ((1000, 10_000), (1000, 10_000), (100_000, 1_000_000))
@@ -220,16 +220,19 @@ class _Maker:
         return None
 
     def _mixed(self, said: Sequence[list[int]], hay: Sequence[list[int]], front: int) -> list[int]:
-        """Hay with what is said, in its order, before paragraphs at depths spread over its first `front` tokens."""
-        depths = deque((int((place + self.draw.random()) * front / len(said)), ids) for place, ids in enumerate(said))
+        """Hay with what is said, in its order, before paragraphs at depths spread over its first `front` tokens; the one
+        that is cut stands first, where that leaves room."""
+        first = len(hay[0]) if hay and len(hay[0]) <= front else 0
+        depths = [first + (place + self.draw.random()) * (front - first) / len(said) for place in range(len(said))]
+        left = deque(zip(depths, said, strict=True))
         body: list[int] = []
         end = 0
         for piece in hay:
             end += len(piece)
-            while depths and depths[0][0] < end:
-                body += depths.popleft()[1]
+            while left and left[0][0] < end:
+                body += left.popleft()[1]
             body += piece
-        return body + [token for _, ids in depths for token in ids]
+        return body + [token for _, ids in left for token in ids]
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
@@ -249,7 +252,8 @@ class _Maker:
         def asked(topic: Topic, said: str, key: str, value: str) -> tuple[str, str]:
             again = said.partition("{value}")[0].rstrip()
             question = again if "{key}" in again and draw.random() < AGAIN else draw.choice(topic.questions)
-            return question.format(key=key), f" {value}"
+            row = again.rpartition("\n")[2].format(key=key)
+            return question.format(key=key, row=row), f" {value}"
 
         found = []
         rows = kinds.count("table")
@@ -338,6 +342,7 @@ class _Hay:
                 names = " and ".join(name for group in self.groups for name in group)
                 message = f"a text of recall is longer than the {self.part.noun} part of {names}"
                 raise fail("LB446", message, help="take shorter texts")
+            found: set[str] = set()
             for group in self.groups:
                 texts, elsewhere = self._of(group)
 
@@ -345,7 +350,12 @@ class _Hay:
                     return hashlib.sha256(f"{self.seed} {self.turn} {document_hash(text)}".encode()).hexdigest()
 
                 for text in sorted(texts, key=place):
-                    pieces = [piece for piece in _paragraphs(text) if elsewhere.isdisjoint(_sentences(piece))]
+                    pieces = [
+                        piece
+                        for piece in dict.fromkeys(_paragraphs(text))
+                        if piece not in found and elsewhere.isdisjoint(_sentences(piece))
+                    ]
+                    found.update(pieces)
                     if pieces:
                         ids = self.tokenizer([piece + FOLLOWS for piece in pieces], add_special_tokens=False, verbose=False)
                         yield from map(_Piece, pieces, ids["input_ids"], map(_key, pieces))

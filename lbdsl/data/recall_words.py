@@ -12,8 +12,8 @@ class Topic:
     """Facts of one sort, how they are said, and how they are asked for; every statement goes with every question.
 
     `values`: words, or none for numbers. `later`: how another value of a key is said, of which the last counts. The
-    statement of a table is its head, and in its last line what a row looks like. Passages have no statement, and what is
-    asked stands before their first words.
+    statement of a table is its head, and in its last line what a row looks like; {row} in a question is its beginning.
+    Passages have no statement, and what is asked stands before their first words.
     """
 
     questions: tuple[str, ...]
@@ -62,7 +62,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The entry code of the {key} is",
-                "Question: What is the entry code of the {key}?\nAnswer:",
+                "Question: What is the entry code of the {key}?\nAnswer: The entry code is",
                 "To open the door of the {key}, type the entry code",
             ),
         ),
@@ -76,8 +76,8 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The number of crates in the {key} is",
-                "Question: How many crates are stored in the {key}?\nAnswer:",
-                "At the last count, the crates in the {key} were",
+                "Question: How many crates are stored in the {key}?\nAnswer: The number of crates is",
+                "At the last count, the number of crates in the {key} was",
             ),
         ),
     ),
@@ -93,7 +93,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The home town of {key} is",
-                "Question: In which city was {key} born?\nAnswer:",
+                "Question: In which city was {key} born?\nAnswer: {key} was born in",
                 "If I remember correctly, {key} comes from",
             ),
         ),
@@ -108,8 +108,8 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The person in charge of the {key} is",
-                "Question: Who runs the {key}?\nAnswer:",
-                "The name of the manager of the {key} is",
+                "Question: Who runs the {key}?\nAnswer: The {key} is run by",
+                "These days the {key} is run by",
             ),
         ),
     ),
@@ -130,7 +130,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The latest price of a ticket for the {key} is",
-                "Question: What does a ticket for the {key} cost now?\nAnswer:",
+                "Question: What does a ticket for the {key} cost now?\nAnswer: In cents, the price is",
                 "After all changes, a ticket for the {key} costs",
             ),
         ),
@@ -151,7 +151,7 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "At the end of the journey, {key} is in",
-                "Question: Where is {key} now?\nAnswer:",
+                "Question: Where is {key} now?\nAnswer: {key} is now in",
                 "The last stop of {key} is",
             ),
         ),
@@ -177,9 +177,9 @@ SCORING: Mapping[str, tuple[Topic, ...]] = {
                 "The orders of this week:\n* {key}: {value}",
             ),
             questions=(
-                "As the list says, {key} ordered",
-                "Question: What did {key} order?\nAnswer:",
-                "The row of {key} in the list of orders says",
+                "In the list of orders we read:\n{row}",
+                "Question: What did {key} order?\nAnswer:\n{row}",
+                "The customer {key} again:\n{row}",
             ),
         ),
     ),
@@ -204,7 +204,7 @@ VILLAGES = _pairs(
     "",
 )
 DUTIES = _pairs(
-    "morning evening weekend winter summer holiday night",
+    "morning evening weekend daily weekly holiday night",
     "cooking cleaning driving shopping gardening painting filing sewing fishing teaching",
 )
 
@@ -221,7 +221,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The serial number on the {key} reads",
-                "Q: Which serial number does the {key} carry?\nA:",
+                "Q: Which serial number does the {key} carry?\nA: Its serial number is",
                 "In the catalogue, the {key} is listed as item",
                 "Serial number of the {key}:",
             ),
@@ -236,7 +236,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "{key}'s telephone extension is",
-                "Q: Which extension connects you with {key}?\nA:",
+                "Q: Which extension connects you with {key}?\nA: Ask for",
                 "You can reach {key} by dialling",
             ),
         ),
@@ -253,7 +253,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "{key} owns a farm near",
-                "Q: Near which village is the farm of {key}?\nA:",
+                "Q: Near which village is the farm of {key}?\nA: It is near",
                 "To visit the farm of {key}, take the road to",
             ),
         ),
@@ -268,7 +268,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The {key} belongs to",
-                "Q: Whose is the {key}?\nA:",
+                "Q: Whose is the {key}?\nA: It belongs to",
                 "The owner of the {key} is called",
             ),
         ),
@@ -290,7 +290,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The final bid for the {key}, in dollars, was",
-                "Q: What was the last offer for the {key} in dollars?\nA:",
+                "Q: What was the last offer for the {key} in dollars?\nA: It was",
                 "In dollars, the {key} was finally sold for",
             ),
         ),
@@ -311,7 +311,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             ),
             questions=(
                 "The {key} can today be found in",
-                "Q: Where was the {key} taken last?\nA:",
+                "Q: Where was the {key} taken last?\nA: It was taken to",
                 "Most recently the {key} was in",
             ),
         ),
@@ -339,7 +339,8 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
             questions=(
                 "In the plan of duties, {key} takes",
                 "Q: Which duty has {key}?\nA:",
-                "The duty beside the name {key} is",
+                "Look at the line of {key}:\n{row}",
+                "Beside that name we find:\n{row}",
             ),
         ),
         Topic(
@@ -354,6 +355,7 @@ HEALING: Mapping[str, tuple[Topic, ...]] = {
                 "According to the results, {key} scored",
                 "Q: How many points has {key}?\nA:",
                 "Points of {key}:",
+                "The line of that player:\n{row}",
             ),
         ),
     ),

@@ -23,7 +23,16 @@ from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.beyond import named_context
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import JUDGED, RECALL, SEQUENCES, SHORTEST_NEEDLE, Asked, HealSettings, sources_of
+from lbdsl.recipe.schema_blocks import (
+    JUDGED,
+    RECALL,
+    RECALL_HAY,
+    SEQUENCES,
+    SHORTEST_NEEDLE,
+    Asked,
+    HealSettings,
+    sources_of,
+)
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import metrics_asked
 from lbdsl.solve.evaluate import scores_in
@@ -149,7 +158,8 @@ def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Ite
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
         help = "leave `seq` out of `eval`: then it is judged at that context"
         yield warning("LB329", message, _setting(judged, "seq"), help=help)
-    if recipe.heal is not None and set(judged.data) <= set(recipe.heal.sources):
+    healed = set(recipe.heal.sources) if recipe.heal is not None else set()
+    if recipe.heal is not None and set(judged.data) <= healed.union(RECALL_HAY if RECALL in healed else ()):
         message = (
             f"judged on the healing source, {', '.join(map(str, recipe.heal.sources))}: other text is likely to lose more"
         )

@@ -75,12 +75,28 @@ def test_an_assert_must_hold_on_every_text_or_on_the_one_it_names(workplace: Pat
     applied(lbdsl, f'{BOTH}assert ppl_increase("builtin:{worse}") {bound}\n', expect=4)
 
 
-@pytest.mark.parametrize("block", ["heal", "measure"])
-def test_the_judging_text_is_refused_elsewhere(block: str) -> None:
+@pytest.mark.parametrize(
+    ("block", "data", "use"),
+    [
+        ("heal", '"builtin:wikitext"', "eval"),
+        ("measure", '"builtin:wikitext"', "eval"),
+        ("measure", '"builtin:recall"', "heal"),
+        ("measure", 'mix("builtin:pydoc", "builtin:recall")', "heal"),
+        ("eval", '"builtin:recall"', "heal"),
+        ("eval", '["builtin:wikitext", "builtin:recall"]', "heal"),
+    ],
+)
+def test_a_text_for_one_block_is_refused_elsewhere(block: str, data: str, use: str) -> None:
     from lbdsl import check_recipe
 
-    found = check_recipe(f'{block} {{ data = "builtin:wikitext" }}\nlowest 2 by nll drop\nassert ppl_increase < 5%')
-    assert "LB150" in [d.code for d in found.diagnostics if d.is_error]
+    rules = "lowest 2 by nll drop\nassert ppl_increase < 5%"
+    (found,) = (d for d in check_recipe(f"{block} {{ data = {data} }}\n{rules}").diagnostics if d.is_error)
+    assert found.code == "LB150"
+    assert found.help[0].startswith(f"name it in `{use}`; ")
+    assert (
+        not [d for d in check_recipe(f"{use} {{ data = {data} }}\n{rules}").diagnostics if d.code == "LB150"]
+        or use == block
+    )
 
 
 def test_an_assert_on_a_text_that_is_not_judged_on_is_an_error() -> None:

@@ -178,7 +178,7 @@ def test_a_base_that_finds_nothing_has_no_recall(workplace: Path, lbdsl) -> None
         done = lbdsl("plan", "r.lbr", "model")
         assert (done.code, "LB361" in done.err) == (1, True), done.err
     # Nothing is asked where attention stays as it is.
-    Path("r.lbr").write_text(head + "layers all w8\n")
+    Path("r.lbr").write_text(head + "layers all drop(mlp)\n")
     plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
     assert (plan["recall"], [f for f in plan["findings"] if f["code"] == "LB361"]) == (None, [])
 

@@ -171,3 +171,75 @@ def test_healing_that_makes_it_worse_is_undone_and_said(workplace: Path, lbdsl, 
     base, made = weights(workplace / "model"), weights(workplace / "out")
     assert all(torch.equal(tensor, base[name]) for name, tensor in made.items())
     assert "before, " in (workplace / "out" / "README.md").read_text()
+
+
+RECALL = (
+    'data = mix("builtin:pydoc", "builtin:recall"); tokens = 6144; seq = 512; batch = 1; lr = 2e-3; method = lora(rank=4)'
+)
+
+
+def healed_on_recall(place: Path, heal: str = RECALL, window: int = 64) -> str:
+    name = recipe(place, '"builtin:pydoc"')
+    text = (place / name).read_text().replace("window=8", f"window={window}")
+    head, _, rest = text.partition("heal {")
+    (place / name).write_text(f"{head}heal {{ {heal} }}{rest.partition('}')[2]}")
+    return name
+
+
+@pytest.mark.parametrize("other", ["", "; teacher = cached; documents = apart"])
+def test_healed_on_texts_of_recall(workplace: Path, lbdsl, cache: Path, other: str) -> None:
+    name = healed_on_recall(workplace, RECALL + other)
+    done = lbdsl("apply", name, "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    # However much is taken, none of it is read twice.
+    assert "LB446" not in done.out + done.err
+    assert "LB328" not in done.out + done.err
+    record = read_record(workplace / "out").unwrap()
+    assert record.heal["data"] == 'mix("builtin:pydoc", "builtin:recall")'
+    assert record.heal["passes"] == 1
+    assert record.heal["validation"][-1][0] == 6144
+    assert {"builtin:pydoc", "builtin:recall", "builtin:wikitext"} == set(record.texts)
+    assert len(set(record.texts.values())) == 3
+    if not other:
+        assert lbdsl("apply", name, "model", "-o", "again", "--yes").code == 0
+        found = weights(workplace / "again")
+        assert all(torch.equal(tensor, found[key]) for key, tensor in weights(workplace / "out").items())
+        again = lbdsl("eval", "out", "--data", "builtin:docs", "--tokens", "1Ki", "--json")
+        assert again.code == 0, again.err
+        # Its hay is of the part that heals, and is compared with what judges.
+        assert json.loads(again.out)["sources"][0]["seen"] < 0.01
+
+
+def test_texts_of_recall_alone_never_run_out(workplace: Path, lbdsl, cache: Path) -> None:
+    data = RECALL.replace('mix("builtin:pydoc", "builtin:recall")', '"builtin:recall"').replace("6144", "40M")
+    done = lbdsl("plan", healed_on_recall(workplace, data), "model", "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert plan["estimate"]["passes"] == 1
+    assert not [finding for finding in plan["findings"] if finding["code"] in ("LB446", "LB328")]
+
+
+@pytest.mark.parametrize(
+    ("heal", "window", "code"),
+    [
+        (f"{RECALL}; loss_on = assistant", 64, "LB455"),
+        (RECALL.replace("seq = 512", "seq = 100"), 16, "LB446"),
+        (RECALL, 200, "LB328"),
+    ],
+)
+def test_what_recall_cannot_heal_is_said_before_any_work(
+    workplace: Path, lbdsl, cache: Path, heal: str, window: int, code: str
+) -> None:
+    done = lbdsl("plan", healed_on_recall(workplace, heal, window), "model")
+    assert code in done.out + done.err
+    assert done.code == (code != "LB328")
+    assert (cache / "measurements.sqlite").exists() == (code == "LB328")
+
+
+@pytest.mark.parametrize("what", ["model", "out"])
+def test_no_model_is_judged_on_texts_of_recall(workplace: Path, lbdsl, cache: Path, what: str) -> None:
+    if what == "out":
+        assert lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--no-heal").code in (0, 4)
+    done = lbdsl("eval", what, "--data", "builtin:recall")
+    assert done.code == 1
+    assert "LB150" in done.err

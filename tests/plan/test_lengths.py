@@ -165,6 +165,12 @@ def test_judging_on_the_healing_source_alone_is_said(data: str, said: bool) -> N
 
 def test_healing_within_the_window_is_said() -> None:
     assert settled("else swa(window=1Ki)\nheal { seq = 1Ki }")[1] == [("warning", "LB328")]
+    # What asks for things that stand far back needs room for them.
+    recall = "else swa(window=512)\nheal {{ data = {}; seq = {} }}"
+    for data in ('"builtin:recall"', 'mix("builtin:docs", "builtin:recall")'):
+        assert settled(recall.format(data, "1Ki"))[1] == [("warning", "LB328")]
+        assert settled(recall.format(data, "2Ki"))[1] == []
+    assert settled(recall.format('"builtin:docs"', "1Ki"))[1] == []
 
 
 def test_nothing_is_judged_where_nothing_asks_for_it() -> None:
