@@ -202,15 +202,17 @@ def _heal_lines(record: Record, pictures: bool) -> list[str]:
 def _quality_lines(record: Record, pictures: bool) -> list[str]:
     lines = ["## Quality", ""]
     loss = record.plan.loss
+    when = "The" if record.heal is None else "Before healing the"
     if loss.rise is not None:
         error = f" ± {loss.rise.stderr:.3f}" if loss.rise.stderr is not None else ""
         others = "".join(f", {joint_text(name, score)}" for name, score in loss.others.items())
-        when = "The" if record.heal is None else "Before healing the"
         lines += [
             f"{when} loss rose by {loss.rise.value:.3f}{error} nats a token{others} "
             f"(measured on calibration text, {loss.tokens} tokens).",
             "",
         ]
+    if record.plan.recall is not None:
+        lines += [f"Of what stands far back in a text, {when.lower()} model lost: {record.plan.recall.text('±')}.", ""]
     if record.evaluation is None:
         lines += ["The finished model was not judged: the recipe has no `eval` block and no assert on it.", ""]
     else:
@@ -240,9 +242,9 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
 
 
 def _task_table(task: dict[str, Any]) -> list[str]:
-    """Right answers of both models, and at each depth of a needle."""
-    shown = shares_of(task)
-    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in task["parts"].items()]
+    """Right answers of both models, by kind and at each depth of a needle, too."""
+    shown, named = shares_of(task), {**task.get("kinds", {}), **task["parts"]}
+    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in named.items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
         f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",

@@ -10,8 +10,8 @@ from lbdsl.core.pictures import picture
 
 
 def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tasks of an evaluation that are needles."""
-    return [task for task in evaluation.get("tasks", ()) if task["name"].startswith("needle(")]
+    """The tasks of an evaluation that are needles at known depths."""
+    return [task for task in evaluation.get("tasks", ()) if task["name"].startswith("needle(") and task["parts"]]
 
 
 def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:

@@ -22,8 +22,8 @@ FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task", "allow-tas
 # fmt: off
 OF_PROJECTS = frozenset((
     "all", "batch", "batches", "concurrency", "contexts", "ctx", "detailed-exitcode", "device", "dtype", "engine",
-    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "offline", "pairs", "quiet", "seq",
-    "served", "set", "strict", "target", "tokens",
+    "estimate", "format", "json", "lengths", "limit", "low-memory", "needle", "no-recall", "offline", "pairs", "quiet",
+    "seq", "served", "set", "strict", "target", "tokens",
 ))
 # fmt: on
 """What the file of a working directory may set, whoever wrote it: how to measure, time and show, and a recipe's parameters.
@@ -115,7 +115,7 @@ def _check_project(verb: str, word: str, value: Any) -> None:
     from lbdsl.core.place import lies_in
 
     name = word.replace("_", "-")
-    if file_of(verb, word) != PROJECT_FILE or name in OF_PROJECTS:
+    if file_of(verb, word) != PROJECT_FILE or (name in OF_PROJECTS and not (name == "needle" and _names_file(value))):
         return
     if (verb, name) == ("lsp", "model") and lies_in(Path(str(value)), Path()):
         return
@@ -124,6 +124,14 @@ def _check_project(verb: str, word: str, value: Any) -> None:
         f"{PROJECT_FILE} sets `{name}`, which the file of a folder cannot: the folder may be somebody else's",
         help=f"remove it, and write --{name} in the command, or set it in your own file, {user_file()}",
     )
+
+
+def _names_file(needles: Any) -> bool:
+    """Whether one of the values of `--needle` is a file of questions, and no number of tokens."""
+    from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
+
+    each = needles if isinstance(needles, list) else [needles]
+    return any(str(needle).lower().endswith(QUESTIONS_FILE) for needle in each)
 
 
 def _not_flag_only(word: str, said: str) -> None:

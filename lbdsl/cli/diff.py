@@ -39,6 +39,7 @@ def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool,
             "differences": differences,
             "after": [plan.after.model_dump(mode="json") for plan in (one, other)],
             "loss": [plan.loss.model_dump(mode="json") for plan in (one, other)],
+            "recall": [None if plan.recall is None else plan.recall.model_dump(mode="json") for plan in (one, other)],
             "evaluation": [was_judged, is_judged],
         }
         print_json(found)

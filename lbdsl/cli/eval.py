@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS
-from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
+from lbdsl.cli.options import NeedleType, Picture, Tokens, json_option, measuring_options
 
 
 @click.command(name="eval")
@@ -39,9 +39,9 @@ from lbdsl.cli.options import Picture, Tokens, json_option, measuring_options
 @click.option(
     "--needle",
     "needles",
-    type=Tokens(),
+    type=NeedleType(),
     multiple=True,
-    help="Tokens of a text to find facts in; may be repeated. Default: the recipe's.",
+    help="Tokens of a text to find facts in, or a .jsonl file of questions; may be repeated. Default: the recipe's.",
 )
 @click.option(
     "--needle-texts", type=click.IntRange(2), help="How many of them for each length. Default: the recipe's, or 8."
@@ -59,7 +59,7 @@ def command(
     seq: int | None,
     tasks: tuple[str, ...],
     limit: int | None,
-    needles: tuple[int, ...],
+    needles: tuple[int | str, ...],
     needle_texts: int | None,
     output: Path | None,
     as_json: bool,

@@ -50,6 +50,14 @@ _MEASURING = (
         "Default: only when the model does not fit.",
     ),
     click.option(
+        "--no-recall",
+        "recall",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Do not ask what a plan that changes attention forgets.",
+    ),
+    click.option(
         "--allow-path",
         "allow_paths",
         type=click.Path(file_okay=False, path_type=Path),
@@ -207,6 +215,17 @@ class Tokens(click.ParamType):
             return tokens_of(value)
         except ValueError as problem:
             self.fail(str(problem), param, ctx)
+
+
+class NeedleType(Tokens):
+    """A number of tokens, or a file of questions."""
+
+    name = "TOKENS|FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
+
+        return value if str(value).lower().endswith(QUESTIONS_FILE) else super().convert(value, param, ctx)
 
 
 class DevicesType(click.ParamType):

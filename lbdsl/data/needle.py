@@ -1,23 +1,21 @@
 """Facts hidden in a long text, and questions about them at its end.
 
-Source: RULER, Hsieh et al. (arXiv 2404.06654), the variant with several keys and several questions.
+Source: RULER, Hsieh et al. (arXiv 2404.06654), the variant with several keys and several questions; values that change
+are its variable tracking, made plain.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.units import tokens_text
 from lbdsl.data.blocks import TokenBlocks, pack
+from lbdsl.data.records import Question, split_answer
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart
 from lbdsl.recipe.schema_blocks import task_name
@@ -27,46 +25,90 @@ HAY = (("builtin:wikitext",), ("builtin:wikitext", "builtin:docs"))
 texts of 4Ki tokens, and is the same everywhere. (The topics of builtin:pydoc repeat each other, and so what is healed on;
 docstrings do so less.)"""
 
-VERSION = 2
-"""Part of the digest: answers of another hay, or that were judged by another rule, are not compared."""
+VERSION = 3
+"""Part of the digest: answers of another hay or of other facts, or that were judged by another rule, are not compared."""
 
-DEPTHS = 10
-"""The most facts in a text."""
+KINDS = ("numbers", "words", "changed")
+"""A number; a word that the model knows; a number that was another one before."""
 
-ROOM = 128
-"""Tokens of a text for each of its facts, at least: a fact and its question take about 40."""
+DEPTHS = 9
+"""The most facts in a text: as many of each kind."""
 
-FACT, QUESTION = "\nThe secret number of the {word} is {number}.\n", "\nThe secret number of the {word} is"
-WORDS = re.findall(
-    r"\w+",
+ROOM = 112
+"""Tokens of a text for each of its facts, at least: a fact takes about 20, one that changed twice as many."""
+
+
+def _words(listed: str) -> tuple[str, ...]:
+    return tuple(listed.split())
+
+
+# What `recall` has (lbdsl/data/recall.py), by which layers are chosen and healed, has no form, key or value of these.
+KEYS = _words(
     "river garden window castle bridge forest mirror engine ladder basket candle hammer island market needle orange "
-    "pencil rabbit saddle temple tunnel valley violin wallet winter anchor bottle button camera desert feather helmet",
+    "pencil rabbit saddle temple tunnel valley violin wallet winter anchor bottle button camera desert feather helmet"
+)
+NAMES = _words("Arthur Beatrice Clara Dennis Edith Felix Gloria Hugo Irene Jasper Leonard Mabel Nora Oscar Phoebe Walter")
+PLACES = _words("Athens Bergen Cairo Dublin Geneva Havana Kyoto Lima Lisbon Madrid Naples Oslo Prague Quebec Seoul Vienna")
+# None that comes to mind first: without the text it would be right by chance.
+COLOURS = _words("amber beige bronze coral crimson indigo ivory lavender lime maroon olive pink purple scarlet silver teal")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a fact is worded. Of several statements, each with another value, the last one counts."""
+
+    kind: str
+    states: tuple[str, ...]
+    asks: str
+    values: Sequence[Any]
+
+
+FORMS = (
+    Form(
+        "numbers",
+        ("The secret number of the {key} is {value}.",),
+        "The secret number of the {key} is",
+        range(10_000, 100_000),
+    ),
+    Form("words", ("The keeper of the {key} is called {value}.",), "The keeper of the {key} is called", NAMES),
+    Form("words", ("The {key} was bought in {value}.",), "The {key} was bought in", PLACES),
+    Form("words", ("The {key} is painted {value}.",), "The {key} is painted", COLOURS),
+    Form(
+        "changed",
+        (
+            "The price of the {key} is {value} dollars.",
+            "The price of the {key} has changed: it is now {value} dollars.",
+        ),
+        "The price of the {key} is now",
+        range(100, 1000),
+    ),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Haystacks:
-    """Token ids [S, N], and where in each text the answers stand, by the depth of their facts from the beginning; as many
-    in each."""
+    """Questions about texts that have `context` tokens with the longest of them, and how deep in its text each of their
+    facts stands: in the middle of which of `depths` equal parts."""
 
-    ids_SN: Tensor
-    needles: tuple[tuple[range, ...], ...]
+    context: int
+    questions: tuple[Question, ...]
+    depth_of: tuple[int, ...]
+    depths: int
     digest: str
-
-    @property
-    def depths(self) -> int:
-        return len(self.needles[0])
 
 
 def haystacks(tokenizer: Any, context: int, texts: int = 8, seed: int = 0) -> Haystacks:
     """`texts` texts of `context` tokens, no two of the same hay, with a fact in the middle of each of `DEPTHS` equal parts
-    (fewer in a short one), asked for in another order. They depend on the tokenizer and the seed; where `builtin:wikitext`
-    is not enough, on the installed packages. Raises LB446 where there is too little text."""
+    (fewer in a short one). Each kind has as many in each text; where there are fewer facts than kinds, they take turns.
+    What changed was stated somewhere before. They depend on the tokenizer and the seed; where `builtin:wikitext` is not
+    enough, on the installed packages. Raises LB446 where there is too little text."""
     draw = random.Random(seed)
-    made = [_with_needles(hay_N.tolist(), tokenizer, draw) for hay_N in _hay(tokenizer, context, texts, seed).ids]
-    ids_SN = torch.tensor([ids for ids, _ in made])
-    digest = digest_of([VERSION, hashlib.sha256(ids_SN.numpy().tobytes()).hexdigest()])
-    return Haystacks(ids_SN, tuple(needles for _, needles in made), digest)
+    count = max(1, min(DEPTHS, context // ROOM))
+    count -= count % len(KINDS) if count > len(KINDS) else 0
+    hay_SN = _hay(tokenizer, context, texts, seed).ids.tolist()
+    questions = [one for text, hay in enumerate(hay_SN) for one in _asked(hay, text, count, tokenizer, draw)]
+    digest = digest_of([VERSION, [[one.before, one.answer, one.kind] for one in questions]])
+    return Haystacks(context, tuple(questions), tuple(range(count)) * texts, count, digest)
 
 
 def _hay(tokenizer: Any, context: int, texts: int, seed: int) -> TokenBlocks:
@@ -86,28 +128,40 @@ def _hay(tokenizer: Any, context: int, texts: int, seed: int) -> TokenBlocks:
     raise fail("LB446", said, help=help)
 
 
-def _with_needles(hay: list[int], tokenizer: Any, draw: random.Random) -> tuple[list[int], tuple[range, ...]]:
-    def encoded(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _asked(hay: list[int], text: int, count: int, tokenizer: Any, draw: random.Random) -> list[Question]:
+    """The questions about one text, in the order of their facts."""
 
-    count = max(1, min(DEPTHS, len(hay) // ROOM))
-    words = draw.sample(WORDS, count)
-    numbers = [draw.randrange(10_000, 100_000) for _ in words]
-    facts = [encoded(FACT.format(word=word, number=number)) for word, number in zip(words, numbers, strict=True)]
-    asked: list[int] = []
-    answers: dict[int, tuple[int, int]] = {}
-    for depth in draw.sample(range(count), count):
-        question = QUESTION.format(word=words[depth])
-        whole, start = encoded(f"{question} {numbers[depth]}"), encoded(question)
-        # The tokens that the question does not decide: a tokenizer may join its end with the answer's beginning.
-        same = next((at for at, (a, b) in enumerate(zip(whole, start, strict=False)) if a != b), len(start))
-        answers[depth] = len(asked) + same, len(asked) + len(whole)
-        asked += [*whole, *encoded(".")]
-    kept = len(hay) - len(asked) - sum(map(len, facts))
+    def encoded(line: str) -> list[int]:
+        return list(tokenizer(f"\n{line}\n", add_special_tokens=False)["input_ids"])
+
+    keys = draw.sample(KEYS, count)
+    # Each text begins with another kind, so that every depth has all of them.
+    forms = [_form(KINDS[(depth + text) % len(KINDS)], depth // len(KINDS) + text) for depth in range(count)]
+    values = {form: draw.sample(form.values, forms.count(form) * len(form.states)) for form in FORMS}
+    placed: list[tuple[int, list[int]]] = []
+    asked: list[tuple[list[int], list[int], str]] = []
+    for depth, (key, form) in enumerate(zip(keys, forms, strict=True)):
+        own = [values[form].pop() for _ in form.states]
+        # In quarters of a part: the one that counts in the middle, the others a quarter into this part or one before it.
+        places = [*sorted(4 * draw.randrange(depth + 1) + 1 for _ in own[1:]), 4 * depth + 2]
+        placed += [
+            (place, encoded(state.format(key=key, value=value)))
+            for place, state, value in zip(places, form.states, own, strict=True)
+        ]
+        asked.append((*split_answer(tokenizer, f"\n{form.asks.format(key=key)}", f" {own[-1]}"), form.kind))
+    longest = max(len(before) + len(answer) for before, answer, _ in asked)
+    kept = len(hay) - longest - sum(len(fact) for _, fact in placed)
     ids: list[int] = []
-    for depth, fact in enumerate(facts):
-        # Half a part before each fact; a token that starts every text stays where it is.
-        ids += hay[(2 * depth - 1) * kept // (2 * count) if depth else 0 : (2 * depth + 1) * kept // (2 * count)] + fact
-    ids += hay[(2 * count - 1) * kept // (2 * count) : kept]
-    first = len(ids)
-    return ids + asked, tuple(range(first + answers[at][0], first + answers[at][1]) for at in range(count))
+    taken = 0
+    for place, fact in sorted(placed, key=lambda item: item[0]):
+        # A token that starts every text stays where it is.
+        here = place * kept // (4 * count)
+        ids += hay[taken:here] + fact
+        taken = here
+    ids += hay[taken:kept]
+    return [Question(ids + before, answer, kind, text) for before, answer, kind in asked]
+
+
+def _form(kind: str, turn: int) -> Form:
+    forms = [form for form in FORMS if form.kind == kind]
+    return forms[turn % len(forms)]

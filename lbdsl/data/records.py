@@ -16,6 +16,7 @@ from lbdsl.core.place import Folder
 from lbdsl.data.chat import Chat, prompt_of
 from lbdsl.data.files import check_characters, jsonl_records, kind_of, must_be_file, normal_newlines, text_of_record
 from lbdsl.data.sources import path_of
+from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
 
 FORM = (
     'a question is {"text": ..., "question": ..., "answer": ...}, or a chat {"messages": [...]} whose last turn is the '
@@ -56,8 +57,8 @@ def check_questions_file(source: str, base_dir: Folder = None) -> None:
     """Raise LB440 for another kind of file, LB441 for one that is not there, LB479 for one that a recipe may not name.
     Fast: nothing is read."""
     path = path_of(source, base_dir)
-    if path.suffix.lower() != ".jsonl":
-        raise fail("LB440", f"{source} is not a .jsonl file, and questions are lines of one", help=FORM)
+    if path.suffix.lower() != QUESTIONS_FILE:
+        raise fail("LB440", f"{source} is not a {QUESTIONS_FILE} file, and questions are lines of one", help=FORM)
     must_be_file(path)
 
 

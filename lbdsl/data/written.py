@@ -7,10 +7,11 @@ small model coherent, and heals worse: it is less varied (docs/healing.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ NAME = "text of the model itself"
 
 VERSION = 3
 """Increase it when another text is written."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 BATCH = 32
 """The most sequences that are written together, and kept in one file: what a kill can lose."""
@@ -72,8 +75,6 @@ class Writer:
 
 
 def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: Callable[[int], None]) -> Tensor:
-    from transformers import GenerationConfig
-
     device = model.lm_head.weight.device
     start = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), 0)
     first = torch.full((rows, 1), start, device=device)
@@ -82,27 +83,28 @@ def _written(model: Any, tokenizer: Any, rows: int, seq: int, seed: int, told: C
         told(ids.numel())
         return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
+        torch.manual_seed(seed)
+        sampled = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        ids = generated(model, first, seq - 1, {"stopping_criteria": [step]}, **sampled)
+    return ids.to("cpu", torch.int64)
+
+
+def generated(model: Any, ids_BN: Tensor, count: int, inputs: Mapping[str, Any] = NOTHING, **how: Any) -> Any:
+    """What `generate` returns for `count` more tokens a row, with these inputs besides: greedily, unless `how` says
+    otherwise, and as nothing in the model's own configuration says, such as a penalty for repetitions. An end token ends
+    nothing."""
+    from transformers import GenerationConfig
+
     # Without an end token in the configuration, transformers takes another; one that is none ends nothing.
-    wanted = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=seq - 1,
-        eos_token_id=model.config.vocab_size,
-        pad_token_id=start,
-    )
-    # What the model's own has and this has not, as a penalty for repetitions, would be taken from there.
+    end, pad = model.config.vocab_size, int(ids_BN[0, 0])
+    wanted = GenerationConfig(max_new_tokens=count, eos_token_id=end, pad_token_id=pad, **{"do_sample": False, **how})
+    # What the model's own has and this has not would be taken from there.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.inference_mode():
-            torch.manual_seed(seed)
-            ids = model.generate(
-                first, attention_mask=torch.ones_like(first), generation_config=wanted, stopping_criteria=[step]
-            )
+        return model.generate(ids_BN, attention_mask=torch.ones_like(ids_BN), generation_config=wanted, **inputs)
     finally:
         model.generation_config = own
-    return ids.to("cpu", torch.int64)
 
 
 SEEDS = {TextPart.SCORE: 1, TextPart.JOINT: 2, TextPart.HEAL: 3}

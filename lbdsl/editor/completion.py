@@ -24,9 +24,9 @@ from lbdsl.editor.pages import (
     setting_page,
 )
 from lbdsl.language.words import keywords
-from lbdsl.metrics import Of, metrics, metrics_of
+from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
-from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, RECALL
+from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, QUESTIONS_FILE, RECALL
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
 from lbdsl.recipe.values import examples_of
 from lbdsl.recipe.variables import TYPES
@@ -139,6 +139,10 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield from _words(("self",))
             if role.owner in metrics():
                 yield from _words(getattr(metrics()[role.owner], "parts", ()))
+            if role.owner == "recovery":
+                yield from _words(
+                    kind for kind, cls in metrics().items() if issubclass(cls, TaskMetric) and kind != role.owner
+                )
             cls = actions().get(role.owner)
             names = cls.parameters() if cls is not None else ()
             key = role.key or (names[role.position] if role.position < len(names) else "")
@@ -184,8 +188,11 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
             yield Item(
                 f'"{name}"', "text", "texts that ask what they said" if name == RECALL else "text that is always there"
             )
+    elif (role.kind == "setting" and role.key == "needle") or role.owner == "needle":
+        for name in _beside(analysis.path, QUESTIONS_FILE):
+            yield Item(f'"{name}"', "text", "questions about texts")
     elif cursor.before and cursor.before[-1].type == "INCLUDE":
-        for name in _recipes_beside(analysis.path):
+        for name in _beside(analysis.path, ".lbr"):
             yield Item(f'"{name}"', "text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
         for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
@@ -205,13 +212,13 @@ def _takes_words(cursor: Cursor) -> bool:
     )
 
 
-def _recipes_beside(path: Path | None) -> list[str]:
-    """The other recipes in a recipe's folder, at most a hundred."""
+def _beside(path: Path | None, ending: str) -> list[str]:
+    """The other files of a kind in a recipe's folder, at most a hundred."""
     if path is None:
         return []
     try:
         with os.scandir(path.parent) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".lbr") and entry.name != path.name)
+            names = sorted(entry.name for entry in entries if entry.name.endswith(ending) and entry.name != path.name)
     except (OSError, ValueError):
         return []
     return names[:100]

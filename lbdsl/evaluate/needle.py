@@ -1,66 +1,99 @@
-"""Whether two models find the facts that are hidden in long texts."""
+"""Whether two models find in long texts what they are asked for."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-
+from lbdsl.core.digest import digest_of
 from lbdsl.core.progress import Progress
 from lbdsl.data.needle import Haystacks
-from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
-from lbdsl.measure.answers import first_choices
-from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
+from lbdsl.data.records import Question
+from lbdsl.evaluate.tasks import Answers, TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
-from lbdsl.recipe.schema_blocks import task_name
+from lbdsl.measure.rows import AnswerRows, answer_rows, likelihoods
+from lbdsl.recipe.schema_blocks import Needle, OwnQuestions, task_name
+
+VERSION = 1
+"""Part of the digest of a user's own questions: answers that were judged by another rule are not compared."""
+
+WRITTEN = "words"
+"""The kind of facts whose answers a model writes."""
 
 
+@dataclass(frozen=True, eq=False)
 class NeedleTest:
-    """Up to ten facts a text, each asked for after the answers before it. An answer is right if each of its tokens is the
-    most probable one behind those before it, which is what greedy decoding gives."""
+    """Questions behind their texts, each asked alone. An answer is right if each of its tokens is the most probable one
+    behind those before it, which is what greedy decoding gives; those of `written` a model in memory does write, with its
+    cache. `depth_of`: in the middle of which of `depths` equal parts of its text a question's fact stands."""
 
-    def __init__(self, texts: Haystacks):
-        self._texts = texts
-        self.name = task_name(texts.ids_SN.shape[1])
+    needle: Needle
+    questions: tuple[Question, ...]
+    written: frozenset[int]
+    digest: str
+    positions: int
+    batch: int = 1
+    depth_of: Sequence[int] = ()
+    depths: int = 0
+
+    @classmethod
+    def hidden(cls, texts: Haystacks, positions: int, batch: int = 1) -> NeedleTest:
+        """About facts hidden in built-in text."""
+        written = frozenset(at for at, one in enumerate(texts.questions) if one.kind == WRITTEN)
+        return cls(texts.context, texts.questions, written, texts.digest, positions, batch, texts.depth_of, texts.depths)
+
+    @classmethod
+    def own(cls, needle: OwnQuestions, questions: tuple[Question, ...], positions: int, batch: int = 1) -> NeedleTest:
+        """A user's own. The first about each text is answered by writing: the more of them, the longer it takes."""
+        texts = [one.text for one in questions]
+        digest = digest_of(["questions", VERSION, [[one.before, one.answer, one.text] for one in questions]])
+        return cls(needle, questions, frozenset(map(texts.index, texts)), digest, positions, batch)
+
+    @property
+    def name(self) -> str:
+        return task_name(self.needle)
+
+    @property
+    def rows(self) -> AnswerRows:
+        return answer_rows([(one.before, one.answer) for one in self.questions], self.positions, self.batch)
 
     def answered(self, base: LayerSource, artifact: LayerSource | None, progress: Progress) -> TaskResult:
-        models = {"base": base} if artifact is None else {"base": base, "result": artifact}
+        models = [base] if artifact is None else [base, artifact]
+        writes = all(source.in_memory for source in models)
+        rows = self.rows
+        right = []
         with progress.stage(f"asking {self.name}") as report:
-            meter = Meter(report, base)
-            meter.expect(len(models) * meter.runs(len(self._texts.needles)))
-            right = [self._right(source, meter, what) for what, source in models.items()]
-        if any(math.isnan(share) for text in right[0] for share in text):
+            for number, source in enumerate(models):
+
+                def told(share: float, number: int = number, source: LayerSource = source) -> None:
+                    report(number + share, len(models), "base" if source is base else "result")
+
+                found = likelihoods(source, rows, told, self.written if writes else ())
+                right.append([float(first) if math.isfinite(nats) else math.nan for nats, first in found])
+        if any(map(math.isnan, right[0])):
             raise base_not_finite(f"in {self.name}")
-        # By text and depth.
-        found = [answers_of(of_text) for of_text in zip(*right, strict=True)]
+        answers = answers_of(right)
+        texts = [one.text for one in self.questions]
+        by_text = _by(texts, answers)
+        kinds = _by([one.kind for one in self.questions], answers)
+        depths = _by(self.depth_of, answers) if self.depth_of else {}
         return TaskResult(
             self.name,
-            "answers found",
-            self._texts.digest,
-            tuple(map(summed, found)),
-            {
-                f"{(2 * at + 1) / (2 * self._texts.depths):.0%}": summed(of_depth)
-                for at, of_depth in enumerate(zip(*found, strict=True))
-            },
+            "answers found" if writes else "answers found, none written",
+            self.digest if writes else digest_of([self.digest, "nothing written"]),
+            # Questions about one text are not independent; about one alone there is no error but theirs.
+            tuple(by_text.values()) if len(by_text) > 1 else tuple(answers),
+            {f"{(2 * at + 1) / (2 * self.depths):.0%}": depths[at] for at in sorted(depths)},
+            kinds=kinds if len(kinds) > 1 else {},
         )
 
-    @torch.inference_mode()
-    def _right(self, source: LayerSource, meter: Meter, what: str) -> list[list[float]]:
-        """For each text, 1 for each of its facts that is found, else 0; NaN where likelihoods are not finite."""
-        found: list[list[float]] = []
-        ids_SN, needles = self._texts.ids_SN, self._texts.needles
-        room = 0.0 if source.in_memory else room_for_streams(source)
-        for group in grouped(ids_SN.split(1), lambda ids_BN: 3 * stream_bytes(source, 1, ids_BN.shape[1]), room):
-            flows = [Flow(ids_BN.to(source.device)) for ids_BN in group]
-            push(source, flows, meter.layers_of(flows, f"text {len(found) + 1} of {len(needles)}, {what}"))
-            with source.head() as head:
-                for flow in flows:
-                    ids_N = flow.ids_BN[0]
-                    places = needles[len(found)]
-                    at_M = torch.tensor([place for answer in places for place in answer], device=ids_N.device)
-                    logits_MV = head.predict(flow.base_BND[0][at_M - 1])
-                    first_M = first_choices(torch.log_softmax(logits_MV, dim=-1, dtype=torch.float32), ids_N[at_M])
-                    found.append([float(part.prod()) for part in first_M.split([len(answer) for answer in places])])
-                    meter.add(meter.heads(1), f"text {len(found)} of {len(needles)}, {what}")
-        return found
+
+def _by(keys: Sequence[Any], answers: Sequence[Answers]) -> dict[Any, Answers]:
+    """The sum of those of each key."""
+    found: dict[Any, list[Answers]] = {}
+    for key, answer in zip(keys, answers, strict=True):
+        found.setdefault(key, []).append(answer)
+    return {key: summed(of_key) for key, of_key in found.items()}

@@ -5,7 +5,7 @@ Source: Gao et al., lm-evaluation-harness (doi 10.5281/zenodo.12608602): its row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,13 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
+from lbdsl.core.measurement import Measurement, clustered_mean
+from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
 from lbdsl.evaluate.harness import asking, preferred, right_of_given
 from lbdsl.evaluate.task_files import manager_for
+from lbdsl.measure.answers import Answered
 from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
 from lbdsl.recipe.schema_blocks import task_name
 
@@ -39,15 +42,19 @@ class Questions:
     def count(self) -> int:
         return len(self._asked)
 
-    def right(self, losses: Mapping[int, float], misses: Mapping[int, float]) -> list[float]:
-        """How much of each question is right, by each row's loss in nats and its number of tokens that are not the first
-        choice; NaN where a loss is not finite."""
+    def cost(self, base: Answered, changed: Answered) -> Measurement:
+        """The share of right answers that the changed model loses of the base's, with its paired error."""
+        lost = [before - after for before, after in zip(self._right(base), self._right(changed), strict=True)]
+        return clustered_mean(lost, [1] * len(lost), Unit.RATIO)
+
+    def _right(self, answered: Answered) -> list[float]:
+        """How much of each question is right; NaN where a loss is not finite."""
         return [
             right_of_given(
                 self._task,
                 task,
                 document,
-                [(-losses[row], misses[row] == 0) for row in rows],
+                [(-answered.losses[row], answered.misses[row] == 0) for row in rows],
                 preferred(list(task.aggregation())),
             )
             for task, document, rows in self._asked
@@ -83,7 +90,7 @@ def questions_of(
                 asked.append((task, ones[0].doc, range(start, len(pairs))))
     rows = answer_rows(pairs, positions, batch)
     asked = [(task, document, [rows.row_of[pair] for pair in of]) for task, document, of in asked]
-    digest = digest_of(["questions", 2, pairs, positions])
+    digest = digest_of(["questions", 3, pairs, positions])
     blocks = TokenBlocks(rows.ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
     return Questions(blocks, rows, min(spare), name, asked)
 

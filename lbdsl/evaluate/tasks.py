@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from lbdsl.core.measurement import NONE_RIGHT, Measurement, NoValue, clustered_mean
@@ -25,8 +25,8 @@ class Answers(NamedTuple):
 @dataclass(frozen=True)
 class TaskResult:
     """`name` is as in a recipe, `task("hellaswag")`; `metric` says what a right answer is. `parts` are its parts by name,
-    such as the depths of a needle. Standard errors are clustered; that of the recovery is paired. `missing`: why no share
-    says anything."""
+    such as the depths of a needle, `kinds` its kinds of facts. Standard errors are clustered; that of the recovery is
+    paired. `missing`: why no share says anything."""
 
     name: str
     metric: str
@@ -34,6 +34,7 @@ class TaskResult:
     answers: tuple[Answers, ...]
     parts: Mapping[str, Answers]
     missing: NoValue | None = None
+    kinds: Mapping[str, Answers] = field(default_factory=dict)
 
     @property
     def base(self) -> Measurement:
@@ -77,7 +78,7 @@ class TaskResult:
         return {self.name.partition("(")[0]: self.artifact, "recovery": self.recovery}
 
     def to_json(self) -> dict[str, Any]:
-        """`base`, `artifact` and `recovery` are shares; `parts` has the shares of each part."""
+        """`base`, `artifact` and `recovery` are shares; `parts` has the shares of each part, `kinds` of each kind."""
         return {
             "name": self.name,
             "metric": self.metric,
@@ -85,15 +86,20 @@ class TaskResult:
             "questions": sum(self._asked),
             **{name: found.value for name, found in self.shares.items()},
             "stderr": {name: found.stderr for name, found in self.shares.items()},
-            "parts": {
-                name: {
-                    "questions": part.asked,
-                    "base": part.base / part.asked,
-                    **({} if part.artifact is None else {"artifact": part.artifact / part.asked}),
-                }
-                for name, part in self.parts.items()
-            },
+            "parts": _shares(self.parts),
+            **({"kinds": _shares(self.kinds)} if self.kinds else {}),
         }
+
+
+def _shares(answers: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "questions": part.asked,
+            "base": part.base / part.asked,
+            **({} if part.artifact is None else {"artifact": part.artifact / part.asked}),
+        }
+        for name, part in answers.items()
+    }
 
 
 def answers_of(right: Sequence[Sequence[float]]) -> list[Answers]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +18,14 @@ def first_choices(logp_NV: Tensor, target_N: Tensor) -> Tensor:
     own_N1 = logp_NV.gather(-1, target_N.unsqueeze(-1))
     first_N = (logp_NV >= own_N1).sum(-1) == 1
     return first_N.double().where(own_N1.squeeze(-1).isfinite(), math.nan)
+
+
+class Answered(NamedTuple):
+    """A model's answers, by row: the loss of each in nats, and its number of tokens that are not the first choice. NaN
+    where the likelihoods are not finite."""
+
+    losses: Mapping[int, float]
+    misses: Mapping[int, float]
 
 
 class AnswerLoss(LogitsMetric):

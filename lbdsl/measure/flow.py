@@ -42,13 +42,15 @@ class Flow:
 
     observers: by layer. At the end, `base_BND` and `changed` are the hidden states before the final norm, [B, N, D]; an
     item of `changed` is None until the first changed layer of its model. `shared`: so many first tokens are the same in
-    all sequences; they are run once, and at the end the states are those behind them, of the tokens `behind`.
+    all sequences; they are run once, and at the end the states are those behind them, of the tokens `behind`. `keeps`: so
+    is the cache of what is shared, in `inputs`.
     """
 
     ids_BN: Tensor
     changes: Sequence[Changes] = ()
     observers: Mapping[int, Observer] = field(default_factory=dict)
     shared: int = 0
+    keeps: bool = False
     base_BND: Tensor = field(init=False)
     changed: list[Tensor | None] = field(init=False)
     inputs: Any = field(init=False)
@@ -98,7 +100,7 @@ def push(
     for flow in flows:
         flow.base_BND = source.embed(joined(flow.ids_BN, flow.shared) if flow.shared else flow.ids_BN)
         if flow.shared:
-            flow.inputs = Branches(source.hybrid.model, flow.base_BND, len(flow.ids_BN), flow.shared)
+            flow.inputs = Branches(source.hybrid.model, flow.base_BND, len(flow.ids_BN), flow.shared, flow.keeps)
         elif flow.ids_BN.shape not in inputs:
             inputs[flow.ids_BN.shape] = source.hybrid.model.prepare(flow.base_BND)
         if not flow.shared:

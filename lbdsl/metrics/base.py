@@ -56,6 +56,9 @@ class Metric(ABC):
     """True: `nll(swa(window=256))` is a layer's value under that action, and bare `nll` that under `default_action`."""
     default_action: ClassVar[str] = "drop"
 
+    asks: ClassVar[bool] = False
+    """True: it is of answers to questions, and not of every token of the calibration text."""
+
     @classmethod
     def form(cls) -> str:
         """The form used in recipes: `nll(ACTION)`, `influence`."""
@@ -100,6 +103,7 @@ class TaskMetric(Metric):
     """A share of right answers to questions, or of the base's right answers: of a task, and not of a text."""
 
     unit = Unit.RATIO
+    asks = True
     of = frozenset({Of.FINISHED})
     possible = frozenset({Of.LAYER, Of.FINISHED})
     bound = ">= 90%"

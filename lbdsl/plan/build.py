@@ -13,12 +13,13 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
-from lbdsl.layer.difference import learned_sinks
+from lbdsl.layer.difference import given_windows, learned_sinks
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.findings import beyond_positions, context_findings
+from lbdsl.plan.findings import beyond_findings, beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
+from lbdsl.plan.recall import LOST, RecallLoss
 from lbdsl.plan.schema import (
     Choice,
     Finding,
@@ -33,6 +34,7 @@ from lbdsl.plan.schema import (
     Totals,
     counted_changes,
 )
+from lbdsl.recipe.beyond import missing_gate
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case, costs_asked
 from lbdsl.solve.check import requirement_problems
@@ -59,11 +61,12 @@ def build(
     found: Iterable[Diagnostic] = (),
     statistics: Mapping[str, str] = MappingProxyType({}),
     choice: Choice | None = None,
+    recall: RecallLoss | None = None,
 ) -> Diagnosed[Plan]:
     """The plan, even when an assert fails: then there is an error (exit code 5; 1 for `requires`) and it is not
     applyable. `contexts` are those that costs are computed at besides `CONTEXTS` and those that the recipe names. `found`
     are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
-    `Plan`."""
+    `Plan`, and so is `recall`."""
     case = Case(recipe, facts)
     contexts = _contexts(case, contexts)
     before, after = facts.cost, model_cost(facts, selection.specs)
@@ -71,7 +74,8 @@ def build(
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
     broken = _broken(joint)
     loss = _loss(facts, selection, measurements, joint if joint is not None and broken is None else Loss())
-    world = World(facts, measurements=measurements, cost=after, joint=loss.values, profiles=recipe.profiles)
+    values = loss.values | ({"recall": recall.value} if recall is not None else {})
+    world = World(facts, measurements=measurements, cost=after, joint=values, profiles=recipe.profiles)
     judged = [assert_result(assertion, world) for assertion in recipe.asserts]
     pairs = zip(selection.layers, before.layers, after.layers, strict=True)
     layers = tuple(_layer(facts, choice, was, becomes, measurements, contexts) for choice, was, becomes in pairs)
@@ -81,7 +85,9 @@ def build(
         *(d for item in recipe.requires if not facts_only(item.expr) for d in requirement_problems(item, world)),
         *context_findings(case),
         *beyond_positions(case, contexts),
+        *beyond_findings(case, given_windows(facts.layer_specs, selection.specs)),
         *_plain_findings(case, selection),
+        *_forgotten(recall),
     )
     kept = (*found, *problems)
     errored = any(d.is_error for d in kept)
@@ -108,6 +114,7 @@ def build(
         after=_totals(after, contexts),
         contexts=contexts,
         loss=loss,
+        recall=recall,
         asserts=asserts,
         measure=recipe.measure,
         heal=recipe.heal,
@@ -212,11 +219,26 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
         yield error("LB484", said, sinks.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"
+        gate = missing_gate(recipe, given_windows(case.facts.layer_specs, selection.specs), case.facts.positions)
         help = (
             "`heal { tokens = 200k }` distils the base model into the changed one",
             "`assert ppl_increase < 5%` refuses to save a result that is worse",
+            *([f"`{gate}` refuses one that loses what stands beyond its windows"] if gate is not None else []),
         )
         yield warning("LB325", message, help=help)
+
+
+def _forgotten(recall: RecallLoss | None) -> Iterator[Diagnostic]:
+    """LB362 for a plan that loses much of what the base finds."""
+    if recall is not None and recall.found < (1 - LOST) * recall.base:
+        message = (
+            f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
+        )
+        help = (
+            "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`",
+            "wider windows lose less; healing brings little back, `assert recovery(needle(1Ki)) >= 80%` judges it",
+        )
+        yield warning("LB362", message.replace("%", " %"), help=help)
 
 
 def _finding(recipe: Recipe, found: Diagnostic) -> Finding:

@@ -71,11 +71,11 @@ def estimate(
 
 def judged_tokens(wanted: Evaluate | None, *, healed: bool, asked: float = 0.0) -> float:
     """Tokens that judging reads: each text by both models, before healing, too; needles and tasks after it. `asked` are
-    those that one model reads for all tasks."""
+    those that one model reads for all tasks and for a user's own questions."""
     if wanted is None:
         return 0
     texts = len(wanted.data) * wanted.tokens * (2 if healed else 1)
-    return 2 * (texts + sum(wanted.needle) * wanted.needle_texts + asked)
+    return 2 * (texts + sum(wanted.contexts) * wanted.needle_texts + asked)
 
 
 def _seconds(tokens: float, pace: float | None) -> float | None:

@@ -3,7 +3,7 @@ and those that prevent a selection from being applied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, note, warning
@@ -12,11 +12,13 @@ from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Node
 from lbdsl.layer.cost import model_cost
+from lbdsl.layer.difference import given_windows
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
-from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.lengths import windows_of, with_lengths
+from lbdsl.recipe.beyond import nothing_beyond
 from lbdsl.recipe.schema import ENGINES, Phase, PredictedOf, Recipe
 from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case, costs_asked
@@ -40,12 +42,14 @@ def static_findings(recipe: Recipe, facts: ModelFacts, forms: Forms | None = Non
         if impossible:
             return impossible
         found = [*_unreachable(case), *action_findings(case)]
+        found += beyond_findings(case, windows_of((action for rule in recipe.rules for action in rule.actions), facts))
         found += [*_failing_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(recipe, facts, {})
         if selection is None:
             return chosen
         found = [*chosen, *_failing_asserts(case, selection), *context_findings(case)]
+        found += beyond_findings(case, given_windows(facts.layer_specs, selection.specs))
     return (*found, *with_lengths(recipe, facts).diagnostics)
 
 
@@ -92,6 +96,13 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
             if isinstance(node, PredictedOf):
                 what = f"`{one_line(node.span.text)}` is about {tokens_text(node.ctx)} tokens"
             yield warning("LB324", f"{what}, but this model has {tokens_text(positions)} positions", node.span)
+
+
+def beyond_findings(case: Case, windows: Collection[int]) -> Iterator[Diagnostic]:
+    """LB360 for layers that get windows of these sizes, if nothing asks what stands beyond them."""
+    found = nothing_beyond(case.recipe, windows, case.facts.positions)
+    if found is not None:
+        yield found
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:

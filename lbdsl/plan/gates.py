@@ -16,7 +16,7 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import task_name
+from lbdsl.recipe.schema_blocks import OwnQuestions, task_name
 from lbdsl.recipe.types import walk
 from lbdsl.solve.evaluate import DecidingValue, World, deciding, decisive, evaluate, rooms
 
@@ -66,7 +66,7 @@ def gate_of(
     assert without a value fails: with a score that does not exist (see `no_value`) no condition holds, not even
     `not ppl_increase > 5%`. `no_heal`: the recipe's healing was left out.
     """
-    cost, joint = model_cost(facts, plan.specs), plan.loss.values
+    cost, joint = model_cost(facts, plan.specs), plan.joint
     judged = World(facts, cost=cost, joint=joint, profiles=recipe.profiles)
     healing = "add a `heal` block" if recipe.heal is None else "heal it (without --no-heal)" if no_heal else "heal longer"
 
@@ -145,6 +145,8 @@ def _may_hold(assertion: ResolvedAssertion, world: World, scores: Iterable[PostS
 
 def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
     """The setting that makes an error smaller; it falls with the square root of what is asked."""
+    if isinstance(score.task, OwnQuestions):
+        return f"ask more: write further questions, about other texts, into {score.task.file}; or move the bound"
     if isinstance(score.task, int):
         setting, now = "needle_texts", wanted.needle_texts
     elif score.task is not None:
@@ -160,7 +162,7 @@ def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
 
 def _remedy(score: PostScore, healing: str) -> str:
     """What brings back what a failed score says is lost."""
-    if isinstance(score.task, int):
+    if isinstance(score.task, int | OwnQuestions):
         return "healing brings back few facts that stand outside the windows: widen them, or keep more layers"
     if score.task is not None:
         return f"{healing} on text like that of the task, change fewer layers, or choose them by `{task_name(score.task)}`"

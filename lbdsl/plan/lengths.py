@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note, warning
+from lbdsl.core.measurement import NoValue
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 from lbdsl.layer.difference import given_windows
@@ -20,14 +21,24 @@ from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan
+from lbdsl.recipe.beyond import named_context
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
-from lbdsl.recipe.schema_blocks import RECALL, RECALL_HAY, SEQUENCES, SHORTEST_NEEDLE, HealSettings, sources_of
+from lbdsl.recipe.schema_blocks import (
+    JUDGED,
+    RECALL,
+    RECALL_HAY,
+    SEQUENCES,
+    SHORTEST_NEEDLE,
+    Asked,
+    HealSettings,
+    sources_of,
+)
 from lbdsl.recipe.types import walk
-from lbdsl.solve.case import costs_asked
+from lbdsl.solve.case import metrics_asked
 from lbdsl.solve.evaluate import scores_in
 
-MEASURED, JUDGED = 1024, 2048
-"""The default sequence lengths in tokens, if no window and no context needs more."""
+MEASURED = 1024
+"""Tokens of the sequences that scores are measured on, if no window needs more."""
 
 RECALLED = 4
 """Windows in a text that asks what it said, at least: facts stand one window back and more."""
@@ -46,14 +57,16 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
     scored = (score.action for rule in recipe.rules for score in scores_in(rule.selector) if score.action is not None)
-    window = _widest_window((*(action for rule in recipe.rules for action in rule.actions), *scored), facts)
+    window = max(windows_of((*(action for rule in recipe.rules for action in rule.actions), *scored), facts), default=0)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
+    blocks["measure"] = _with_recall(blocks["measure"], window, facts)
+    found += _recall_findings(recipe, blocks["measure"], window, facts)
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
         judged = judged.with_tasks(tasks_asked(recipe))
         found += _needle_findings(judged, recipe.asserts, facts)
-        blocks["eval"] = _settled(judged, min(_context(recipe), facts.positions) or JUDGED, window, facts)
+        blocks["eval"] = _settled(judged, min(named_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
         found += judging_findings(recipe, blocks["eval"], facts)
         found += _scoring_findings(recipe, blocks["measure"], blocks["eval"])
@@ -65,12 +78,42 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
     return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
 
 
-def tasks_asked(recipe: Recipe) -> Iterator[int | str]:
-    """The needles' contexts and the tasks that asserts name."""
+def _with_recall(measure: Measure, window: int, facts: ModelFacts) -> Measure:
+    """With the length of the texts of recall: four windows, so that facts stand in and beyond the window."""
+    length = measure.recall_seq or min(max(MEASURED, 4 * window), facts.positions)
+    return measure.model_copy(update={"recall_seq": length})
+
+
+def too_short(length: int, window: int) -> NoValue:
+    """Why there is no recall in texts of `length` tokens, which hold no fact beyond the window, or none at all."""
+    least = max(SHORTEST_NEEDLE, 2 * window)
+    behind = f", twice the widest window of {tokens_text(window)}" if least > SHORTEST_NEEDLE else ""
+    said = f"needs texts of {tokens_text(least)} tokens{behind}, and these have {tokens_text(length)}"
+    return NoValue(said, "take smaller windows, or rank by `kl`")
+
+
+def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: ModelFacts) -> Iterator[Diagnostic]:
+    """LB336 for texts beyond the model's positions; LB328 for texts that are too short for a window, where a rule or an
+    assert needs a value, or the recipe says how long they are."""
+    length, given = measure.recall_seq or 0, recipe.measure.recall_seq is not None
+    span = _setting(recipe.measure, "recall_seq")
+    if length > facts.positions:
+        positions = tokens_text(facts.positions)
+        message = f"`recall_seq` is {tokens_text(length)}, and the model has {positions} positions"
+        yield error("LB336", message, span, help=f"give at most {positions}, or leave `recall_seq` out")
+        return
+    needed = RECALL in measure.recall and (given or "recall" in metrics_asked(recipe))
+    if needed and length < max(SHORTEST_NEEDLE, 2 * window):
+        missing = too_short(length, window)
+        yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
+
+
+def tasks_asked(recipe: Recipe) -> Iterator[Asked]:
+    """The needles and the tasks that asserts name."""
     return (task for task, _ in tasks_at(recipe.asserts))
 
 
-def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, Span]]:
+def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[Asked, Span]]:
     """The same, and where they stand."""
     for item in asserts:
         for part in walk(item.expr):
@@ -81,7 +124,7 @@ def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[int | str, 
 def _needle_findings(judged: Evaluate, asserts: Iterable[ResolvedAssertion], facts: ModelFacts) -> Iterator[Diagnostic]:
     """LB336 for texts beyond the model's positions, and for too short ones."""
     places = dict(tasks_at(asserts))
-    for context in judged.needle:
+    for context in judged.contexts:
         if context < SHORTEST_NEEDLE:
             message = f"a text of {context} tokens is too short to hide facts in"
             yield error("LB336", message, help=f"take at least {SHORTEST_NEEDLE}")
@@ -109,7 +152,7 @@ def joint_tokens(measure: Measure) -> int:
 def judging_findings(recipe: Recipe, judged: Evaluate, facts: ModelFacts) -> Iterator[Diagnostic]:
     """Evaluation settings that make a result look too good: LB329 for sequences shorter than the recipe's contexts, LB337
     for evaluating on the healing text."""
-    context = min(_context(recipe), facts.positions)
+    context = min(named_context(recipe), facts.positions)
     if judged.seq is not None and judged.seq < context:
         seq, named = tokens_text(judged.seq), tokens_text(context)
         message = f"judged on sequences of {seq} tokens; asserts and budgets are about {named}"
@@ -144,17 +187,12 @@ def cautions(plan: Plan) -> tuple[str, ...]:
     return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
-def _context(recipe: Recipe) -> int:
-    """Tokens of the longest context that the recipe names; 0 for none."""
-    return max((node.ctx for node in costs_asked(recipe) if node.ctx is not None), default=0)
-
-
-def _widest_window(actions: Iterable[Action], facts: ModelFacts) -> int:
-    """Tokens of the widest window that an action gives a layer without that window; 0 for none."""
+def windows_of(actions: Iterable[Action], facts: ModelFacts) -> frozenset[int]:
+    """Tokens of the windows that actions give layers without that window."""
     alike = {spec: layer for layer, spec in enumerate(facts.layer_specs)}
     changes = ((spec, action.under(facts, layer)) for action in dict.fromkeys(actions) for spec, layer in alike.items())
     windows = (given_windows((spec,), (change.spec,)) for spec, change in changes if change is not None)
-    return max((size for sizes in windows for size in sizes), default=0)
+    return frozenset(size for sizes in windows for size in sizes)
 
 
 def _settled(block: Block, wanted: int, window: int, facts: ModelFacts) -> Block:

@@ -22,6 +22,7 @@ from lbdsl.layer.difference import differences, given_windows, marks_of
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.profile import Profile
 from lbdsl.parts import Mark
+from lbdsl.plan.recall import RecallLoss
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase
 from lbdsl.solve.select import Chosen, LayerChoice, PlanValue
 
@@ -353,6 +354,7 @@ class Plan(Chosen, PlanValue):
     after: Totals
     contexts: tuple[int, ...]
     loss: Loss
+    recall: RecallLoss | None = None
     asserts: tuple[AssertResult, ...] = ()
     measure: Measure
     heal: Heal | None = None
@@ -368,6 +370,11 @@ class Plan(Chosen, PlanValue):
     speeds: tuple[Speed, ...] = ()
     estimate: Estimate | None = None
     serving: tuple[Served, ...] = ()
+
+    @property
+    def joint(self) -> dict[str, float]:
+        """The values of the whole changed model that asserts compare, by name."""
+        return self.loss.values | ({"recall": self.recall.value} if self.recall is not None else {})
 
     @property
     def costs(self) -> Costs:

@@ -14,10 +14,11 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
 from lbdsl.language.words import RULES
+from lbdsl.recipe.beyond import missing_gate, named_windows, nothing_beyond
 from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolved_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
-from lbdsl.recipe.rules import check_actions, lint_rules
+from lbdsl.recipe.rules import check_actions, lint_rules, lint_scores
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule, recipe_digest
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
@@ -224,7 +225,12 @@ class _Resolver:
         )
         first_else = next(elses, None)
         healed, gated = "heal" in self.parts, bool(self.asserts)
-        scope.diagnostics += lint_rules(tuple(self.rules), healed=healed, gated=gated, first_else=first_else)
+        recall = beyond = None
+        if found is not None:
+            windows = named_windows(found)
+            recall, beyond = missing_gate(found, windows), nothing_beyond(found, windows)
+        linted = lint_rules(tuple(self.rules), healed=healed, gated=gated, first_else=first_else, recall=recall)
+        scope.diagnostics += [*linted, *([beyond] if beyond is not None else [])]
         return Diagnosed(found, tuple(scope.diagnostics))
 
     def _check_judged_on(self) -> None:
@@ -262,6 +268,7 @@ class _Resolver:
         text = one_line(node.selector.span.to(node.actions[-1].span).text)
         because = node.because.value if node.because else None
         self.rules.append(Rule(node.span, self.rule_count, selector, actions, because, text))
+        self.scope.diagnostics += lint_scores(self.rules[-1], node.actions)
 
     def _choose(self, node: tree.Choose) -> None:
         self.rule_count += 1

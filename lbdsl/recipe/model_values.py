@@ -11,7 +11,7 @@ from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import ENGINES, CostOf, PostScore, PredictedOf, Score, Serves
-from lbdsl.recipe.schema_blocks import SHORTEST_NEEDLE, task_name
+from lbdsl.recipe.schema_blocks import QUESTIONS_FILE, SHORTEST_NEEDLE, Needle, OwnQuestions, task_name
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.types import Place, refuse_unquoted
 from lbdsl.recipe.values import constant, described, warn_decimal, whole
@@ -39,7 +39,7 @@ def post_score(scope: Scope, node: tree.Call, place: Place) -> PostScore:
 
 
 def _task(scope: Scope, node: tree.Call) -> PostScore:
-    """`needle(4Ki)`, `task("hellaswag")`, or `recovery` of one of them."""
+    """`needle(4Ki)`, `needle("mine.jsonl")`, `task("hellaswag")`, or `recovery` of one of them."""
     name, argument = node.name.name, only_argument(node)
     form = metrics()[name].form()
     if argument is None:
@@ -52,14 +52,27 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
         of = _task(scope, argument)
         return PostScore(node.span, name, of.source, of.task)
     if name == "needle":
-        context = whole(scope, "a context", argument, Unit.TOKENS)
-        if context < SHORTEST_NEEDLE:
-            message = f"a text of {context} tokens is too short to hide facts in"
+        needle = needle_of(scope, "a context", argument)
+        if isinstance(needle, int) and needle < SHORTEST_NEEDLE:
+            message = f"a text of {needle} tokens is too short to hide facts in"
             scope.fail("LB105", message, argument.span, help=f"take at least {SHORTEST_NEEDLE}")
-        warn_decimal(scope, argument)
-        return PostScore(node.span, name, task_name(context), context)
+        return PostScore(node.span, name, task_name(needle), needle)
     task = task_named(scope, argument)
     return PostScore(node.span, name, task_name(task), task)
+
+
+def needle_of(scope: Scope, what: str, node: tree.Expr) -> Needle:
+    """The tokens of a text to hide facts in, or a file of questions."""
+    refuse_unquoted(scope, node)
+    value = constant(scope, node)
+    if not isinstance(value, String):
+        context = whole(scope, what, node, Unit.TOKENS)
+        warn_decimal(scope, node)
+        return context
+    if not value.value.lower().endswith(QUESTIONS_FILE):
+        message = f'questions are in a {QUESTIONS_FILE} file, and "{value.value}" is none'
+        scope.fail("LB106", message, node.span, help='as in `needle("mine.jsonl")`; for built-in questions `needle(4Ki)`')
+    return OwnQuestions(file=value.value)
 
 
 def task_named(scope: Scope, node: tree.Expr) -> str:

@@ -18,8 +18,9 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Choosing, Rule, ends
+from lbdsl.recipe.schema import Choosing, Rule, Score, ends
 from lbdsl.recipe.scope import Scope, rewrite
+from lbdsl.recipe.types import walk
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
 _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
@@ -68,12 +69,41 @@ def _go_together(
     return False
 
 
+def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
+    """LB219 for a rule that chooses layers by scores of other kinds of actions than its own, which `calls` write."""
+    changing = [(action, call) for action, call in zip(rule.actions, calls, strict=True) if not action.keeps]
+    parts = tuple(walk(rule.selector))
+    scores = [part for part in parts if isinstance(part, Score) and part.action is not None]
+    scored = {action.kind for score in scores if score.action is not None for action in score.action.each}
+    if not changing or scored & {action.kind for action, _ in changing}:
+        return
+    ranking = [one for part in parts if isinstance(part, tree.RankSelector | tree.RankedSet) for one in walk(part.by)]
+    kinds = " + ".join(action.kind for action, _ in changing)
+    written = one_line(changing[0][1].span.text)
+    for score in scores:
+        ranked = any(one is score for one in ranking)
+        # `kl` ranks better than the rise of the loss, which a bound is about.
+        metric = "kl" if ranked and score.metric == "nll" else score.metric
+        fitting = f"{metric[:-1]}, {written})" if metric.endswith(")") else f"{metric}({written})"
+        measured = score.action_text
+        said = (
+            f"`{score.name}` is `{score.text}`" if score.name == "sensitivity" else f"`{score.text}` measures `{measured}`"
+        )
+        message = f"{said}, and rule {rule.number} uses `{kinds}`: what `{measured}` harms little, `{kinds}` may harm much"
+        inside = score.span.source is rule.span.source and rule.span.start <= score.span.start < rule.span.end
+        # A named expression or group may be used in other rules, too.
+        fix = rewrite(score.span, fitting) if inside else None
+        help = f"rank by `{fitting}`" if ranked else f"compare `{fitting}`, for which another bound may be right"
+        yield note("LB219", message, score.span if inside else rule.span, help=help, fix=fix)
+
+
 def lint_rules(
-    rules: Sequence[Rule], *, healed: bool, gated: bool, first_else: tuple[int, Span] | None
+    rules: Sequence[Rule], *, healed: bool, gated: bool, first_else: tuple[int, Span] | None, recall: str | None = None
 ) -> list[Diagnostic]:
     """Unreachable and shadowed rules, a missing `else`, and changes without healing or gate.
 
-    `first_else` is the number and place of the first `else`, which may have an error and then is not in `rules`.
+    `first_else` is the number and place of the first `else`, which may have an error and then is not in `rules`. `recall`
+    is the assert that asks what stands beyond the windows that rules set.
     """
     if not rules:
         return [warning("LB209", "the recipe has no rules", help="it changes nothing; add `layers SET ACTION`")]
@@ -89,7 +119,9 @@ def lint_rules(
         found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
     if changing is not None and not gated:
         message = "layers are changed and nothing gates the result"
-        found.append(warning("LB208", message, changing.span, help="add a gate, as in `assert ppl_increase < 5%`"))
+        beyond = [f"and for what stands beyond the windows `{recall}`"] if recall is not None else []
+        help = ("add a gate, as in `assert ppl_increase < 5%`", *beyond)
+        found.append(warning("LB208", message, changing.span, help=help))
     return found
 
 

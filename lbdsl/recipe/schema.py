@@ -20,7 +20,7 @@ from lbdsl.core.units import Unit
 from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector
 from lbdsl.layer.cost import STATIC_VALUES
 from lbdsl.layer.profile import PREDICTED_VALUES, Profile
-from lbdsl.recipe.schema_blocks import BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
+from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
 class Phase(StrEnum):
@@ -69,11 +69,11 @@ class Score(Meaning):
 
 class PostScore(Meaning):
     """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
-    None means every one of them. For right answers it is the name of `task`: of a needle's context, or of a benchmark."""
+    None means every one of them. For right answers it is the name of `task`: a needle or a benchmark."""
 
     name: str
     source: str | None
-    task: int | str | None
+    task: Asked | None
 
     @property
     def metric(self) -> str:

@@ -11,7 +11,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 
 RECALL = "builtin:recall"
-"""Generated texts that end in questions about themselves, which only `heal` may name; see `lbdsl.data.recall`."""
+"""Generated texts with questions about themselves, for `heal`, and for `recall` of `measure`; see `lbdsl.data.recall`."""
 
 RECALL_HAY = ("builtin:pydoc", "builtin:docs")
 """What stands between the facts of texts of recall."""
@@ -23,8 +23,14 @@ JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
 
+JUDGED = 2048
+"""Tokens of the sequences that a result is judged on, if no window and no context needs more."""
+
 SHORTEST_NEEDLE = 256
 """Tokens of the shortest text that facts are hidden in."""
+
+QUESTIONS_FILE = ".jsonl"
+"""How the name of a file of questions ends."""
 
 SEQUENCES = 4
 """The minimum number of sequences for a mean and its error; `tokens` is raised to reach it."""
@@ -87,7 +93,8 @@ class Measure(BlockSettings):
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
     `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored;
-    `questions` are asked for a score of a task, the last ones of each of its parts.
+    `questions` are asked for a score of a task, the last ones of each of its parts. `recall` are the sources of the
+    questions of recall; those of `builtin:recall` are `recall_questions`, about texts of at most `recall_seq` tokens.
     """
 
     metric: str = "nll"
@@ -98,6 +105,9 @@ class Measure(BlockSettings):
     strategy: Literal["independent", "greedy", "screen"] = "independent"
     tries: int = Field(default=200, ge=0)
     questions: int = Field(default=200, ge=2)
+    recall: tuple[str, ...] = (RECALL,)
+    recall_seq: int | None = Field(default=None, ge=SHORTEST_NEEDLE)
+    recall_questions: int = Field(default=80, ge=10)
 
 
 class Lora(_Values):
@@ -178,12 +188,29 @@ class Heal(HealSettings):
         return tuple(dict.fromkeys(source for run in self.runs for source in sources_of(run.data)))
 
 
+class OwnQuestions(_Values):
+    """`"mine.jsonl"` in `needle`: questions of the user's own, in a file; see `lbdsl.data.records`."""
+
+    node: Literal["questions"] = "questions"
+    file: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f'"{self.file}"'
+
+
+Needle = int | OwnQuestions
+"""Facts hidden in a text of so many tokens, or a user's own questions."""
+
+Asked = Needle | str
+"""What a model is asked besides texts: a needle, or a task by its name."""
+
+
 class Evaluate(BlockSettings):
     """`eval { ... }`: the texts that the artifact is evaluated on; every assert must hold on each of them.
 
     If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it to the largest context that asserts and budgets name,
     within the model's positions. `tasks` are benchmarks of lm-evaluation-harness, `limit` the most questions of each;
-    `needle` are contexts in tokens, of `needle_texts` texts each, see `lbdsl.metrics.needle`.
+    `needle` are contexts in tokens, of `needle_texts` texts each, see `lbdsl.metrics.needle`, or a user's own questions.
     """
 
     data: tuple[str, ...] = ("builtin:wikitext",)
@@ -192,17 +219,28 @@ class Evaluate(BlockSettings):
     metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
     tasks: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=2)
-    needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)], ...] = ()
+    needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)] | OwnQuestions, ...] = ()
     needle_texts: int = Field(default=8, ge=2)
 
-    def with_tasks(self, asked: Iterable[int | str]) -> Evaluate:
-        """With these contexts of needles and these tasks, too."""
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """In tokens, of the needles that are hidden in built-in text."""
+        return tuple(needle for needle in self.needle if isinstance(needle, int))
+
+    @property
+    def own_questions(self) -> tuple[OwnQuestions, ...]:
+        return tuple(needle for needle in self.needle if isinstance(needle, OwnQuestions))
+
+    def with_tasks(self, asked: Iterable[Asked]) -> Evaluate:
+        """With these needles and these tasks, too."""
         asked = tuple(asked)
-        needle = dict.fromkeys((*self.needle, *(task for task in asked if isinstance(task, int))))
-        tasks = dict.fromkeys((*self.tasks, *(task for task in asked if isinstance(task, str))))
+        needle = dict.fromkeys((*self.needle, *(one for one in asked if not isinstance(one, str))))
+        tasks = dict.fromkeys((*self.tasks, *(one for one in asked if isinstance(one, str))))
         return self.model_copy(update={"needle": tuple(needle), "tasks": tuple(tasks)})
 
 
-def task_name(task: int | str) -> str:
-    """The name of a needle's context, or of a benchmark: `needle(4Ki)`, `task("hellaswag")`."""
-    return f"needle({tokens_text(task)})" if isinstance(task, int) else f'task("{task}")'
+def task_name(asked: Asked) -> str:
+    """The name of a needle, or of a benchmark: `needle(4Ki)`, `needle("mine.jsonl")`, `task("hellaswag")`."""
+    if isinstance(asked, str):
+        return f'task("{asked}")'
+    return f"needle({tokens_text(asked) if isinstance(asked, int) else asked})"

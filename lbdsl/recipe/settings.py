@@ -16,17 +16,19 @@ from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
 from lbdsl.recipe.expressions import resolve_by
-from lbdsl.recipe.model_values import task_named
+from lbdsl.recipe.model_values import needle_of, task_named
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     RECALL,
     SEQUENCES,
+    SHORTEST_NEEDLE,
     HealSettings,
     LearnedSinks,
     Method,
     Mix,
+    Needle,
     SelfText,
     Stage,
     Text,
@@ -54,6 +56,13 @@ def _length(scope: Scope, what: str, node: tree.Expr) -> int:
     """The length of a sequence in tokens, usually a power of two."""
     warn_decimal(scope, node)
     return _tokens(scope, what, node)
+
+
+def _needle(scope: Scope, what: str, node: tree.Expr) -> Needle:
+    needle = needle_of(scope, what, node)
+    if isinstance(needle, int) and needle < SHORTEST_NEEDLE:
+        scope.fail("LB129", f"{what} must be at least {SHORTEST_NEEDLE}", node.span)
+    return needle
 
 
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:
@@ -106,7 +115,7 @@ def _mix(scope: Scope, call: tree.Call, block: str) -> Mix:
     return Mix(sources=tuple(source for source in sources if not isinstance(source, Mix)), weights=weights)
 
 
-def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
+def _several_data(scope: Scope, what: str, node: tree.Expr, block: str = "eval") -> tuple[str, ...]:
     """One source, or a list of several."""
     for item in node.items if isinstance(node, tree.Items) else (node,):
         if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
@@ -115,30 +124,36 @@ def _several_data(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
     refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, Items):
-        return (_source(scope, value, node, "eval"),)
+        return (_source(scope, value, node, block),)
     if not value.items:
         scope.fail("LB106", "an empty list of sources", node.span, help="name at least one text")
     nodes = node.items if isinstance(node, tree.Items) else (node,) * len(value.items)
     pairs = zip(cast(tuple[Constant, ...], value.items), nodes, strict=True)
-    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, "eval"), pairs)))
+    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, block), pairs)))
+
+
+def _questions(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
+    """One source of questions about texts, or a list of several."""
+    return _several_data(scope, what, node, "recall")
 
 
 def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
-    """The name of one data source of a block. LB150 for one that is kept for another."""
+    """The name of one data source of a block, or of `recall`. LB150 for one that is kept for another."""
     if not isinstance(value, String) or not value.value:
         message = f"`data` is the name of a data source, not {described(value)}"
         scope.fail("LB106", message, node.span, help='as in `data = "builtin:pydoc"` or `data = "file.txt"`')
     name = value.value
-    if name.startswith("builtin:") and name not in BUILTIN_TEXTS:
-        meant = slip(name, BUILTIN_TEXTS) if isinstance(node, tree.String) else None
-        message = f"there is no built-in text `{name}`"
-        hint = f"did you mean `{nearest(name, BUILTIN_TEXTS) or BUILTIN_TEXTS[0]}`?"
+    known = (RECALL,) if block == "recall" else BUILTIN_TEXTS
+    if name.startswith("builtin:") and name not in known:
+        meant = slip(name, known) if isinstance(node, tree.String) else None
+        message = f"there is no built-in text `{name}`" + (" with questions" if name in BUILTIN_TEXTS else "")
+        hint = f"did you mean `{nearest(name, known) or known[0]}`?"
         scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
     others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
     if block != "eval" and name in JUDGING_ONLY:
         hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
         scope.fail("LB150", f"`{name}` is for judging only", node.span, help=hint)
-    if block != "heal" and name == RECALL:
+    if block not in ("heal", "recall") and name == RECALL:
         hint = f"name it in `heal`; measure and judge on {others}, a file or a hub data set"
         scope.fail("LB150", f"`{name}` is for healing only", node.span, help=hint)
     return name
@@ -256,6 +271,13 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
         "questions": SettingRow(
             whole, "how many of a task's last questions score layers; `limit` of `eval` takes the first"
         ),
+        "recall": SettingRow(
+            _questions, f"questions that `recall` is measured by: `{RECALL}`, a JSONL file of your own, or a list of them"
+        ),
+        "recall_seq": SettingRow(
+            _length, f"tokens of the texts of `{RECALL}`; open: 1Ki, or four times the widest window that a rule sets"
+        ),
+        "recall_questions": SettingRow(whole, f"how many questions of `{RECALL}` are asked"),
     },
     "heal": {
         "data": SettingRow(_data("heal"), f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {_OTHER_TEXTS}"),
@@ -289,7 +311,10 @@ SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
             "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files",
         ),
         "limit": SettingRow(whole, "the most questions of each benchmark"),
-        "needle": SettingRow(_several(_length), "tokens of texts in which facts are hidden and asked for, one or a list"),
+        "needle": SettingRow(
+            _several(_needle),
+            "what is asked about long texts, one or a list: tokens of texts that hide facts, or a .jsonl file of questions",
+        ),
         "needle_texts": SettingRow(
             whole, "how many of them for each length; the more, the smaller the error of what is found"
         ),

@@ -128,7 +128,10 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
     context = at or _context(plans)
     width = max(len("plan"), *(len(printable(label)) for label in plans))
     head = f"KV@{tokens_text(context)}"
-    yield Text(f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>18}  asserts", style="dim")
+    recalls = f"{'recall':>10}" if any(plan.recall is not None for plan in plans.values()) else ""
+    yield Text(
+        f" {'plan':<{width}}{head:>10}{'weights':>10}{'FLOPs':>10}{'nll':>18}{'KL':>18}{recalls}  asserts", style="dim"
+    )
     for label, plan in plans.items():
         facts = plan.model.facts
         shares = (
@@ -141,4 +144,7 @@ def _table(plans: Mapping[str, Plan], pm: str, at: int | None) -> Iterator[Text]
         failed = sum(item.failed for item in plan.asserts)
         said = "" if not plan.asserts else f"{failed} of {len(plan.asserts)} fail" if failed else "none fails"
         cells = "".join(f"{100 * share:>8.1f} %" for share in shares)
-        yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>18}  {said}".rstrip())
+        # Of what the base finds.
+        left = f"{100 * plan.recall.found / plan.recall.base:.0f} %" if plan.recall is not None else ""
+        recall = f"{left:>{len(recalls)}}"
+        yield Text(f" {printable(label):<{width}}{cells}{nll:>18}{kl:>18}{recall}  {said}".rstrip())

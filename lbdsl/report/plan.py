@@ -16,10 +16,9 @@ from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_tex
 from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
-from lbdsl.plan.lengths import JUDGED
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
-from lbdsl.recipe.schema_blocks import HealSettings, Stage, task_name
+from lbdsl.recipe.schema_blocks import JUDGED, Asked, HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_changes import change_lines
@@ -49,6 +48,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             *_speed_lines(plan.speeds, width),
             *_prefill_lines(plan, width),
             *_loss_lines(plan, width, ascii_),
+            *_recall_lines(plan, width, ascii_),
             *_patch_lines(plan, width),
             *_heal_lines(plan, width),
             *_judge_lines(plan, width),
@@ -185,7 +185,7 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
     texts = " and ".join(map(printable, plan.eval.data))
     each = " each" if len(plan.eval.data) > 1 else ""
     said = f" judged on: {texts}, {tokens_text(plan.eval.tokens)} tokens{each} in sequences of {tokens_text(plan.eval.seq)}"
-    tasks: tuple[int | str, ...] = (*plan.eval.needle, *plan.eval.tasks)
+    tasks: tuple[Asked, ...] = (*plan.eval.needle, *plan.eval.tasks)
     asked = ", ".join(printable(task_name(task)) for task in tasks)
     on = plan.measured_on
     if on is not None and on.digest is not None and plan.eval.seq > max(on.seq, JUDGED):
@@ -241,6 +241,16 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         # The first token of a sequence is not predicted.
         on = f"{loss.tokens // (seq - 1)} x {tokens_text(seq)}" if seq > 1 else tokens_text(loss.tokens)
         yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {on} tokens{others}", width, 7, "")
+
+
+def _recall_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+    found = plan.recall
+    if found is None:
+        return
+    yield from _wrapped(f" recall: {printable(found.text('+-' if ascii_ else '±'))}", width, 9, "")
+    if found.left_out:
+        said = ", ".join(f"{printable(name)} {found.kinds[name].base}" for name in found.left_out)
+        yield from _wrapped(f"         left out, as the base finds too few: {said}", width, 9, "dim")
 
 
 def _patch_lines(plan: Plan, width: int) -> Iterator[Text]:

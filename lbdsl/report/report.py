@@ -87,13 +87,13 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
 
 
 def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
-    """Right answers of both models; of a needle at each depth, too, as a heat map: the more is found, the greener."""
+    """Right answers of both models; of a needle by kind and depth, too, as a heat map: the more is found, the greener."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(Text(printable(task["name"])), overflow="fold")
     for title in shown:
         table.add_column(title, justify="right", overflow="fold")
     table.add_row(f"{task['metric']}, {task['questions']} questions", *shown.values())
-    for name, part in task["parts"].items():
+    for name, part in {**task.get("kinds", {}), **task["parts"]}.items():
         shares = [part[model] for model in ("base", "artifact") if model in part]
         table.add_row(Text(printable(name)), *(Text(part_text(share), style=_heat(share)) for share in shares))
     return table

@@ -35,6 +35,12 @@ def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
     yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
 
 
+def metrics_asked(recipe: Recipe) -> frozenset[str]:
+    """The metrics of layers and of the whole changed model that a recipe needs."""
+    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
+    return frozenset(part.metric for node in nodes for part in walk(node) if isinstance(part, Score))
+
+
 def predictions_asked(recipe: Recipe) -> dict[str, list[PredictedOf]]:
     """The predicted values among them, by engine."""
     asked: dict[str, list[PredictedOf]] = {}

@@ -13,6 +13,7 @@ from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
 from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
+from lbdsl.core.place import Folder
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.data.sources import is_there, path_of
@@ -31,6 +32,7 @@ from lbdsl.verbs.processes import check_processes
 from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
 from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
+from lbdsl.workbench.asking import recall_tests
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.predicting import pace_of
 from lbdsl.workbench.texts import (
@@ -48,6 +50,7 @@ from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.evaluate.tasks import Test
     from lbdsl.measure.statistics import Statistics
     from lbdsl.run.inputs import RunInputs
 
@@ -95,7 +98,9 @@ def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others:
         check_installed(tracker, f"`--report-to {tracker}`")
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = bench.place(recipe.path)
-    texts = [path_of(text, folder) for text in texts_of(recipe) if is_there(text, folder)]
+    own = recipe.eval.own_questions if recipe.eval is not None else ()
+    named = (*texts_of(recipe), *(questions.file for questions in own))
+    texts = [path_of(text, folder) for text in named if is_there(text, folder)]
     place.check_places(
         output,
         (
@@ -267,7 +272,7 @@ def inputs_for(
         heal_blocks=healing,
         validation=validation,
         eval_blocks=judging,
-        tasks=eval_tests(plan.eval, bench, folder) if plan.eval is not None else (),
+        tasks=_tests(plan, bench, folder),
         gate=gate_of(plan, recipe, bench.facts, no_heal=chosen.no_heal),
         calibration=calibration,
         device=bench.device,
@@ -275,6 +280,14 @@ def inputs_for(
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
+
+
+def _tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
+    """What the finished model is asked: what judges it, and what was asked of the plan before healing."""
+    if plan.eval is None:
+        return ()
+    tests = eval_tests(plan.eval, bench, folder)
+    return (*tests, *recall_tests(plan, bench, folder)) if bench.options.recall else tests
 
 
 def apply_saved_plan(

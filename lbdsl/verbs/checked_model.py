@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.data.records import check_questions_file
 from lbdsl.data.sources import check_source
 from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.lengths import tasks_at
 from lbdsl.recipe.schema import Choosing, Measure, Recipe
-from lbdsl.recipe.schema_blocks import HealSettings, sources_of
+from lbdsl.recipe.schema_blocks import HealSettings, OwnQuestions, sources_of
 from lbdsl.solve.choose import Forms, engines_of
 from lbdsl.solve.evaluate import scores_in
 from lbdsl.verbs.inspecting import Inspected
@@ -37,7 +38,7 @@ class CheckedModel:
         return forms_of(self.inspected, engines) if engines else None
 
     def not_there(self, recipe: Recipe) -> Iterator[Diagnostic]:
-        """LB440 and LB441 for texts, LB456 for tasks that are not there. No hub is asked."""
+        """LB440 and LB441 for texts and questions, LB456 for tasks that are not there. No hub is asked."""
         folder = Path(recipe.path).parent
         runs = recipe.heal.runs if recipe.heal is not None else ()
         blocks: tuple[Measure | HealSettings, ...] = (recipe.measure, *runs)
@@ -46,7 +47,11 @@ class CheckedModel:
             named += [(source, recipe.eval.set_at.get("data")) for source in recipe.eval.data]
         checks = [(partial(check_source, data, base_dir=folder), span) for data, span in named if isinstance(data, str)]
         tasks = dict.fromkeys(recipe.eval.tasks, recipe.eval.set_at.get("tasks")) if recipe.eval is not None else {}
-        tasks |= {task: span for task, span in tasks_at(recipe.asserts) if isinstance(task, str)}
+        asked = dict(tasks_at(recipe.asserts))
+        tasks |= {task: span for task, span in asked.items() if isinstance(task, str)}
+        own = dict.fromkeys(recipe.eval.own_questions, recipe.eval.set_at.get("needle")) if recipe.eval is not None else {}
+        own |= {needle: span for needle, span in asked.items() if isinstance(needle, OwnQuestions)}
+        checks += [(partial(check_questions_file, needle.file, folder), span) for needle, span in own.items()]
         scores = (score for rule in recipe.rules for score in scores_in(rule.selector))
         tasks |= {task: score.span for score in scores if (task := task_of(score.metric)) is not None}
         if tasks:

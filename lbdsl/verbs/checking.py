@@ -70,7 +70,7 @@ def on_model(found: Diagnosed[Recipe], model: ModelFacts | ModelAtHand) -> Diagn
     shadowed = {d.place for d in found.diagnostics if d.code == "LB202"}
     of_model = tuple(d for d in of_model if not (d.code == "LB307" and d.place in shadowed))
     codes = {d.code for d in of_model}
-    kept = tuple(d for d in found.diagnostics if not (d.code == "LB206" and "LB311" in codes))
+    kept = tuple(d for d in found.diagnostics if not (d.code == "LB206" and "LB311" in codes) and d.code != "LB360")
     order = sorted([*kept, *of_model], key=lambda d: d.place)
     return Diagnosed(None if any(d.is_error for d in of_model) else found.value, tuple(order))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate, Measure
+from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.saved_recipe import came_from, planned_recipe
 from lbdsl.workbench.options import RunOptions
@@ -51,7 +52,7 @@ def evaluate_artifact(
     seq: int | None = None,
     tasks: Sequence[str] = (),
     limit: int | None = None,
-    needle: Sequence[int] = (),
+    needle: Sequence[int | str] = (),
     needle_texts: int | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
@@ -59,15 +60,15 @@ def evaluate_artifact(
     """Perplexity, KL to the base and top-1 agreement of an artifact's folder, on the texts of its `eval` block.
 
     `against` is the base model, needed when it is not at the path in the record; `data` (one text or several), `tokens`
-    (in tokens), `seq`, `tasks`, `limit`, `needle` (contexts in tokens) and `needle_texts` replace the block's settings.
-    Raises LbdslError when the folder is not an artifact or was edited, or the base at the path in the record is another one
-    now; a base that is named may be another, with the same vocabulary.
+    (in tokens), `seq`, `tasks`, `limit`, `needle` (contexts in tokens, and files of questions) and `needle_texts` replace
+    the block's settings. Raises LbdslError when the folder is not an artifact or was edited, or the base at the path in the
+    record is another one now; a base that is named may be another, with the same vocabulary.
     """
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
     from lbdsl.verbs.seen import seen_by_artifact
-    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests
+    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests, unwritten
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)
@@ -78,14 +79,16 @@ def evaluate_artifact(
     known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))
     given = tuple(_named(text, known, place.folder) for text in named)
     own_tasks = tuple(_named(task, block.tasks, place.folder) for task in tasks)
-    place = replace(place, given=_given(*given, *own_tasks))
+    own_files = (needle.file for needle in block.own_questions)
+    needles = _needles(needle, tuple(own_files), place.folder)
+    place = replace(place, given=_given(*given, *own_tasks, *_files(needles)))
     asked = {
         "data": given or block.data,
         "tokens": tokens or block.tokens,
         "seq": seq or block.seq,
         "tasks": own_tasks or block.tasks,
         "limit": limit or block.limit,
-        "needle": tuple(needle) or block.needle,
+        "needle": needles or block.needle,
         "needle_texts": needle_texts or block.needle_texts,
     }
     recipe = planned_recipe(plan)
@@ -98,7 +101,7 @@ def evaluate_artifact(
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
     judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
     answers = ask(base, changed, eval_tests(wanted, bench, place), bench.progress)
-    found += judging_findings(recipe, wanted, facts)
+    found += (*judging_findings(recipe, wanted, facts), *unwritten(wanted, bench))
     asserts = gate_of(plan.model_copy(update={"eval": wanted}), recipe, facts, no_heal=record.no_heal)(
         {quality.data: quality.scores for quality in judged}, {task.name: task.post_scores() for task in answers}
     )
@@ -122,7 +125,7 @@ def evaluate_model(
     seq: int | None = None,
     tasks: Sequence[str] = (),
     limit: int | None = None,
-    needle: Sequence[int] = (),
+    needle: Sequence[int | str] = (),
     needle_texts: int | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
@@ -132,17 +135,18 @@ def evaluate_model(
     LB451 where it computes NaN or infinity."""
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
-    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests
+    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests, unwritten
 
     bench, texts = Workbench(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
-    place = Place(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks))
+    needles = _needles(needle, (), Path.cwd())
+    place = Place(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks, *_files(needles)))
     given: dict[str, Any] = {
         "data": texts,
         "tokens": tokens,
         "seq": seq,
         "tasks": tuple(tasks),
         "limit": limit,
-        "needle": tuple(needle),
+        "needle": needles,
     }
     given |= {"needle_texts": needle_texts}
     asked = Evaluate().model_copy(update={name: value for name, value in given.items() if value})
@@ -151,7 +155,7 @@ def evaluate_model(
     blocks, tests = eval_blocks(wanted, Measure(), None, bench, place), eval_tests(wanted, bench, place)
     judged = judge_on(bench.judged_base, None, blocks, "judging", bench.progress, bench.options.batch)
     quality = evaluation_json(judged, tasks=ask(bench.judged_base, None, tests, bench.progress))
-    return Judged(bench.source.short_name, None, quality, (), ())
+    return Judged(bench.source.short_name, None, quality, (), unwritten(wanted, bench))
 
 
 def _given(*names: str) -> frozenset[str]:
@@ -159,9 +163,17 @@ def _given(*names: str) -> frozenset[str]:
     return frozenset(name.removeprefix(WIKITEXT) for name in names)
 
 
+def _needles(given: Iterable[int | str], known: Sequence[str], folder: Path) -> tuple[Needle, ...]:
+    return tuple(one if isinstance(one, int) else OwnQuestions(file=_named(one, known, folder)) for one in given)
+
+
+def _files(needles: Iterable[Needle]) -> Iterator[str]:
+    return (needle.file for needle in needles if isinstance(needle, OwnQuestions))
+
+
 def _named(given: str, known: Iterable[Any], folder: Path) -> str:
-    """A text or task of the command line, where paths are relative to the working directory: as the recipe in `folder`
-    names it, if it does."""
+    """A text, task or file of questions of the command line, where paths are relative to the working directory: as the
+    recipe in `folder` names it, if it does."""
     path, form = os.path.abspath(path_of(given)), WIKITEXT if given.startswith(WIKITEXT) else ""
     if not os.path.isfile(path):
         return given

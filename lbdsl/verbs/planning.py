@@ -16,6 +16,7 @@ from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import tokens_of
 from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
+from lbdsl.metrics import metric_of
 from lbdsl.plan.build import build
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
@@ -26,7 +27,7 @@ from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
-from lbdsl.solve.case import Case
+from lbdsl.solve.case import Case, metrics_asked
 from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import Selection, select
@@ -47,7 +48,7 @@ from lbdsl.workbench.predicting import (
 )
 from lbdsl.workbench.screening import check_screen, screening
 from lbdsl.workbench.targets import forms_of
-from lbdsl.workbench.whole_plans import joint_loss
+from lbdsl.workbench.whole_plans import joint_loss, joint_recall
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -192,6 +193,8 @@ def planned_on(
     loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool, best_so_far: bool = False
 ) -> Planned:
     """`plan_recipe` of a recipe that was read, on a model that was opened."""
+    from lbdsl.workbench.texts import unwritten
+
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
     case, choice = Case(resolved, facts), None
@@ -211,6 +214,7 @@ def planned_on(
     used = selection.used_statistics
     joint, joint_digest = joint_loss(resolved, bench, selection, statistics)
     on = on.model_copy(update={"joint_digest": joint_digest})
+    recall, forgotten = joint_recall(resolved, bench, selection, statistics)
     ref = ModelRef(
         source=_lasting(bench),
         name=bench.source.short_name,
@@ -223,7 +227,8 @@ def planned_on(
     )
     passes = passes_over_text(resolved, bench)
     repeated = repeated_text(resolved, passes) if selection.changed else ()
-    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without, *repeated)
+    found = (*bench.diagnostics, *measured.diagnostics, *chosen.diagnostics, *without, *forgotten, *repeated)
+    found += unwritten(resolved.eval, bench)
     built = build(
         resolved,
         facts,
@@ -237,6 +242,7 @@ def planned_on(
         found=found,
         statistics=statistics.digests(used) if statistics is not None else {},
         choice=choice,
+        recall=recall,
     )
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
@@ -295,7 +301,11 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
     settled = with_lengths(recipe, bench.facts)
     _raise_errors(loaded.diagnostics + settled.diagnostics)
     recipe = settled.unwrap()
-    diagnostics = (*loaded.diagnostics, *settled.diagnostics, *needed.diagnostics)
+    if not bench.options.recall and "recall" in metrics_asked(recipe):
+        raise fail("LB361", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
+    # `build` says of the layers that get windows, and of the model's positions, what a recipe alone leaves open.
+    of_recipe = (d for d in loaded.diagnostics if d.code != "LB360")
+    diagnostics = (*of_recipe, *settled.diagnostics, *needed.diagnostics)
     if planned:
         case = Case(recipe, bench.facts)
         choosing = None if case.choose is None else case.choose.choosing
@@ -316,12 +326,13 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
         diagnostics += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
     screened = Case(recipe, bench.facts).screened
     measured = tuple(request for request in requests if request not in screened)
-    of_tasks = tuple(request for request in measured if task_of(request.metric))
-    if of_tasks:
-        check_tasks(tuple(dict.fromkeys(task_of(request.metric) or "" for request in of_tasks)), bench.place(recipe.path))
-    of_text = tuple(request for request in measured if request not in of_tasks)
+    of_answers = tuple(request for request in measured if metric_of(request.metric).asks)
+    tasks = tuple(dict.fromkeys(task for request in of_answers if (task := task_of(request.metric))))
+    if tasks:
+        check_tasks(tasks, bench.place(recipe.path))
+    of_text = tuple(request for request in measured if request not in of_answers)
     scores, on, statistics = _scores(recipe, bench, of_text, actions, wanted, check)
-    asked, known = asked_scores(recipe, bench, of_tasks, actions, statistics)
+    asked, known = asked_scores(recipe, bench, of_answers, actions, statistics)
     scores, diagnostics = {**scores, **asked}, (*diagnostics, *known)
     estimated = screening(recipe, bench, statistics)
     if estimated is not None:

@@ -20,6 +20,7 @@ from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import impossible_untils
+from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case, predictions_asked
@@ -145,6 +146,16 @@ class _Shape:
         return "swa(window=$window)"
 
     @property
+    def window_score(self) -> str:
+        """What windows are ranked by: a score of the windows themselves."""
+        return f"kl({self.swa})"
+
+    @property
+    def recall_gate(self) -> str | None:
+        """The assert on what stands beyond the windows; None for a model with too few positions."""
+        return recall_gate(self.window, self.ctx, self.facts.positions)
+
+    @property
     def window_action(self) -> Action:
         return actions()["swa"].model_validate({"window": self.window})
 
@@ -224,7 +235,13 @@ def _balanced(shape: _Shape) -> list[str]:
     drops, windows = shape.part(0.2), max(1, shape.part(0.45))
     lines = [f"lowest {drops} of rest by sensitivity drop"] if drops else []
     bound = _bound(shape.cache_share([(_drop(), drops), (shape.window_action, windows)]))
-    return [*lines, f"lowest {windows} of rest by sensitivity {shape.swa}", "else keep", "", *_cache_gate(shape, bound)]
+    return [
+        *lines,
+        f"lowest {windows} of rest by {shape.window_score} {shape.swa}",
+        "else keep",
+        "",
+        *_cache_gate(shape, bound),
+    ]
 
 
 def _cache(shape: _Shape) -> list[str]:
@@ -233,7 +250,7 @@ def _cache(shape: _Shape) -> list[str]:
     goal = f"kv({_tokens(shape.ctx)}) <= {bound}%"
     return [
         "# As few windows as reach the goal, where they hurt least; no attention goes.",
-        f"lowest of rest by kl({shape.swa}) until {goal} {shape.swa}",
+        f"lowest of rest by {shape.window_score} until {goal} {shape.swa}",
         "else keep",
         "",
         *_cache_gate(shape, bound),
@@ -262,7 +279,7 @@ def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
         condition = goals[0] if len(goals) == 1 else " and ".join(f"({goal})" for goal in goals)
         return [
             "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
-            f"lowest of rest by kl({shape.swa}) while {condition} {shape.swa}",
+            f"lowest of rest by {shape.window_score} while {condition} {shape.swa}",
             "else keep",
         ]
     alternatives = ["keep", shape.swa, "drop"]
@@ -292,15 +309,17 @@ def _tail(shape: _Shape, template: Template) -> list[str]:
     # Sequences shorter than twice the window would not heal what the window takes away.
     seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
     gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": 50}[template]
+    recall = shape.recall_gate if template != "speed" else None
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
         "# uses 10M.",
         f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
         "",
-        "# The result is judged on text of another source, at the context above, and saved only if the gate holds.",
+        "# The result is judged on text of another source, at the context above, and saved only if every assert holds.",
         'eval { data = "builtin:wikitext" }',
         f"assert ppl_increase < {gate}%",
+        *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", recall) if recall else ()),
     ]
 
 

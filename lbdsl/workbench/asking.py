@@ -1,28 +1,36 @@
-"""Scores of layers and of whole plans by the questions of a task."""
+"""Scores of layers and of whole plans by answers to questions: of a task, or of what stands far back in a text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnostic, warning
-from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.diagnostic import Diagnostic, fail, warning
+from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.place import Folder
-from lbdsl.core.units import Unit, duration_text, plural, tokens_text
+from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
+from lbdsl.data.split import TextPart
 from lbdsl.plan.estimate import measuring_units, units
-from lbdsl.recipe.schema import Evaluate, Recipe
+from lbdsl.plan.schema import Plan
+from lbdsl.recipe.schema import Evaluate, Measure, Recipe
+from lbdsl.recipe.schema_blocks import RECALL
 from lbdsl.workbench.patching import fingerprint_of
 from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.data.records import Question
+    from lbdsl.evaluate.tasks import Test
+    from lbdsl.measure.answers import Answered
     from lbdsl.measure.flow import Changes
+    from lbdsl.measure.recall import RecallQuestions
+    from lbdsl.measure.rows import AnswerRows
     from lbdsl.measure.runs import Run
     from lbdsl.measure.statistics import Statistics
-    from lbdsl.measure.store import SequenceSum
 
 
 def task_of(metric: str) -> str | None:
@@ -31,70 +39,152 @@ def task_of(metric: str) -> str | None:
 
 
 def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -> float:
-    """The tokens that one model reads for all tasks that it is judged by, about."""
-    if wanted is None or not wanted.tasks:
+    """The tokens that one model reads for a user's own questions and all tasks that it is judged by, about."""
+    if wanted is None:
         return 0.0
+    from lbdsl.workbench.texts import needles_of
+
+    own = wanted.model_copy(update={"needle": wanted.own_questions})
+    found = float(sum(test.rows.tokens for test in needles_of(own, bench, folder)))
+    if not wanted.tasks:
+        return found
     from lbdsl.evaluate.questions import tokens_asked
     from lbdsl.evaluate.task_files import task_file
     from lbdsl.measure.skeleton import skeleton_of
 
     with bench.progress.stage("counting the tokens of tasks"):
         model = skeleton_of(bench.weights_folder, bench.facts)
-        return sum(
+        return found + sum(
             tokens_asked(task, task_file(task, folder), model, bench.tokenizer, wanted.limit, bench.facts.positions)
             for task in wanted.tasks
         )
 
 
+class Asked(Protocol):
+    """Questions that models are asked. `rows` are their answers, `blocks` the tokens of these."""
+
+    @property
+    def rows(self) -> AnswerRows: ...
+
+    @property
+    def blocks(self) -> TokenBlocks: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def cost(self, base: Answered, changed: Answered) -> Measurement:
+        """What the changed model loses of the base's answers, with its paired error."""
+
+
+def recall_questions_of(measure: Measure, bench: Workbench, folder: Folder, part: TextPart) -> RecallQuestions:
+    """The questions of recall: those that layers are scored by (SCORE), or others, for whole plans (JOINT)."""
+    from lbdsl.data.recall import recall_questions
+    from lbdsl.data.records import read_questions
+    from lbdsl.measure.recall import RecallQuestions, own_part
+
+    assert measure.recall_seq is not None, "lengths are settled before any text is read"
+    asked: list[Question] = []
+    with bench.progress.stage("reading the questions of recall"):
+        for source in measure.recall:
+            if source == RECALL:
+                length, count = measure.recall_seq, measure.recall_questions
+                found: Sequence[Question] = recall_questions(part, bench.tokenizer, length, count, measure.seed)
+            else:
+                own = read_questions(source, bench.tokenizer, base_dir=folder, positions=bench.facts.positions)
+                found = own_part(own, part)
+            first = 1 + max((one.text for one in asked), default=-1)
+            asked += [replace(one, text=first + one.text) for one in found]
+        return RecallQuestions.of(asked, bench.facts.positions, bench.options.batch)
+
+
+def recall_tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
+    """The questions that the plan was asked, for the finished model."""
+    from lbdsl.evaluate.recall import RecallTest
+
+    if plan.recall is None:
+        return ()
+    return (RecallTest(recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)),)
+
+
+def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:
+    """The questions that layers are scored by."""
+    from lbdsl.evaluate.questions import questions_of
+    from lbdsl.evaluate.task_files import task_file
+    from lbdsl.measure.skeleton import skeleton_of
+
+    folder, task = bench.place(recipe.path), task_of(metric)
+    if task is None:
+        return recall_questions_of(recipe.measure, bench, folder, TextPart.SCORE)
+    with bench.progress.stage(f"reading {metric}"):
+        model = skeleton_of(bench.weights_folder, bench.facts)
+        path, count = task_file(task, folder), recipe.measure.questions
+        return questions_of(task, path, model, bench.tokenizer, count, bench.facts.positions, bench.options.batch)
+
+
 def asked_scores(
     recipe: Recipe, bench: Workbench, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
 ) -> tuple[dict[Request, Measurement], tuple[Diagnostic, ...]]:
-    """The scores of layers by tasks; and LB337 where a task judges the result by questions that chose its layers."""
+    """The scores of layers by answers; and LB337 where questions that chose layers also judge the result. Raises LB361 if
+    the base finds too few answers for any score."""
     from lbdsl.measure.scores import changes_of, stored_as
 
     scores: dict[Request, Measurement] = {}
-    found = []
+    found: list[Diagnostic] = []
     for metric in dict.fromkeys(request.metric for request in requests):
-        of_task, task = [request for request in requests if request.metric == metric], task_of(metric) or ""
-        asking = Asking(task, recipe, bench)
-        stored = stored_as(bench.facts, of_task, actions, statistics)
-        models = {stored[r]: changes_of(actions[r.action], bench.facts, r.layer) for r in of_task}
-        falls = asking.falls(models, statistics, f"asking {metric}", starts=True)
-        scores |= {request: falls[stored[request]] for request in of_task}
-        error = median(falls[stored[request]].stderr for request in of_task)
-        bench.progress.say(f"{metric}: {plural(asking.questions.count, 'question')}, standard error of a score {error:.1%}")
-        judged = recipe.eval if recipe.eval is not None and task in recipe.eval.tasks else None
-        spare = asking.questions.spare
-        if judged is not None and (judged.limit is None or judged.limit > spare):
-            help = f"`limit = {spare}` in the eval block asks the others" if spare > 0 else "take fewer `questions`"
-            said = f"{metric} judges the result on questions that also choose its layers"
-            found.append(warning("LB337", said, judged.set_at.get("tasks", judged.span), help=help))
+        of_metric = [request for request in requests if request.metric == metric]
+        questions = asked_by(metric, recipe, bench)
+        asking = Asking(questions, bench)
+        if task_of(metric) is None:
+            asking.check_base(statistics)
+        stored = stored_as(bench.facts, of_metric, actions, statistics)
+        models = {stored[r]: changes_of(actions[r.action], bench.facts, r.layer) for r in of_metric}
+        costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
+        scores |= {request: costs[stored[request]] for request in of_metric}
+        some = costs[stored[of_metric[0]]]
+        error = amount_text(median(costs[stored[request]].stderr for request in of_metric), some.unit)
+        bench.progress.say(f"{metric}: {plural(questions.count, 'question')}, standard error of a score {error}")
+        found += _judged_again(metric, questions, recipe)
     return scores, tuple(found)
 
 
+def _judged_again(metric: str, questions: Asked, recipe: Recipe) -> Iterator[Diagnostic]:
+    """LB337 for questions that choose layers and judge the result."""
+    judged, task = recipe.eval, task_of(metric)
+    if judged is None or task not in judged.tasks:
+        return
+    spare = getattr(questions, "spare", 0)
+    if judged.limit is None or judged.limit > spare:
+        help = f"`limit = {spare}` in the eval block asks the others" if spare > 0 else "take fewer `questions`"
+        said = f"{metric} judges the result on questions that also choose its layers"
+        yield warning("LB337", said, judged.set_at.get("tasks", judged.span), help=help)
+
+
 class Asking:
-    """The last questions of a task, which a model is asked as it is measured."""
+    """Models are asked as they are measured: what each has answered is kept."""
 
-    def __init__(self, task: str, recipe: Recipe, bench: Workbench):
-        from lbdsl.evaluate.questions import questions_of
-        from lbdsl.evaluate.task_files import task_file
-        from lbdsl.measure.skeleton import skeleton_of
+    def __init__(self, questions: Asked, bench: Workbench):
+        self._bench, self.questions = bench, questions
 
-        self._bench = bench
-        folder = bench.place(recipe.path)
-        with bench.progress.stage(f'reading task("{task}")'):
-            model = skeleton_of(bench.weights_folder, bench.facts)
-            path = task_file(task, folder)
-            count = recipe.measure.questions
-            self.questions = questions_of(
-                task, path, model, bench.tokenizer, count, bench.facts.positions, bench.options.batch
-            )
+    def check_base(self, statistics: Statistics) -> None:
+        """Raise LB361 if the base finds so few answers that there is no value."""
+        base, _ = self.answers({}, statistics, "asking the base")
+        missing = self.questions.cost(base, base).missing
+        if missing is not None:
+            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
 
-    def falls(
+    def costs(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
     ) -> dict[Request, Measurement]:
-        """The share of right answers that each changed model loses of the base's, with its paired error. The requests are
-        the keys that it is stored under. `starts`: what it will take is said first."""
+        """What each changed model loses. The requests are the keys that it is stored under. `starts`: what it will take is
+        said first."""
+        base, changed = self.answers(models, statistics, title, starts)
+        return {request: self.questions.cost(base, answered) for request, answered in changed.items()}
+
+    def answers(
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
+    ) -> tuple[Answered, dict[Request, Answered]]:
+        """Of the base, and of each changed model."""
+        from lbdsl.measure.answers import Answered
         from lbdsl.measure.runs import Run, measured_sums
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
@@ -122,12 +212,11 @@ class Asking:
                     counted_SN=asked.rows.counted_SN,
                     groups=asked.rows.groups,
                 )
-        right = self._right(sums, base)
-        return {request: _fall(right, self._right(sums, request)) for request in models}
 
-    def _right(self, sums: Mapping[Request, Mapping[int, SequenceSum]], request: Request) -> list[float]:
-        losses, misses = ({row: value.total for row, value in sums[one].items()} for one in _both(request))
-        return self.questions.right(losses, misses)
+        def answered(request: Request) -> Answered:
+            return Answered(*({row: value.total for row, value in sums[one].items()} for one in _both(request)))
+
+        return answered(base), {request: answered(request) for request in models}
 
     def _say(self, missing: Sequence[Run]) -> None:
         bench, tokens = self._bench, self.questions.rows.tokens
@@ -143,8 +232,3 @@ def _both(request: Request) -> tuple[Request, Request]:
     from lbdsl.measure.answers import AnswerLoss, AnswerMiss
 
     return replace(request, metric=AnswerLoss.kind), replace(request, metric=AnswerMiss.kind)
-
-
-def _fall(before: list[float], after: list[float]) -> Measurement:
-    lost = [one - other for one, other in zip(before, after, strict=True)]
-    return clustered_mean(lost, [1] * len(lost), Unit.RATIO)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import duration_text, plural, tokens_text
+from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.choose import Problem
@@ -19,7 +20,6 @@ from lbdsl.solve.optimum import least_without, solutions, unmet
 from lbdsl.solve.search import SHARE, Found, key_of, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
-from lbdsl.workbench.asking import task_of
 from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.screening import screening
 from lbdsl.workbench.targets import forms_of
@@ -59,8 +59,8 @@ def choose(
         there = set(problem.places)
         problem = replace(problem, pairs={both: value for both, value in screened.pairs.items() if there.issuperset(both)})
     metric, done = problem.choosing.metric, 0.0
-    task = task_of(metric)
-    whole = WholePlans(recipe, bench, statistics, task)
+    asks = metric_of(metric).asks
+    whole = WholePlans(recipe, bench, statistics, metric)
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
         nonlocal done
@@ -74,8 +74,8 @@ def choose(
     if wanted.strategy == "greedy":
         found = greedy(problem, measure, tries=wanted.tries)
     else:
-        # All questions of a task are asked at once.
-        share = SHARE if task is None else 1.0
+        # All questions are asked at once.
+        share = 1.0 if asks else SHARE
         found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, share=share, best_so_far=best_so_far)
     if found is None and wanted.strategy == "greedy" and next(solutions(problem), None) is not None:
         message = "changing one layer after the other leads to no plan that keeps all budgets"
@@ -86,7 +86,7 @@ def choose(
         message = f"the `{metric}` of every plan that was measured is not a number"
         raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
     passed_over = None
-    if task is None:
+    if not asks:
         found, passed_over = _checked(recipe, bench, scores, statistics, metric, found)
     selected = select(recipe, bench.facts, scores, chosen=found.best)
     diagnostics = selected.diagnostics

@@ -10,8 +10,9 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.language.lexer import one_line
 from lbdsl.layer.cost import model_cost
-from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.schema import Recipe
+from lbdsl.metrics import metric_of
+from lbdsl.recipe.schema import Recipe, Score
+from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, deciding, evaluate
 from lbdsl.solve.select import Selection, select
@@ -31,7 +32,11 @@ def hold(
     known = next(known for known in Case(recipe, facts).rules if known.while_ is not None)
     condition, rule = known.while_, known.rule
     assert condition is not None
-    plans = WholePlans(recipe, bench, statistics)
+    asked = {part.metric for part in walk(condition) if isinstance(part, Score)}
+    of_text = tuple(metric for metric in asked if not metric_of(metric).asks)
+    # What is measured on the text is measured at once; each metric of answers has questions of its own.
+    groups = [*([of_text] if of_text else []), *((metric,) for metric in sorted(asked - set(of_text)))]
+    plans = [(WholePlans(recipe, bench, statistics, group[0]), group) for group in groups]
     said: dict[int, str] = {}
 
     def selected(size: int) -> Diagnosed[Selection]:
@@ -42,8 +47,8 @@ def hold(
         if selection is None:
             return False  # A later rule cannot be carried out beside so many.
         title = f"measuring rule {rule.number} with {plural(size, 'layer')}"
-        (joint,) = plans.measure([selection], tuple(metrics_of(Of.CHANGED)), title)
-        values = {name: found.value for name, found in joint.items()}
+        measured = [whole.measure([selection], group, title)[0] for whole, group in plans]
+        values = {name: found.value for joint in measured for name, found in joint.items()}
         cost = model_cost(facts, selection.specs)
         world = World(facts, cost=cost, profiles=recipe.profiles, joint=values)
         said[size] = str(deciding(condition, world) or "")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, warning
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
@@ -23,12 +23,12 @@ from lbdsl.data.split import TextPart
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
-from lbdsl.recipe.schema_blocks import RECALL, HealSettings, Mix, SelfText, Text, sources_of, task_name
+from lbdsl.recipe.schema_blocks import RECALL, HealSettings, Mix, Needle, SelfText, Text, sources_of, task_name
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
-    from lbdsl.data.needle import Haystacks
     from lbdsl.data.written import Writer
+    from lbdsl.evaluate.needle import NeedleTest
     from lbdsl.evaluate.tasks import Test
 
 CHECKING = ("builtin:docs", "builtin:pydoc")
@@ -60,8 +60,7 @@ def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
 
         found[RECALL] = digest_of([VERSION, found[RECALL]])
     if plan.eval is not None:
-        digests = [texts.digest for texts in needles_of(plan.eval, bench)]
-        found |= dict(zip(map(task_name, plan.eval.needle), digests, strict=True))
+        found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
     for task in plan.eval.tasks if plan.eval is not None else ():
         found[task_name(task)] = _task_digest(task, folder)
     return found
@@ -97,7 +96,7 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
     if recipe.eval is not None:
         check_asked(recipe.eval.tasks, bench, folder)
         eval_blocks(recipe.eval, recipe.measure, recipe.heal, bench, folder)
-        needles_of(recipe.eval, bench)
+        needles_of(recipe.eval, bench, folder)
 
 
 def check_sources(texts: Iterable[Text], bench: Workbench, folder: Folder) -> None:
@@ -267,19 +266,39 @@ def eval_blocks(
 def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.evaluate.harness import HarnessTask
-    from lbdsl.evaluate.needle import NeedleTest
 
-    needles = map(NeedleTest, needles_of(wanted, bench))
     batch = bench.options.batch
     tasks = (HarnessTask(task, wanted.limit, folder, bench.tokenizer, batch) for task in wanted.tasks)
-    return (*needles, *tasks)
+    return (*needles_of(wanted, bench, folder), *tasks)
 
 
-def needles_of(wanted: Evaluate, bench: Workbench) -> list[Haystacks]:
-    """The texts of each context in which facts are hidden. Raises LB446 where there is too little text for one."""
+def needles_of(wanted: Evaluate, bench: Workbench, folder: Folder) -> list[NeedleTest]:
+    """The questions about texts: of facts hidden in texts of each context, and a user's own. Raises LB446 where there is
+    too little text for a context, and as `read_questions` does."""
     from lbdsl.data.needle import haystacks
+    from lbdsl.data.records import read_questions
+    from lbdsl.evaluate.needle import NeedleTest
 
-    return [haystacks(bench.tokenizer, context, wanted.needle_texts) for context in wanted.needle]
+    tokenizer, positions, batch = bench.tokenizer, bench.facts.positions, bench.options.batch
+
+    def test_of(needle: Needle) -> NeedleTest:
+        if isinstance(needle, int):
+            return NeedleTest.hidden(haystacks(tokenizer, needle, wanted.needle_texts), positions, batch)
+        asked = read_questions(needle.file, tokenizer, base_dir=folder, positions=positions)
+        return NeedleTest.own(needle, asked, positions, batch)
+
+    return list(map(test_of, wanted.needle))
+
+
+def unwritten(wanted: Evaluate | None, bench: Workbench) -> tuple[Diagnostic, ...]:
+    """LB452 where models that are judged from disk cannot write answers that they would write in memory."""
+    if wanted is None or not wanted.needle or not bench.judged_streamed:
+        return ()
+    message = (
+        f"{task_name(wanted.needle[0])} is judged by likelihoods alone: the model is not in memory, and writes nothing"
+    )
+    help = "leave out --low-memory" if bench.options.low_memory else "judge it on a machine with more memory"
+    return (warning("LB452", message, wanted.set_at.get("needle"), help=help),)
 
 
 def _blocks(

@@ -6,13 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lbdsl.core.diagnostic import Diagnostic, error, fail, note
 from lbdsl.core.digest import digest_of
-from lbdsl.core.measurement import Measurement, Request
-from lbdsl.metrics import Of, metrics_of
+from lbdsl.core.measurement import Measurement, NoValue, Request
+from lbdsl.data.split import TextPart
+from lbdsl.layer.difference import given_windows
+from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
+from lbdsl.plan.lengths import too_short
+from lbdsl.plan.recall import RecallLoss, RecallOfKind
 from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import RECALL, SHORTEST_NEEDLE
+from lbdsl.solve.case import metrics_asked
 from lbdsl.solve.select import Selection
-from lbdsl.workbench.asking import Asking
+from lbdsl.workbench.asking import Asking, asked_by, recall_questions_of
 from lbdsl.workbench.patching import fingerprint_of
 from lbdsl.workbench.workbench import Workbench
 
@@ -24,14 +31,14 @@ class WholePlans:
     """What was measured is kept, sequence by sequence: a plan that was measured on a share of the text is measured on the
     rest alone."""
 
-    def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, task: str | None = None):
-        """`task`: whose questions they are asked instead of the text."""
+    def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, metric: str = "nll"):
+        """`metric`: where it is of answers, they are asked its questions instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
         from lbdsl.workbench.texts import score_blocks
 
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
-        self._asking = Asking(task, recipe, bench) if task is not None else None
+        self._asking = Asking(asked_by(metric, recipe, bench), bench) if metric_of(metric).asks else None
         # `tokens`: of the text, or the answers. `measured_on`: tokens of the text, or questions.
         if self._asking is None:
             self._blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
@@ -53,8 +60,8 @@ class WholePlans:
         if self._asking is not None:
             requests = {digest: Request(metrics[0], f"joint {digest}", MODEL_LAYER) for digest in digests}
             models = {requests[digest]: plan for digest, plan in changes.items()}
-            falls = self._asking.falls(models, self._statistics, title)
-            return [{metrics[0]: falls[requests[digest]]} for digest in digests]
+            costs = self._asking.costs(models, self._statistics, title)
+            return [{metrics[0]: costs[requests[digest]]} for digest in digests]
         with open_store(bench.cache_dir) as store, bench.progress.stage(title) as report:
             found = measure_plans(
                 lambda: bench.measured_base,
@@ -69,6 +76,11 @@ class WholePlans:
             )
         by_digest = dict(zip(changes, found, strict=True))
         return [by_digest[digest].scores for digest in digests]
+
+
+def text_metrics() -> tuple[str, ...]:
+    """The metrics of the whole changed model that are measured on every token of a text."""
+    return tuple(name for name, metric in metrics_of(Of.CHANGED).items() if issubclass(metric, LogitsMetric))
 
 
 def _digest(plan: Selection, statistics: Statistics) -> str:
@@ -101,7 +113,7 @@ def joint_losses(
         found = measure_plans(
             lambda: bench.measured_base,
             {_digest(selection, statistics): selection.changes for selection in selections},
-            tuple(metrics_of(Of.CHANGED)),
+            text_metrics(),
             blocks,
             store,
             fingerprint_of(bench, blocks.digest),
@@ -118,3 +130,48 @@ def joint_losses(
         for loss in found
     ]
     return losses, blocks.digest
+
+
+def joint_recall(
+    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
+) -> tuple[RecallLoss | None, tuple[Diagnostic, ...]]:
+    """What the whole changed model loses of the answers to questions that no score was measured by, and findings on it.
+    Nothing where no attention changes and no value is asked for. Raises LB361 if one is asked for, and there is none."""
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.measure.store import MODEL_LAYER
+
+    asked, length = "recall" in metrics_asked(recipe), recipe.measure.recall_seq or 0
+    touched = any(layer.before.mixer != layer.after.mixer for layer in selection.layers)
+    if not selection.changes or not (asked or (touched and bench.options.recall)):
+        return None, ()
+
+    def without(missing: NoValue) -> tuple[None, tuple[Diagnostic, ...]]:
+        if asked:
+            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
+        message = f"`recall` {missing.reason}: nothing says what the plan forgets"
+        return None, (note("LB361", message, help=missing.help),)
+
+    window = max(given_windows(bench.facts.layer_specs, selection.specs), default=0)
+    if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in recipe.measure.recall:
+        return without(too_short(length, window))
+    questions = recall_questions_of(recipe.measure, bench, bench.place(recipe.path), TextPart.JOINT)
+    asking, statistics = Asking(questions, bench), taken or NO_STATISTICS
+    base, _ = asking.answers({}, statistics, "asking the base")
+    missing = questions.cost(base, base).missing
+    if missing is not None:
+        return without(missing)
+    request = Request("recall", f"joint {_digest(selection, statistics)}", MODEL_LAYER)
+    _, answered = asking.answers({request: selection.changes}, statistics, "asking the whole plan", starts=True)
+    score, kinds = questions.cost(base, answered[request]), questions.by_kind(base, answered[request])
+    if not math.isfinite(score.value):
+        help = ("the plan breaks the model: change fewer layers", "or try `--dtype float32`")
+        return None, (error("LB306", f"`recall` of the whole changed model is {score.value}", help=help),)
+    found = RecallLoss(
+        value=score.value,
+        stderr=score.stderr if math.isfinite(score.stderr) else None,
+        kinds={name: RecallOfKind.model_validate(kind, from_attributes=True) for name, kind in kinds.items()},
+        left_out=tuple(name for name, kind in kinds.items() if not kind.counts),
+        longest=questions.longest,
+        digest=questions.blocks.digest,
+    )
+    return found, ()

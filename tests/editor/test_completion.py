@@ -127,6 +127,14 @@ def test_recipes_beside_are_offered_to_include(tmp_path: Path) -> None:
     assert complete(Analysis(text), len(text))[1] == ()
 
 
+@pytest.mark.parametrize("text", ['eval { needle = "', 'eval { needle = [1Ki, "', 'assert recovery(needle("'])
+def test_files_of_questions_beside_are_offered_to_needles(tmp_path: Path, text: str) -> None:
+    for name in ("mine.jsonl", "other.lbr"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    _, items = complete(Analysis(text, path=tmp_path / "mine.lbr"), len(text))
+    assert [item.label for item in items] == ['"mine.jsonl"']
+
+
 def test_names_are_offered_below_their_definition_only() -> None:
     assert "@core" not in offered("layers @|\ngroup @core = all", "")
     assert "$w" in offered("let $w = \nlayers $|", "")  # also from a statement that does not parse

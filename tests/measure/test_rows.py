@@ -7,6 +7,7 @@ import torch
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.swa import SlidingWindow
+from lbdsl.measure import branches
 from lbdsl.measure.answers import first_choices
 from lbdsl.measure.flow import Flow, push
 from lbdsl.measure.layer_source import LoadedModel
@@ -45,7 +46,9 @@ def rows(answers: tuple[int, ...] = (3, 1, 6, 2)) -> torch.Tensor:
     return torch.cat([question, torch.randint(3, 90, (len(answers), max(answers)), generator=made)], dim=1)
 
 
-def test_a_shared_beginning_gives_the_states_of_whole_rows(case) -> None:
+@pytest.mark.parametrize("together", [branches.TOGETHER, 3 * SHARED], ids=["at once", "three at a time"])
+def test_a_shared_beginning_gives_the_states_of_whole_rows(case, together: int, monkeypatch) -> None:
+    monkeypatch.setattr(branches, "TOGETHER", together)
     loaded, streamed, changes = case
     ids_BN = rows()
     models = [changes, *({layer: change} for layer, change in changes.items())]
@@ -103,6 +106,23 @@ def test_likelihoods_are_those_of_each_row_alone(case) -> None:
         assert likelihood == pytest.approx(float(logp.gather(-1, target[:, None]).detach().sum()), abs=1e-3)
         assert first == bool((logp.argmax(-1) == target).all())
     assert told[-1] == 1.0
+
+
+def test_questions_about_one_text_share_it() -> None:
+    text, other = list(range(200)), list(range(300, 500))
+    pairs = [([*text, 1], [2]), ([*text, 1], [3]), ([*text, 4, 5], [6]), ([*other, 7], [8]), ([*other, 9], [1])]
+    asked = answer_rows(pairs, positions=1024)
+    assert asked.groups == (range(0, 3), range(3, 5))
+    assert asked.row_of == (0, 1, 2, 3, 4)
+    # The last token that is shared is read by each row.
+    assert asked.tokens == (199 + 3 + 3 + 4) + (199 + 3 + 3)
+    # So many questions at once that what is behind the text stays small.
+    many = [([*text, *range(number, number + 150)], [1]) for number in range(1000, 1030)]
+    assert [len(group) for group in answer_rows(many, positions=2048).groups] == [28, 2]
+    # A beginning of a few words is not a text.
+    assert len(answer_rows([([*text[:100], 1], [2]), ([*text[:100], 3], [4])], positions=1024).groups) == 1
+    few = [([*text[:140], *range(500, 900)], [1]), ([*text[:140], *range(900, 1300)], [1])]
+    assert len(answer_rows(few, positions=2048).groups) == 2
 
 
 def test_a_question_longer_than_the_positions_is_cut_and_said() -> None:

@@ -535,9 +535,12 @@ def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, mon
     """Seven answers on a document of 300 tokens: it is read once, and choosing by it says how much that is."""
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "cache")))
     counting(workplace, "own.yaml", 12)
-    rows = [json.loads(line) for line in Path("own.jsonl").read_text().splitlines()]
-    document = "This is what the question is about. " * 8
-    Path("own.jsonl").write_text("".join(json.dumps({**row, "text": document + row["text"]}) + "\n" for row in rows))
+    # Each question has a document of its own: what they had in common would be read once for all of them.
+    rows = [
+        {**row, "text": f"{chr(ord('a') + n)}: " + "This is what the question is about. " * 8 + row["text"]}
+        for n, row in enumerate(map(json.loads, Path("own.jsonl").read_text().splitlines()))
+    ]
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     measure = 'measure { data = "builtin:docs"; tokens = 256; seq = 64; tries = 3; questions = 6 }'
     choose = 'choose for layers all among keep, drop minimizing task("own.yaml") subject to params <= 99%'
     judged = 'eval { tokens = 256; seq = 64; tasks = "own.yaml"; limit = 6; needle = 256 }'
@@ -545,7 +548,7 @@ def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, mon
     done = lbdsl("plan", "r.lbr", "model", "--json")
     assert done.code == 0, done.err
     (read,) = {int(said) for said in re.findall(r"forward pass(?:es)? of (\d+) tokens, about", done.err)}
-    alone = sum(len(document + row["text"]) for row in rows[-6:])
+    alone = sum(len(row["text"]) for row in rows[-6:])
     answers = sum(len(answer) + 1 for row in rows[-6:] for answer in row["choices"])
     # The document's end is behind the beginning that is shared.
     assert alone < read < alone + answers + 100
@@ -557,6 +560,17 @@ def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, mon
 
     pace_of(Workbench("model")).note("forward", 1000.0)
     found = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["estimate"]
-    first = sum(len(document + row["text"]) for row in rows[:6])
+    first = sum(len(row["text"]) for row in rows[:6])
     read = 2 * (256 + 8 * 256 + first + answers)
     assert found["judge_seconds"] == pytest.approx(read / 1000, rel=0.05)
+
+
+def test_a_plan_says_once_that_nothing_asks_beyond_its_windows(workplace: Path, lbdsl) -> None:
+    gate = "assert recovery(needle(512)) >= 80%"
+    for added, count in (("", 1), (gate, 0)):
+        Path("windows.lbr").write_text(Path("tiny.lbr").read_text() + added)
+        done = lbdsl("plan", "windows.lbr", "model", "--json")
+        assert done.code == 0, done.err
+        found = [item for item in json.loads(done.out)["findings"] if item["code"] == "LB360"]
+        assert [item["severity"] for item in found] == ["note"] * count
+        assert all(f"`{gate}`" in item["help"][0] for item in found), "the model has 512 positions"

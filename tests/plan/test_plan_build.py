@@ -71,7 +71,8 @@ def test_asserts(line, status, code, exit_code):
     found = built(RULES + line)
     plan = found.value
     assert [item.status for item in plan.asserts] == [status]
-    assert codes(found) == ([code] if code else [])
+    # No such assert asks what stands beyond the windows.
+    assert codes(found) == ([code] if code else []) + ["LB360"]
     assert max((d.exit_code for d in found.diagnostics), default=0) == exit_code
     assert plan.applyable is (code is None)
     assert plan.errored is (code is not None)
@@ -107,6 +108,23 @@ def test_changes_without_heal_and_assert_are_plain():
     assert found.diagnostics[-1].message == "this plan changes 26 layers, heals nothing and gates nothing"
     assert "LB325" not in codes(built(RULES + "heal { tokens = 1k }"))
     assert "LB325" not in codes(built("layers all keep"))
+
+
+def test_what_stands_beyond_windows_is_asked_of_the_layers_that_get_one():
+    gate = "assert nll < 0.5\n"
+    text = "lowest by nll(swa(window=64)) until kv(8Ki) <= {}% swa(window=64)\nelse keep\n" + gate
+    assert "LB360" not in codes(built(text.format(100)))
+    (found,) = (d for d in built(text.format(50)).diagnostics if d.code == "LB360")
+    assert (found.severity.value, found.help) == (
+        "note",
+        ("perplexity hardly shows what is lost there: add `assert recovery(needle(1Ki)) >= 80%`",),
+    )
+    assert "LB360" not in codes(built(text.format(50) + "assert recovery(needle(1Ki)) >= 80%"))
+    plain = built(text.format(50).replace(gate, ""))
+    assert codes(plain) == ["LB325"]
+    assert plain.diagnostics[0].help[-1] == (
+        "`assert recovery(needle(1Ki)) >= 80%` refuses one that loses what stands beyond its windows"
+    )
 
 
 def test_contexts_beyond_the_positions():

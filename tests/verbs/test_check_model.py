@@ -187,6 +187,8 @@ def test_what_no_format_of_an_engine_serves_is_found_before_measuring(
         ('measure { data = "no.txt" }', "<stdin>:3:18: error[LB441] there is no file no.txt"),
         ('heal { data = mix("builtin:docs", "no.jsonl") }', "error[LB441] there is no file no.jsonl"),
         ('eval { data = ["builtin:wikitext", "sub.d"] }', "error[LB440] 'sub.d' is not a text source"),
+        ('assert recovery(needle("no.jsonl")) > 90%', "<stdin>:3:8: error[LB441] there is no file no.jsonl"),
+        ('eval { needle = [1Ki, "no.jsonl"] }', "<stdin>:3:17: error[LB441] there is no file no.jsonl"),
         ('eval { tasks = ["own.yaml"]; data = "own.txt" }', None),
         ('eval { data = "some/dataset" }', None),
     ],
@@ -271,10 +273,41 @@ def test_layers_without_a_rule_are_said_once() -> None:
 
 def test_windows_of_the_layers_themselves() -> None:
     facts = llama_facts(layers=4, positions=8192, native_window=512)
-    found = check_recipe("where nll < 0.1 swa(window=1Ki)\nelse keep" + GATED, facts=facts).diagnostics
+    found = check_recipe(
+        "where kl < 0.1 drop\nwhere nll(swa(256)) < 0.1 swa(window=1Ki)\nelse keep" + GATED, facts=facts
+    ).diagnostics
+    # A note on what stands beyond the window would be wrong: the recipe gives layers none.
     assert [d.code for d in found] == ["LB327"]
     assert found[0].span is not None
     assert found[0].span.text.startswith("where nll")
+
+
+def beyond(text: str, facts=None) -> list[str]:
+    """What is said of text beyond the windows: the messages, each with the help."""
+    found = check_recipe(text + GATED, facts=facts).diagnostics
+    return [f"{d.message}; {d.help[0]}" for d in found if d.code == "LB360"]
+
+
+def test_what_stands_beyond_windows_is_said_once_and_within_the_models_positions() -> None:
+    said = (
+        "windows of 3Ki tokens, and nothing asks what stands beyond them; perplexity hardly shows what is lost there: add "
+    )
+    text = "layers 3 swa(window=3Ki)\nelse keep\nassert kv(32Ki) <= 100%"
+    assert beyond(text) == [said + "`assert recovery(needle(12Ki)) >= 80%`"]
+    assert beyond(text, smollm2_facts()) == [said + "`assert recovery(needle(8Ki)) >= 80%`"]
+    ranked = text.replace("layers 3", "lowest 4 by kl(swa(window=3Ki))")
+    assert beyond(ranked, smollm2_facts()) == [said + "`assert recovery(needle(8Ki)) >= 80%`"]
+
+
+def test_nothing_is_said_of_windows_where_no_layer_gets_one_or_no_text_is_long_enough() -> None:
+    shadowed = "layers all keep\nlayers 3 swa(window=64)"
+    assert beyond(shadowed)
+    assert beyond(shadowed, smollm2_facts()) == []
+    assert beyond("else swa(window=64)", llama_facts(layers=4, positions=128)) == []
+    assert beyond("else swa(window=64)", llama_facts(layers=4, positions=512)) == [
+        "windows of 64 tokens, and nothing asks what stands beyond them; perplexity hardly shows what is lost there: add "
+        "`assert recovery(needle(512)) >= 80%`"
+    ]
 
 
 IMPOSSIBLE = [

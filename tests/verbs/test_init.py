@@ -103,11 +103,27 @@ def test_shapes(tmp_path: Path, name: str, template: Template) -> None:
 def test_what_a_real_shape_gets() -> None:
     text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]), "balanced")
     assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
-    assert "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by sensitivity swa(window=$window)\n" in text
+    assert (
+        "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by kl(swa(window=$window)) swa(window=$window)\n" in text
+    )
     assert "tokens = 2M" in text
     text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]), "cache")
     assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
     assert "drop" not in recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "cache").replace("dropped", "")
+
+
+def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them() -> None:
+    for name, asked in (("smollm2", "2Ki"), ("llama3-8b", "4Ki"), ("three layers", "1Ki"), ("few positions", None)):
+        found = replace(_some(), facts=SHAPES[name])
+        for template in ("balanced", "cache"):
+            text = recipe_for(found, template)
+            gates = [line for line in text.splitlines() if line.startswith("assert recovery")]
+            assert gates == ([f"assert recovery(needle({asked})) >= 80%"] if asked else []), (name, template)
+            (ranking,) = (line for line in text.splitlines() if line.startswith("lowest") and line.endswith("$window)"))
+            assert " by kl(swa(window=$window)) " in ranking
+        assert "needle" not in recipe_for(found, "speed"), "it sets no windows"
+    goal = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", ("kv(8Ki) <= 40%",))
+    assert goal.endswith("assert recovery(needle(2Ki)) >= 80%\n")
 
 
 def _some():

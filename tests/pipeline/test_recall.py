@@ -1,0 +1,217 @@
+"""Recall: what a change costs of the answers that stand far back, of layers and of whole plans."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import string
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lbdsl.layer.spec import LayerSpec
+from tests.measure_cases import naive_logp
+from tests.specs import attention_layer, layer_of
+from tests.tiny_model import save_tiny_model
+
+LETTERS = string.ascii_lowercase
+SPEC = attention_layer(heads=4, kv_heads=2, head_dim=8, width=64)
+HEAD = 'lbr 1\nmeasure { data = "builtin:pydoc"; tokens = 256; seq = 64; recall = "mine.jsonl" }\n'
+
+
+def windowed(size: int) -> LayerSpec:
+    return LayerSpec.model_validate(layer_of(SPEC, window=size))
+
+
+def answered(folder: Path, texts: int = 6, each: int = 2, found: float = 0.7) -> list[dict[str, str]]:
+    """Questions of one letter, of which the model finds so many: their answer is what it says."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    draw, rows = random.Random(0), []
+    for _ in range(texts):
+        text = "".join(draw.choices(LETTERS + " ", k=200)) + LETTERS
+        of_text = []
+        for number in range(400):
+            question = f"What is {number} {''.join(draw.choices('abcdefgh', k=5))}? "
+            ids = torch.tensor([tokenizer(f"{text}\n\n{question}")["input_ids"]])
+            with torch.no_grad():
+                said = tokenizer.decode([int(model(ids).logits[0, -1].argmax())])
+            if len(said) == 1 and said in LETTERS:
+                right = len(rows) + len(of_text) < found * texts * each
+                of_text.append({"text": text, "question": question, "answer": said if right else "yz"[said == "y"]})
+            if len(of_text) == each:
+                break
+        assert len(of_text) == each
+        rows += of_text
+    draw.shuffle(rows)
+    # Those about one text one after another.
+    return sorted(rows, key=lambda row: row["text"])
+
+
+@pytest.fixture
+def mine(workplace: Path) -> list[dict[str, str]]:
+    Path("model").unlink()
+    save_tiny_model(Path("model"), tie_word_embeddings=False)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+    # It says letters, which stand in every text.
+    others = sorted(set(range(260)) - set(tokenizer(LETTERS)["input_ids"]))
+    model.lm_head.weight.data[others] = 0
+    model.save_pretrained("model")
+    rows = answered(Path("model"))
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def naive(rows: list[dict[str, str]], changes: Mapping[int, LayerSpec]) -> tuple[float, float, int, int]:
+    """The rise, its error, and how many answers the base and the changed model find: the stock model, masks and a loop."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+    rises: dict[str, list[float]] = {}
+    right = [0, 0]
+    for row in rows:
+        before = tokenizer(f"{row['text']}\n\n{row['question']}")["input_ids"]
+        whole = tokenizer(f"{row['text']}\n\n{row['question']}{row['answer']}")["input_ids"]
+        assert len(whole) == len(before) + 1
+        logps = [naive_logp(model, torch.tensor([whole]), one)[0, -2] for one in ({}, changes)]
+        rises.setdefault(row["text"], []).append(float(logps[0][whole[-1]] - logps[1][whole[-1]]))
+        for which, logp in enumerate(logps):
+            right[which] += int(logp.argmax()) == whole[-1]
+    every = [rise for of_text in rises.values() for rise in of_text]
+    mean = sum(every) / len(every)
+    spread = sum(sum(rise - mean for rise in of_text) ** 2 for of_text in rises.values())
+    return mean, math.sqrt(len(rises) / (len(rises) - 1) * spread) / len(every), *right
+
+
+def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(workplace: Path, lbdsl, mine) -> None:
+    Path("r.lbr").write_text(HEAD + "lowest 4 by recall(swa(window=16)) swa(window=16)\nelse keep\n")
+    # The first, third and fifth of six texts choose; the others judge.
+    choosing, judging = (
+        [row for i, row in enumerate(mine) if i // 2 % 2 == 0],
+        [row for i, row in enumerate(mine) if i // 2 % 2],
+    )
+    scored = json.loads(lbdsl("measure", "r.lbr", "model", "--json").out)["scores"]
+    by_layer = {row["layer"]: row for row in scored if row["metric"] == "recall"}
+    assert sorted(by_layer) == list(range(6))
+    for layer in (0, 3, 5):
+        value, error, _, _ = naive(choosing, {layer: windowed(16)})
+        assert by_layer[layer]["value"] == pytest.approx(value, abs=1e-4)
+        assert by_layer[layer]["stderr"] == pytest.approx(error, abs=1e-4)
+        assert abs(value) > 1e-3
+    plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+    windows = [layer["index"] for layer in plan["layers"] if layer["after"] != layer["before"]]
+    least = sorted(by_layer, key=lambda layer: by_layer[layer]["value"])[:4]
+    assert windows == sorted(least)
+    value, error, base, found = naive(judging, dict.fromkeys(windows, windowed(16)))
+    kind = plan["recall"]["kinds"]["mine.jsonl"]
+    assert plan["recall"]["value"] == pytest.approx(value, abs=1e-4)
+    assert plan["recall"]["stderr"] == pytest.approx(error, abs=1e-4)
+    assert (kind["asked"], kind["base"], kind["found"]) == (len(judging), base, found)
+    shown = " ".join(lbdsl("plan", "r.lbr", "model").out.split())
+    assert f"recall: answers {value:+.3g}" in shown
+    streamed = json.loads(lbdsl("plan", "r.lbr", "model", "--json", "--low-memory", "--cache-dir", "other").out)
+    assert streamed["recall"]["value"] == pytest.approx(value, abs=1e-4)
+    assert [layer["after"] for layer in streamed["layers"]] == [layer["after"] for layer in plan["layers"]]
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_interrupted_measurement_continues(workplace: Path, lbdsl, mine, monkeypatch, processes: int) -> None:
+    """The same values, whatever was kept; and where two processes share what is left."""
+    from lbdsl.measure.store import Store
+
+    Path("r.lbr").write_text(HEAD + "lowest 4 by recall(swa(window=16)) swa(window=16)\nelse keep\n")
+    whole = json.loads(lbdsl("measure", "r.lbr", "model", "--json", "--cache-dir", "one").out)["scores"]
+    put, kept = Store.put, []
+
+    def stopped(self, fingerprint, sums):
+        put(self, fingerprint, sums)
+        kept.append(fingerprint)
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", stopped)
+        assert lbdsl("measure", "r.lbr", "model", "--json", "--cache-dir", "two").code == 130
+    command = [sys.executable, "-m", "lbdsl", "measure", "r.lbr", "model", "--json", "--cache-dir", "two"]
+    others = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(processes)]
+    for process in others:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert json.loads(out)["scores"] == whole
+    assert json.loads(lbdsl(*command[3:]).out)["scores"] == whole
+
+
+def test_a_plan_that_forgets_is_warned_of_and_gated(workplace: Path, lbdsl, mine) -> None:
+    # The second letter of two is asked for, far behind the text.
+    rules = "layers 0-3 swa(window=2)\nelse keep\n"
+    Path("r.lbr").write_text(HEAD + rules + "assert recall < -9\n")
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    plan = json.loads(done.out)
+    kind = plan["recall"]["kinds"]["mine.jsonl"]
+    assert kind["found"] < 0.75 * kind["base"]
+    assert (done.code, plan["asserts"][0]["status"]) == (5, "fail")
+    assert plan["asserts"][0]["value"] == plan["recall"]["value"]
+    warned = [finding for finding in plan["findings"] if finding["code"] == "LB362"]
+    assert f"finds {100 * kind['found'] / kind['asked']:.0f} %" in warned[0]["message"]
+    refused = lbdsl("plan", "r.lbr", "model", "--no-recall")
+    assert (refused.code, "LB361" in refused.err) == (1, True), refused.err
+    Path("r.lbr").write_text(HEAD + rules)
+    without = json.loads(lbdsl("plan", "r.lbr", "model", "--json", "--no-recall").out)
+    assert without["recall"] is None
+    assert not any(finding["code"] in ("LB361", "LB362") for finding in without["findings"])
+
+
+def test_a_base_that_finds_nothing_has_no_recall(workplace: Path, lbdsl) -> None:
+    """A model without training finds no fact: an error where a value is needed, else a note."""
+    head = HEAD.replace("mine.jsonl", "builtin:recall").replace("; recall", "; recall_questions = 20; recall")
+    Path("r.lbr").write_text(head + "layers 0-1 swa(window=16)\nelse keep\n")
+    plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+    assert plan["recall"] is None
+    (said,) = [finding for finding in plan["findings"] if finding["code"] == "LB361"]
+    assert said["severity"] == "note"
+    assert plan["applyable"]
+    for rule in ("lowest 2 by recall(swa(window=16)) swa(window=16)", "where recall < 0.1 drop"):
+        Path("r.lbr").write_text(head + rule + "\nelse keep\n")
+        done = lbdsl("plan", "r.lbr", "model")
+        assert (done.code, "LB361" in done.err) == (1, True), done.err
+    # Nothing is asked where attention stays as it is.
+    Path("r.lbr").write_text(head + "layers all drop(mlp)\n")
+    plan = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+    assert (plan["recall"], [f for f in plan["findings"] if f["code"] == "LB361"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule", "code"),
+    [
+        ("recall_seq = 256", "layers 0 swa(window=200)", "LB328"),
+        ("recall_seq = 4Ki", "layers 0 swa(window=16)", "LB336"),
+        ("recall_seq = 300", "lowest 2 by recall(swa(window=200)) swa(window=200)", "LB328"),
+        ('recall = "builtin:pydoc"', "layers 0 swa(window=16)", "LB115"),
+        ('recall = "../mine.jsonl"', "layers 0 swa(window=16)", "LB479"),
+        ('recall = "none.jsonl"', "layers 0 swa(window=16)", "LB441"),
+    ],
+)
+def test_what_recall_cannot_be_measured_by(workplace: Path, lbdsl, settings: str, rule: str, code: str) -> None:
+    Path("r.lbr").write_text(f"lbr 1\nmeasure {{ tokens = 256; {settings} }}\n{rule}\nelse keep\n")
+    done = lbdsl("plan", "r.lbr", "model")
+    assert (done.code != 0, code in done.err) == (True, True), done.err
+
+
+def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, mine) -> None:
+    heal = "heal { tokens = 256; seq = 64; method = lora(rank=2, alpha=4) }\neval { tokens = 256; seq = 64 }\n"
+    Path("r.lbr").write_text(HEAD + "layers 0-3 swa(window=2)\nelse keep\n" + heal)
+    done = lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes")
+    assert done.code == 0, done.err
+    record = json.loads(Path("out/lbdsl.json").read_text())
+    before = record["plan"]["recall"]["kinds"]["mine.jsonl"]
+    (task,) = record["evaluation"]["tasks"]
+    assert (task["name"], task["questions"]) == ("recall", before["asked"])
+    assert task["base"] == pytest.approx(before["base"] / before["asked"])
+    assert task["parts"]["mine.jsonl"]["base"] == task["base"]
+    assert "Of what stands far back" in Path("out/README.md").read_text()
+    assert "recall" in lbdsl("show", "out").out
+    same = json.loads(lbdsl("diff", "out", "out", "--json").out)
+    assert same["recall"][0] == record["plan"]["recall"]
