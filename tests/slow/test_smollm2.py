@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ import torch
 
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
+from lbdsl.core.progress import progress_of
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
+from lbdsl.recipe.schema import Evaluate
 from lbdsl.workbench.options import RunOptions
+from lbdsl.workbench.texts import eval_tests
 from lbdsl.workbench.workbench import Workbench
 from tests.hybrid_cases import cache_of
 from tests.real_model import run_lbdsl
@@ -172,3 +176,19 @@ def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path
     weights = [read_record(tmp_path / name).unwrap().files for name in ("whole", "cut")]
     print(f"unbroken run {seconds:.0f} s, weights {weights[0]}")
     assert weights[0] == weights[1]
+
+
+def test_each_kind_of_fact_is_found_and_written_as_it_is_likely(smollm2: str) -> None:
+    """Of facts in 1Ki tokens the base finds two thirds (measured: numbers 71 %, words all, changed values 33 %), and words
+    that it writes are those that its likelihoods choose."""
+    bench = Workbench(smollm2, RunOptions(dtype="float32"))
+    (test,) = eval_tests(Evaluate(needle=(1024,)), bench, Path())
+    found = test.answered(bench.judged_base, None, progress_of(None))
+    shares = {kind: part.base / part.asked for kind, part in found.kinds.items()}
+    assert set(shares) == {"numbers", "words", "changed"}
+    assert {part.asked for part in found.kinds.values()} == {24}
+    assert shares["numbers"] > 0.5
+    assert shares["words"] > 0.75
+    assert shares["changed"] > 0.15
+    likely = replace(test, written=frozenset()).answered(bench.judged_base, None, progress_of(None))
+    assert likely.answers == found.answers
