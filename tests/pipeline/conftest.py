@@ -12,6 +12,9 @@ import pytest
 from tests.tiny_model import RECIPE, save_tiny_model
 
 
+WATCHED = 512
+
+
 @dataclass(frozen=True)
 class Done:
     code: int
@@ -28,6 +31,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> Path:
     """Measurements are the same in all tests that do not look at the cache itself."""
     return new_cache(tmp_path_factory.mktemp("shared") / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _less_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models heal on 2,048 tokens, and would be watched on twice as many, before and after."""
+    monkeypatch.setattr("lbdsl.heal.validation.TOKENS", WATCHED)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from lbdsl.run import healing as running
 from lbdsl.workbench.texts import heal_blocks, validation_blocks
 from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
+from tests.pipeline.conftest import WATCHED
 from tests.pipeline.test_texts import HEAL, RULES, weights
 
 pytestmark = pytest.mark.torch
@@ -179,7 +180,7 @@ def test_a_cached_teacher_gives_the_same_model(workplace: Path, lbdsl) -> None:
     config = json.loads((workplace / "model" / "config.json").read_text())
     size = torch.zeros((), dtype=getattr(torch, config["dtype"])).element_size()
     disk = [record.plan.estimate.disk_bytes for record in (loaded, cached)]
-    assert disk[1] - disk[0] == (2048 + 4096) * config["hidden_size"] * size
+    assert disk[1] - disk[0] == (2048 + WATCHED) * config["hidden_size"] * size
 
 
 def test_losses_are_shown_in_tensorboard(workplace: Path, lbdsl) -> None:
