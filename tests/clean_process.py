@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,12 @@ def run(script, words, folder, environment, log):
     sys.argv = ["-c", *words]
     exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 
-gc.freeze()
-for line in sys.stdin:
+def start(order):
     pid = os.fork()
     if not pid:
         code = 1
         try:
-            run(*json.loads(line))
+            run(*order)
             code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -47,8 +47,13 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    return pid
+
+gc.freeze()
+for line in sys.stdin:
+    pids = [start(order) for order in json.loads(line)]
+    print(*pids, flush=True)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids), flush=True)
 """
 
 
@@ -62,7 +67,7 @@ class Done:
 
 
 class CleanProcess:
-    """Starts scripts, one at a time."""
+    """Starts scripts, one at a time, or several that work together."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -73,13 +78,7 @@ class CleanProcess:
 
     def start(self, script: str, *words: object, cwd: Path, **environment: Any) -> int:
         """Start `python -c SCRIPT WORDS`, with changes to the environment; gives the process's id."""
-        self._count += 1
-        log = str(Path(self._logs.name, str(self._count)))
-        changed = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-        order = (script, [str(word) for word in words], str(cwd), changed, log)
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._log = Path(log)
+        self._order(script, words, cwd, [environment])
         return int(self._line())
 
     def ended(self, seconds: float) -> bool:
@@ -87,12 +86,18 @@ class CleanProcess:
         return bool(select.select([self._server.stdout], [], [], seconds)[0])
 
     def wait(self) -> Done:
-        code = int(self._line())
-        return Done(code, *(self._log.with_suffix(f".{name}").read_text(encoding="utf-8") for name in ("out", "err")))
+        (done,) = self._done()
+        return done
 
     def run(self, script: str, *words: object, cwd: Path, **environment: Any) -> Done:
         self.start(script, *words, cwd=cwd, **environment)
         return self.wait()
+
+    def together(self, script: str, *words: object, cwd: Path, processes: Sequence[Mapping[str, Any]]) -> list[Done]:
+        """Run a script in several processes at once, each with its own changes to the environment."""
+        self._order(script, words, cwd, processes)
+        self._line()
+        return self._done()
 
     def lbdsl(self, *words: object, cwd: Path, **environment: Any) -> Done:
         return self.run(LBDSL, *words, cwd=cwd, **environment)
@@ -100,6 +105,24 @@ class CleanProcess:
     def close(self) -> None:
         self._server.communicate()
         self._logs.cleanup()
+
+    def _order(self, script: str, words: Sequence[object], cwd: Path, processes: Sequence[Mapping[str, Any]]) -> None:
+        orders = []
+        for environment in processes:
+            self._count += 1
+            log = str(Path(self._logs.name, str(self._count)))
+            changed = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+            orders.append((script, [str(word) for word in words], str(cwd), changed, log))
+        self._written = [order[-1] for order in orders]
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(orders) + "\n")
+
+    def _done(self) -> list[Done]:
+        def said(log: str, name: str) -> str:
+            return Path(f"{log}.{name}").read_text(encoding="utf-8")
+
+        codes = map(int, self._line().split())
+        return [Done(code, said(log, "out"), said(log, "err")) for code, log in zip(codes, self._written, strict=True)]
 
     def _line(self) -> str:
         assert self._server.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
@@ -52,7 +53,15 @@ def read_parts(data: str, *, base_dir: Folder = None, offline: bool = False) -> 
     """The documents of a source, split into parts by use; see `split_documents`. Raises what `read_documents` raises."""
     if data == RECALL:
         return joined(map(read_parts, RECALL_HAY))
-    documents = read_documents(data, base_dir=base_dir, offline=offline)
+    if data in BUILTIN_TEXTS:
+        return _builtin_parts(data)
+    return split_documents(read_documents(data, base_dir=base_dir, offline=offline))
+
+
+@cache
+def _builtin_parts(data: str) -> Split:
+    """They are the same as long as this process runs."""
+    documents = read_documents(data)
     return only_evaluation(documents) if data in JUDGING_ONLY else split_documents(documents)
 
 

@@ -107,8 +107,10 @@ class HarnessTask:
     def _asked(self, source: LayerSource, told: Callable[[float], None]) -> _Asked:
         from lm_eval import evaluator
 
-        # It asks git for its version, which complains on standard error where there is none.
+        # It asks git for its version, which complains on standard error where there is none; and pip, which takes a second
+        # each time, for what is installed.
         evaluator.get_git_commit_hash = lambda: None
+        evaluator.add_env_info = lambda results: None
         path = task_file(self.task, self.folder)
         manager = _Keeping(manager_for(path))
         with asking(self.task, path) as spec:

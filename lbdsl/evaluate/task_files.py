@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -123,14 +123,16 @@ def _trusted(name: str, folder: Place) -> bool:
 
 def keep_templates_in() -> None:
     """From now on the harness's templates run in a sandbox, whoever names the task: in Jinja's plain environment a template
-    can call anything. They are also run long after a task was read."""
+    can call anything. They are also run long after a task was read. Each is compiled once, not for every answer."""
     from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
 
     own = utils.env
     if not isinstance(own, SandboxedEnvironment):
-        utils.env = SandboxedEnvironment(undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline)
-        utils.env.filters.update(own.filters)
+        kept = SandboxedEnvironment(undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline)
+        kept.filters.update(own.filters)
+        kept.from_string = lru_cache(kept.from_string)  # type: ignore[method-assign]
+        utils.env = kept
 
 
 class _Checked:

@@ -65,13 +65,24 @@ class _List(NamedTuple):
     end: int
 
 
+class _Callbacks(dict[Any, Callable[[Any], Any]]):
+    """Those of tokens, and of each rule when it is first reduced: a recipe uses few of them."""
+
+    def __init__(self, reduction: Callable[[Rule], Callable[[Any], Any]]):
+        self._reduction = reduction
+
+    def __missing__(self, rule: Rule) -> Callable[[Any], Any]:
+        self[rule] = self._reduction(rule)
+        return self[rule]
+
+
 class Parser:
     """Parses the statements of one source, and collects errors inside tokens (`"\\q"`)."""
 
     def __init__(self, source: Source):
         self.source = source
         self.diagnostics: list[Diagnostic] = []
-        callbacks: dict[Any, Callable[[Any], Any]] = {rule: self._reduction(rule) for rule in grammar().rules}
+        callbacks = _Callbacks(self._reduction)
         callbacks |= dict.fromkeys(_VALUES, lambda token: _Piece(self.value(token), token.start, token.end))
         self._conf = ParseConf(grammar().table, callbacks, START)
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.initialization import no_init_weights
 
 from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.layer.facts import ModelFacts
@@ -54,7 +55,7 @@ def _without_weights(folder: Path, dtype: torch.dtype, facts: ModelFacts) -> Any
     model_type = read_json_object(folder / "config.json")["model_type"]
     options = {"dtype": dtype, "attn_implementation": facts.family_data.attention_implementation}
     # Only parameters are left empty: buffers such as rotary frequencies are not in a checkpoint and are computed here.
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         if model_type.startswith(ARTIFACT_PREFIX):
             classes = hybrid_classes(model_type.removeprefix(ARTIFACT_PREFIX))
             model = classes.causal_lm._from_config(classes.config.from_pretrained(folder), **options)

@@ -17,6 +17,7 @@ from lbdsl.artifact.save import file_hashes
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.editor.project import configured_model
 from lbdsl.plan.file import DIGEST_KEY, PREDICTED
+from tests.pipeline.conftest import ended, settle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,6 +44,10 @@ ROWS = "".join(json.dumps({"text": f"{n}:", "choices": [" one", " two"], "answer
 def marker(workplace: Path) -> Path:
     """Appears when code of `evil.py`, of a template or of a program in the folder runs. The recipe's own folder is `given`,
     the working directory; beside it lies what it must not name."""
+    return with_marker(workplace)
+
+
+def with_marker(workplace: Path) -> Path:
     path = workplace / "ran"
     code = f"import pathlib\npathlib.Path({str(path)!r}).write_text('ran')\n"
     code += "def evil(*args, **more):\n    return args[0] if args else None\nclass Evil:\n    pass\n"
@@ -205,16 +210,38 @@ def test_who_runs_it_allows_code(marker: Path, lbdsl, monkeypatch: pytest.Monkey
     assert marker.exists()
 
 
-class TestArtifacts:
-    @pytest.fixture
-    def artifact(self, marker: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """One that was judged by a task and a text beside its recipe."""
-        monkeypatch.chdir("given")
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, shared_cache: Path) -> Path:
+    """A folder with all of it, and a copy beside it."""
+    place = tmp_path_factory.mktemp("attacked") / "place"
+    place.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        settle(place, tiny_folder, shared_cache, patch)
+        with_marker(place)
+        patch.chdir("given")
         Path("mine.txt").write_text("Some text of the recipe's own folder, over and over. " * 300)
         text = JUDGED.replace("tasks", 'data = "mine.txt"; tasks') % '"own.yaml"'
         Path("x.lbr").write_text(HEAD + text + 'assert task("own.yaml") >= 0%\n')
-        done = lbdsl("apply", "x.lbr", "../model", "-o", "out", "--yes")
-        assert done.code == 0, done.err
+        assert ended("apply", "x.lbr", "../model", "-o", "out", "--yes") == 0
+    shutil.copytree(place, place.with_name("kept"), symlinks=True)
+    return place
+
+
+class TestArtifacts:
+    @pytest.fixture
+    def workplace(self, attacked: Path, tiny_folder: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        shutil.rmtree(attacked)
+        shutil.copytree(attacked.with_name("kept"), attacked, symlinks=True)
+        return settle(attacked, tiny_folder, shared_cache, monkeypatch)
+
+    @pytest.fixture
+    def marker(self, workplace: Path) -> Path:
+        return workplace / "ran"
+
+    @pytest.fixture
+    def artifact(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """One that was judged by a task and a text beside its recipe."""
+        monkeypatch.chdir("given")
         return Path("out").absolute()
 
     def test_its_recipe_is_there(self, artifact: Path, lbdsl) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.core.progress import Silent
 from lbdsl.verbs import benching
 from lbdsl.workbench.workbench import Workbench
+from tests.pipeline.conftest import Made
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
 CELLS = {"prefill": 1, "decode": 2, "e2el": 1, "cache": 2, "memory": 2}
@@ -35,11 +37,9 @@ SMALL = ("--contexts", "64", "--batches", "1,2", "--pairs", "2")
 
 
 @pytest.fixture
-def artifact(workplace: Path, lbdsl) -> Path:
+def artifact(workplace: Path, made: Callable[..., Made]) -> Path:
     Path("r.lbr").write_text(RECIPE)
-    done = lbdsl("apply", "r.lbr", "model", "-o", "out", "--yes")
-    assert done.code == 0, done.err
-    return Path("out")
+    return Path(shutil.copytree(made(RECIPE).place / "out", "out"))
 
 
 def test_every_cell_is_measured_and_kept(artifact: Path, lbdsl) -> None:

@@ -24,7 +24,8 @@ choose for layers all among keep, swa(window=32), kv_heads(1) + swa(window=32), 
   subject to kv(8Ki) <= 40%, weights <= 99%, serves("vllm")
 heal {{ tokens = 256; seq = 128 }}
 """
-WHILE = "lbr 1\nmeasure { tokens = 512; seq = 128 }\nlowest by kl(drop) while kl <= BOUND drop\nelse keep\n"
+LITTLE = "measure { tokens = 256; seq = 64 }\n"
+WHILE = "lbr 1\nmeasure { tokens = 256; seq = 64 }\nlowest by kl(drop) while kl <= BOUND drop\nelse keep\n"
 
 
 def plan_of(lbdsl, text: str, *words: str) -> dict:
@@ -136,7 +137,7 @@ def test_a_kill_gives_nothing_so_far(
 def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
     strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, new_cache
 ) -> None:
-    text = RECIPE.format(tries=60).replace("tries", f"strategy = {strategy}; tries", 1)
+    text = RECIPE.format(tries=30).replace("tries", f"strategy = {strategy}; tries", 1)
     # New weights are made once for all sequences, which then go through the model together.
     Path("r.lbr").write_text(text.replace("kv_heads(1) + swa(window=32)", "swa(window=48)"))
     calls, every = [], 0
@@ -269,11 +270,11 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     both = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "--set", "budget=40%")
     assert (both.code, "both give $budget a value" in both.err) == (2, True)
     # A context that only some of the plans have is not compared.
-    Path("ctx.lbr").write_text("param $ctx: tokens = 4Ki\nlayers 1 drop\nelse keep\nassert kv($ctx) <= 100%\n")
+    Path("ctx.lbr").write_text(f"{LITTLE}param $ctx: tokens = 4Ki\nlayers 1 drop\nelse keep\nassert kv($ctx) <= 100%\n")
     contexts = lbdsl("plan", "ctx.lbr", "model", "--sweep", "ctx=4Ki,16Ki")
     assert contexts.code == 0, contexts.err
     assert "KV@512" in contexts.out
-    Path("gated.lbr").write_text("param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
+    Path("gated.lbr").write_text(f"{LITTLE}param $share: ratio = 50%\nlayers 1 drop\nelse keep\nassert kv(4Ki) <= $share\n")
     gated = lbdsl("plan", "gated.lbr", "model", "--sweep", "share=50%,60%,100%")
     assert (gated.code, "kv(4Ki) <= 50%" in gated.err) == (5, True), gated.err
     assert (gated.err.count("LB207"), "share = 50%, 60%, 100%:" in gated.err) == (1, True), gated.err
@@ -287,7 +288,7 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
 
 def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
     for name, rule, heal in (("a", "layers 1 drop", ""), ("b", "layers 1 swa(window=32)", "heal { tokens = 1Ki }")):
-        Path(f"{name}.lbr").write_text(f"lbr 1\n{rule}\nelse keep\n{heal}\n")
+        Path(f"{name}.lbr").write_text(f"lbr 1\n{LITTLE}{rule}\nelse keep\n{heal}\n")
         assert lbdsl("plan", f"{name}.lbr", "model", "-o", f"{name}.lbplan").code == 0
     done = lbdsl("diff", "a.lbplan", "b.lbplan", "--detailed-exitcode")
     assert done.code == 10
@@ -297,7 +298,7 @@ def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
     assert len(found["differences"]) == 2
     assert [loss["scores"]["kl"]["value"] > 0 for loss in found["loss"]] == [True, True]
     assert found["evaluation"] == [None, None]
-    Path("a.lbr").write_text("lbr 1\nlayers 1 drop\nelse keep\nassert ppl_increase < 1000%\n")
+    Path("a.lbr").write_text(f"lbr 1\n{LITTLE}layers 1 drop\nelse keep\nassert ppl_increase < 1000%\n")
     judging = lbdsl("apply", "a.lbr", "model", "-o", "out", "--yes")
     assert judging.code == 0, judging.err
     assert " out, judged on builtin:wikitext: " in lbdsl("diff", "out", "b.lbplan").out
@@ -323,7 +324,7 @@ def test_a_screen_estimates_what_it_does_not_measure(workplace: Path, lbdsl) -> 
 
 def test_while_beside_an_until_that_too_many_layers_would_make_impossible(workplace: Path, lbdsl) -> None:
     rules = "lowest by kl(swa(window=32)) while kl <= 0.5 swa(window=32)\nlowest by kl(drop) until params <= 96% drop"
-    plan = plan_of(lbdsl, f"lbr 1\nmeasure {{ tokens = 512; seq = 128 }}\n{rules}\nelse keep\n")
+    plan = plan_of(lbdsl, f"lbr 1\nmeasure {{ tokens = 256; seq = 64 }}\n{rules}\nelse keep\n")
     mixers = [layer["after"]["mixer"] for layer in plan["layers"]]
     assert None in mixers
     assert any(mixer is not None and mixer["window"] for mixer in mixers)
@@ -341,7 +342,7 @@ def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl
         return real(*args, **kwargs)
 
     monkeypatch.setattr(sweeping, "planned_on", interrupted)
-    Path("r.lbr").write_text("param $share: ratio = 50%\nlowest $share by sensitivity drop\nelse keep\n")
+    Path("r.lbr").write_text(f"{LITTLE}param $share: ratio = 50%\nlowest $share by sensitivity drop\nelse keep\n")
     done = lbdsl("plan", "r.lbr", "model", "--sweep", "share=30%,40%,50%", "--json")
     rows = json.loads(done.out)["plans"]
     assert [(row["value"], row["plan"] is not None) for row in rows] == [("30%", True), ("40%", False)]

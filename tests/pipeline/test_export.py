@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.digest import digest_of
+from tests.pipeline.conftest import Made
 
 RECIPE = """lbr 1
 recipe "small"
@@ -23,11 +26,8 @@ SINKS = RECIPE.replace("window=16", "window=16, sinks=4").replace("layers 1 drop
 
 
 @pytest.fixture
-def artifact(workplace: Path, lbdsl) -> Path:
-    (workplace / "small.lbr").write_text(RECIPE)
-    done = lbdsl("apply", "small.lbr", "model", "-o", "out", "--yes", "-q")
-    assert done.code == 0, done.err
-    return workplace / "out"
+def artifact(workplace: Path, made: Callable[..., Made]) -> Path:
+    return Path(shutil.copytree(made(RECIPE).place / "out", workplace / "out"))
 
 
 def test_export_writes_beside_and_says_how_to_load(artifact: Path, lbdsl) -> None:

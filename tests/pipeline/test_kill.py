@@ -14,8 +14,13 @@ from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from tests.clean_process import LBDSL, CleanProcess
 
+LESS = "import lbdsl.heal.validation; lbdsl.heal.validation.TOKENS = 512\n"
+"""As in the other tests, these models are watched on less text."""
+
 # Kills this process at a chosen moment: before or after a call of a function, at its n-th call.
-DRIVER = """
+DRIVER = (
+    LESS
+    + """
 import importlib, os, signal, sys
 where, when, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 module, _, path = where.partition(":")
@@ -37,6 +42,7 @@ setattr(owner, name, killing)
 from lbdsl.cli.app import main
 main(sys.argv[4:])
 """
+)
 
 APPLY = ("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--quiet")
 
@@ -63,7 +69,7 @@ def nothing_or_whole(folder: Path) -> bool:
 
 
 def finish(folder: Path, cache: Path, clean_process: CleanProcess) -> dict[str, str]:
-    done = clean_process.lbdsl(*APPLY, "--resume", cwd=folder, LBDSL_CACHE_DIR=cache)
+    done = clean_process.run(LESS + LBDSL, *APPLY, "--resume", cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     assert nothing_or_whole(folder)
     assert not (folder / "out.lbdsl-work").exists()
@@ -85,7 +91,7 @@ def unbroken(
     (folder / "model").symlink_to(tiny_folder)
     cache = new_cache(folder / "cache")
     started = time.monotonic()
-    done = clean_process.lbdsl(*APPLY, cwd=folder, LBDSL_CACHE_DIR=cache)
+    done = clean_process.run(LESS + LBDSL, *APPLY, cwd=folder, LBDSL_CACHE_DIR=cache)
     assert done.returncode == 0, done.stderr[-3000:]
     return read_record(folder / "out").unwrap().files, time.monotonic() - started
 
@@ -112,7 +118,7 @@ def test_killed_at(
 def test_killed_after_a_share_of_the_run(
     share: float, workplace: Path, cache: Path, unbroken: tuple[dict[str, str], float], clean_process: CleanProcess
 ) -> None:
-    process = clean_process.start(LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
+    process = clean_process.start(LESS + LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     if not clean_process.ended(share * unbroken[1]):
         os.kill(process, signal.SIGKILL)
     clean_process.wait()
@@ -129,7 +135,7 @@ def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
     assert done.returncode == 130, done.stderr[-3000:]
     assert "--resume" in done.stderr
     assert list((workplace / "out.lbdsl-work" / "heal").glob("*/checkpoint-*/lbdsl-complete"))
-    refused = clean_process.lbdsl(*APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
+    refused = clean_process.run(LESS + LBDSL, *APPLY, cwd=workplace, LBDSL_CACHE_DIR=cache)
     assert refused.returncode == 1
     assert "LB462" in refused.stderr
     assert finish(workplace, cache, clean_process) == unbroken[0]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from lbdsl.run import healing as running
 from lbdsl.workbench.texts import heal_blocks, validation_blocks
 from lbdsl.workbench.workbench import Workbench
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
+from tests.pipeline.conftest import WATCHED, Made
 from tests.pipeline.test_texts import HEAL, RULES, weights
 
 pytestmark = pytest.mark.torch
@@ -30,17 +32,44 @@ pytestmark = pytest.mark.torch
 TWO = "stage match { tokens = 1Ki }\n stage distill { lr = 1e-3; data = self }"
 
 
-def recipe(place: Path, heal: str) -> str:
+def text_with(heal: str) -> str:
     measure = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }'
     judge = 'eval { data = "builtin:wikitext"; tokens = 256; seq = 64 }\nassert ppl_increase < 10000%'
-    (place / "stages.lbr").write_text(f"lbr 1\n{measure}\n{RULES}heal {{ {HEAL}; {heal} }}\n{judge}\n")
+    return f"lbr 1\n{measure}\n{RULES}heal {{ {HEAL}; {heal} }}\n{judge}\n"
+
+
+def recipe(place: Path, heal: str) -> str:
+    (place / "stages.lbr").write_text(text_with(heal))
     return "stages.lbr"
 
 
-def test_two_stages(workplace: Path, lbdsl) -> None:
-    done = lbdsl("apply", recipe(workplace, TWO), "model", "-o", "out", "--yes")
-    assert done.code == 0, done.err
-    heal = read_record(workplace / "out").unwrap().heal
+@pytest.fixture
+def in_two(made: Callable[..., Made]) -> Made:
+    """An artifact that was healed in two stages without a break."""
+    return made(text_with(TWO), "--report-to", "tensorboard")
+
+
+@pytest.fixture
+def loaded(made: Callable[..., Made]) -> Path:
+    """An artifact that was healed without a break, with the base in memory."""
+    return made(text_with("teacher = loaded")).place / "out"
+
+
+@pytest.fixture
+def cached(made: Callable[..., Made]) -> Made:
+    """The same with a cached teacher."""
+    return made(text_with("teacher = cached"))
+
+
+def assert_same(one: Path, other: Path) -> None:
+    found = weights(other)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(one).items())
+
+
+def test_two_stages(workplace: Path, lbdsl, in_two: Made) -> None:
+    done, folder = in_two.done, in_two.place / "out"
+    recipe(workplace, TWO)
+    heal = read_record(folder).unwrap().heal
     assert [(stage["stage"], stage["tokens"], stage["data"]) for stage in heal["stages"]] == [
         ("match", 1024, "builtin:pydoc"),
         ("distill", 2048, "self"),
@@ -48,7 +77,7 @@ def test_two_stages(workplace: Path, lbdsl) -> None:
     assert heal["tokens"] == 3072
     assert heal["curve"] == heal["stages"][1]["curve"]
     assert "1024 tokens seen of builtin:pydoc" in done.out
-    card = (workplace / "out" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "Stage `match`: 8 steps, 1024 tokens seen" in card
     said = lbdsl("plan", "stages.lbr", "model")
     assert "heal: match with lora(rank=4), 1Ki tokens of builtin:pydoc" in said.out
@@ -89,9 +118,9 @@ def test_a_stage_is_watched_on_text_that_no_stage_healed_on(workplace: Path, lat
 
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
-    workplace: Path, lbdsl, monkeypatch, stop: int
+    workplace: Path, lbdsl, monkeypatch, in_two: Made, stop: int
 ) -> None:
-    assert lbdsl("apply", recipe(workplace, TWO), "model", "-o", "whole", "--yes").code == 0
+    recipe(workplace, TWO)
     steps = iter(range(10**6))
     own = HealCallback.on_step_end
 
@@ -105,8 +134,7 @@ def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
         assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
     resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
     assert resumed.code == 0, resumed.err
-    found = weights(workplace / "cut")
-    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "whole").items())
+    assert_same(in_two.place / "out", workplace / "cut")
 
 
 class PowerCut(KeyboardInterrupt):
@@ -151,9 +179,9 @@ class PowerCut(KeyboardInterrupt):
     ],
 )
 def test_what_a_power_cut_leaves_ends_with_the_same_weights(
-    workplace: Path, lbdsl, monkeypatch, owner: object, name: str, count: int
+    workplace: Path, lbdsl, monkeypatch, cached: Made, owner: object, name: str, count: int
 ) -> None:
-    assert lbdsl("apply", recipe(workplace, "teacher = cached"), "model", "-o", "whole", "--yes").code == 0
+    recipe(workplace, "teacher = cached")
     monkeypatch.setitem(heal.heal_model.__kwdefaults__, "save_seconds", 0.0)
     with monkeypatch.context() as patched:
         power = PowerCut(patched, owner, name, count)
@@ -163,34 +191,28 @@ def test_what_a_power_cut_leaves_ends_with_the_same_weights(
     power.lose(workplace / "cut.lbdsl-work")
     resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
     assert resumed.code == 0, resumed.err
-    found = weights(workplace / "cut")
-    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "whole").items())
+    assert_same(cached.place / "out", workplace / "cut")
 
 
-def test_a_cached_teacher_gives_the_same_model(workplace: Path, lbdsl) -> None:
-    assert lbdsl("apply", recipe(workplace, "teacher = loaded"), "model", "-o", "loaded", "--yes").code == 0
-    done = lbdsl("apply", recipe(workplace, "teacher = cached"), "model", "-o", "cached", "--yes")
-    assert done.code == 0, done.err
-    loaded, cached = (read_record(workplace / name).unwrap() for name in ("loaded", "cached"))
-    assert (loaded.heal["curve"], loaded.heal["validation"]) == (cached.heal["curve"], cached.heal["validation"])
-    assert not list(workplace.glob("**/teacher-*"))
-    found = weights(workplace / "cached")
-    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(workplace / "loaded").items())
-    config = json.loads((workplace / "model" / "config.json").read_text())
+def test_a_cached_teacher_gives_the_same_model(loaded: Path, cached: Made) -> None:
+    records = [read_record(folder).unwrap() for folder in (loaded, cached.place / "out")]
+    assert records[0].heal["curve"] == records[1].heal["curve"]
+    assert records[0].heal["validation"] == records[1].heal["validation"]
+    assert not list(cached.place.glob("**/teacher-*"))
+    assert_same(loaded, cached.place / "out")
+    config = json.loads((cached.place / "model" / "config.json").read_text())
     size = torch.zeros((), dtype=getattr(torch, config["dtype"])).element_size()
-    disk = [record.plan.estimate.disk_bytes for record in (loaded, cached)]
-    assert disk[1] - disk[0] == (2048 + 4096) * config["hidden_size"] * size
+    disk = [record.plan.estimate.disk_bytes for record in records]
+    assert disk[1] - disk[0] == (2048 + WATCHED) * config["hidden_size"] * size
 
 
-def test_losses_are_shown_in_tensorboard(workplace: Path, lbdsl) -> None:
-    done = lbdsl("apply", recipe(workplace, TWO), "model", "-o", "out", "--yes", "--report-to", "tensorboard")
-    assert done.code == 0, done.err
+def test_losses_are_shown_in_tensorboard(in_two: Made) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for name, tokens in (("1-match", 1024), ("2-distill", 2048)):
-        events = EventAccumulator(str(workplace / "out.tensorboard" / name))
+        events = EventAccumulator(str(in_two.place / "out.tensorboard" / name))
         events.Reload()
-        stage = read_record(workplace / "out").unwrap().heal["stages"][int(name[0]) - 1]
+        stage = read_record(in_two.place / "out").unwrap().heal["stages"][int(name[0]) - 1]
         shown = {kind: [point.value for point in events.Scalars(kind)] for kind in ("train/loss", "eval/loss")}
         assert shown["train/loss"] == pytest.approx([loss for _, loss in stage["curve"]], rel=1e-3)
         assert shown["eval/loss"] == pytest.approx([loss for _, loss in stage["validation"]], rel=1e-3)
@@ -260,13 +282,13 @@ def test_sinks_alone_need_learned_sinks_in_every_stage_that_trains_them(workplac
     assert "LB484" in done.err
 
 
-def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lbdsl, monkeypatch) -> None:
-    assert lbdsl("apply", recipe(workplace, ""), "model", "-o", "plain", "--yes").code == 0
+def test_without_memory_for_a_step_layers_are_computed_twice(workplace: Path, lbdsl, monkeypatch, loaded: Path) -> None:
+    recipe(workplace, "")
     monkeypatch.setattr(running, "free_bytes", lambda device: 1000)
     done = lbdsl("apply", "stages.lbr", "model", "-o", "twice", "--yes")
     assert done.code == 0, done.err
     assert "gradient checkpointing" in done.err
-    plain, twice = (read_record(workplace / name).unwrap().heal["curve"] for name in ("plain", "twice"))
+    plain, twice = (read_record(folder).unwrap().heal["curve"] for folder in (loaded, workplace / "twice"))
     assert [tokens for tokens, _ in plain] == [tokens for tokens, _ in twice]
     assert [loss for _, loss in plain] == pytest.approx([loss for _, loss in twice], rel=1e-3)
 

@@ -258,9 +258,8 @@ class HybridModelMixin(_Supports):
         made = made or {}
         ours = {name: parameter for name, parameter in ours.items() if name not in made}
         new = [name for name in names if name not in ours and name not in made]
-        native = native_layers(self.config)[index]
-        of_the_family = {name for name, _ in self._new_layer(index, native, "meta").named_parameters()}
         stored = tuple(f"{name}." for name in layer.spec["weights"])
+        of_the_family = self._names_of_the_family(index) if new else ()
         lost = sorted(name for name in new if name in of_the_family or name.startswith(stored))
         if lost:
             raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
@@ -285,6 +284,10 @@ class HybridModelMixin(_Supports):
                 setattr(layer, name, getattr(before, name))
         self._share_config(layer)
         return layer.train(before.training)
+
+    def _names_of_the_family(self, index):
+        layer = self._new_layer(index, native_layers(self.config)[index], "meta")
+        return {name for name, _ in layer.named_parameters()}
 
     def _new_layer(self, index, spec, device):
         config = copy.copy(self.config)
