@@ -14,8 +14,9 @@ from lbdsl.data.records import Question
 from lbdsl.evaluate.tasks import Answers, TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
+from lbdsl.measure.recall import RecallQuestions
 from lbdsl.measure.rows import AnswerRows, answer_rows, likelihoods
-from lbdsl.recipe.schema_blocks import Needle, OwnQuestions, task_name
+from lbdsl.recipe.schema_blocks import OwnQuestions, task_name
 
 VERSION = 1
 """Part of the digest of a user's own questions: answers that were judged by another rule are not compared."""
@@ -30,7 +31,7 @@ class NeedleTest:
     behind those before it, which is what greedy decoding gives; those of `written` a model in memory does write, with its
     cache. `depth_of`: in the middle of which of `depths` equal parts of its text a question's fact stands."""
 
-    needle: Needle
+    name: str
     questions: tuple[Question, ...]
     written: frozenset[int]
     digest: str
@@ -43,18 +44,19 @@ class NeedleTest:
     def hidden(cls, texts: Haystacks, positions: int, batch: int = 1) -> NeedleTest:
         """About facts hidden in built-in text."""
         written = frozenset(at for at, one in enumerate(texts.questions) if one.kind == WRITTEN)
-        return cls(texts.context, texts.questions, written, texts.digest, positions, batch, texts.depth_of, texts.depths)
+        return cls(task_name(texts.context), texts.questions, written, texts.digest, positions, batch, texts.depth_of, texts.depths)
 
     @classmethod
     def own(cls, needle: OwnQuestions, questions: tuple[Question, ...], positions: int, batch: int = 1) -> NeedleTest:
         """A user's own. The first about each text is answered by writing: the more of them, the longer it takes."""
         texts = [one.text for one in questions]
         digest = digest_of(["questions", VERSION, [[one.before, one.answer, one.text] for one in questions]])
-        return cls(needle, questions, frozenset(map(texts.index, texts)), digest, positions, batch)
+        return cls(task_name(needle), questions, frozenset(map(texts.index, texts)), digest, positions, batch)
 
-    @property
-    def name(self) -> str:
-        return task_name(self.needle)
+    @classmethod
+    def recall(cls, asked: RecallQuestions, positions: int, batch: int = 1) -> NeedleTest:
+        """The questions that a plan was asked before healing: their answers are shown, and gate nothing."""
+        return cls("recall", asked.questions, frozenset(), asked.blocks.digest, positions, batch)
 
     @property
     def rows(self) -> AnswerRows:

@@ -16,7 +16,7 @@ from lbdsl.data.split import TextPart
 from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
-from lbdsl.recipe.schema_blocks import RECALL
+from lbdsl.recipe.schema_blocks import RECALL, task_name
 from lbdsl.workbench.patching import fingerprint_of
 from lbdsl.workbench.predicting import forward_pace
 from lbdsl.workbench.workbench import Workbench
@@ -99,11 +99,12 @@ def recall_questions_of(measure: Measure, bench: Workbench, folder: Folder, part
 
 def recall_tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """The questions that the plan was asked, for the finished model."""
-    from lbdsl.evaluate.recall import RecallTest
+    from lbdsl.evaluate.needle import NeedleTest
 
     if plan.recall is None:
         return ()
-    return (RecallTest(recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)),)
+    questions = recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
+    return (NeedleTest.recall(questions, bench.facts.positions, bench.options.batch),)
 
 
 def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:
@@ -150,6 +151,12 @@ def asked_scores(
 def _judged_again(metric: str, questions: Asked, recipe: Recipe) -> Iterator[Diagnostic]:
     """LB337 for questions that choose layers and judge the result."""
     judged, task = recipe.eval, task_of(metric)
+    if judged is not None and task is None:
+        for own in judged.own_questions:
+            if str(own.file) in recipe.measure.recall:
+                said = f"{task_name(own)} judges the result on questions that also choose its layers"
+                help = "keep some questions in a file that only judges"
+                yield warning("LB337", said, judged.set_at.get("needle", judged.span), help=help)
     if judged is None or task not in judged.tasks:
         return
     spare = getattr(questions, "spare", 0)

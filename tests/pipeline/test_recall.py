@@ -210,7 +210,7 @@ def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, m
     (task,) = record["evaluation"]["tasks"]
     assert (task["name"], task["questions"]) == ("recall", before["asked"])
     assert task["base"] == pytest.approx(before["base"] / before["asked"])
-    assert task["parts"]["mine.jsonl"]["base"] == task["base"]
+    assert task["questions"] == len(mine) // 2
     assert "Of what stands far back" in Path("out/README.md").read_text()
     assert "recall" in lbdsl("show", "out").out
     same = json.loads(lbdsl("diff", "out", "out", "--json").out)

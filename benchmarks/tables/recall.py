@@ -1,0 +1,165 @@
+"""`recall` of SmolLM2 with one layer windowed at 256 tokens (four sink tokens), by kind of question, and of plans by it.
+
+Needs `make model`. A layer's row has the rise of the loss in nats per token of an answer on 80 questions of
+`builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind, and the rise of `nll` and
+`kl` on 8Ki tokens of pydoc. `base` has the shares that it finds. `without-KIND`: eight layers kept by the other kinds, the
+rest windowed; what is left of the base's answers of that kind on 80 other questions, and with eight layers kept by all.
+`windows-of-...`: the whole plan that keeps eight layers by all kinds, by `kl`, and by `nll(drop)`.
+`python -m benchmarks.tables.recall FILE.png` draws the layers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import CHANGING, CHOOSING, JUDGING, ROOT, Row, Table, once, rows_of, uses
+from benchmarks.tables.judged import MODEL
+
+ACTION = "swa(window=256, sinks=4)"
+LAYERS, KEPT = 30, 8
+KINDS = ("numbers", "words", "latest", "passage", "table")
+SCORES = ("nll", "kl")
+
+
+def recipe(rules: str) -> str:
+    return f'lbr 1\nmeasure {{ data = "builtin:pydoc"; tokens = 8Ki }}\n{rules}\n'
+
+
+def answers(layers: Iterable[int], part: str) -> dict[str, Any]:
+    """What a model with these layers windowed loses of the answers of one part of the questions: the value, its error, and
+    by kind (asked, found by the base, found, rise)."""
+    from lbdsl.actions import actions
+    from lbdsl.core.measurement import Request
+    from lbdsl.data.split import TextPart
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.measure.store import MODEL_LAYER
+    from lbdsl.plan.lengths import with_lengths
+    from lbdsl.recipe.load import recipe_from_text
+    from lbdsl.workbench.asking import Asking, recall_questions_of
+    from lbdsl.workbench.workbench import Workbench
+
+    bench = Workbench(str(ROOT / MODEL))
+    path = str(ROOT / "recall.lbr")
+    read = recipe_from_text(recipe(f"layers all {ACTION}"), path).unwrap()
+    measure = with_lengths(read, bench.facts).unwrap().measure
+    questions = recall_questions_of(measure, bench, bench.place(path), TextPart[part])
+    action = actions()["swa"].model_validate({"window": 256, "sinks": 4})
+    changes = {layer: change for layer in layers if (change := action.under(bench.facts, layer)) is not None}
+    request = Request("recall", f"windows {sorted(changes)}", MODEL_LAYER)
+    base, changed = Asking(questions, bench).answers({request: changes}, NO_STATISTICS, "asking")
+    cost, kinds = questions.cost(base, changed[request]), questions.by_kind(base, changed[request])
+    return {
+        "value": cost.value,
+        "error": cost.stderr,
+        "kinds": {name: [kind.asked, kind.base, kind.found, kind.rise] for name, kind in kinds.items()},
+    }
+
+
+def asked(work: Path, name: str, layers: Iterable[int], part: str = "SCORE") -> dict[str, Any]:
+    found = once(work / f"{name}.json", lambda path: path.write_text(json.dumps(answers(layers, part))))
+    return dict(json.loads(found.read_text()))
+
+
+def text_scores(work: Path) -> list[dict[str, Any]]:
+    """What `lbdsl measure --json` says of every layer's window, and of dropping its attention."""
+    from benchmarks.tables.judged import lbdsl
+
+    def make(path: Path) -> None:
+        by = "\n".join(f"lowest 1 by {score} keep" for score in (*(f"{name}({ACTION})" for name in SCORES), "nll(drop)"))
+        path.with_suffix(".lbr").write_text(recipe(by))
+        path.write_text(lbdsl("measure", str(path.with_suffix(".lbr")), MODEL, "--json").stdout)
+
+    return list(json.loads(once(work / "scores.json", make).read_text())["scores"])
+
+
+def of_layer(layer: int) -> Row:
+    def run(work: Path) -> Mapping[str, float]:
+        found = asked(work, f"layer-{layer}", [layer])
+        rises = {name: rise for name, (_, _, _, rise) in found["kinds"].items()}
+        text = {
+            row["metric"]: row["value"]
+            for row in text_scores(work)
+            if row["layer"] == layer and row["action"] != "drop" and row["metric"] in SCORES
+        }
+        return {"recall": found["value"], "error": found["error"], **rises, **text}
+
+    return Row(f"layer-{layer}", run)
+
+
+def kept_by(work: Path, kinds: Iterable[str]) -> list[int]:
+    """The layers whose window costs the most in the mean of these kinds."""
+    rises = {
+        layer: [json.loads(uses(work / f"layer-{layer}.json").read_text())["kinds"][kind][3] for kind in kinds]
+        for layer in range(LAYERS)
+    }
+    return sorted(sorted(rises, key=lambda layer: -sum(rises[layer]))[:KEPT])
+
+
+def left(found: Mapping[str, Any], kind: str) -> float:
+    _, base, now, _ = found["kinds"][kind]
+    return now / base if base else float("nan")
+
+
+def plan_row(key: str, kept: Any) -> Row:
+    def run(work: Path) -> Mapping[str, Any]:
+        layers = kept(work)
+        found = asked(work, key, set(range(LAYERS)) - set(layers), "JOINT")
+        figures = {kind: left(found, kind) for kind in KINDS}
+        return {"kept": " ".join(map(str, layers)), "recall": found["value"], "error": found["error"], **figures}
+
+    return Row(key, run)
+
+
+def kept_by_score(metric: str, action: str) -> Any:
+    def kept(work: Path) -> list[int]:
+        scores = {
+            row["layer"]: row["value"] for row in text_scores(work) if (row["metric"], row["action"]) == (metric, action)
+        }
+        return sorted(sorted(scores, key=lambda layer: -scores[layer])[:KEPT])
+
+    return kept
+
+
+def base_row(work: Path) -> Mapping[str, float]:
+    found = asked(work, "base", [], "JOINT")
+    return {kind: base / count for kind, (count, base, _, _) in found["kinds"].items()}
+
+
+TABLE = Table(
+    title="recall of SmolLM2 with windows of 256 tokens: rises in nats an answer's token by layer; of plans what is left",
+    columns={"recall": "+.3f", "error": ".3f"} | dict.fromkeys(KINDS, ".2f") | dict.fromkeys(SCORES, ".3f") | {"kept": "s"},
+    rows=[
+        *(of_layer(layer) for layer in range(LAYERS)),
+        Row("base", base_row),
+        plan_row("keeps-by-recall", lambda work: kept_by(work, KINDS)),
+        *(
+            plan_row(f"without-{kind}", lambda work, kind=kind: kept_by(work, [one for one in KINDS if one != kind]))
+            for kind in KINDS
+        ),
+        plan_row("keeps-by-kl", kept_by_score("kl", ACTION)),
+        plan_row("keeps-by-drop", kept_by_score("nll", "drop")),
+    ],
+    measures=(*CHANGING, *JUDGING, *CHOOSING),
+)
+
+
+def draw(path: Path) -> None:
+    """The rise of each kind by layer."""
+    from lbdsl.core.pictures import picture
+
+    done = {key: row["figures"] for key, row in rows_of("recall").items() if key.startswith("layer-")}
+    with picture(path, figsize=(8, 3)) as (figure, axes):
+        rises = [[done[f"layer-{layer}"][kind] for layer in range(LAYERS)] for kind in KINDS]
+        shown = axes.imshow(rises, aspect="auto", cmap="viridis", vmin=0, vmax=1)
+        axes.set_yticks(range(len(KINDS)), KINDS)
+        axes.set_xlabel("layer windowed at 256 tokens")
+        axes.set_title("SmolLM2-135M: rise of the loss on answers, nats a token")
+        figure.colorbar(shown)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
