@@ -159,7 +159,7 @@ error[LB102]: no metric `sensitvity`
   |       ^^^^^^^^^^
   |
   = help: did you mean `sensitivity`?
-  = help: metrics: `influence`, `kl`, `nll`, `sensitivity`, `task`
+  = help: metrics: `influence`, `kl`, `nll`, `recall`, `sensitivity`, `task`
   = fix: write `sensitivity`: `where sensitivity < 0.1 drop`
 
 """

@@ -74,7 +74,7 @@ def test_no_colours_where_they_are_not_wanted() -> None:
 
 
 def test_a_terminal_that_does_not_know_its_width() -> None:
-    assert "help: metrics: `influence`, `kl`, `nll`, `sensitivity`" in ANSI.sub(
+    assert "help: metrics: `influence`, `kl`, `nll`, `recall`, `sensitivity`" in ANSI.sub(
         "", on_a_terminal("check", "tests/recipes/typo.lbr", COLUMNS="")
     )
 

@@ -41,7 +41,7 @@ def asked(texts: int = 3, length: int = 150) -> list[tuple[int, list[int]]]:
     ]
 
 
-def needle_test(questions, written=frozenset(), name: int = 512, depths: int = 0):
+def needle_test(questions, written=frozenset(), name: str = "needle(512)", depths: int = 0):
     from lbdsl.evaluate.needle import NeedleTest
 
     depth_of = [at % depths for at in range(len(questions))] if depths else ()
