@@ -47,18 +47,19 @@ def hybrid_of(base, specs: list[dict]):
 
 def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
     """Additive [B, 1, N, N] mask written token by token, from the definition of a window."""
-    batch, length = real_BN.shape
+    length = real_BN.shape[1]
     window = window_of(spec) or {"size": length, "sink_tokens": 0}
-    mask = torch.full((batch, 1, length, length), torch.finfo(torch.float32).min)
-    for row in range(batch):
-        real = [c for c in range(length) if real_BN[row, c]]
-        sinks = set(real[: window["sink_tokens"]])
-        for q in range(length):
-            for k in range(q + 1):
-                near = k > q - window["size"] or k in sinks
-                if (near and real_BN[row, k]) or k == q:
-                    mask[row, 0, q, k] = 0.0
-    return mask
+    seen = []
+    for real in real_BN.tolist():
+        sinks = set([k for k in range(length) if real[k]][: window["sink_tokens"]])
+
+        def sees(q: int, k: int, real: list[bool] = real, sinks: set[int] = sinks) -> bool:
+            near = k > q - window["size"] or k in sinks
+            return k <= q and ((near and real[k]) or k == q)
+
+        seen.append([[sees(q, k) for k in range(length)] for q in range(length)])
+    hidden_BNN = ~torch.tensor(seen)
+    return torch.zeros(hidden_BNN.shape).masked_fill(hidden_BNN, torch.finfo(torch.float32).min)[:, None]
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _PLACES = {char: (row, column + row / 2) for row, chars in enumerate(_ROWS) for column, char in enumerate(chars)}
@@ -58,7 +60,7 @@ def close_words(name: str, choices: Iterable[str]) -> list[str]:
     allowed = _allowed(len(name))
     words = _words(name)
     found = [
-        (distance(name, choice), place, choice)
+        (distance(name, choice, allowed), place, choice)
         for place, choice in enumerate(choices)
         if abs(len(choice) - len(name)) <= allowed + 1 and not _words(choice) < words
     ]
@@ -74,8 +76,9 @@ def _allowed(length: int) -> float:
     return 1.2 if length <= 5 else 2.2 if length <= 8 else 3.2
 
 
-def distance(typed: str, meant: str) -> float:
-    """Weighted edit distance of two words: optimal string alignment, with a lower cost for common typos.
+def distance(typed: str, meant: str, most: float = math.inf) -> float:
+    """Weighted edit distance of two words: optimal string alignment, with a lower cost for common typos. Infinite if it is
+    found to be more than `most`.
 
     The Damerau-Levenshtein recurrence, restricted so that no substring is edited twice (Navarro, A guided tour to
     approximate string matching, 2001).
@@ -84,18 +87,23 @@ def distance(typed: str, meant: str) -> float:
         return 0.0
     before_last: list[float] = []
     last = [_GAP * column for column in range(len(meant) + 1)]
+    gaps = [_gap(meant, index) for index in range(len(meant))]
     for row, char in enumerate(typed, start=1):
-        line = [last[0] + _gap(typed, row - 1)]
+        gap = _gap(typed, row - 1)
+        line = [last[0] + gap]
         for column, wanted in enumerate(meant, start=1):
             cost = min(
-                last[column] + _gap(typed, row - 1),
-                line[column - 1] + _gap(meant, column - 1),
-                last[column - 1] + _replace(char, wanted),
+                last[column] + gap,
+                line[column - 1] + gaps[column - 1],
+                last[column - 1] + (0.0 if char == wanted else _replace(char, wanted)),
             )
             if row > 1 and column > 1 and char == meant[column - 2] and typed[row - 2] == wanted and char != wanted:
                 cost = min(cost, before_last[column - 2] + _SWAP)
             line.append(cost)
         before_last, last = last, line
+        # A swap goes back two rows, all else one.
+        if min(last) > most and min(before_last) > most:
+            return math.inf
     first = _FIRST_LETTER if typed[:1].lower() != meant[:1].lower() else 0.0
     return last[-1] + first
 
@@ -115,9 +123,9 @@ def _gap(word: str, index: int) -> float:
     return _DOUBLE if index and word[index - 1] == char else _GAP
 
 
+@lru_cache(4096)
 def _replace(char: str, wanted: str) -> float:
-    if char == wanted:
-        return 0.0
+    """The cost of another letter."""
     if char.lower() == wanted.lower():
         return _CASE
     if char in "_-" and wanted in "_-":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 
 from lbdsl.export.granite import Granite
 from lbdsl.export.native import Native
+from tests.clean_process import CleanProcess
 from tests.export_cases import base_model, changed_model
 from tests.layer_changes import GONE, Layer, sized, swa
 from tests.specs import LEARNED
@@ -159,7 +157,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 answer = {}
-for name, folder in json.load(sys.stdin).items():
+for name, folder in json.load(open(sys.argv[1])).items():
     model, report = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
     ids = torch.arange(40).unsqueeze(0) * 7 % 251
     with torch.no_grad():
@@ -174,12 +172,12 @@ for name, folder in json.load(sys.stdin).items():
     problems = [sorted(map(str, report[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")]
     answer[name] = {"class": type(model).__name__, "whole": whole.tolist(), "stepped": torch.cat(rows).tolist(),
                     "text": text, "problems": problems}
-json.dump(answer, open(sys.argv[1], "w"))
+json.dump(answer, open(sys.argv[2], "w"))
 """
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> dict[str, dict[str, Any]]:
+def loaded(tmp_path_factory, clean_process: CleanProcess) -> dict[str, dict[str, Any]]:
     """Every case, exported, and what a clean process makes of it."""
     home = tmp_path_factory.mktemp("native")
     folders, expected = {}, {}
@@ -196,16 +194,8 @@ def loaded(tmp_path_factory) -> dict[str, dict[str, Any]]:
             base = base_model(family, **options)(input_ids=ids).logits[0]
         # Without this, a lost window would go unseen.
         assert not changes or (base - expected[name]).abs().max() > 0.05, name
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(home / "answer.json")],
-        text=True,
-        capture_output=True,
-        input=json.dumps({name: str(folder) for name, folder in folders.items()}),
-        env=environment,
-        cwd=home,
-        check=False,
-    )
+    (home / "folders.json").write_text(json.dumps({name: str(folder) for name, folder in folders.items()}))
+    done = clean_process.run(LOAD, "folders.json", "answer.json", cwd=home)
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads((home / "answer.json").read_text())
     return {name: {**answer[name], "expected": expected[name], "folder": folders[name]} for name in CASES}

@@ -238,7 +238,7 @@ def test_an_alternative_that_does_not_go_with_other_weights_is_left_out() -> Non
 
 def test_few_tries_are_searched_too() -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
-    facts = llama_facts(layers=20)
+    facts = llama_facts(layers=12)
     problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
 
     def measure(plans, part):
