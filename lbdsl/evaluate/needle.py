@@ -44,7 +44,8 @@ class NeedleTest:
     def hidden(cls, texts: Haystacks, positions: int, batch: int = 1) -> NeedleTest:
         """About facts hidden in built-in text."""
         written = frozenset(at for at, one in enumerate(texts.questions) if one.kind == WRITTEN)
-        return cls(task_name(texts.context), texts.questions, written, texts.digest, positions, batch, texts.depth_of, texts.depths)
+        name, depth_of = task_name(texts.context), texts.depth_of
+        return cls(name, texts.questions, written, texts.digest, positions, batch, depth_of, texts.depths)
 
     @classmethod
     def own(cls, needle: OwnQuestions, questions: tuple[Question, ...], positions: int, batch: int = 1) -> NeedleTest:
