@@ -28,8 +28,8 @@ from lbdsl.report.explain import parts_of
 
 def test_where_each_may_stand() -> None:
     assert {of: set(metrics_of(of)) for of in Of} == {
-        Of.LAYER: {"influence", "kl", "nll", "task"},
-        Of.CHANGED: {"kl", "nll"},
+        Of.LAYER: {"influence", "kl", "nll", "recall", "task"},
+        Of.CHANGED: {"kl", "nll", "recall"},
         Of.FINISHED: {"agreement", "kl_healed", "needle", "ppl_increase", "recovery", "task"},
     }
 
