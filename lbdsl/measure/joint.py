@@ -41,7 +41,7 @@ def measure_plans(
     from its first changed layer on. Results are stored and resumed as in `measure_runs`, under the plan's key in `plans`,
     which must identify its changes.
 
-    model: returns the base, which is not changed. metrics: of `metrics_of(Of.CHANGED)`. statistics: used to compute new
+    model: returns the base, which is not changed. metrics: those of the whole changed model on text. statistics: used to compute new
     weights.
     """
     requests = {digest: {name: Request(name, f"joint {digest}", MODEL_LAYER) for name in metrics} for digest in plans}

@@ -12,7 +12,6 @@ from lbdsl.measure import flow
 from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.store import open_store
-from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.surgery import to_hybrid
 
 NONE = tiny_layer(attention=False)
@@ -34,7 +33,7 @@ def joint(hybrid, folder, plan, digest="d", **options):
         (found,) = measure_plans(
             hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: LoadedModel(hybrid),
             {digest: {layer: LayerChange(spec) for layer, spec in plan.items()}},
-            tuple(metrics_of(Of.CHANGED)),
+            ("kl", "nll"),
             BLOCKS,
             store,
             "print",
