@@ -41,8 +41,8 @@ def measure_plans(
     from its first changed layer on. Results are stored and resumed as in `measure_runs`, under the plan's key in `plans`,
     which must identify its changes.
 
-    model: returns the base, which is not changed. metrics: those of the whole changed model on text. statistics: used to compute new
-    weights.
+    model: returns the base, which is not changed. metrics: of the whole changed model, on a text. statistics: used to
+    compute new weights.
     """
     requests = {digest: {name: Request(name, f"joint {digest}", MODEL_LAYER) for name in metrics} for digest in plans}
     runs = [Run(changes, tuple(requests[digest].values())) for digest, changes in plans.items()]
