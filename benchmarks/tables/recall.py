@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import CHANGING, CHOOSING, JUDGING, ROOT, Row, Table, once, rows_of, uses
+from benchmarks.table import CHANGING, CHOOSING, JUDGING, ROOT, Row, Table, once, rows_of
 from benchmarks.tables.judged import MODEL
 
 ACTION = "swa(window=256, sinks=4)"
@@ -29,9 +29,9 @@ def recipe(rules: str) -> str:
     return f'lbr 1\nmeasure {{ data = "builtin:pydoc"; tokens = 8Ki }}\n{rules}\n'
 
 
-def answers(layers: Iterable[int], part: str) -> dict[str, Any]:
-    """What a model with these layers windowed loses of the answers of one part of the questions: the value, its error, and
-    by kind (asked, found by the base, found, rise)."""
+def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
+    """What models with these layers windowed lose of the answers of one part of the questions, by name: the value, its
+    error, and by kind (asked, found by the base, found, rise)."""
     from lbdsl.actions import actions
     from lbdsl.core.measurement import Request
     from lbdsl.data.split import TextPart
@@ -48,19 +48,32 @@ def answers(layers: Iterable[int], part: str) -> dict[str, Any]:
     measure = with_lengths(read, bench.facts).unwrap().measure
     questions = recall_questions_of(measure, bench, bench.place(path), TextPart[part])
     action = actions()["swa"].model_validate({"window": 256, "sinks": 4})
-    changes = {layer: change for layer in layers if (change := action.under(bench.facts, layer)) is not None}
-    request = Request("recall", f"windows {sorted(changes)}", MODEL_LAYER)
-    base, changed = Asking(questions, bench).answers({request: changes}, NO_STATISTICS, "asking")
-    cost, kinds = questions.cost(base, changed[request]), questions.by_kind(base, changed[request])
-    return {
-        "value": cost.value,
-        "error": cost.stderr,
-        "kinds": {name: [kind.asked, kind.base, kind.found, kind.rise] for name, kind in kinds.items()},
+    change = {layer: action.under(bench.facts, layer) for layer in range(LAYERS)}
+    changes = {
+        Request("recall", f"windows {sorted(layers)}", MODEL_LAYER): {
+            layer: found for layer in layers if (found := change[layer]) is not None
+        }
+        for layers in models.values()
     }
+    base, changed = Asking(questions, bench).answers(changes, NO_STATISTICS, "asking")
+    found = {}
+    for name, request in zip(models, changes, strict=True):
+        cost, kinds = questions.cost(base, changed[request]), questions.by_kind(base, changed[request])
+        of_kind = {kind: [each.asked, each.base, each.found, each.rise] for kind, each in kinds.items()}
+        found[name] = {"value": cost.value, "error": cost.stderr, "kinds": of_kind}
+    return found
 
 
-def asked(work: Path, name: str, layers: Iterable[int], part: str = "SCORE") -> dict[str, Any]:
-    found = once(work / f"{name}.json", lambda path: path.write_text(json.dumps(answers(layers, part))))
+def asked(work: Path, name: str, layers: Iterable[int], part: str = "JOINT") -> dict[str, Any]:
+    """A whole plan."""
+    found = once(work / f"{name}.json", lambda path: path.write_text(json.dumps(answers({name: list(layers)}, part))))
+    return dict(json.loads(found.read_text())[name])
+
+
+def by_layer(work: Path) -> dict[str, Any]:
+    """Each layer alone: the base is asked once for all."""
+    models = {str(layer): [layer] for layer in range(LAYERS)}
+    found = once(work / "layers.json", lambda path: path.write_text(json.dumps(answers(models, "SCORE"))))
     return dict(json.loads(found.read_text()))
 
 
@@ -78,7 +91,7 @@ def text_scores(work: Path) -> list[dict[str, Any]]:
 
 def of_layer(layer: int) -> Row:
     def run(work: Path) -> Mapping[str, float]:
-        found = asked(work, f"layer-{layer}", [layer])
+        found = by_layer(work)[str(layer)]
         rises = {name: rise for name, (_, _, _, rise) in found["kinds"].items()}
         text = {
             row["metric"]: row["value"]
@@ -92,10 +105,8 @@ def of_layer(layer: int) -> Row:
 
 def kept_by(work: Path, kinds: Iterable[str]) -> list[int]:
     """The layers whose window costs the most in the mean of these kinds."""
-    rises = {
-        layer: [json.loads(uses(work / f"layer-{layer}.json").read_text())["kinds"][kind][3] for kind in kinds]
-        for layer in range(LAYERS)
-    }
+    scores = by_layer(work)
+    rises = {layer: [scores[str(layer)]["kinds"][kind][3] for kind in kinds] for layer in range(LAYERS)}
     return sorted(sorted(rises, key=lambda layer: -sum(rises[layer]))[:KEPT])
 
 
@@ -107,7 +118,7 @@ def left(found: Mapping[str, Any], kind: str) -> float:
 def plan_row(key: str, kept: Any) -> Row:
     def run(work: Path) -> Mapping[str, Any]:
         layers = kept(work)
-        found = asked(work, key, set(range(LAYERS)) - set(layers), "JOINT")
+        found = asked(work, key, set(range(LAYERS)) - set(layers))
         figures = {kind: left(found, kind) for kind in KINDS}
         return {"kept": " ".join(map(str, layers)), "recall": found["value"], "error": found["error"], **figures}
 
@@ -125,7 +136,7 @@ def kept_by_score(metric: str, action: str) -> Any:
 
 
 def base_row(work: Path) -> Mapping[str, float]:
-    found = asked(work, "base", [], "JOINT")
+    found = asked(work, "base", [])
     return {kind: base / count for kind, (count, base, _, _) in found["kinds"].items()}
 
 
