@@ -51,7 +51,7 @@ def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
     change = {layer: action.under(bench.facts, layer) for layer in range(LAYERS)}
     changes = {
         Request("recall", f"windows {sorted(layers)}", MODEL_LAYER): {
-            layer: found for layer in layers if (found := change[layer]) is not None
+            layer: one for layer in layers if (one := change[layer]) is not None
         }
         for layers in models.values()
     }
