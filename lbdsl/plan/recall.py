@@ -22,13 +22,14 @@ class RecallOfKind(PlanValue):
 class RecallLoss(PlanValue):
     """`value` is `recall` of the whole changed model, with its standard error (None: of one text only), before healing;
     `left_out` are the kinds of which the base finds too few. `longest`: tokens of the longest text with its question;
-    `digest` is of the questions."""
+    `tokens` are those of one pass over all; `digest` is of the questions."""
 
     value: float
     stderr: float | None = None
     kinds: dict[str, RecallOfKind]
     left_out: tuple[str, ...] = ()
     longest: int
+    tokens: int
     digest: str
 
     @property

@@ -23,6 +23,7 @@ def staleness(
     lbdsl_version: str | None = None,
     data_digest: str | None = None,
     joint_digest: str | None = None,
+    recall_digest: str | None = None,
     statistics: Mapping[str, str] | None = None,
     profiles: Mapping[str, Profile] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -32,8 +33,8 @@ def staleness(
 
     Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
     of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
-    that of the joint loss; `statistics` has the sha256 of the stored calibration statistics, `profiles` those of engines on
-    this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
+    that of the joint loss, `recall_digest` of what the plan was asked; `statistics` has the sha256 of the stored
+    calibration statistics, `profiles` those of engines on this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
     """
     found = [
         difference
@@ -65,6 +66,7 @@ def staleness(
             found.append(note("LB344", message, help=said))
     found += _changed("LB343", "the calibration text", on.digest if on else None, data_digest)
     found += _changed("LB343", "the text of the joint loss", on.joint_digest if on else None, joint_digest)
+    found += _changed("LB343", "what recall asks", plan.recall.digest if plan.recall else None, recall_digest)
     for name, digest in plan.statistics.items():
         if statistics is not None and statistics.get(name) != digest:
             said = "is another one than when planned" if name in statistics else "is not in the cache folder"

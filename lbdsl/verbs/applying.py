@@ -32,7 +32,7 @@ from lbdsl.verbs.processes import check_processes
 from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
 from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
-from lbdsl.workbench.asking import recall_tests
+from lbdsl.workbench.asking import recall_of
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.predicting import pace_of
 from lbdsl.workbench.texts import (
@@ -286,8 +286,12 @@ def _tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked: what judges it, and what was asked of the plan before healing."""
     if plan.eval is None:
         return ()
+    from lbdsl.evaluate.needle import NeedleTest
+
     tests = eval_tests(plan.eval, bench, folder)
-    return (*tests, *recall_tests(plan, bench, folder)) if bench.options.recall else tests
+    if plan.recall is None or not bench.options.recall:
+        return tests
+    return (*tests, NeedleTest.recall(recall_of(plan, bench, folder), bench.facts.positions, bench.options.batch))
 
 
 def apply_saved_plan(
@@ -337,6 +341,7 @@ def apply_saved_plan(
         lbdsl_version=VERSION,
         data_digest=score_blocks(plan.measure, bench, folder).digest if plan.scored and not written else None,
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
+        recall_digest=recall_of(plan, bench, folder).blocks.digest if plan.recall is not None else None,
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles),
         versions=bench.versions,

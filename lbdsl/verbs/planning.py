@@ -247,6 +247,7 @@ def planned_on(
     assert built.value is not None
     diagnostics = (*found, *built.diagnostics)
     asked = tokens_of_tasks(built.value.eval, bench, bench.place(resolved.path))
+    asked += recall.tokens if recall is not None and built.value.eval is not None else 0
     return Planned(with_predictions(built.value, bench, passes, asked), diagnostics, resolved, bench)
 
 

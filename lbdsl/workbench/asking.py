@@ -24,7 +24,6 @@ from lbdsl.workbench.workbench import Workbench
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.data.records import Question
-    from lbdsl.evaluate.tasks import Test
     from lbdsl.measure.answers import Answered
     from lbdsl.measure.flow import Changes
     from lbdsl.measure.recall import RecallQuestions
@@ -97,14 +96,9 @@ def recall_questions_of(measure: Measure, bench: Workbench, folder: Folder, part
         return RecallQuestions.of(asked, bench.facts.positions, bench.options.batch)
 
 
-def recall_tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
-    """The questions that the plan was asked, for the finished model."""
-    from lbdsl.evaluate.needle import NeedleTest
-
-    if plan.recall is None:
-        return ()
-    questions = recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
-    return (NeedleTest.recall(questions, bench.facts.positions, bench.options.batch),)
+def recall_of(plan: Plan, bench: Workbench, folder: Folder) -> RecallQuestions:
+    """What a plan was asked, which the finished model is asked, too."""
+    return recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
 
 
 def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:

@@ -172,6 +172,7 @@ def joint_recall(
         kinds={name: RecallOfKind.model_validate(kind, from_attributes=True) for name, kind in kinds.items()},
         left_out=tuple(name for name, kind in kinds.items() if not kind.counts),
         longest=questions.longest,
+        tokens=questions.rows.tokens,
         digest=questions.blocks.digest,
     )
     return found, ()

@@ -213,5 +213,10 @@ def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, m
     assert task["questions"] == len(mine) // 2
     assert "Of what stands far back" in Path("out/README.md").read_text()
     assert "recall" in lbdsl("show", "out").out
+    # A saved plan is of these questions, and of no others.
+    assert lbdsl("plan", "r.lbr", "model", "-o", "r.lbplan").code == 0
+    Path("mine.jsonl").write_text(Path("mine.jsonl").read_text().replace("What is", "What was"))
+    stale = lbdsl("apply", "r.lbplan", "-o", "other")
+    assert (stale.code, "what recall asks changed" in " ".join(stale.err.split())) == (3, True), stale.err
     same = json.loads(lbdsl("diff", "out", "out", "--json").out)
     assert same["recall"][0] == record["plan"]["recall"]
