@@ -131,7 +131,7 @@ def keep_templates_in() -> None:
     if not isinstance(own, SandboxedEnvironment):
         kept = SandboxedEnvironment(undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline)
         kept.filters.update(own.filters)
-        kept.from_string = lru_cache(kept.from_string)  # type: ignore[method-assign, assignment]
+        kept.from_string = lru_cache(kept.from_string)  # type: ignore[assignment, method-assign]
         utils.env = kept
 
 

@@ -31,10 +31,11 @@ def staleness(
     """Every difference between the inputs of the plan and the current ones, as errors of exit code 3; of another version
     of torch, which changes what is measured by rounding, a note.
 
-    Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text and
-    of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores, `joint_digest` of
-    that of the joint loss, `recall_digest` of what the plan was asked; `statistics` has the sha256 of the stored
-    calibration statistics, `profiles` those of engines on this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
+    Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text
+    and of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores,
+    `joint_digest` of that of the joint loss, `recall_digest` of what the plan was asked; `statistics` has the sha256 of
+    the stored calibration statistics, `profiles` those of engines on this machine; `versions` as in `MeasuredOn`.
+    `model` is where the user says that the model is now.
     """
     found = [
         difference

@@ -66,17 +66,19 @@ def test_actions_metrics_and_words_have_pages() -> None:
     assert run("tokens").stdout.count("(setting)") == 3
 
 
-@pytest.mark.parametrize("topic", topics())
-def test_every_topic_has_a_page_that_fits(topic: str) -> None:
-    pages = pages_of(topic)
-    assert pages
-    for width in (80, 40):
-        text = pages_text(pages, Style(width, colour=False, unicode=False))
-        assert text.isascii() or topic in text
-        assert all(len(line) <= width or " " not in line.strip() or "LB" in topic for line in text.splitlines())
-    assert "\x1b" not in pages_text(pages, Style())
-    assert "\x1b[" in pages_text(pages, Style(colour=True))
-    json.dumps([page.to_json() for page in pages])
+@pytest.mark.parametrize("first", sorted({topic[0] for topic in topics()}))
+def test_every_topic_has_a_page_that_fits(first: str) -> None:
+    for topic in (topic for topic in topics() if topic[0] == first):
+        pages = pages_of(topic)
+        assert pages, topic
+        for width in (80, 40):
+            text = pages_text(pages, Style(width, colour=False, unicode=False))
+            assert text.isascii() or topic in text, topic
+            lines = [line for line in text.splitlines() if len(line) > width and " " in line.strip()]
+            assert not lines or "LB" in topic, topic
+        assert "\x1b" not in pages_text(pages, Style()), topic
+        assert "\x1b[" in pages_text(pages, Style(colour=True)), topic
+        json.dumps([page.to_json() for page in pages])
 
 
 def test_topics_hold_all_codes_and_keywords() -> None:

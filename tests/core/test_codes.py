@@ -33,15 +33,11 @@ def test_most_codes_of_recipes_have_an_example() -> None:
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_the_example_fails_with_its_code(code: Code) -> None:
+def test_the_example_fails_with_its_code_and_what_is_put_right_is_right(code: Code) -> None:
     found = example_findings(code)
     assert found
     assert found[0].message
     assert not found[0].message.endswith(".")
-
-
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_what_is_put_right_is_right(code: Code) -> None:
     found = text_findings(code.fixed)
     assert code.id not in {d.code for d in found}
     assert not [d for d in found if d.is_error]
