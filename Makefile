@@ -45,11 +45,11 @@ test: install
 
 test-slow: install model $(GEMMA)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 5400
-	LBDSL_SMOLLM2=$(MODEL) LBDSL_GEMMA3=$(dir $(GEMMA)) $(BIN)/python -m pytest -m slow --timeout 5400
+	LBDSL_SMOLLM2=$(MODEL) LBDSL_GEMMA3=$(dir $(GEMMA)) $(BIN)/python -m pytest -m slow
 
 # Real engines: the first run makes their environments (vLLM some minutes to load, llama.cpp some to build).
 test-engines: install model
-	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m engine --timeout 5400
+	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m pytest -m engine
 
 # Under every supported version of transformers, in environments below .nox.
 test-versions: install

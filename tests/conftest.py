@@ -31,6 +31,10 @@ for profile, examples in {"quick": 10, "default": 50, "thorough": 500}.items():
 settings.load_profile("default")
 
 
+LONG = 5400
+"""Seconds."""
+
+
 class NoTorch:
     """An importer that says no."""
 
@@ -60,6 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if config.option.timeout is None and (item.get_closest_marker("slow") or item.get_closest_marker("engine")):
+            # Real models and engines take longer than a hang of the others may.
+            item.add_marker(pytest.mark.timeout(LONG))
     if config.option.quick:
         NO_TORCH.collected = True
         left = [item for item in items if item.get_closest_marker("torch") or item.get_closest_marker("large")]
