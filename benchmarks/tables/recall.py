@@ -1,8 +1,7 @@
 """`recall` of SmolLM2 with one layer windowed at 256 tokens (four sink tokens), by kind of question, and of plans by it.
 
 Needs `make model`. A layer's row has the rise of the loss in nats per token of an answer on 80 questions of
-`builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind, and the rise of `nll` and
-`kl` on 8Ki tokens of pydoc. `base` has the shares that it finds. `without-KIND`: eight layers kept by the other kinds, the
+`builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind. `base` has the shares that it finds. `without-KIND`: eight layers kept by the other kinds, the
 rest windowed; what is left of the base's answers of that kind on 80 other questions, and with eight layers kept by all.
 `windows-of-...`: the whole plan that keeps eight layers by all kinds, by `kl`, and by `nll(drop)`.
 `python -m benchmarks.tables.recall FILE.png` draws the layers.
@@ -22,7 +21,6 @@ from benchmarks.tables.judged import MODEL
 ACTION = "swa(window=256, sinks=4)"
 LAYERS, KEPT = 30, 8
 KINDS = ("numbers", "words", "latest", "passage", "table")
-SCORES = ("nll", "kl")
 
 
 def recipe(rules: str) -> str:
@@ -82,7 +80,7 @@ def text_scores(work: Path) -> list[dict[str, Any]]:
     from benchmarks.tables.judged import lbdsl
 
     def make(path: Path) -> None:
-        by = "\n".join(f"lowest 1 by {score} keep" for score in (*(f"{name}({ACTION})" for name in SCORES), "nll(drop)"))
+        by = "\n".join(f"lowest 1 by {score} keep" for score in (f"kl({ACTION})", "nll(drop)"))
         path.with_suffix(".lbr").write_text(recipe(by))
         path.write_text(lbdsl("measure", str(path.with_suffix(".lbr")), MODEL, "--json").stdout)
 
@@ -93,12 +91,7 @@ def of_layer(layer: int) -> Row:
     def run(work: Path) -> Mapping[str, float]:
         found = by_layer(work)[str(layer)]
         rises = {name: rise for name, (_, _, _, rise) in found["kinds"].items()}
-        text = {
-            row["metric"]: row["value"]
-            for row in text_scores(work)
-            if row["layer"] == layer and row["action"] != "drop" and row["metric"] in SCORES
-        }
-        return {"recall": found["value"], "error": found["error"], **rises, **text}
+        return {"recall": found["value"], "error": found["error"], **rises}
 
     return Row(f"layer-{layer}", run)
 
