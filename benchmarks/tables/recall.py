@@ -1,10 +1,10 @@
 """`recall` of SmolLM2 with one layer windowed at 256 tokens (four sink tokens), by kind of question, and of plans by it.
 
 Needs `make model`. A layer's row has the rise of the loss in nats per token of an answer on 80 questions of
-`builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind. `base` has the shares that it finds. `without-KIND`: eight layers kept by the other kinds, the
-rest windowed; what is left of the base's answers of that kind on 80 other questions, and with eight layers kept by all.
-`windows-of-...`: the whole plan that keeps eight layers by all kinds, by `kl`, and by `nll(drop)`.
-`python -m benchmarks.tables.recall FILE.png` draws the layers.
+`builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind. `base` has the shares that
+it finds. `without-KIND`: eight layers kept by the other kinds, the rest windowed; what is left of the base's answers of each
+kind on 80 other questions. `keeps-by-...`: with eight layers kept by all kinds, by `kl`, and by `nll(drop)`, on 8Ki tokens
+of pydoc. `python -m benchmarks.tables.recall FILE.png` draws the layers.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def base_row(work: Path) -> Mapping[str, float]:
 
 TABLE = Table(
     title="recall of SmolLM2 with windows of 256 tokens: rises in nats an answer's token by layer; of plans what is left",
-    columns={"recall": "+.3f", "error": ".3f"} | dict.fromkeys(KINDS, ".2f") | dict.fromkeys(SCORES, ".3f") | {"kept": "s"},
+    columns={"recall": "+.3f", "error": ".3f"} | dict.fromkeys(KINDS, ".2f") | {"kept": "s"},
     rows=[
         *(of_layer(layer) for layer in range(LAYERS)),
         Row("base", base_row),
