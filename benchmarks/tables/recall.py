@@ -2,7 +2,7 @@
 
 Needs `make model`. A layer's row has the rise of the loss in nats per token of an answer on 80 questions of
 `builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind. `base` has the shares that
-it finds. `without-KIND`: eight layers kept by the other kinds, the rest windowed; what is left of the base's answers of each
+it finds. `without-KIND`: eight layers kept by the other kinds, the rest windowed; what is left of the answers of each
 kind on 80 other questions. `keeps-by-...`: with eight layers kept by all kinds, by `kl`, and by `nll(drop)`, on 8Ki tokens
 of pydoc. `python -m benchmarks.tables.recall FILE.png` draws the layers.
 """
