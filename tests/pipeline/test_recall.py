@@ -220,3 +220,11 @@ def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, m
     assert (stale.code, "what recall asks changed" in " ".join(stale.err.split())) == (3, True), stale.err
     same = json.loads(lbdsl("diff", "out", "out", "--json").out)
     assert same["recall"][0] == record["plan"]["recall"]
+
+
+def test_of_plans_that_drop_and_quantize(workplace: Path, lbdsl, mine) -> None:
+    rules = 'layers 1, 3 drop\nmodules "*.mlp.*" quantize(bits=4, method=gptq)\nelse quantize(bits=8)\n'
+    Path("r.lbr").write_text(HEAD + rules)
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["recall"]["kinds"]["mine.jsonl"]["asked"] == len(mine) // 2
