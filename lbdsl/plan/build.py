@@ -36,7 +36,7 @@ from lbdsl.plan.schema import (
 )
 from lbdsl.recipe.beyond import missing_gate
 from lbdsl.recipe.schema import Recipe, Rule
-from lbdsl.solve.case import Case, costs_asked
+from lbdsl.solve.case import Case, costs_asked, metrics_asked
 from lbdsl.solve.check import requirement_problems
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.select import LayerChoice, Selection
@@ -87,7 +87,7 @@ def build(
         *beyond_positions(case, contexts),
         *beyond_findings(case, given_windows(facts.layer_specs, selection.specs)),
         *_plain_findings(case, selection),
-        *_forgotten(recall),
+        *_forgotten(recipe, recall),
     )
     kept = (*found, *problems)
     errored = any(d.is_error for d in kept)
@@ -228,16 +228,16 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
         yield warning("LB325", message, help=help)
 
 
-def _forgotten(recall: RecallLoss | None) -> Iterator[Diagnostic]:
+def _forgotten(recipe: Recipe, recall: RecallLoss | None) -> Iterator[Diagnostic]:
     """LB362 for a plan that loses much of what the base finds."""
     if recall is not None and recall.found < (1 - LOST) * recall.base:
         message = (
             f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
         )
-        help = (
-            "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`",
-            "wider windows lose less; healing brings little back, `assert recovery(needle(1Ki)) >= 80%` judges it",
-        )
+        choose = "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`"
+        if "recall" in metrics_asked(recipe):
+            choose = "keep more layers, or ask more questions about more texts to choose them"
+        help = (choose, "wider windows lose less; `builtin:recall` in `heal` brings some back")
         yield warning("LB362", message.replace("%", " %"), help=help)
 
 

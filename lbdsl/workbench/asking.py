@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -136,8 +137,14 @@ def asked_scores(
         costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
         scores |= {request: costs[stored[request]] for request in of_metric}
         some = costs[stored[of_metric[0]]]
-        error = amount_text(median(costs[stored[request]].stderr for request in of_metric), some.unit)
-        bench.progress.say(f"{metric}: {plural(questions.count, 'question')}, standard error of a score {error}")
+        error = median(costs[stored[request]].stderr for request in of_metric)
+        said = f"{metric}: {plural(questions.count, 'question')}"
+        if math.isfinite(error):
+            said += f", standard error of a score {amount_text(error, some.unit)}"
+        else:
+            message = f"layers are chosen by {plural(questions.count, 'question')} about one text: no error is known"
+            found.append(warning("LB361", message, help="ask about several texts: a long one may be split into some"))
+        bench.progress.say(said)
         found += _judged_again(metric, questions, recipe)
     return scores, tuple(found)
 
