@@ -83,11 +83,11 @@ def healing_curve() -> str:
 
 
 def _attention(row: Family) -> str:
-    names = {tensor.name for tensor in row.attention}
+    names = {tensor.name for tensor in row.rows["attention"]}
     words = ["fused qkv" if any("qkv_proj" in name for name in names) else "q, k, v"]
     if any("q_norm" in name for name in names):
         words.append("normed queries and keys")
-    biased = [tensor for tensor in row.attention if tensor.name.endswith("proj.bias")]
+    biased = [tensor for tensor in row.rows["attention"] if tensor.name.endswith("proj.bias")]
     if biased:
         words.append("biases" if biased[0].when is None else f"biases with `{biased[0].when}`")
     if row.multipliers.residual:
@@ -98,7 +98,7 @@ def _attention(row: Family) -> str:
 
 
 def _norms(row: Family) -> str:
-    before, after = row.attention_norms
+    before, after = row.norms[Slot.MIXER]
     return "before and after" if before and after else "before" if before else "after"
 
 

@@ -59,11 +59,11 @@ _EXPORTS = {
     "evaluate_model": "lbdsl.verbs.evaluating",
     "bench_artifact": "lbdsl.verbs.benching",
     "calibrate_model": "lbdsl.verbs.calibrating",
-    "InTransformers": "lbdsl.verbs.bench_transformers",
-    "InLlamaCpp": "lbdsl.verbs.bench_llamacpp",
-    "Requests": "lbdsl.verbs.bench_vllm",
-    "EnginePython": "lbdsl.verbs.bench_engine",
-    "export_artifact": "lbdsl.verbs.exporting",
+    "InTransformers": "lbdsl.bench.engine_transformers",
+    "InLlamaCpp": "lbdsl.bench.engine_llamacpp",
+    "Requests": "lbdsl.bench.engine_vllm",
+    "EnginePython": "lbdsl.bench.engine",
+    "export_artifact": "lbdsl.workbench.exporting",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -95,7 +95,7 @@ def clean_process() -> Iterator[CleanProcess]:
 @pytest.fixture(scope="session")
 def new_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """Makes a cache folder that holds nothing but what this machine can do, which takes seconds to measure."""
-    from lbdsl.layer.facts import ModelFacts
+    from lbdsl.cost.facts import ModelFacts
     from lbdsl.measure import calibrate, machine
 
     known = tmp_path_factory.mktemp("machine")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.attention import Window
 from tests.specs import attention_layer, layer_of

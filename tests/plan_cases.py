@@ -9,9 +9,9 @@ from types import MappingProxyType
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
-from lbdsl.layer.cost import ModelCost, model_cost
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import Profile
+from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import Profile
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window

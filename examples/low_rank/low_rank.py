@@ -8,13 +8,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, Factor, Ref
-from lbdsl.parts import Part, Slot, TensorShape
-from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.plugins import (
+    Action,
+    AnyExpr,
+    Diagnostic,
+    Factor,
+    GatedMLP,
+    LayerSpec,
+    ModelFacts,
+    ModelShape,
+    Part,
+    Ref,
+    Slot,
+    TensorShape,
+    error,
+)
 
 
 class LowRankMLP(Part):
@@ -26,10 +34,10 @@ class LowRankMLP(Part):
     width: int
     rank: int
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+    def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         return tuple(self._pairs(model))
 
-    def _pairs(self, model: ModelFacts) -> Iterator[TensorShape]:
+    def _pairs(self, model: ModelShape) -> Iterator[TensorShape]:
         for name in ("gate", "up", "down"):
             rows, columns = (model.hidden, self.width) if name == "down" else (self.width, model.hidden)
             yield TensorShape(f"mlp.{name}_proj.0.weight", (self.rank, columns))

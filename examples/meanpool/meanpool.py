@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import Part, Slot, TensorShape
-from lbdsl.parts.attention import Attention
+from lbdsl.plugins import Action, Attention, Diagnostic, LayerSpec, ModelFacts, ModelShape, Part, Slot, TensorShape, error
 
 
 class MeanPoolMixer(Part):
@@ -23,19 +18,19 @@ class MeanPoolMixer(Part):
     kv_heads: int
     head_dim: int
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+    def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         return (
             TensorShape("self_attn.v_proj.weight", (self.kv_heads * self.head_dim, model.hidden)),
             TensorShape("self_attn.o_proj.weight", (model.hidden, self.heads * self.head_dim)),
         )
 
-    def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
+    def cache_bytes(self, model: ModelShape, ctx: int) -> int:
         return 4 * self.kv_heads * self.head_dim if ctx else 0  # the running sum, in fp32
 
-    def decode_flops(self, model: ModelFacts, ctx: int) -> int:
+    def decode_flops(self, model: ModelShape, ctx: int) -> int:
         return self.kv_heads * self.head_dim
 
-    def prefill_flops(self, model: ModelFacts, n: int) -> int:
+    def prefill_flops(self, model: ModelShape, n: int) -> int:
         return n * self.kv_heads * self.head_dim
 
 

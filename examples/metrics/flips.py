@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbdsl.metrics import LogitsMetric, Unit
+from lbdsl.plugins import LogitsMetric, Unit
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lbdsl.core.measurement import Measurement
-from lbdsl.metrics import DerivedMetric, LogitsMetric, Unit
-from lbdsl.metrics.nll import NextTokenLoss
+from lbdsl.plugins import DerivedMetric, LogitsMetric, Measurement, NextTokenLoss, Unit
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lbdsl.actions.patches import FULL, Place, with_patches
 from lbdsl.core.diagnostic import Diagnostic, error, fail
 from lbdsl.core.units import Share
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import FULL, Place, with_patches
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.paths import has_path, touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
@@ -111,7 +111,7 @@ class Action(BaseModel):
 
     @property
     def patched(self) -> bool:
-        """Whether the layers before make up for the sub-blocks that it removes (see `lbdsl.layer.patches`)."""
+        """Whether the layers before make up for the sub-blocks that it removes (see `lbdsl.actions.patches`)."""
         return False
 
     @property

@@ -10,8 +10,8 @@ from pydantic import Field
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
 from lbdsl.core.units import plural
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.families.rows import QKV
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Mean, Ref, Slice, Stat, Take, Transpose
 from lbdsl.parts.attention import Attention
@@ -134,7 +134,7 @@ class KVHeads(Action):
 def _norm_of_keys(model: ModelFacts) -> str | None:
     """The dimension that keys are normalized over: `head_dim` for each head separately, `key_value` for all heads
     together; None for models without key norms."""
-    return next((row.dims[0] for row in model.family_data.attention if row.name == _K_NORM), None)
+    return next((row.dims[0] for row in model.rows("attention") if row.name == _K_NORM), None)
 
 
 def _sizes(mixer: Attention) -> Args:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, note
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 from lbdsl.parts.int_weights import STEP, Group, Int

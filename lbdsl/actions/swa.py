@@ -11,11 +11,11 @@ from pydantic_core import PydanticCustomError
 from lbdsl.actions.base import Action, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error, warning
 from lbdsl.core.units import tokens_text
-from lbdsl.families.rows import SINK_LOGITS
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Stat
-from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts import Window
+from lbdsl.parts.attention import SINK_LOGITS, Attention
 
 MOST_SINKS = 4096
 

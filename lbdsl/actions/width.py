@@ -10,10 +10,10 @@ from pydantic import Field
 
 from lbdsl.actions.base import Action, CountOrShare, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error
-from lbdsl.families import TensorRow
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Concat, Largest, MatMul, Ref, Slice, Stat, Sum, Take
+from lbdsl.parts import TensorRow
 
 STEP = 32
 """Widths are multiples of this, as integer kernels and GGUF blocks require."""
@@ -56,7 +56,7 @@ class Width(Action):
         fit = Stat(kind="channel_refit", args=(("keep", after),), dims=(1 + before - after, before)) if self.refit else None
         importance = Take(x=fit, axis=0, indices=0) if fit else Stat(kind="channel_importance", dims=(before,))
         kept = Largest(of=importance, count=after)
-        made = {row.name: _narrowed(row, before, kept, fit) for row in model.family_data.mlp}
+        made = {row.name: _narrowed(row, before, kept, fit) for row in model.rows("gated_mlp")}
         return {name: expr for name, expr in made.items() if expr is not None}
 
     def _channels(self, base: int) -> int:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lbdsl.actions.patches import patch_texts
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
@@ -15,7 +16,6 @@ from lbdsl.core.files import replace_file
 from lbdsl.core.pictures import can_draw, picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
-from lbdsl.layer.patches import patch_texts
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, quality_rows, shares_of, value_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
@@ -12,14 +12,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
 from lbdsl.artifact.benched import Cell
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, Severity, error, first_line
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit, plural
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.source import version1_finding
 from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult, Plan
 
@@ -216,9 +215,8 @@ def write_record(record: Record, folder: Path) -> None:
     replace_file(folder / RECORD_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Diagnosed[Record]:
-    """The record of an artifact; LB466 if there is none, LB465 if it is damaged, edited or of another format, LB476 if it
-    is of version 1. `from_version1` converts the fields of a version 1 record; then LB476 is only a note."""
+def read_record(folder: Path) -> Diagnosed[Record]:
+    """The record of an artifact; LB466 if there is none, LB465 if it is damaged, edited or of another format."""
     path = folder / RECORD_FILE
     try:
         if not folder.exists():
@@ -230,9 +228,7 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         version = content.get("format_version")
-        if version == 1 and from_version1 is None:
-            return Diagnosed(None, (version1_finding(folder, Severity.ERROR),))
-        if version not in (1, FORMAT_VERSION):
+        if version != FORMAT_VERSION:
             said = f"{path} has format version {version}; this lbdsl reads version {FORMAT_VERSION}"
             return Diagnosed(None, (error("LB465", said),))
         if claimed != digest_of(content):
@@ -246,9 +242,6 @@ def read_record(folder: Path, from_version1: Callable[[dict[str, Any]], dict[str
                     ),
                 ),
             )
-        if version == 1 and from_version1 is not None:
-            record = Record.model_validate(from_version1(content))
-            return Diagnosed(record, (version1_finding(folder, Severity.NOTE),))
         return Diagnosed(Record.model_validate(content))
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)

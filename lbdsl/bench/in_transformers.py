@@ -13,7 +13,7 @@ from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 
 
 class TimedModel:
-    """A model that reads and writes in this process; `lbdsl.verbs.bench_contexts.Timed`. A prompt is of random tokens: the
+    """A model that reads and writes in this process; `lbdsl.bench.contexts.Timed`. A prompt is of random tokens: the
     speed of a dense model does not depend on them."""
 
     def __init__(self, model: Any, vocab: int, steps: int) -> None:

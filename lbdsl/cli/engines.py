@@ -96,10 +96,10 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(verb)
     @click.pass_context
     def wrapper(ctx: click.Context, **given: Any) -> Any:
-        from lbdsl.verbs.bench_engine import EnginePython
-        from lbdsl.verbs.bench_llamacpp import InLlamaCpp
-        from lbdsl.verbs.bench_transformers import InTransformers
-        from lbdsl.verbs.bench_vllm import Requests
+        from lbdsl.bench.engine import EnginePython
+        from lbdsl.bench.engine_llamacpp import InLlamaCpp
+        from lbdsl.bench.engine_transformers import InTransformers
+        from lbdsl.bench.engine_vllm import Requests
 
         names = [param for group in OF_ENGINE.values() for param in group]
         one = {name: given.pop(name) for name in dict.fromkeys(names)}

@@ -36,7 +36,7 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
             "the language server needs pygls, which is not installed",
             help='install it, in a checkout of lbdsl: pip install ".[editor]"',
         ) from None
-    from lbdsl.editor.server import make_server
+    from lbdsl.editor.features import make_server
 
     # Standard output is reserved for the protocol; everything else that is printed goes to standard error.
     protocol = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -234,7 +234,7 @@ class DevicesType(click.ParamType):
     name = "COUNTxKIND"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from lbdsl.plan.devices import devices_of
+        from lbdsl.cost.devices import devices_of
 
         try:
             return devices_of(str(value))

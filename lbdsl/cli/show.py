@@ -18,7 +18,6 @@ from lbdsl.cli.options import json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:
     """Show a saved plan (.lbplan) or an artifact's plan and report again."""
     from lbdsl.artifact.record import read_record
-    from lbdsl.artifact.version1 import from_version1
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import load_plan
     from lbdsl.report.console import stdout_console
@@ -27,7 +26,7 @@ def show(what: Path, all_layers: bool, as_json: bool) -> None:
 
     record = None
     if what.is_dir():
-        found = read_record(what, from_version1)
+        found = read_record(what)
         record = found.unwrap()
         show_diagnostics(found.diagnostics)
         # The plan's asserts with their results, not "after healing"; nothing is left to do.

@@ -10,13 +10,13 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.cursor import Cursor, cursor_at
 from lbdsl.language import tree
 from lbdsl.language.layout import split_statements
 from lbdsl.language.lexer import Lexed, Token, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.parser import Failure, Parser
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import FolderReader, Whole

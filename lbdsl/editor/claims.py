@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from lbdsl.core.span import Span
 from lbdsl.core.units import plural, ranges_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import RankSelector
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import check_recipe

@@ -1,8 +1,11 @@
-"""The features of the language server: its answers to requests about a position or a text."""
+"""The features of the language server: its answers to requests about a position or a text, and texts that come and go."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcInvalidParams
@@ -11,17 +14,80 @@ from lbdsl.core.diagnostic import Fix
 from lbdsl.editor import protocol
 from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
+from lbdsl.editor.documents import Change, Text
 from lbdsl.editor.fixes import formatting
 from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, name_at, rename, uses_of
 from lbdsl.editor.outline import outline
+from lbdsl.editor.server import Document, RecipeServer
 from lbdsl.verbs.fixing import chosen_fixes
 
-if TYPE_CHECKING:
-    from lbdsl.editor.server import Document, RecipeServer
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], JsonRpcInvalidParams)
 
 
-def register_reading(server: RecipeServer) -> None:
+def make_server(model: str | None = None, default_model: str | None = None) -> RecipeServer:
+    """A server with every feature registered; `start_io()` runs it."""
+    # A request refused because of invalid parameters is a normal answer; do not log it with a traceback.
+    logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_no_refusal)
+    server = RecipeServer(model, default_model)
+    _register_texts(server)
+    _register_reading(server)
+    _register_editing(server)
+    return server
+
+
+def _register_texts(server: RecipeServer) -> None:
+    """Register the handlers of initialization and of opening, editing, saving and closing texts."""
+
+    @server.feature(lsp.INITIALIZE)
+    def initialize(ls: RecipeServer, params: lsp.InitializeParams) -> None:
+        given = params.initialization_options
+        ls.options = dict(given) if isinstance(given, Mapping) else {}
+
+    @server.feature(lsp.INITIALIZED)
+    async def initialized(ls: RecipeServer, params: lsp.InitializedParams) -> None:
+        root = ls.workspace.root_path
+        ls.docs = protocol.docs_page(ls.options.get("docs"))
+        await ls.load_model(ls.options.get("model"), Path(root) if root else None)
+
+    @server.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
+    def opened(ls: RecipeServer, params: lsp.DidOpenTextDocumentParams) -> None:
+        item = params.text_document
+        ls.set_text(item.uri, Text(item.text, ls.encoding()), item.version)
+        ls.publish_soon(item.uri)
+
+    @server.feature(lsp.TEXT_DOCUMENT_DID_CHANGE)
+    def changed(ls: RecipeServer, params: lsp.DidChangeTextDocumentParams) -> None:
+        uri = params.text_document.uri
+        before = ls.documents.get(uri)
+        text = before.text if before is not None else Text("", ls.encoding())
+        ls.set_text(uri, text.changed(map(_change, params.content_changes)), params.text_document.version)
+        ls.publish_soon(uri)
+
+    @server.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
+    def saved(ls: RecipeServer, params: lsp.DidSaveTextDocumentParams) -> None:
+        # Other open recipes may include the saved one.
+        for document in list(ls.documents.values()):
+            ls.set_text(document.uri, document.text, document.version)
+            ls.publish_soon(document.uri)
+
+    @server.feature(lsp.TEXT_DOCUMENT_DID_CLOSE)
+    def closed(ls: RecipeServer, params: lsp.DidCloseTextDocumentParams) -> None:
+        uri = params.text_document.uri
+        ls.documents.pop(uri, None)
+        ls.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(uri, []))
+
+
+def _change(change: Any) -> Change:
+    where = getattr(change, "range", None)
+    if where is None:
+        return Change(None, None, change.text)
+    return Change(protocol.place(where.start), protocol.place(where.end), change.text)
+
+
+def _register_reading(server: RecipeServer) -> None:
     """Register the features that only read the text."""
 
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions(trigger_characters=["$", "@", "(", ".", '"']))
@@ -87,7 +153,7 @@ def register_reading(server: RecipeServer) -> None:
         return lsp.SemanticTokens([] if document is None else protocol.semantic_tokens(document.text))
 
 
-def register_editing(server: RecipeServer) -> None:
+def _register_editing(server: RecipeServer) -> None:
     """Register the features that return edits."""
 
     @server.feature(

@@ -12,9 +12,9 @@ from pydantic_core import PydanticUndefined
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import argument_text
 from lbdsl.core.units import Unit
+from lbdsl.cost.cost import STATIC_VALUES
+from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language.words import keywords
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.recipe.values import signature

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from lbdsl.core.place import lies_in
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 
 PROJECT_FILE = "lbdsl.toml"
 

@@ -7,25 +7,21 @@ scratch: a recipe is small. Findings are published shortly after the last edit.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lsprotocol import types as lsp
-from pygls.exceptions import JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor import protocol
 from lbdsl.editor.analysis import Analysis
-from lbdsl.editor.documents import UNITS, Change, Text
-from lbdsl.editor.features import register_editing, register_reading
+from lbdsl.editor.documents import UNITS, Text
 from lbdsl.editor.project import configured_model, facts_of
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.version import VERSION
 
 DELAY = 0.015
@@ -127,67 +123,3 @@ class RecipeServer(LanguageServer):
             self.publish_soon(document.uri)
         if self.client_says("workspace", "inlay_hint", "refresh_support"):
             self.workspace_inlay_hint_refresh(None)
-
-
-def _is_no_refusal(record: logging.LogRecord) -> bool:
-    return record.exc_info is None or not isinstance(record.exc_info[1], JsonRpcInvalidParams)
-
-
-def make_server(model: str | None = None, default_model: str | None = None) -> RecipeServer:
-    """A server with every feature registered; `start_io()` runs it."""
-    # A request refused because of invalid parameters is a normal answer; do not log it with a traceback.
-    logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_no_refusal)
-    server = RecipeServer(model, default_model)
-    _register_texts(server)
-    register_reading(server)
-    register_editing(server)
-    return server
-
-
-def _register_texts(server: RecipeServer) -> None:
-    """Register the handlers of initialization and of opening, editing, saving and closing texts."""
-
-    @server.feature(lsp.INITIALIZE)
-    def initialize(ls: RecipeServer, params: lsp.InitializeParams) -> None:
-        given = params.initialization_options
-        ls.options = dict(given) if isinstance(given, Mapping) else {}
-
-    @server.feature(lsp.INITIALIZED)
-    async def initialized(ls: RecipeServer, params: lsp.InitializedParams) -> None:
-        root = ls.workspace.root_path
-        ls.docs = protocol.docs_page(ls.options.get("docs"))
-        await ls.load_model(ls.options.get("model"), Path(root) if root else None)
-
-    @server.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
-    def opened(ls: RecipeServer, params: lsp.DidOpenTextDocumentParams) -> None:
-        item = params.text_document
-        ls.set_text(item.uri, Text(item.text, ls.encoding()), item.version)
-        ls.publish_soon(item.uri)
-
-    @server.feature(lsp.TEXT_DOCUMENT_DID_CHANGE)
-    def changed(ls: RecipeServer, params: lsp.DidChangeTextDocumentParams) -> None:
-        uri = params.text_document.uri
-        before = ls.documents.get(uri)
-        text = before.text if before is not None else Text("", ls.encoding())
-        ls.set_text(uri, text.changed(map(_change, params.content_changes)), params.text_document.version)
-        ls.publish_soon(uri)
-
-    @server.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
-    def saved(ls: RecipeServer, params: lsp.DidSaveTextDocumentParams) -> None:
-        # Other open recipes may include the saved one.
-        for document in list(ls.documents.values()):
-            ls.set_text(document.uri, document.text, document.version)
-            ls.publish_soon(document.uri)
-
-    @server.feature(lsp.TEXT_DOCUMENT_DID_CLOSE)
-    def closed(ls: RecipeServer, params: lsp.DidCloseTextDocumentParams) -> None:
-        uri = params.text_document.uri
-        ls.documents.pop(uri, None)
-        ls.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(uri, []))
-
-
-def _change(change: Any) -> Change:
-    where = getattr(change, "range", None)
-    if where is None:
-        return Change(None, None, change.text)
-    return Change(protocol.place(where.start), protocol.place(where.end), change.text)

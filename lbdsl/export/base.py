@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import Report
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.expresses import Expresses, refusals
 from lbdsl.layer.difference import learned_sinks, window_size
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs, native_layers
 

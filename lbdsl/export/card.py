@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import indent
 
+from lbdsl.actions.patches import patch_texts
 from lbdsl.artifact.card import base_name, needed
 from lbdsl.artifact.record import Record, healing_stages
 from lbdsl.core.units import count_text
-from lbdsl.layer.patches import patch_texts
 
 
 def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers: bool) -> str:

@@ -68,7 +68,7 @@ class Gguf(Exporter):
 def k_quants(target: GgufModel) -> str | None:
     """The command that quantizes the same maps to K-quants, in the file of the model without `quantize`; None if there are
     none. Patterns are for the whole line: the last that matches a tensor wins, and Q8_0 is what none matches."""
-    rows = {row.name: row for row in target.layout.family.mixer_rows + target.layout.family.ffn_rows}
+    rows = {row.name: row for row in target.layout.family.layer_rows}
     blocks: dict[tuple[str, str], list[str]] = {}
     for place, spec in enumerate(target.specs):
         for tensor in spec.tensors(target.facts):

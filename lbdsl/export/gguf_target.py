@@ -8,13 +8,13 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.units import layers_text, plural
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import Subject
 from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.engines import ALL_BIASES, Graph
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from lbdsl.core.diagnostic import fail
 from lbdsl.export.gguf_rope import frequency_divisors
 from lbdsl.export.gguf_target import ZERO_WIDTH, GgufModel
-from lbdsl.families import TensorRow
-from lbdsl.families.rows import SINK_LOGITS
+from lbdsl.families.base import Sizes
 from lbdsl.layer.difference import learned_sinks
-from lbdsl.model.layout import Sizes
 from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts import TensorRow
+from lbdsl.parts.attention import SINK_LOGITS
 from lbdsl.parts.int_weights import Int
 
 NO_SINK = -1e30
@@ -70,7 +70,7 @@ def out_tensors(target: GgufModel, tensors: Mapping[str, TensorInfo]) -> tuple[O
     divisors = frequency_divisors(target.rope, sizes.head_dim)
     if divisors is not None:
         found.append(OutTensor("rope_freqs.weight", (len(divisors),), values=tuple(divisors)))
-    rows = {row.name: row for row in (*family.mixer_rows, *family.ffn_rows, SINK_LOGITS)}
+    rows = {row.name: row for row in (*family.layer_rows, SINK_LOGITS)}
     for place, layer in enumerate(target.layers):
         prefix = family.layer_prefix.format(layer)
         spec = target.specs[place]

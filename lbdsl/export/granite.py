@@ -25,10 +25,10 @@ from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
 from lbdsl.export.reasons import fused_alike, kernels
 from lbdsl.families import FAMILIES
-from lbdsl.families.rows import ALL, NO_SINK, SINK_LOGITS
+from lbdsl.families.rows import ALL
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import layout_of
-from lbdsl.parts.attention import Attention
+from lbdsl.parts.attention import NO_SINK, SINK_LOGITS, Attention
 from lbdsl.run.file_layout import MadeTensor, plan_rewrite
 from lbdsl.run.shards import carry_out
 
@@ -128,7 +128,7 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
     )
     sizes, rope = sizes_of(subject.specs[left[0]], layout.sizes), rope_of(family, config)
     new = {key: value for key, value in config.items() if key not in OURS}
-    always_biased = any(row.name.endswith("q_proj.bias") and row.when is None for row in family.attention)
+    always_biased = any(row.name.endswith("q_proj.bias") and row.when is None for row in family.rows["attention"])
     new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}
     new |= {
         "model_type": "granite_swa",

@@ -16,11 +16,12 @@ from lbdsl.export.files import companions, copy_files, link_files, weight_names,
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
+from lbdsl.families.base import Sizes
 from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.checkpoint import read_tensors
-from lbdsl.model.layout import Layout, Sizes, layout_of
+from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.run.file_layout import plan_rewrite

@@ -11,9 +11,9 @@ import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, TensorRow
+from lbdsl.families.base import Family
 
-__all__ = ["ARTIFACT_PREFIX", "FAMILIES", "Family", "TensorRow"]
+__all__ = ["ARTIFACT_PREFIX", "FAMILIES", "Family"]
 
 ARTIFACT_PREFIX = "lbdsl_"
 """An artifact's `model_type` is this prefix plus its base family's `model_type`."""

@@ -9,24 +9,10 @@ from typing import Any
 
 from lbdsl.families.engines import Classes, GgufNames, Lacks, StockClass, VllmLayers
 from lbdsl.families.windows import NO_WINDOWS, Windows
-
-
-@dataclass(frozen=True)
-class TensorRow:
-    """One parameter. `dims` are names of sizes (see `ModelFacts.shaped`), outermost first, as torch stores them.
-
-    `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
-    exist; without it, the parameter always exists.
-    """
-
-    name: str
-    gguf: str
-    dims: tuple[str, ...]
-    when: str | None = None
-
-    @property
-    def module(self) -> str:
-        return self.name.rpartition(".")[0]
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import Slot, TensorRow, Window
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.gated_mlp import GatedMLP
 
 
 @dataclass(frozen=True)
@@ -96,12 +82,50 @@ SIZES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The sizes that a configuration gives for all layers."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    positions: int
+
+
+def dense_layers(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
+    """Layers of attention, full or with the family's own window, and a gated MLP. Raises LB402 or LB404."""
+
+    def layer(window: int | None) -> LayerSpec:
+        seen = None if window is None else Window(size=window)
+        mixer = Attention(heads=sizes.heads, kv_heads=sizes.kv_heads, head_dim=sizes.head_dim, window=seen)
+        return LayerSpec(mixer=mixer, ffn=GatedMLP(width=sizes.intermediate))
+
+    windows = family.windows(config, sizes.layers)
+    kinds = {window: layer(window) for window in windows}
+    return tuple(kinds[window] for window in windows)
+
+
+EMBEDDING = TensorRow("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden"))
+HEAD = TensorRow("lm_head.weight", "output.weight", ("vocab", "hidden"))
+FINAL_NORM = TensorRow("model.norm.weight", "output_norm.weight", ("hidden",))
+PRE_NORMS: Mapping[Slot, Norms] = MappingProxyType(
+    {
+        Slot.MIXER: (Norm("input_layernorm", "attn_norm"), None),
+        Slot.FFN: (Norm("post_attention_layernorm", "ffn_norm"), None),
+    }
+)
+
+
+@dataclass(frozen=True)
 class Family:
     """One family, keyed by transformers' `model_type`.
 
-    `attention` and `mlp` are the parameters of the two sub-blocks of a layer, named relative to `layer_prefix`;
-    `attention_norms` and `mlp_norms` are the norms before and after each, None if there is none; `embedding`, `head` and
-    `other` are outside the layers. `sizes` maps the names of sizes to fields of the config, `size_defaults` has
+    `rows` are the parameters of each kind of part, named relative to `layer_prefix`; `norms` those before and after each
+    sub-block, None if there is none; `embedding`, `head` and `other` are outside the layers. `layers` makes the layers of
+    an unchanged model from a config. `sizes` maps the names of sizes to fields of the config, `size_defaults` has
     transformers' defaults for absent fields.
     """
 
@@ -109,8 +133,7 @@ class Family:
     examples: str
     """Well-known models of the family, for messages and the docs page of supported models."""
     classes: Classes
-    attention: tuple[TensorRow, ...]
-    mlp: tuple[TensorRow, ...]
+    rows: Mapping[str, tuple[TensorRow, ...]]
     tied_by_default: bool
 
     # Support in engines.
@@ -123,12 +146,12 @@ class Family:
     windowed_as: StockClass | None = None
     """The transformers class with a window per layer, if the family's own class does not support that."""
 
-    attention_norms: Norms = (Norm("input_layernorm", "attn_norm"), None)
-    mlp_norms: Norms = (Norm("post_attention_layernorm", "ffn_norm"), None)
+    layers: Callable[[Family, Mapping[str, Any], Sizes], tuple[LayerSpec, ...]] = dense_layers
+    norms: Mapping[Slot, Norms] = field(default_factory=lambda: PRE_NORMS)
     layer_prefix: str = "model.layers.{}."
-    embedding: TensorRow = TensorRow("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden"))
-    head: TensorRow = TensorRow("lm_head.weight", "output.weight", ("vocab", "hidden"))
-    other: tuple[TensorRow, ...] = (TensorRow("model.norm.weight", "output_norm.weight", ("hidden",)),)
+    embedding: TensorRow = EMBEDDING
+    head: TensorRow = HEAD
+    other: tuple[TensorRow, ...] = (FINAL_NORM,)
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
     """Suffixes of tensor names in old checkpoints that are buffers, not parameters."""
 
@@ -169,19 +192,10 @@ class Family:
         return "sdpa" if self.attention_softcap is None else "eager"
 
     @property
-    def mixer_rows(self) -> tuple[TensorRow, ...]:
-        """The attention's parameters with its norms."""
-        return _with_norms(self.attention_norms, self.attention)
-
-    @property
-    def ffn_rows(self) -> tuple[TensorRow, ...]:
-        """The MLP's parameters with its norms."""
-        return _with_norms(self.mlp_norms, self.mlp)
+    def layer_rows(self) -> tuple[TensorRow, ...]:
+        """The parameters of all kinds of parts, with the norms."""
+        norms = (norm.row for slot in self.norms for norm in self.norms[slot] if norm is not None)
+        return (*norms, *(row for rows in self.rows.values() for row in rows))
 
     def has_rope(self, layer: int, config: Mapping[str, Any]) -> bool:
         return self.without_rope is None or not self.without_rope(layer, config)
-
-
-def _with_norms(norms: Norms, rows: tuple[TensorRow, ...]) -> tuple[TensorRow, ...]:
-    before, after = norms
-    return (*([before.row] if before else []), *rows, *([after.row] if after else []))

@@ -6,9 +6,12 @@ from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
+from lbdsl.parts import Slot
 
-ATTENTION_NORMS = (Norm("input_layernorm", "attn_norm"), Norm("post_attention_layernorm", "post_attention_norm"))
-MLP_NORMS = (Norm("pre_feedforward_layernorm", "ffn_norm"), Norm("post_feedforward_layernorm", "post_ffw_norm"))
+NORMS = {
+    Slot.MIXER: (Norm("input_layernorm", "attn_norm"), Norm("post_attention_layernorm", "post_attention_norm")),
+    Slot.FFN: (Norm("pre_feedforward_layernorm", "ffn_norm"), Norm("post_feedforward_layernorm", "post_ffw_norm")),
+}
 GELU = "gelu_pytorch_tanh"
 _CAPS = {
     "attn_logit_softcapping": ("attn_logit_softcapping", 50.0),
@@ -29,10 +32,8 @@ FAMILY = Family(
     model_type="gemma2",
     examples="Gemma 2",
     classes=Classes("gemma2", "Gemma2"),
-    attention=projections(biased=ALL, when="attention_bias"),
-    attention_norms=ATTENTION_NORMS,
-    mlp=gated_mlp(),
-    mlp_norms=MLP_NORMS,
+    rows={"attention": projections(biased=ALL, when="attention_bias"), "gated_mlp": gated_mlp()},
+    norms=NORMS,
     tied_by_default=True,
     windows=WindowsByType(4096, lambda layer, config: layer % 2 == 0),
     size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),

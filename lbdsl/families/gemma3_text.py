@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family
 from lbdsl.families.engines import GGUF_SIZES, Classes, GgufNames, Graph, Lacks
-from lbdsl.families.gemma2 import ATTENTION_NORMS, GELU, MLP_NORMS
+from lbdsl.families.gemma2 import GELU, NORMS
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 
@@ -25,10 +25,8 @@ FAMILY = Family(
     model_type="gemma3_text",
     examples="Gemma 3 270M and 1B",
     classes=Classes("gemma3", "Gemma3", body="Gemma3TextModel", config="Gemma3TextConfig"),
-    attention=(*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS),
-    attention_norms=ATTENTION_NORMS,
-    mlp=gated_mlp(),
-    mlp_norms=MLP_NORMS,
+    rows={"attention": (*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS), "gated_mlp": gated_mlp()},
+    norms=NORMS,
     tied_by_default=True,
     windows=WindowsByType(4096, _not_every_sixth),
     rope_by_layer_type=True,

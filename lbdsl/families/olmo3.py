@@ -7,6 +7,7 @@ from lbdsl.families.base import Family, Norm
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
+from lbdsl.parts import Slot
 
 _NORMS = Lacks("norms after each sub-block")
 
@@ -14,10 +15,11 @@ FAMILY = Family(
     model_type="olmo3",
     examples="Olmo 3 7B and 32B",
     classes=Classes("olmo3", "Olmo3"),
-    attention=(*projections(biased=ALL, when="attention_bias"), *QK_NORMS),
-    attention_norms=(None, Norm("post_attention_layernorm", "post_attention_norm")),
-    mlp=gated_mlp(),
-    mlp_norms=(None, Norm("post_feedforward_layernorm", "post_ffw_norm")),
+    rows={"attention": (*projections(biased=ALL, when="attention_bias"), *QK_NORMS), "gated_mlp": gated_mlp()},
+    norms={
+        Slot.MIXER: (None, Norm("post_attention_layernorm", "post_attention_norm")),
+        Slot.FFN: (None, Norm("post_feedforward_layernorm", "post_ffw_norm")),
+    },
     tied_by_default=False,
     windows=WindowsByType(4096, lambda layer, config: (layer + 1) % 4 != 0),
     rope_by_layer_type=True,

@@ -1,9 +1,10 @@
 """Phi-3: one projection for queries, keys and values, one for gate and up; one window for all layers or none."""
 
-from lbdsl.families.base import COMMON_LIMITS, Family, Limit, TensorRow
+from lbdsl.families.base import COMMON_LIMITS, Family, Limit
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import QKV
 from lbdsl.families.windows import OneWindow
+from lbdsl.parts import TensorRow
 
 _NO_DROPOUT = "healing would drop residuals that measuring did not"
 
@@ -11,14 +12,16 @@ FAMILY = Family(
     model_type="phi3",
     examples="Phi-3 mini and medium at 4k",
     classes=Classes("phi3", "Phi3"),
-    attention=(
-        TensorRow(f"{QKV}.weight", "attn_qkv.weight", ("qkv", "hidden")),
-        TensorRow("self_attn.o_proj.weight", "attn_output.weight", ("hidden", "query")),
-    ),
-    mlp=(
-        TensorRow("mlp.gate_up_proj.weight", "ffn_up.weight", ("gate_up", "hidden")),
-        TensorRow("mlp.down_proj.weight", "ffn_down.weight", ("hidden", "intermediate")),
-    ),
+    rows={
+        "attention": (
+            TensorRow(f"{QKV}.weight", "attn_qkv.weight", ("qkv", "hidden")),
+            TensorRow("self_attn.o_proj.weight", "attn_output.weight", ("hidden", "query")),
+        ),
+        "gated_mlp": (
+            TensorRow("mlp.gate_up_proj.weight", "ffn_up.weight", ("gate_up", "hidden")),
+            TensorRow("mlp.down_proj.weight", "ffn_down.weight", ("hidden", "intermediate")),
+        ),
+    },
     tied_by_default=False,
     windows=OneWindow(None),
     limits=(

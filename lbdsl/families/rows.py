@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lbdsl.families.base import TensorRow
+from lbdsl.parts import TensorRow
 
 
 def projections(*, biased: tuple[str, ...] = (), when: str | None = None) -> tuple[TensorRow, ...]:
@@ -41,10 +41,5 @@ QK_NORMS = (
     TensorRow("self_attn.k_norm.weight", "attn_k_norm.weight", ("key_value",)),
 )
 """Norms of queries and keys over all heads together."""
-
-SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",))
-"""The learned sink of each query head, where a window has them; no family has them by itself."""
-NO_SINK = -3e4
-"""A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
 
 ALL = ("q", "k", "v", "o")

@@ -22,18 +22,16 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from lbdsl.core.files import sync_files
 from lbdsl.core.processes import process_number
-from lbdsl.families.rows import SINK_LOGITS
 from lbdsl.heal.processes import any_of, shared
 from lbdsl.heal.sharding import whole
 from lbdsl.heal.text import HealingText
 from lbdsl.heal.validation import Measure, Validation
+from lbdsl.parts import parts
 
 COMPLETE = "lbdsl-complete"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 """Not strict: a stage `match` has no gradient, and so no state, for the final norm."""
 LEARNED_FILE = "learned.safetensors"
-SINK_LR = 300.0
-"""The learning rate of learned sinks, relative to that of weights: they are logits, which have to move by whole numbers."""
 
 
 class BlockDataset(Dataset):
@@ -93,15 +91,19 @@ class HealTrainer(Trainer):
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's, with learned sinks in a group of their own."""
+        """The Trainer's, with what parts always train in groups of their own, by the factor of its rate."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        sinks = learned_sinks(self.accelerator.unwrap_model(self.model))
-        own = {id(sink) for sink in sinks.values() if sink.requires_grad}
+        model = self.accelerator.unwrap_model(self.model)
+        own: dict[float, list[nn.Parameter]] = {}
+        for name, factor in always_trained(model).items():
+            parameter = model.get_parameter(name)
+            if parameter.requires_grad:
+                own.setdefault(factor, []).append(parameter)
+        chosen = {id(parameter) for group in own.values() for parameter in group}
         for group in optimizer.param_groups:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-        if own:
-            chosen = [sink for sink in sinks.values() if sink.requires_grad]
-            optimizer.add_param_group({"params": chosen, "lr": SINK_LR * self.args.learning_rate, "weight_decay": 0.0})
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+        for factor, parameters in own.items():
+            optimizer.add_param_group({"params": parameters, "lr": factor * self.args.learning_rate, "weight_decay": 0.0})
         # The names of weights in a saved state do not tell empty groups apart.
         optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
@@ -136,9 +138,11 @@ class HealTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
 
-def learned_sinks(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The learned sinks of a model by name."""
-    return {name: sinks for name, sinks in model.named_parameters() if name.endswith(SINK_LOGITS.name)}
+def always_trained(model: nn.Module) -> dict[str, float]:
+    """The parameters that parts train in any healing, such as learned sinks: the factor of their rate, by name."""
+    factors = {f".{name}": factor for part in parts().values() for name, factor in part.trained.items()}
+    names = (name for name, _ in model.named_parameters())
+    return {name: factor for name in names for end, factor in factors.items() if name.endswith(end)}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

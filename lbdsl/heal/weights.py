@@ -15,12 +15,12 @@ from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks, Lora
 
 
 def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Collection[int]) -> Any:
-    """Make learned sinks of `layers` trainable, and LoRA adapters on their linear maps with their norms and the final norm,
-    or all their weights, unless sinks are trained alone; all in fp32. Freeze all else. LoRA skips maps that compute in
-    another way than by their matrix: merging an adapter would not give the output that was trained. Packed maps are rounded
-    later, when they are saved; where inputs are rounded to 8 bits, the adapter's own are not. Raises LB484 if no maps are
-    left."""
-    from lbdsl.heal.trainer import learned_sinks
+    """Make what parts of `layers` always train (learned sinks) trainable, and LoRA adapters on their linear maps with
+    their norms and the final norm, or all their weights, unless sinks are trained alone; all in fp32. Freeze all else.
+    LoRA skips maps that compute in another way than by their matrix: merging an adapter would not give the output that was
+    trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the adapter's own are
+    not. Raises LB484 if no maps are left."""
+    from lbdsl.heal.trainer import always_trained
 
     for parameter in student.parameters():
         parameter.requires_grad_(False)
@@ -29,10 +29,10 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
     def chosen(name: str) -> bool:
         return any(place in f".{name}." for place in places)
 
-    own = [sinks for name, sinks in learned_sinks(student).items() if chosen(name)]
-    for sinks in own:
-        sinks.data = sinks.data.float()
-        sinks.requires_grad_(True)
+    own = [student.get_parameter(name) for name in always_trained(student) if chosen(name)]
+    for parameter in own:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
     if isinstance(heal.method, LearnedSinks):
         return student
     if isinstance(heal.method, Lora):

@@ -1,1 +1,1 @@
-"""A layer as a typed value made of parts: its specification, its costs, and the paths that rules can claim."""
+"""A layer as a typed value made of parts: its specification, the paths that rules can claim, and its new weights."""

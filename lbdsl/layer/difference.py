@@ -9,7 +9,6 @@ from typing import Any
 from lbdsl.core.units import plural
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Mark, Part, Slot
-from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import ROWS, WORDS
 
 SUB_BLOCKS = (Slot.MIXER, Slot.FFN)
@@ -79,7 +78,8 @@ def changes_text(before: LayerSpec, after: LayerSpec, arrow: str) -> list[str]:
 
 def learned_sinks(spec: LayerSpec) -> bool:
     """Whether the layer's window has learned sinks."""
-    return isinstance(spec.mixer, Attention) and spec.mixer.window is not None and spec.mixer.window.sink_logits
+    window = spec.mixer.sees if spec.mixer is not None else None
+    return window is not None and window.sink_logits
 
 
 def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def given_windows(before: Sequence[LayerSpec], after: Sequence[LayerSpec]) -> tu
 
 def window_size(spec: LayerSpec) -> int | None:
     """The size of the layer's window in tokens; None if it has no window."""
-    window = spec.mixer.window if isinstance(spec.mixer, Attention) else None
+    window = spec.mixer.sees if spec.mixer is not None else None
     return None if window is None else window.size
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, SerializeAsAny
 
-from lbdsl.parts import Part, Slot, TensorShape, parts
+from lbdsl.parts import ModelShape, Part, Slot, TensorShape, parts
 from lbdsl.parts.base import Storage, Value
-
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
 
 
 def part_from(value: Any, slot: Slot) -> Part | None:
@@ -68,6 +65,12 @@ class LayerSpec(Value):
         """The mixer or the ffn."""
         return {Slot.MIXER: self.mixer, Slot.FFN: self.ffn}[slot]
 
+    @property
+    def sub_blocks(self) -> tuple[tuple[Slot, Part], ...]:
+        """Its mixer and ffn, of those that it has."""
+        both = ((Slot.MIXER, self.mixer), (Slot.FFN, self.ffn))
+        return tuple((slot, part) for slot, part in both if part is not None)
+
     def storage(self, module: str) -> Storage | None:
         return dict(self.weights).get(module)
 
@@ -81,22 +84,21 @@ class LayerSpec(Value):
         """Whether any weights are stored with the help of their inputs on calibration text."""
         return any(storage.needs_gram for _, storage in self.weights)
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
+    def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         """The layer's parameters, including the norms around its sub-blocks, attention first."""
-        family = model.family_data
         found: list[TensorShape] = []
-        for part, (before, after) in ((self.mixer, family.attention_norms), (self.ffn, family.mlp_norms)):
-            if part is not None:
-                found += model.shaped((before.row,) if before else (), {})
-                found += part.tensors(model)
-                found += model.shaped((after.row,) if after else (), {})
+        for slot, part in self.sub_blocks:
+            before, after = model.norms(slot)
+            found += model.shaped((before,) if before else (), {})
+            found += part.tensors(model)
+            found += model.shaped((after,) if after else (), {})
         return tuple(found)
 
-    def linear_maps(self, model: ModelFacts) -> tuple[str, ...]:
+    def linear_maps(self, model: ModelShape) -> tuple[str, ...]:
         """Modules with a weight matrix, by name relative to the layer."""
         return tuple(tensor.module for tensor in self.tensors(model) if tensor.is_matrix)
 
-    def stored(self, model: ModelFacts) -> LayerSpec:
+    def stored(self, model: ModelShape) -> LayerSpec:
         """The specification without the storage of modules that the layer no longer has, and with what storage leaves open
         as it fits the base model `model`."""
         if not self.weights:
@@ -104,7 +106,7 @@ class LayerSpec(Value):
         left = set(self.linear_maps(model))
         return self.replace(weights=tuple((name, part.fitted(model)) for name, part in self.weights if name in left))
 
-    def matrices(self, model: ModelFacts) -> Iterator[tuple[TensorShape, Storage]]:
+    def matrices(self, model: ModelShape) -> Iterator[tuple[TensorShape, Storage]]:
         """The matrices that are not in the model's dtype, and how they are stored."""
         for tensor in self.tensors(model):
             storage = self.storage(tensor.module) if tensor.is_matrix else None

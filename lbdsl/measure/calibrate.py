@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lbdsl.layer.cost import Machine
+from lbdsl.cost.cost import Machine
 from lbdsl.measure.memory import total_bytes
 
 _BUDGET = 0.25

@@ -12,8 +12,8 @@ from typing import Any
 from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import keep_in_cache
-from lbdsl.layer.cost import Machine
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import Machine
+from lbdsl.cost.facts import ModelFacts
 
 CALIBRATION_VERSION = 2
 """Increase it when the calibration method changes."""

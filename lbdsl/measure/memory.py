@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 
 SHARE = 0.6
 """The fraction of free memory that a model's weights may take; the rest is for activations, logits and other programs."""

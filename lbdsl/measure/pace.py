@@ -12,7 +12,7 @@ from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import Report
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.measure.machine import machine_identity
 from lbdsl.plan.estimate import units
 

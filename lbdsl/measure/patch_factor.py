@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lbdsl.actions.patches import FULL, Patch, Place, patches_of, refactored, with_factor
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Request
 from lbdsl.core.progress import Report
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import FULL, Patch, Place, patches_of, refactored, with_factor
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.patches import kept_patch

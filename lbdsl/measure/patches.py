@@ -1,4 +1,4 @@
-"""Fit the patches of changed models (see `lbdsl.layer.patches`), from the first layer on, and cache them as statistics."""
+"""Fit the patches of changed models (see `lbdsl.actions.patches`), from the first layer on, and cache them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbdsl.core.progress import Report
-from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import (
+from lbdsl.actions.patches import (
     FULL,
     Patch,
     Place,
@@ -23,6 +20,9 @@ from lbdsl.layer.patches import (
     with_factor,
     without_patches,
 )
+from lbdsl.core.progress import Report
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
@@ -129,7 +129,9 @@ class _Run:
         names = {tensor.name for tensor in spec.tensors(self.facts)}
         alone = LayerChange(spec, tuple((name, expr) for name, expr in change.weights if name in names))
         layer = variant_of(self.source.hybrid, place.layer, alone, self.statistics(place.layer))
-        with _output(layer, output_module(self.facts, place.slot)) as seen:
+        module = output_module(self.facts, change.spec, place.slot)
+        assert module is not None, "only such sub-blocks are patched"
+        with _output(layer, module) as seen:
             for state, inputs in zip(states, self._inputs, strict=True):
                 after = self.source.hybrid.model.run_layer(layer, place.layer, state, inputs)
                 yield after, seen.pop()

@@ -12,8 +12,8 @@ from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import keep_in_cache
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import READ_AT_ONCE, Constants, Profile
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import READ_AT_ONCE, Constants, Profile
 from lbdsl.measure.machine import machine_identity
 
 FORMAT_VERSION = 3

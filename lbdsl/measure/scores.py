@@ -10,8 +10,8 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import Report
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import stats_by_layer
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.families import ARTIFACT_PREFIX
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers

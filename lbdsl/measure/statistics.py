@@ -21,8 +21,8 @@ from lbdsl.core.digest import digest_text
 from lbdsl.core.files import keep_in_cache
 from lbdsl.core.progress import Report
 from lbdsl.core.units import bytes_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes

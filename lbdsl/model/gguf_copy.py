@@ -14,7 +14,7 @@ from typing import Any
 from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.files import umask
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, file_digest, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
 from lbdsl.model.gguf_splitting import restore_splitting

@@ -57,7 +57,7 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
             f"{path.name} uses RoPE scaling, which is lost when a GGUF file is read",
             help="give the model's safetensors folder instead",
         )
-    biases = {row.gguf for row in family.mixer_rows + family.ffn_rows if row.when is not None}
+    biases = {row.gguf for row in family.layer_rows if row.when is not None}
     lost = [info.name for info in header.tensors if info.name.split(".", 2)[-1] in biases]
     if lost:
         raise fail(
@@ -79,7 +79,7 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
 def _names(family: Family, layers: int) -> dict[str, str]:
     names = {row.gguf: row.name for row in (family.embedding, family.head, *family.other)}
     for layer in range(layers):
-        for row in family.mixer_rows + family.ffn_rows:
+        for row in family.layer_rows:
             names[f"blk.{layer}.{row.gguf}"] = family.layer_prefix.format(layer) + row.name
     return names
 

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, Severity, error, fail
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
 from lbdsl.core.nearest import nearest
-from lbdsl.layer.cost import LayerCost
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
+from lbdsl.cost.cost import LayerCost
+from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.model.source import ModelSource, is_artifact, version1_finding
-from lbdsl.parts import Slot
-from lbdsl.parts.attention import Attention, Window
+from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.parts import Slot, Window
 from lbdsl.parts.base import WORDS
 
 FORMAT_VERSION = 2
@@ -41,8 +40,7 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
     """The exact facts of a model, from headers only; every tensor is checked against the configuration.
 
     `dtype` is the dtype to run in; by default the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
-    the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415,
-    LB476.
+    the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415.
     """
     try:
         wanted = None if dtype is None else normal_dtype(dtype)
@@ -58,8 +56,6 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         if not problems and source.gguf_path is None:
             problems = _untied(layout, source, tensors)
     except LbdslError as problem:
-        if problem.diagnostics[0].code == "LB476":
-            return Diagnosed(None, (version1_finding(source.path, Severity.ERROR),))
         return Diagnosed(None, problem.diagnostics)
     if problems:
         return Diagnosed(None, problems)
@@ -92,8 +88,9 @@ def windowed_layers(facts: ModelFacts) -> dict[Window, list[int]]:
     """Layers by their attention window, native or from a plan, the smallest window first."""
     found: dict[Window, list[int]] = {}
     for layer, spec in enumerate(facts.layer_specs):
-        if isinstance(spec.mixer, Attention) and spec.mixer.window is not None:
-            found.setdefault(spec.mixer.window, []).append(layer)
+        window = spec.mixer.sees if spec.mixer is not None else None
+        if window is not None:
+            found.setdefault(window, []).append(layer)
     return dict(sorted(found.items(), key=lambda item: (item[0].size, item[0].sink_tokens, item[0].sink_logits)))
 
 

@@ -11,14 +11,12 @@ from pydantic import ValidationError
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import canonical_json
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
-from lbdsl.families.base import ROPE_REASON
+from lbdsl.families.base import ROPE_REASON, Sizes
 from lbdsl.families.missing import missing
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.config_file import check_positive, positive_int
-from lbdsl.parts.attention import Attention, Window
-from lbdsl.parts.gated_mlp import GatedMLP
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000
@@ -67,20 +65,6 @@ _IMPLEMENTATIONS = (None, "sdpa", "eager")
 
 LAYERS_VERSION = 2
 """The format version of the list of layers in an artifact's config.json."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that a configuration gives for all layers."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    positions: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +128,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     _check_numbers(config, sizes.layers)
     if not artifact:
         _check_limits(family, config)
-    specs = native_specs(family, config, sizes) if not artifact else artifact_specs(config.get("lbdsl"), sizes.layers)
+    specs = family.layers(family, config, sizes) if not artifact else artifact_specs(config.get("lbdsl"), sizes.layers)
     if artifact and config["lbdsl"].get("base_model_type") != base_type:
         of = str(config["lbdsl"].get("base_model_type"))[:40]
         raise fail("LB402", f"lbdsl.base_model_type in the configuration is {of!r}, and model_type says {base_type}")
@@ -166,10 +150,11 @@ def _check_layers(layout: Layout) -> None:
     """Raise LB402 for a part without an implementation, for stored weights of a module that the layer does not have, and
     for a head size other than that of the rotary embeddings, which all layers share."""
     for index, spec in enumerate(layout.specs):
-        if isinstance(spec.mixer, Attention) and spec.mixer.head_dim != layout.sizes.head_dim:
+        head_dim = spec.mixer.dims().get("head_dim") if spec.mixer is not None else None
+        if head_dim is not None and head_dim != layout.sizes.head_dim:
             raise fail(
                 "LB402",
-                f"lbdsl.layers[{index}] in the configuration has heads of {spec.mixer.head_dim}; the model's rotary "
+                f"lbdsl.layers[{index}] in the configuration has heads of {head_dim}; the model's rotary "
                 f"embeddings are made for {layout.sizes.head_dim}",
             )
         if spec.weights and spec != (had := spec.stored(layout.facts("float32"))):
@@ -185,21 +170,7 @@ def _check_layers(layout: Layout) -> None:
 def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
     """The layers of an unchanged model; `config` must have the family's own `model_type`; an `lbdsl` entry is ignored."""
     family = FAMILIES[config["model_type"]]
-    return native_specs(family, config, _sizes(family, dict(config)))
-
-
-def native_specs(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
-    """The specification of each layer of an unchanged model. Raises LB402 or LB404."""
-    ffn = GatedMLP(width=sizes.intermediate)
-
-    def layer(window: int | None) -> LayerSpec:
-        seen = None if window is None else Window(size=window)
-        mixer = Attention(heads=sizes.heads, kv_heads=sizes.kv_heads, head_dim=sizes.head_dim, window=seen)
-        return LayerSpec(mixer=mixer, ffn=ffn)
-
-    windows = family.windows(config, sizes.layers)
-    kinds = {window: layer(window) for window in windows}
-    return tuple(kinds[window] for window in windows)
+    return family.layers(family, config, _sizes(family, dict(config)))
 
 
 def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
@@ -336,12 +307,12 @@ def _flag(config: dict[str, Any], name: str, usual: bool) -> bool:
 
 
 def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
-    """The layers of the `lbdsl` entry of an artifact's config.json. Raises LB476 for version 1, LB403 for another version,
+    """The layers of the `lbdsl` entry of an artifact's config.json. Raises LB403 for another version,
     LB402 for an invalid entry."""
     version = entry.get("version") if isinstance(entry, dict) else None
     if type(version) is not int or version != LAYERS_VERSION:
         raise fail(
-            "LB476" if version == 1 and type(version) is int else "LB403" if isinstance(version, int) else "LB402",
+            "LB403" if isinstance(version, int) else "LB402",
             f"lbdsl.version in the configuration is {version!r}; this lbdsl reads version {LAYERS_VERSION}",
             help="make the artifact again from its base model: its recipe is in lbdsl.json",
         )

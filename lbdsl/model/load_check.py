@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.source import ModelSource
 
 if TYPE_CHECKING:

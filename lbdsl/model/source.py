@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, fail
+from lbdsl.core.diagnostic import fail
 from lbdsl.core.paths import did_you_mean
-from lbdsl.model.config_file import read_json_object
 
 ARTIFACT_FILE = "lbdsl.json"
 
@@ -51,32 +48,6 @@ def hub_repository(text: str) -> str | None:
 def is_artifact(source: ModelSource) -> bool:
     """Whether the folder is an artifact that lbdsl saved."""
     return (source.path / ARTIFACT_FILE).is_file()
-
-
-def version1_finding(folder: Path, severity: Severity) -> Diagnostic:
-    """LB476: an artifact of version 1, with the command that recreates it if its record allows."""
-    try:
-        recipe, words = _made_by(read_json_object(folder / ARTIFACT_FILE))
-        command = f"make it again: {shlex.join(['lbdsl', 'apply', *words, '-o', f'{folder}-again'])}"
-        lost = (
-            () if Path(recipe).is_file() else (f"{recipe} is not there: its text is in {ARTIFACT_FILE}, plan.recipe.text",)
-        )
-    except (LbdslError, LookupError, TypeError, AttributeError, ValueError):
-        command, lost = "make it again from its base model with `lbdsl apply`", ()
-    still = "`lbdsl show` and, with the code in its own folder, transformers still read it"
-    said = f"{folder} was made by an earlier lbdsl: its layers are of version 1"
-    return Diagnostic("LB476", severity, said, help=(command, *lost, still))
-
-
-def _made_by(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """The recipe's path, and the arguments of the `lbdsl apply` that created an artifact."""
-    plan = record["plan"]
-    recipe, model = plan["recipe"], plan["model"]["source"]
-    words = [recipe["path"], model]
-    for name in recipe["set_params"]:
-        value = recipe["params"][name]
-        words += ["--set", f"{name}={str(value).lower() if isinstance(value, bool) else value}"]
-    return recipe["path"], [*words, *(["--no-heal"] if record["no_heal"] else [])]
 
 
 def resolve_source(text: str, *, offline: bool = False) -> ModelSource:

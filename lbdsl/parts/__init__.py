@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from lbdsl.core.registry import discover
-from lbdsl.parts.base import Mark, Part, Slot, TensorShape
+from lbdsl.parts.base import Mark, ModelShape, Part, Slot, TensorRow, TensorShape, Window
 
-__all__ = ["Mark", "Part", "Slot", "TensorShape", "parts"]
+__all__ = ["Mark", "ModelShape", "Part", "Slot", "TensorRow", "TensorShape", "Window", "parts"]
 
 
 @cache

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import model_validator
 
-from lbdsl.families.rows import SINK_LOGITS
-from lbdsl.parts.base import Mark, Part, Slot, TensorShape, Value
+from lbdsl.parts.base import Count, Mark, ModelShape, Part, Slot, TensorRow, Window
 
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
-class Window(Value):
-    """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding.
-
-    With `sink_logits` the softmax's denominator has one more term, exp(s), with a learned s for each query head. It is left
-    out of the JSON when it is false: artifacts that know nothing of it stay as they are.
-    """
-
-    size: Count
-    sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    sink_logits: bool = False
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Window:
-        if self.sink_logits and self.sink_tokens:
-            raise ValueError("a window has sink tokens or sink logits, not both")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = as_usual(self)
-        if not self.sink_logits:
-            fields.pop("sink_logits", None)
-        return fields
-
-    @property
-    def held(self) -> int:
-        """The maximum number of tokens that are attended to and cached."""
-        return self.size + self.sink_tokens
-
-    @property
-    def sinks(self) -> str:
-        """As text: `4 sinks`, `learned sinks`, or nothing."""
-        return "learned sinks" if self.sink_logits else f"{self.sink_tokens} sinks" if self.sink_tokens else ""
-
-    def __str__(self) -> str:
-        return f"{self.size} + {self.sinks}" if self.sinks else str(self.size)
+SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",))
+"""The learned sink of each query head, where a window has them; no family has them by itself."""
+NO_SINK = -3e4
+"""A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
 
 
 class Attention(Part):
@@ -63,6 +25,7 @@ class Attention(Part):
     slot: ClassVar[Slot] = Slot.MIXER
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_attention.py"
     changeable: ClassVar[frozenset[str]] = frozenset({"kv_heads", "window"})
+    trained: ClassVar[Mapping[str, float]] = {SINK_LOGITS.name: 300.0}  # logits have to move by whole numbers
     kind: Literal["attention"] = "attention"
     heads: Count
     kv_heads: Count
@@ -78,31 +41,32 @@ class Attention(Part):
     def field_text(self, name: str) -> str:
         return "full" if getattr(self, name) is None else super().field_text(name)
 
+    def dims(self) -> Mapping[str, int]:
+        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        fused = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value}
+        return {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, **fused}
+
+    @property
+    def own_rows(self) -> tuple[TensorRow, ...]:
+        return (SINK_LOGITS,) if self.window is not None and self.window.sink_logits else ()
+
+    @property
+    def sees(self) -> Window | None:
+        return self.window
+
     def seen(self, ctx: int) -> int:
-        """The number of tokens that a query attends to, and that the cache holds, after `ctx` tokens."""
         return ctx if self.window is None else min(ctx, self.window.held)
 
-    def token_bytes(self, model: ModelFacts) -> int:
+    @property
+    def pair_flops(self) -> int:
+        return 4 * self.heads * self.head_dim
+
+    def token_bytes(self, model: ModelShape) -> int:
         """Bytes of one token's keys and values."""
         return 2 * self.kv_heads * self.head_dim * model.dtype_bytes
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
-        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        sizes = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value, "head_dim": self.head_dim}
-        rows = model.family_data.attention
-        if self.window is not None and self.window.sink_logits:
-            rows, sizes = (*rows, SINK_LOGITS), {**sizes, "heads": self.heads}
-        return model.shaped(rows, sizes)
-
-    def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
+    def cache_bytes(self, model: ModelShape, ctx: int) -> int:
         return self.token_bytes(model) * self.seen(ctx)
-
-    def decode_flops(self, model: ModelFacts, ctx: int) -> int:
-        return 4 * self.heads * self.head_dim * self.seen(ctx)
-
-    def prefill_flops(self, model: ModelFacts, n: int) -> int:
-        v = self.seen(n)
-        return 4 * self.heads * self.head_dim * (2 * n * v - v * v) // 2
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if not isinstance(before, Attention):

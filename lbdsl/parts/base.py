@@ -7,16 +7,15 @@ own modules, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is e
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
-
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int32": 4, "int64": 8}
 """Bytes of an element, by torch's name of its dtype."""
@@ -38,6 +37,25 @@ ROWS = {Slot.MIXER: "attn", Slot.FFN: "mlp", Slot.WEIGHTS: "bits"}
 
 
 @dataclass(frozen=True)
+class TensorRow:
+    """One parameter of a family's layers. `dims` are names of sizes (see `ModelShape.shaped`), outermost first, as torch
+    stores them.
+
+    `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
+    exist; without it, the parameter always exists.
+    """
+
+    name: str
+    gguf: str
+    dims: tuple[str, ...]
+    when: str | None = None
+
+    @property
+    def module(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
 class TensorShape:
     """A parameter in the model's dtype; its name is relative to the layer."""
 
@@ -56,6 +74,33 @@ class TensorShape:
     def is_matrix(self) -> bool:
         """True for the weight of a linear layer."""
         return len(self.shape) == 2
+
+
+class ModelShape(Protocol):
+    """What parts know of the model that they are in."""
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def dtype(self) -> str:
+        """By torch's name: what it runs and is saved in."""
+
+    @property
+    def dtype_bytes(self) -> int: ...
+
+    @property
+    def columns(self) -> frozenset[int]:
+        """The sizes of rows of all matrices in the layers of the base."""
+
+    def rows(self, kind: str) -> tuple[TensorRow, ...]:
+        """The family's parameters of a kind of part, by name relative to the layer."""
+
+    def norms(self, slot: Slot) -> tuple[TensorRow | None, TensorRow | None]:
+        """The norms before and after a sub-block."""
+
+    def shaped(self, rows: Iterable[TensorRow], sizes: Mapping[str, int]) -> tuple[TensorShape, ...]:
+        """The parameters of `rows` that the configuration switches on; `sizes` are the part's own dimensions by name."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +125,44 @@ class Value(BaseModel):
         return type(self).model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **fields})
 
 
+class Window(Value):
+    """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding.
+
+    With `sink_logits` the softmax's denominator has one more term, exp(s), with a learned s for each query head. It is left
+    out of the JSON when it is false: artifacts that know nothing of it stay as they are.
+    """
+
+    size: Count
+    sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    sink_logits: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Window:
+        if self.sink_logits and self.sink_tokens:
+            raise ValueError("a window has sink tokens or sink logits, not both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = as_usual(self)
+        if not self.sink_logits:
+            fields.pop("sink_logits", None)
+        return fields
+
+    @property
+    def held(self) -> int:
+        """The maximum number of tokens that are attended to and cached."""
+        return self.size + self.sink_tokens
+
+    @property
+    def sinks(self) -> str:
+        """As text: `4 sinks`, `learned sinks`, or nothing."""
+        return "learned sinks" if self.sink_logits else f"{self.sink_tokens} sinks" if self.sink_tokens else ""
+
+    def __str__(self) -> str:
+        return f"{self.size} + {self.sinks}" if self.sinks else str(self.size)
+
+
 class Part(Value):
     """Base of all part kinds. Fields are properties that can differ between layers; sizes of the whole model, norms and
     biases are defined by the family and come from `model`."""
@@ -91,6 +174,9 @@ class Part(Value):
 
     changeable: ClassVar[frozenset[str]] = frozenset()
     """Its fields that lbdsl's own actions may change: they make its weights from the family's rows of tensors."""
+
+    trained: ClassVar[Mapping[str, float]] = {}
+    """Parameters of its own that every healing trains: by name relative to the layer, the factor of their learning rate."""
 
     kind: str
     """The tag, a `Literal` of the kind's name with that name as default."""
@@ -109,21 +195,54 @@ class Part(Value):
         fields = ", ".join(f"{name}={self.field_text(name)}" for name in shown)
         return f"{self.kind}({fields})" if fields else self.kind
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
-        """The part's parameters, without the norms around it."""
+    def dims(self) -> Mapping[str, int]:
+        """Its sizes, by the names that rows of tensors use."""
+        return {}
+
+    @property
+    def own_rows(self) -> tuple[TensorRow, ...]:
+        """Its parameters that no family has by itself."""
         return ()
 
-    def cache_bytes(self, model: ModelFacts, ctx: int) -> int:
+    def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
+        """The part's parameters, without the norms around it: the family's of its kind, and its own."""
+        return model.shaped((*model.rows(self.kind), *self.own_rows), self.dims())
+
+    def active(self, tensor: TensorShape) -> int:
+        """Elements of a parameter that a token is multiplied with."""
+        return tensor.elements if tensor.is_matrix else 0
+
+    def output_module(self, model: ModelShape) -> str | None:
+        """The linear module that gives the part's output (o_proj or down_proj), by name relative to the layer."""
+        rows = model.rows(self.kind)
+        return next((row.module for row in rows if len(row.dims) == 2 and row.dims[0] == "hidden"), None)
+
+    @property
+    def sees(self) -> Window | None:
+        """The window through which it sees the tokens before; None without one."""
+        return None
+
+    def seen(self, ctx: int) -> int:
+        """The number of tokens that a new one is compared with after `ctx` tokens, and that the cache holds."""
+        return 0
+
+    @property
+    def pair_flops(self) -> int:
+        """FLOPs of comparing a token with one that it sees."""
+        return 0
+
+    def cache_bytes(self, model: ModelShape, ctx: int) -> int:
         """Bytes of cache for one sequence of `ctx` tokens."""
         return 0
 
-    def decode_flops(self, model: ModelFacts, ctx: int) -> int:
+    def decode_flops(self, model: ModelShape, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`, in addition to two for each element of its matrices."""
-        return 0
+        return self.pair_flops * self.seen(ctx)
 
-    def prefill_flops(self, model: ModelFacts, n: int) -> int:
+    def prefill_flops(self, model: ModelShape, n: int) -> int:
         """FLOPs of a prefill of `n` tokens, in addition to two for each token and element of its matrices."""
-        return 0
+        seen = self.seen(n)
+        return self.pair_flops * (2 * n * seen - seen * seen) // 2
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         """The part's marks, one per row of the strip; `before` is the part in the base model."""
@@ -142,7 +261,7 @@ class Storage(Part):
 
     slot: ClassVar[Slot] = Slot.WEIGHTS
 
-    def fitted(self, model: ModelFacts) -> Storage:
+    def fitted(self, model: ModelShape) -> Storage:
         """The format with fields that were left open set for a base model."""
         return self
 
@@ -150,9 +269,14 @@ class Storage(Part):
         """Why it cannot hold a matrix, and what to do about it; None if it can."""
         return None
 
-    def saved_tensors(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The dtype (by torch's name) and the shape of each saved tensor, by name relative to the module."""
         return {"weight": (model.dtype, tensor.shape)}
+
+    @property
+    def scheme(self) -> Mapping[str, Any] | None:
+        """How compressed-tensors reads it: the fields of a group in `quantization_config`; None where it cannot."""
+        return None
 
     @property
     def needs_gram(self) -> bool:
@@ -164,6 +288,6 @@ class Storage(Part):
         """Whether it saves other tensors than the matrix."""
         return type(self).saved_tensors is not Storage.saved_tensors
 
-    def stored_bytes(self, tensor: TensorShape, model: ModelFacts) -> int:
+    def stored_bytes(self, tensor: TensorShape, model: ModelShape) -> int:
         """Bytes of the saved tensors."""
         return sum(BYTES[dtype] * math.prod(shape) for dtype, shape in self.saved_tensors(tensor, model).values())

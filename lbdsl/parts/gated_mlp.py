@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from lbdsl.parts.attention import Count
-from lbdsl.parts.base import Mark, Part, Slot, TensorShape
-
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
+from lbdsl.parts.base import Count, Mark, Part, Slot
 
 
 class GatedMLP(Part):
@@ -24,8 +21,8 @@ class GatedMLP(Part):
     kind: Literal["gated_mlp"] = "gated_mlp"
     width: Count
 
-    def tensors(self, model: ModelFacts) -> tuple[TensorShape, ...]:
-        return model.shaped(model.family_data.mlp, {"intermediate": self.width, "gate_up": 2 * self.width})
+    def dims(self) -> Mapping[str, int]:
+        return {"intermediate": self.width, "gate_up": 2 * self.width}
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if isinstance(before, GatedMLP) and before.width == self.width:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from lbdsl.parts.base import Mark, Part, Storage, TensorShape
-
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
+from lbdsl.parts.base import Mark, ModelShape, Part, Storage, TensorShape
 
 STEP = 32
 """Groups are multiples of this, the block of GGUF's Q4_0 and Q8_0 and the smallest that integer kernels read."""
+
+PACKED, INTEGERS = "pack-quantized", "int-quantized"
+"""compressed-tensors' formats."""
 
 MIN_SCALE = 2.0**-14
 """The smallest normal number of float16, the type of scales in GGUF."""
@@ -24,6 +25,10 @@ def _group(value: Any) -> int | str:
     if value != "auto" and (type(value) is not int or value < STEP or value % STEP):
         raise PydanticCustomError("group", f"must be a multiple of {STEP}, or `auto`")
     return value
+
+
+def _numbers(bits: int) -> dict[str, Any]:
+    return {"num_bits": bits, "type": "int", "symmetric": True}
 
 
 _GROUP_SCHEMA = {"anyOf": [{"type": "integer", "minimum": STEP, "multipleOf": STEP}, {"const": "auto"}]}
@@ -65,11 +70,10 @@ class Int(Storage):
         """The largest integer; the smallest is its negative."""
         return int(2 ** (self.bits - 1) - 1)
 
-    def fitted(self, model: ModelFacts) -> Int:
+    def fitted(self, model: ModelShape) -> Int:
         if self.group != "auto":
             return self
-        columns = {t.shape[1] for spec in model.layer_specs for t in spec.tensors(model) if t.is_matrix}
-        fits = (size for size in (4 * STEP, 2 * STEP) if all(count % size == 0 for count in columns))
+        fits = (size for size in (4 * STEP, 2 * STEP) if all(count % size == 0 for count in model.columns))
         return self.replace(group=next(fits, STEP))
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
@@ -81,13 +85,30 @@ class Int(Storage):
         help = f"write `group={fits}`" if fits else "leave them out"
         return f"rows of {columns} weights do not divide into groups of {size}", help
 
-    def saved_tensors(self, tensor: TensorShape, model: ModelFacts) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
         rows, columns = tensor.shape
         scales = (model.dtype, (rows, 1 if isinstance(self.group, str) else columns // self.group))
         if self.activations == 8:
             return {"weight": ("int8", (rows, columns)), "weight_scale": scales}
         packed = ("int32", (rows, -(-columns * self.bits // 32)))
         return {"weight_packed": packed, "weight_scale": scales, "weight_shape": ("int64", (2,))}
+
+    @property
+    def scheme(self) -> Mapping[str, Any]:
+        one_a_row = self.group == "row"
+        weights = {
+            **_numbers(self.bits),
+            "strategy": "channel" if one_a_row else "group",
+            "group_size": None if one_a_row else self.group,
+            "dynamic": False,
+        }
+        inputs = {**_numbers(8), "strategy": "token", "group_size": None, "dynamic": True}
+        return {
+            "weights": weights,
+            "input_activations": inputs if self.activations == 8 else None,
+            "output_activations": None,
+            "format": INTEGERS if self.activations == 8 else PACKED,
+        }
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         return (Mark("bits", str(self.bits), "change", "digits: bits of a weight", "quantized"),)

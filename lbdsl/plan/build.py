@@ -11,10 +11,10 @@ from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
+from lbdsl.cost.cost import LayerCost, ModelCost, model_cost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector
-from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import given_windows, learned_sinks
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_findings, beyond_positions, context_findings

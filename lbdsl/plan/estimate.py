@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lbdsl.layer.cost import LayerCost, Machine, ModelCost
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import LayerCost, Machine, ModelCost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.schema import Estimate, Plan, Speed
 from lbdsl.recipe.schema import Evaluate
 

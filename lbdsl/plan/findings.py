@@ -9,11 +9,11 @@ from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, note, warning
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
+from lbdsl.cost.cost import model_cost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Node
-from lbdsl.layer.cost import model_cost
 from lbdsl.layer.difference import given_windows
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result

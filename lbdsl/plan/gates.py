@@ -10,9 +10,9 @@ from itertools import product
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
+from lbdsl.cost.cost import model_cost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import Expr
-from lbdsl.layer.cost import model_cost
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion

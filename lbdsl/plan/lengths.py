@@ -16,8 +16,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, note,
 from lbdsl.core.measurement import NoValue
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.difference import given_windows
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
 from lbdsl.plan.schema import Plan

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbdsl.layer.cost import LayerCost
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import LayerCost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.schema import Heal, Lora
 from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks
 

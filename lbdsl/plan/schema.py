@@ -18,9 +18,9 @@ from lbdsl.core.diagnostic import Severity
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import Profile
 from lbdsl.layer.difference import differences, given_windows, marks_of
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import Profile
 from lbdsl.parts import Mark
 from lbdsl.plan.recall import RecallLoss
 from lbdsl.recipe.schema import Evaluate, Heal, IncludedText, Measure, Phase

@@ -7,7 +7,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.digest import short
-from lbdsl.layer.profile import Profile
+from lbdsl.cost.profile import Profile
 from lbdsl.plan.schema import Plan
 
 _AGAIN = "make a new plan with `lbdsl plan`"

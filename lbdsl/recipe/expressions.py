@@ -15,12 +15,12 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Label
 from lbdsl.core.nearest import nearest
 from lbdsl.core.units import Share, Unit
+from lbdsl.cost.cost import STATIC_VALUES
+from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning
 from lbdsl.language.wishes import slip, wish
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.model_values import (
     cost_of,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NoReturn
 
 from lbdsl.core.units import Unit
+from lbdsl.cost.cost import STATIC_VALUES
+from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.tree import String
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.profile import PREDICTED_VALUES
 from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import ENGINES, CostOf, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.schema_blocks import QUESTIONS_FILE, SHORTEST_NEEDLE, Needle, OwnQuestions, task_name

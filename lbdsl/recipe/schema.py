@@ -17,9 +17,9 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
+from lbdsl.cost.cost import STATIC_VALUES
+from lbdsl.cost.profile import PREDICTED_VALUES, Profile
 from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector
-from lbdsl.layer.cost import STATIC_VALUES
-from lbdsl.layer.profile import PREDICTED_VALUES, Profile
 from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -82,7 +82,7 @@ class PostScore(Meaning):
 
 class CostOf(Meaning):
     """`kv(32Ki)` (bytes per sequence), `flops(8Ki)` (per decoded token), `params`, `weights` (bytes) of the changed model:
-    one of `lbdsl.layer.cost.STATIC_VALUES`."""
+    one of `lbdsl.cost.cost.STATIC_VALUES`."""
 
     name: str
     ctx: int | None
@@ -94,7 +94,7 @@ class CostOf(Meaning):
 
 class PredictedOf(CostOf):
     """`latency(8Ki, 8)`, `throughput(1Ki, 256, 50)`, ... of the changed model in an engine: one of
-    `lbdsl.layer.profile.PREDICTED_VALUES`. `ctx` is the length of a sequence at its end: 1280 tokens in the second one."""
+    `lbdsl.cost.profile.PREDICTED_VALUES`. `ctx` is the length of a sequence at its end: 1280 tokens in the second one."""
 
     arguments: tuple[int, ...]
     engine: str

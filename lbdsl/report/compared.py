@@ -12,7 +12,7 @@ from rich.text import Text
 from lbdsl.core.digest import short
 from lbdsl.core.pictures import picture
 from lbdsl.core.units import tokens_text
-from lbdsl.layer.cost import model_cost
+from lbdsl.cost.cost import model_cost
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text

@@ -8,20 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
-from lbdsl.layer.cost import LayerCost
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import LayerCost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
-from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import WORDS
-from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.report.console import printable
 
 
 def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[str, ModelFacts] | None = None) -> None:
     """Print shapes, sizes and cache of a model; for an artifact also the difference from its base."""
     was = base[1] if base is not None else None
-    widths = [spec.ffn.width if isinstance(spec.ffn, GatedMLP) else None for spec in facts.layer_specs]
-    kv_heads = [spec.mixer.kv_heads if isinstance(spec.mixer, Attention) else None for spec in facts.layer_specs]
+    sizes = [
+        {name: size for _, part in spec.sub_blocks for name, size in part.dims().items()} for spec in facts.layer_specs
+    ]
+    widths, kv_heads = ([of.get(name) for of in sizes] for name in ("intermediate", "kv_heads"))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from lbdsl.actions.patches import patch_texts
 from lbdsl.core.digest import short
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
-from lbdsl.layer.patches import patch_texts
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
 from lbdsl.plan.schema import Plan, Speed

@@ -23,10 +23,10 @@ from lbdsl.artifact.restore import artifact_beside
 from lbdsl.artifact.save import save_model
 from lbdsl.core.processes import shares_model
 from lbdsl.core.progress import Progress
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, scores_in
 from lbdsl.evaluate.tasks import TaskResult, ask
 from lbdsl.heal import processes
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.packed import RoundedModel
 from lbdsl.plan.schema import Plan

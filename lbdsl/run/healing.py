@@ -13,8 +13,8 @@ import torch
 from lbdsl.core.processes import process_count, process_number, shares_model
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import bytes_text
+from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.measure.memory import free_bytes
 from lbdsl.plan.memory import Held, model_bytes, student_bytes, trained_params, training_bytes
 from lbdsl.plan.schema import Plan

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.evaluate.tasks import Test
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.plan.gates import Scores

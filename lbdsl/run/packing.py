@@ -20,8 +20,8 @@ from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.statistics import pass_over
@@ -142,7 +142,7 @@ class _Packer:
     def _gram(self, layer: int, tensor: TensorShape) -> Stat:
         """The Gram matrix of a matrix's inputs; those that read the same, as queries, keys and values do, share one."""
         family = self._facts.family_data
-        rows = next(rows for rows in (family.attention, family.mlp) if any(row.name == tensor.name for row in rows))
+        rows = next(rows for rows in family.rows.values() if any(row.name == tensor.name for row in rows))
         inputs = next(row.dims[1] for row in rows if row.name == tensor.name)
         there = self._specs[layer].linear_maps(self._facts)
         first = next(row for row in rows if row.dims[1:] == (inputs,) and row.module in there)

@@ -15,7 +15,7 @@ import torch
 
 from lbdsl.artifact.save import file_hashes, save_all_but_weights
 from lbdsl.core.progress import Report
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import AnyExpr
 from lbdsl.measure.expressions import evaluate
 from lbdsl.measure.skeleton import skeleton_of, stand_in

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from lbdsl.actions import Action
 from lbdsl.core.measurement import Request
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ElseSelector, Expr, LayerSet, LayersSelector, ModulesSelector, RankSelector, WhereSelector
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
 from lbdsl.recipe.schema import Choosing, CostOf, PredictedOf, Recipe, Rule, Score

@@ -8,8 +8,8 @@ from dataclasses import replace
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector, Pattern, String
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.recipe.schema import Recipe, ResolvedAssertion, Rule
 from lbdsl.solve.case import Case
 from lbdsl.solve.claims import Module, layer_modules, matched

@@ -10,9 +10,9 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.cost.cost import LayerCost, ModelCost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import Expr
-from lbdsl.layer.cost import LayerCost, ModelCost
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.recipe.schema import Choosing, Serves
 from lbdsl.recipe.types import walk

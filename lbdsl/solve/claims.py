@@ -8,8 +8,8 @@ from functools import cache
 from typing import NamedTuple
 
 from lbdsl.actions import Action
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector, Pattern, String
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.paths import Paths, has_path, leaves, touch
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot

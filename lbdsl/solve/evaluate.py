@@ -13,12 +13,12 @@ from lbdsl.core.arithmetic import combined
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
 from lbdsl.core.measurement import Measurement, Request, no_value
 from lbdsl.core.units import Unit, amount_text
+from lbdsl.cost.cost import STATIC_VALUES, ModelCost
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import PREDICTED_VALUES, Profile, calibrate_line
 from lbdsl.language import tree as nodes
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Node
-from lbdsl.layer.cost import STATIC_VALUES, ModelCost
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import PREDICTED_VALUES, Profile, calibrate_line
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.types import kind_of, unit_of, walk

@@ -12,13 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
+from lbdsl.actions.patches import Place, output_module, patch_texts, places, with_patches
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.span import Span
 from lbdsl.core.units import layers_text, ordinal, ranges_text
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import Place, output_module, patch_texts, places, with_patches
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
@@ -233,7 +233,7 @@ def _patched(
     wanted: dict[Place, int] = {}
     kept: dict[Place, int] = {}
     for place in places(case.facts):
-        output = f"{Slot.WEIGHTS}.{output_module(case.facts, place.slot)}"
+        output = f"{Slot.WEIGHTS}.{output_module(case.facts, case.facts.layer_specs[place.layer], place.slot)}"
         for item in layers[place.layer].actions:
             if item.effective and item.action.patched and place.slot in item.paths and place not in unhelped:
                 wanted[place] = item.rule

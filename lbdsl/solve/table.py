@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from lbdsl.actions import Action
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.paths import Paths, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot

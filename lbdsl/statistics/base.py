@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 
 if TYPE_CHECKING:

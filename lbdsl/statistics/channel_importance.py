@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.statistics.base import Observed, Statistic
 
@@ -29,7 +29,7 @@ class ChannelImportance(Statistic):
 
 def down_of(model: ModelFacts) -> str:
     """The module of the family's MLP whose inputs are the channels (down_proj), by name relative to the layer."""
-    return next(row.module for row in model.family_data.mlp if row.dims == ("hidden", "intermediate"))
+    return next(row.module for row in model.rows("gated_mlp") if row.dims == ("hidden", "intermediate"))
 
 
 def add_sizes(sums: dict[str, Tensor], input_MD: Tensor) -> None:

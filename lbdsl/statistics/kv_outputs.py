@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.families.rows import QKV
-from lbdsl.layer.facts import ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ Which = Literal["k", "v"]
 
 def projection(model: ModelFacts, of: Which) -> str:
     """The module that computes the keys or values."""
-    return QKV if any(row.module == QKV for row in model.family_data.attention) else f"self_attn.{of}_proj"
+    return QKV if any(row.module == QKV for row in model.rows("attention")) else f"self_attn.{of}_proj"
 
 
 def heads_of(output_BNE: Tensor, module: str, of: Which, kv_heads: int, head_dim: int) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from lbdsl.families.rows import NO_SINK
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts.attention import NO_SINK
 from lbdsl.statistics.base import Attended, Observed, Statistic
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
+from lbdsl.bench.engine_llamacpp import InLlamaCpp
+from lbdsl.bench.engine_transformers import InTransformers
+from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
-from lbdsl.verbs.bench_llamacpp import InLlamaCpp
-from lbdsl.verbs.bench_transformers import InTransformers
-from lbdsl.verbs.bench_vllm import Requests
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.workbench.options import RunOptions
 from lbdsl.workbench.workbench import opened

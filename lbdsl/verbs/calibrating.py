@@ -11,14 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.bench.contexts import Contexts
+from lbdsl.bench.engine_llamacpp import InLlamaCpp
+from lbdsl.bench.engine_transformers import InTransformers
+from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import AnyProgress
-from lbdsl.layer.cost import ModelCost, model_cost
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import (
+from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import (
     Constants,
     Profile,
     memory_features,
@@ -30,10 +34,6 @@ from lbdsl.layer.profile import (
 )
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.bench_contexts import Contexts
-from lbdsl.verbs.bench_llamacpp import InLlamaCpp
-from lbdsl.verbs.bench_transformers import InTransformers
-from lbdsl.verbs.bench_vllm import Requests
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import plan_text
 from lbdsl.version import VERSION

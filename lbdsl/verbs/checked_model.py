@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.records import check_questions_file
 from lbdsl.data.sources import check_source
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.lengths import tasks_at
 from lbdsl.recipe.schema import Choosing, Measure, Recipe
 from lbdsl.recipe.schema_blocks import HealSettings, OwnQuestions, sources_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.plan.devices import Devices
+from lbdsl.cost.devices import Devices
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.estimate import HEAL_FORWARDS, REACHED, judged_tokens, measuring_units, units
 from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes

@@ -8,11 +8,9 @@ from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import digest_text
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.spec import LayerSpec
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.metrics import Of, metric_of, metrics_of
-from lbdsl.parts.attention import Attention
-from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.model.layout import layout_of
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
@@ -27,18 +25,19 @@ EXAMPLE_FILES: Mapping[str, str] = {
 
 EXAMPLE_LAYERS = 30
 
-_EXAMPLE_LAYER = LayerSpec(mixer=Attention(heads=9, kv_heads=3, head_dim=64), ffn=GatedMLP(width=1536))
-
-EXAMPLE_MODEL = ModelFacts(
-    family="llama",
-    architecture="LlamaForCausalLM",
-    hidden=576,
-    vocab=49152,
-    positions=8192,
-    tied=True,
-    dtype="bfloat16",
-    layer_specs=(_EXAMPLE_LAYER,) * EXAMPLE_LAYERS,
-)
+EXAMPLE_MODEL = layout_of(
+    {
+        "model_type": "llama",
+        "num_hidden_layers": EXAMPLE_LAYERS,
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    }
+).facts("bfloat16")
 """The shapes of SmolLM2-135M: a Llama of 30 layers with 8Ki positions."""
 
 

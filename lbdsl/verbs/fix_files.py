@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FileReader, FolderReader, decode, read_bytes
 from lbdsl.verbs.checking import ModelAtHand, check_recipe, on_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import facts_summary
 from lbdsl.model.inspect import inspect_model as _inspect
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source

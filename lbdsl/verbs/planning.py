@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.actions import Action
+from lbdsl.actions.patches import patches_of
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, fail, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import tokens_of
-from lbdsl.layer.patches import patches_of
 from lbdsl.layer.weights import Stat
 from lbdsl.metrics import metric_of
 from lbdsl.plan.build import build

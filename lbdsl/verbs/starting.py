@@ -12,13 +12,12 @@ from lbdsl.actions import Action, actions
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text, ranges_text
+from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
-from lbdsl.layer.cost import ModelCost, model_cost
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import calibrate_line
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
-from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
@@ -109,8 +108,9 @@ class _Shape:
 
     @classmethod
     def of(cls, facts: ModelFacts, name: str) -> _Shape:
-        attentions = {i: spec.mixer for i, spec in enumerate(facts.layer_specs) if isinstance(spec.mixer, Attention)}
-        full = [i for i, attention in attentions.items() if attention.window is None]
+        mixers = ((i, spec.mixer) for i, spec in enumerate(facts.layer_specs))
+        attentions = {i: mixer for i, mixer in mixers if mixer is not None and "window" in mixer.changeable}
+        full = [i for i, attention in attentions.items() if attention.sees is None]
         chosen = full or list(attentions)
         seen = min([facts.positions, *(attentions[i].seen(facts.positions) for i in chosen)])
         if not chosen or seen < 8:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from lbdsl.core.diagnostic import Diagnosed, fail, note
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
+from lbdsl.cost.cost import model_cost
 from lbdsl.language.lexer import one_line
-from lbdsl.layer.cost import model_cost
 from lbdsl.metrics import metric_of
 from lbdsl.recipe.schema import Recipe, Score
 from lbdsl.recipe.types import walk

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from lbdsl.actions.patches import Place, patches_of
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.layer.patches import Place, patches_of
 from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.plan.schema import MeasuredOn
 from lbdsl.recipe.schema import Recipe

@@ -10,8 +10,8 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, warning
 from lbdsl.core.measurement import Request
 from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
-from lbdsl.layer.cost import model_cost
-from lbdsl.layer.profile import calibrate_line
+from lbdsl.cost.cost import model_cost
+from lbdsl.cost.profile import calibrate_line
 from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.units import bytes_text, plural, tokens_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import ModelSource, is_artifact

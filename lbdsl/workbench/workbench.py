@@ -18,8 +18,8 @@ from lbdsl.core.place import Place
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.profile import Profile
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.cost.profile import Profile
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source

@@ -13,10 +13,10 @@ from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 from torch import Tensor
 
 from lbdsl.actions.kv_heads import KVHeads
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import changes_text
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import Concat, LayerChange, MatMul, Mean, stats_by_layer
 from lbdsl.measure.expressions import evaluate, made_of
 from lbdsl.measure.layer_source import LoadedModel

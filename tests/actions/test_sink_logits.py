@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.families.rows import NO_SINK
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.observed_attention import observed_attention
 from lbdsl.model.surgery import to_hybrid
+from lbdsl.parts.attention import NO_SINK
 from lbdsl.statistics import Attended, Observed
 from lbdsl.statistics import sink_logits as fit
 from tests.export_cases import base_facts

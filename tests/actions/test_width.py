@@ -13,10 +13,10 @@ from lbdsl import check_recipe
 from lbdsl.actions import actions
 from lbdsl.actions.base import Action
 from lbdsl.core.units import Share
+from lbdsl.cost.cost import model_cost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.pages import choices, parameter_page
-from lbdsl.layer.cost import model_cost
 from lbdsl.layer.difference import changes_text
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.layer.weights import LayerChange
 
 WIDTH = 96

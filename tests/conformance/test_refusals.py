@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export import Subject, exporters
 from lbdsl.export.base import subject_of
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.model.layout import artifact_specs
 from lbdsl.parts import Part, Slot
 from lbdsl.parts.attention import Attention, Window

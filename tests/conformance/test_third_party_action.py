@@ -22,7 +22,7 @@ import sys, torch
 from pathlib import Path
 from lbdsl.actions import actions
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.layer.cost import LayerCost
+from lbdsl.cost.cost import LayerCost
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source

@@ -16,7 +16,7 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.export.gguf import write_model
 from lbdsl.export.gguf_target import target_of
-from lbdsl.verbs.exporting import artifact_subject, export_artifact
+from lbdsl.workbench.exporting import artifact_subject, export_artifact
 from lbdsl.workbench.workbench import Workbench
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)

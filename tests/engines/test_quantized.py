@@ -16,7 +16,7 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.bench.environments import engines_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
-from lbdsl.verbs.exporting import export_artifact
+from lbdsl.workbench.exporting import export_artifact
 from lbdsl.workbench.workbench import Workbench
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)

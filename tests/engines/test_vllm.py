@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lbdsl.actions.patches import patches_in
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.bench.environments import engines_folder
@@ -20,8 +21,7 @@ from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.granite import Granite
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
-from lbdsl.layer.patches import patches_in
-from lbdsl.verbs.exporting import artifact_subject, export_artifact
+from lbdsl.workbench.exporting import artifact_subject, export_artifact
 from lbdsl.workbench.workbench import Workbench
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of

@@ -79,7 +79,7 @@ def test_the_command_for_k_quants_has_the_bits_of_every_matrix(family: str) -> N
     def kind(layer: int, tensor: str) -> str:
         return next((k for pattern, k in rules[::-1] if re.search(pattern, f"blk.{layer}.{tensor}.weight")), "q8_0")
 
-    names = {row.name.removesuffix(".weight"): row.gguf.removesuffix(".weight") for row in facts.family_data.mlp}
+    names = {row.name.removesuffix(".weight"): row.gguf.removesuffix(".weight") for row in facts.rows("gated_mlp")}
     names["self_attn.o_proj"] = "attn_output"
     types = {None: "f16", 4: "q4_k", 8: "q8_0"}
     pairs = [(layer, module) for layer in layers for module in names if module in maps[layer]]

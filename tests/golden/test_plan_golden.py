@@ -14,7 +14,7 @@ import pytest
 from plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_facts
 
 from lbdsl.core.resources import resource_folder
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.report.console import make_console
 from lbdsl.report.plan import render_plan

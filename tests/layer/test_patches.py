@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from plan_cases import llama_facts
 
+from lbdsl.actions.patches import FULL, patch_texts, patches_of, with_factor, without_patches
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import FULL, patch_texts, patches_of, with_factor, without_patches
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import MatMul, Ref
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.select import Selection, select

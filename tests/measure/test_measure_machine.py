@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.cost import Machine
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import Machine
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.measure import calibrate as calibration
 from lbdsl.measure.machine import machine_for
 

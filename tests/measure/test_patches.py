@@ -13,11 +13,11 @@ import torch
 from measure_cases import facts_of, text, tiny_llama, window_mask
 from torch import Tensor
 
+from lbdsl.actions.patches import FULL, patches_of, refactored, with_factor
 from lbdsl.core.measurement import clustered_mean
 from lbdsl.core.units import Unit
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.layer.facts import ModelFacts
-from lbdsl.layer.patches import FULL, patches_of, refactored, with_factor
 from lbdsl.layer.weights import LayerChange, stats_in
 from lbdsl.measure.expressions import made_of
 from lbdsl.measure.flow import Flow, push

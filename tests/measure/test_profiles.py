@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from lbdsl.bench.cells import Cell
+from lbdsl.bench.engine_transformers import InTransformers
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.cost import ModelCost, model_cost
-from lbdsl.layer.profile import Profile, memory_features, prefill_features, run_features, step_features, weighed
+from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.cost.profile import Profile, memory_features, prefill_features, run_features, step_features, weighed
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.profiles import fit, profile_path, read_profile, write_profile
-from lbdsl.verbs.bench_transformers import InTransformers
 from lbdsl.verbs.calibrating import _fitted, _Timed
 from tests.plan_cases import smollm2_facts
 from tests.specs import layer_of

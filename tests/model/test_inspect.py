@@ -12,7 +12,7 @@ from model_cases import edit_json, save_gguf, save_llama, tiny_llama
 from plan_cases import token_bytes
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.cost import LayerCost
+from lbdsl.cost.cost import LayerCost
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.inspect import facts_summary, inspect_model, normal_dtype
 from lbdsl.model.layout import layout_of

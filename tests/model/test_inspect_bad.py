@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_cases import edit_json, save_gguf, save_llama, tiny_llama, write_safetensors
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.safetensors_header import read_safetensors_header
 from lbdsl.model.source import ModelSource, resolve_source

@@ -12,6 +12,7 @@ from plan_cases import joint_loss
 from safetensors.torch import load_file
 
 from lbdsl.actions import actions
+from lbdsl.actions.patches import KIND
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.artifact.save import file_hashes, save_model
 from lbdsl.core.codes import code_for
@@ -25,7 +26,6 @@ from lbdsl.heal.heal import heal_model
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
 from lbdsl.layer.difference import window_size
-from lbdsl.layer.patches import KIND
 from lbdsl.measure.patch_factor import scale_patches
 from lbdsl.measure.patches import fit_patches
 from lbdsl.measure.statistics import Statistics, kept_statistics, take_statistics

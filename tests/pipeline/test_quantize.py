@@ -24,8 +24,8 @@ from lbdsl.packing import packings
 from lbdsl.plan.file import save_plan
 from lbdsl.run import apply as run
 from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
-from lbdsl.verbs.exporting import export_artifact
 from lbdsl.verbs.planning import plan_recipe
+from lbdsl.workbench.exporting import export_artifact
 from lbdsl.workbench.options import RunOptions
 from tests.containers import same_in_every_container, saved
 from tests.export_cases import small_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plan_cases import smollm2_facts
 
-from lbdsl.plan.devices import KINDS, devices_of
+from lbdsl.cost.devices import KINDS, devices_of
 from lbdsl.plan.memory import ALONE, Held, healing_bytes, model_bytes, trained_params, training_bytes
 from lbdsl.recipe.schema_blocks import FullWeights, Heal, LearnedSinks, Lora
 

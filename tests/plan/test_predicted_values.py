@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lbdsl.layer.profile import Profile, calibrate_line
+from lbdsl.cost.profile import Profile, calibrate_line
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe.load import recipe_from_text

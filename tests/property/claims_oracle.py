@@ -35,7 +35,7 @@ from plan_cases import llama_facts
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve import optimum

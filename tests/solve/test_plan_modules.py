@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.patterns import matcher
 from lbdsl.solve.check import measurable

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.format import format_text
-from lbdsl.layer.facts import ModelFacts
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.base import Norms
+from lbdsl.parts import Slot
 
 CONFIGURATION = '''"""Configuration of {model_type} models whose layers differ."""
 
@@ -89,8 +90,8 @@ def flat_files(family: Family) -> dict[str, str]:
         "body": classes.body,
         "causal_lm": classes.causal_lm,
         "imports": "\n".join(f"    {name}," for name in sorted(imported)),
-        "attention_norms": _norms(family.attention_norms),
-        "mlp_norms": _norms(family.mlp_norms),
+        "attention_norms": _norms(family.norms[Slot.MIXER]),
+        "mlp_norms": _norms(family.norms[Slot.FFN]),
         "layer_fields": _field("residual_multiplier_field", scaled.residual),
         "model_fields": _field("embedding_multiplier_field", scaled.embedding)
         + ("    rope_by_layer_type = True\n" if family.rope_by_layer_type else "")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import bytes_text
-from lbdsl.verbs.exporting import artifact_subject
+from lbdsl.workbench.exporting import artifact_subject
 from lbdsl.workbench.targets import ENGINE_NAMES, check_target
 from lbdsl.workbench.workbench import Workbench
 

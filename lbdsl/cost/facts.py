@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-from lbdsl.families import FAMILIES, Family, TensorRow
-from lbdsl.layer.cost import ModelCost, model_cost
+from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.families import FAMILIES, Family
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import TensorShape
-from lbdsl.parts.attention import Attention
-from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.parts import Slot, TensorRow, TensorShape
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -58,25 +56,40 @@ class ModelFacts:
 
     @property
     def heads(self) -> int:
-        return max((mixer.heads for mixer in self._attentions), default=0)
+        return self._largest("heads")
 
     @property
     def kv_heads(self) -> int:
-        return max((mixer.kv_heads for mixer in self._attentions), default=0)
+        return self._largest("kv_heads")
 
     @property
     def head_dim(self) -> int:
-        return max((mixer.head_dim for mixer in self._attentions), default=0)
+        return self._largest("head_dim")
 
     @property
     def intermediate(self) -> int:
-        return max((spec.ffn.width for spec in self.layer_specs if isinstance(spec.ffn, GatedMLP)), default=0)
+        return self._largest("intermediate")
 
-    @property
-    def _attentions(self) -> tuple[Attention, ...]:
-        return tuple(spec.mixer for spec in self.layer_specs if isinstance(spec.mixer, Attention))
+    def _largest(self, name: str) -> int:
+        sizes = (part.dims().get(name, 0) for spec in self.layer_specs for _, part in spec.sub_blocks)
+        return max(sizes, default=0)
 
     # Parameters and cache.
+
+    def in_dtype(self, dtype: str) -> Self:
+        return replace(self, dtype=dtype)
+
+    def rows(self, kind: str) -> tuple[TensorRow, ...]:
+        return self.family_data.rows.get(kind, ())
+
+    def norms(self, slot: Slot) -> tuple[TensorRow | None, TensorRow | None]:
+        before, after = self.family_data.norms[slot]
+        return (before.row if before else None), (after.row if after else None)
+
+    @cached_property
+    def columns(self) -> frozenset[int]:
+        """The sizes of rows of all matrices in the layers."""
+        return frozenset(t.shape[1] for spec in self.layer_specs for t in spec.tensors(self) if t.is_matrix)
 
     def shaped(self, rows: Iterable[TensorRow], sizes: Mapping[str, int]) -> tuple[TensorShape, ...]:
         """The parameters of `rows` that the configuration switches on; `sizes` are the part's own dimensions by name."""

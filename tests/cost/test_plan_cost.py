@@ -10,8 +10,8 @@ from plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.layer.cost import LayerCost, ModelCost
-from lbdsl.layer.facts import ModelFacts
+from lbdsl.cost.cost import LayerCost, ModelCost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.estimate import decode_bounds
 
 

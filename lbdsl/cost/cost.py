@@ -11,14 +11,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Protocol, Self
 
 from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import Part
+from lbdsl.parts import ModelShape, Part
 
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
+
+class Sized(ModelShape, Protocol):
+    """What costs depend on of a model: `lbdsl.cost.facts.ModelFacts`."""
+
+    @property
+    def vocab(self) -> int: ...
+
+    @property
+    def other_params(self) -> int:
+        """The number of parameters outside the layers; a tied head counts once."""
+
+    def in_dtype(self, dtype: str) -> Self:
+        """The same model in another dtype."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +37,13 @@ class LayerCost:
     """The counts of one layer in `model`.
 
     params:       parameters, including norms and biases
-    matrix:       elements of matrices, which a decoded token is multiplied with (2 FLOPs each)
+    matrix:       elements of matrices that a decoded token is multiplied with (2 FLOPs each)
     matrix_bytes: bytes of these matrices, as stored
     weights:      bytes of all its parameters, as stored
     packed, packed_bytes: of `matrix` and `matrix_bytes`, what is quantized
     """
 
-    model: ModelFacts
+    model: Sized
     spec: LayerSpec
     params: int
     matrix: int
@@ -42,7 +53,7 @@ class LayerCost:
     packed_bytes: int
 
     @classmethod
-    def of(cls, spec: LayerSpec, model: ModelFacts) -> LayerCost:
+    def of(cls, spec: LayerSpec, model: Sized) -> LayerCost:
         params = matrix = matrix_bytes = packed = packed_bytes = other = 0
         stored = dict(spec.weights)
         for tensor in spec.tensors(model):
@@ -94,11 +105,11 @@ class StaticValue:
     unit: Unit
     takes_context: bool
     of: Callable[[LayerCost, int], int]
-    outside: Callable[[ModelFacts], int]
+    outside: Callable[[Sized], int]
     meaning: str
 
 
-def _no_part(_facts: ModelFacts) -> int:
+def _no_part(_facts: Sized) -> int:
     return 0
 
 
@@ -170,7 +181,7 @@ class ModelCost:
     """The costs of one model, computed from those of its layers. `is_base`: of the model that was read, as it is, and not
     of an artifact, even of one with the same layers."""
 
-    facts: ModelFacts
+    facts: Sized
     layers: tuple[LayerCost, ...]
     is_base: bool = field(default=False, compare=False)
 
@@ -239,7 +250,7 @@ class ModelCost:
         return admitted / self.step_seconds(machine, ctx, admitted) if admitted > 0 else 0.0
 
 
-def model_cost(facts: ModelFacts, specs: Iterable[LayerSpec]) -> ModelCost:
+def model_cost(facts: Sized, specs: Iterable[LayerSpec]) -> ModelCost:
     """The costs of a model with these layers."""
     known = cache(lambda spec: LayerCost.of(spec, facts))
     return ModelCost(facts, tuple(known(spec) for spec in specs))

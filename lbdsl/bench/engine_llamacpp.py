@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.contexts import STEPS, Contexts, Predicted, context_cells
+from lbdsl.bench.engine import EnginePython, check_free, export_kind, served_base
 from lbdsl.core.units import plural
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, served_base
-from lbdsl.verbs.exporting import export_artifact
+from lbdsl.workbench.exporting import export_artifact
 from lbdsl.workbench.targets import base_config
 from lbdsl.workbench.workbench import Workbench
 
@@ -88,7 +88,7 @@ class InLlamaCpp(Contexts):
 
 @dataclass(frozen=True)
 class _InWorker:
-    """A model of a worker; `lbdsl.verbs.bench_contexts.Timed`."""
+    """A model of a worker; `lbdsl.bench.contexts.Timed`."""
 
     worker: Worker
 

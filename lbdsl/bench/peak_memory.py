@@ -1,4 +1,4 @@
-"""The memory of one model, in a process of its own: `python -m lbdsl.verbs.peak_memory JOB FD`.
+"""The memory of one model, in a process of its own: `python -m lbdsl.bench.peak_memory JOB FD`.
 
 JOB is {"model", "options"}, with `RunOptions` as JSON. When the model is loaded, a line of JSON goes to FD; then each line
 of standard input, {"context", "batch"}, is answered by {"bytes"}.

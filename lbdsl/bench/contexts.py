@@ -12,8 +12,8 @@ from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
-from lbdsl.layer.cost import Machine, ModelCost, model_cost
-from lbdsl.layer.profile import Profile
+from lbdsl.cost.cost import Machine, ModelCost, model_cost
+from lbdsl.cost.profile import Profile
 from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.contexts import Predicted
+from lbdsl.bench.engine import EnginePython, check_free, export_kind, said_by, served_base
 from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
-from lbdsl.verbs.bench_contexts import Predicted
-from lbdsl.verbs.bench_engine import EnginePython, check_free, export_kind, said_by, served_base
-from lbdsl.verbs.exporting import export_artifact
+from lbdsl.workbench.exporting import export_artifact
 from lbdsl.workbench.targets import VLLM
 from lbdsl.workbench.workbench import Workbench
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lbdsl.core.digest import digest_of
 from lbdsl.core.units import ranges_text
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.difference import SUB_BLOCKS
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, MatMul, Ref, Stat, after, stats_in
 from lbdsl.parts import Slot
 from lbdsl.parts.base import WORDS
-
-if TYPE_CHECKING:
-    from lbdsl.layer.facts import ModelFacts
 
 KIND = "patch"
 """The statistic that a patch is: [D, D] (see `lbdsl.statistics.patch`)."""
@@ -61,10 +59,10 @@ class Patch(NamedTuple):
     stat: Stat
 
 
-def output_module(facts: ModelFacts, slot: Slot) -> str:
-    """The linear module that gives a sub-block's output (o_proj or down_proj), by name relative to the layer."""
-    rows = {Slot.MIXER: facts.family_data.attention, Slot.FFN: facts.family_data.mlp}[slot]
-    return next(row.module for row in rows if len(row.dims) == 2 and row.dims[0] == "hidden")
+def output_module(facts: ModelFacts, spec: LayerSpec, slot: Slot) -> str | None:
+    """The linear module that gives a sub-block's output, by name relative to the layer."""
+    part = spec.part(slot)
+    return part.output_module(facts) if part is not None else None
 
 
 def places(facts: ModelFacts) -> Iterator[Place]:
@@ -111,7 +109,7 @@ def patches_of(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> tuple[P
     for layer, change in changes.items():
         for stat in patches_in(dict(change.weights)):
             named = dict(stat.args)
-            slot = next(slot for slot in SUB_BLOCKS if output_module(facts, slot) == named["module"])
+            slot = next(slot for slot in SUB_BLOCKS if output_module(facts, change.spec, slot) == named["module"])
             dropped = tuple(Place.of(text) for text in str(named["dropped"]).split())
             found.append(Patch(Place(layer, slot), dropped, stat))
     return tuple(sorted(found, key=lambda patch: patch.at.order))
@@ -173,12 +171,12 @@ def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, 
     """Why the output of a sub-block cannot be mapped; None if it can."""
     if kept:
         return f"an earlier rule keeps {at.words} as it is"
-    family = facts.family_data
-    norms = {Slot.MIXER: family.attention_norms, Slot.FFN: family.mlp_norms}[at.slot]
-    if norms[1] is not None:
+    if facts.norms(at.slot)[1] is not None:
         return f"a norm follows the {WORDS[at.slot]} in {facts.family} models"
-    if output_module(facts, at.slot) not in spec_of(facts, changes, at.layer).linear_maps(facts):
-        return f"{at.words} has no {output_module(facts, at.slot)}"
+    spec = spec_of(facts, changes, at.layer)
+    module = output_module(facts, spec, at.slot)
+    if module is None or module not in spec.linear_maps(facts):
+        return f"{at.words} has no {module or 'linear map that gives its output'}"
     return None
 
 
@@ -190,10 +188,11 @@ def _with_patch(
     dropped = tuple(dropped)
     before = with_factor({i: change for i, change in changes.items() if i <= dropped[-1].layer}, FULL)
     stream = digest_of([[i, change.to_json()] for i, change in sorted(before.items())])
-    module = output_module(facts, at.slot)
+    spec = spec_of(facts, changes, at.layer)
+    module = output_module(facts, spec, at.slot)
+    assert module is not None, "an obstacle otherwise"
     named = {"dropped": " ".join(map(str, dropped)), "factor": factor, "module": module, "stream": stream[:16]}
     stat = Stat(kind=KIND, args=tuple(named.items()), dims=(facts.hidden, facts.hidden))
-    spec = spec_of(facts, changes, at.layer)
     made = dict(changes[at.layer].weights) if at.layer in changes else {}
     names = [tensor.name for tensor in spec.tensors(facts) if tensor.module == module]
     return LayerChange(spec, tuple(sorted(after(made, {n: MatMul(a=stat, b=Ref(name=n)) for n in names}).items())))

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lbdsl.core.units import Unit
-from lbdsl.layer.cost import LayerCost, ModelCost, model_cost
+from lbdsl.cost.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import window_size
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts.attention import Attention
 
 Constants = tuple[float, ...]
 
@@ -88,14 +87,14 @@ def _is_bounded(layer: LayerCost, ctx: int) -> bool:
 
 def _attention(layer: LayerCost, ctx: int, engine: str) -> int:
     mixer, at_once = layer.spec.mixer, READ_AT_ONCE.get(engine)
-    if at_once is None or not isinstance(mixer, Attention):
+    if at_once is None or mixer is None or not mixer.pair_flops:
         return layer.prefill_flops(ctx) - 2 * ctx * layer.matrix
     held = ctx
     if _is_bounded(layer, ctx):
         held = RING_STEP * -(-(mixer.seen(ctx) + at_once) // RING_STEP)
     ends = [min(start + at_once, ctx) for start in range(0, ctx, at_once)]
     pairs = sum((end - start) * min(end, held) for start, end in zip([0, *ends], ends, strict=False))
-    return 4 * mixer.heads * mixer.head_dim * pairs
+    return mixer.pair_flops * pairs
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ class Profile:
         measured."""
         dtype = self.machine["dtype"]
         if cost.facts.dtype != dtype:
-            facts = replace(cost.facts, dtype=dtype)
-            cost = replace(model_cost(facts, [layer.spec for layer in cost.layers]), is_base=cost.is_base)
+            model = cost.facts.in_dtype(dtype)
+            cost = replace(model_cost(model, [layer.spec for layer in cost.layers]), is_base=cost.is_base)
         return PREDICTED_VALUES[name].of(self, cost, *arguments)
 
     def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:

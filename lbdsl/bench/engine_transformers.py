@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.contexts import STEPS, Contexts, Predicted, context_cells
+from lbdsl.bench.engine import check_free
+from lbdsl.bench.peak_memory import model_alone, stock_model
 from lbdsl.core.units import plural, tokens_text
-from lbdsl.verbs.bench_contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.verbs.bench_engine import check_free
-from lbdsl.verbs.peak_memory import model_alone, stock_model
 from lbdsl.workbench.targets import TRANSFORMERS
 from lbdsl.workbench.workbench import Workbench
 
