@@ -27,10 +27,9 @@ assert kv(32) <= 100%
 def entered() -> list[str]:
     """The files, one a call, without repetitions in a row."""
     sys.path.insert(0, str(ROOT))
+    import lbdsl
     from lbdsl.recipe.schema import Recipe
     from tests.tiny_model import save_tiny_model
-
-    import lbdsl
 
     found: list[str] = []
 

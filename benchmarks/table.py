@@ -40,7 +40,7 @@ Stamp = Mapping[str, Any]
 CHANGING = "lbdsl/actions", "lbdsl/layer", "lbdsl/measure", "lbdsl/model", "lbdsl/parts", "lbdsl/run", "lbdsl/statistics"
 JUDGING = "lbdsl/data", "lbdsl/evaluate", "lbdsl/metrics"
 HEALING = (*CHANGING, *JUDGING, "lbdsl/heal")
-CHOOSING = "lbdsl/solve", "lbdsl/workbench"
+CHOOSING = "lbdsl/solve", "lbdsl/session"
 SERVING = "lbdsl/bench", "lbdsl/export"
 """Code of lbdsl that figures depend on."""
 

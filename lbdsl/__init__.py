@@ -38,7 +38,7 @@ from lbdsl.version import VERSION as __version__
 _EXPORTS = {
     "Diagnostic": "lbdsl.core.diagnostic",
     "LbdslError": "lbdsl.core.diagnostic",
-    "RunOptions": "lbdsl.workbench.options",
+    "RunOptions": "lbdsl.session.options",
     "check_file": "lbdsl.verbs.checking",
     "check_recipe": "lbdsl.verbs.checking",
     "fix_recipe": "lbdsl.verbs.fix_files",
@@ -63,7 +63,7 @@ _EXPORTS = {
     "InLlamaCpp": "lbdsl.bench.engine_llamacpp",
     "Requests": "lbdsl.bench.engine_vllm",
     "EnginePython": "lbdsl.bench.engine",
-    "export_artifact": "lbdsl.workbench.exporting",
+    "export_artifact": "lbdsl.session.exporting",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lbdsl.packing import packings
 from lbdsl.plan.schema import Plan
-from lbdsl.workbench.exporting import export_artifact
+from lbdsl.session.exporting import export_artifact
 
 BLOCK_BYTES = {"Q4_0": 18, "Q8_0": 34}
 PARTS = {

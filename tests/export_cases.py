@@ -115,7 +115,7 @@ def _new_weights(facts: Any, index: int, spec: dict[str, Any]) -> dict[str, Any]
 
 
 def artifact_subject(folder: Path, facts: Any) -> Subject:
-    """As `lbdsl.workbench.exporting` makes it, without a record."""
+    """As `lbdsl.session.exporting` makes it, without a record."""
     config = read_json_object(folder / "config.json")
     stub = config.pop("lbdsl")
     config.pop("auto_map", None)

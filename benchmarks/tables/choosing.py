@@ -60,14 +60,14 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
     from lbdsl.measure.store import MODEL_LAYER, open_store
     from lbdsl.plan.file import load_plan
     from lbdsl.recipe.schema import Evaluate
+    from lbdsl.session.model import OpenModel
+    from lbdsl.session.options import RunOptions
+    from lbdsl.session.patching import fingerprint_of
+    from lbdsl.session.texts import eval_blocks
     from lbdsl.verbs.applying import inputs_for
     from lbdsl.verbs.saved_recipe import planned_recipe
-    from lbdsl.workbench.options import RunOptions
-    from lbdsl.workbench.patching import fingerprint_of
-    from lbdsl.workbench.texts import eval_blocks
-    from lbdsl.workbench.workbench import Workbench
 
-    plan, bench, found = load_plan(saved).unwrap(), Workbench(MODEL, RunOptions(cache_dir=cache)), {}
+    plan, bench, found = load_plan(saved).unwrap(), OpenModel(MODEL, RunOptions(cache_dir=cache)), {}
     digest = digest_of([layer.change.to_json() for layer in plan.layers])
     changes = {layer.index: layer.change for layer in plan.layers if layer.changed}
     statistics = inputs_for(plan, planned_recipe(plan), bench).statistics

@@ -115,13 +115,13 @@ def difference(form: str) -> Row:
         from lbdsl.core.progress import progress_of
         from lbdsl.evaluate.quality import judge_on
         from lbdsl.measure.layer_source import LoadedModel
-        from lbdsl.workbench.options import RunOptions
-        from lbdsl.workbench.texts import eval_blocks
-        from lbdsl.workbench.workbench import Workbench
+        from lbdsl.session.model import OpenModel
+        from lbdsl.session.options import RunOptions
+        from lbdsl.session.texts import eval_blocks
 
         folders = [artifact(f"{form}-{method}", work) for method in ("rtn", "gptq")]
         records = [read_record(folder).unwrap() for folder in folders]
-        bench = Workbench(model_of(form, work), RunOptions(dtype=records[0].plan.model.dtype))
+        bench = OpenModel(model_of(form, work), RunOptions(dtype=records[0].plan.model.dtype))
         wanted = records[0].plan.eval
         assert wanted is not None, "the recipe has an eval section"
         blocks = eval_blocks(wanted, records[0].plan.measure, None, bench, work)
@@ -154,12 +154,12 @@ def compressor(order: str) -> Row:
         from lbdsl.core.progress import progress_of
         from lbdsl.evaluate.quality import judge_on
         from lbdsl.measure.layer_source import LoadedModel
-        from lbdsl.workbench.options import RunOptions
-        from lbdsl.workbench.texts import eval_blocks, score_blocks
-        from lbdsl.workbench.workbench import Workbench
+        from lbdsl.session.model import OpenModel
+        from lbdsl.session.options import RunOptions
+        from lbdsl.session.texts import eval_blocks, score_blocks
 
         plan = read_record(artifact("W4A16-gptq", work)).unwrap().plan
-        bench = Workbench(MODEL, RunOptions(dtype=plan.model.dtype))
+        bench = OpenModel(MODEL, RunOptions(dtype=plan.model.dtype))
         assert plan.eval is not None, "the recipe has an eval section"
 
         def unchanged(folder: Path) -> None:

@@ -37,10 +37,10 @@ def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
     from lbdsl.measure.store import MODEL_LAYER
     from lbdsl.plan.lengths import with_lengths
     from lbdsl.recipe.load import recipe_from_text
-    from lbdsl.workbench.asking import Asking, recall_questions_of
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.asking import Asking, recall_questions_of
+    from lbdsl.session.model import OpenModel
 
-    bench = Workbench(str(ROOT / MODEL))
+    bench = OpenModel(str(ROOT / MODEL))
     path = str(ROOT / "recall.lbr")
     read = recipe_from_text(recipe(f"layers all {ACTION}"), path).unwrap()
     measure = with_lengths(read, bench.facts).unwrap().measure

@@ -161,5 +161,5 @@ TABLE = Table(
         "recovery": ".1%",
     },
     rows=[*(by_task(name) for name in TASKS), *(judged(name) for name in TASKS)],
-    measures=(*CHANGING, *JUDGING, "lbdsl/workbench/asking.py"),
+    measures=(*CHANGING, *JUDGING, "lbdsl/session/asking.py"),
 )

@@ -24,7 +24,7 @@ from benchmarks.tables.memory import peaks
 from lbdsl.bench.cells import by_turns, paired
 
 if TYPE_CHECKING:
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
 
 BATCH, SEQ, PAIRS = 2, 1024, 3
 
@@ -46,7 +46,7 @@ class Step:
     batch: int
     seq: int
 
-    def ways(self, starts: Sequence[int]) -> tuple[list[Callable[[], float]], Workbench]:
+    def ways(self, starts: Sequence[int]) -> tuple[list[Callable[[], float]], OpenModel]:
         """Functions that take one step and return its seconds, one for each start: the layers before it run once for both
         models."""
         import torch
@@ -56,10 +56,10 @@ class Step:
         from lbdsl.heal.teacher import LoadedTeacher
         from lbdsl.heal.weights import with_trainable_weights
         from lbdsl.recipe.schema_blocks import Stage
-        from lbdsl.workbench.workbench import Workbench
+        from lbdsl.session.model import OpenModel
         from tests.layer_changes import swa
 
-        bench = Workbench(MODEL)
+        bench = OpenModel(MODEL)
         base, student = bench.base, bench.fresh_copy()
         for layer in self.layers:
             student.set_layer(layer, swa(256).of(student.config.lbdsl["layers"][layer]))

@@ -14,7 +14,7 @@ from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.cost import Machine, ModelCost, model_cost
 from lbdsl.cost.profile import Profile
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Pair
@@ -38,7 +38,7 @@ class Contexts:
     QUANTIZED: ClassVar[Mapping[str, str]] = {}
     """One more variant to calibrate with."""
 
-    def lengths(self, bench: Workbench) -> tuple[int, ...]:
+    def lengths(self, bench: OpenModel) -> tuple[int, ...]:
         """The contexts, each with room for the tokens that all runs write after it. Raises LB324."""
         has = bench.facts.positions
         fitting = tuple(context for context in USUAL if context + self.written <= has)
@@ -57,7 +57,7 @@ class Contexts:
         """Tokens that all runs of a cell write together."""
         return STEPS * (self.pairs + 1)
 
-    def for_profile(self, bench: Workbench) -> tuple[Self, int]:
+    def for_profile(self, bench: OpenModel) -> tuple[Self, int]:
         """The same with two contexts or more where the model has room, each of its positions with room for what is written
         after it, so that its cells decide a profile; and the size of windows to time."""
         has = bench.facts.positions
@@ -91,7 +91,7 @@ class Predicted:
     profile: Profile | None
 
     @classmethod
-    def of(cls, base: Workbench, record: Record, engine: str, version: str) -> Predicted:
+    def of(cls, base: OpenModel, record: Record, engine: str, version: str) -> Predicted:
         """`version` is the engine's: a profile of another one predicts nothing."""
         from lbdsl.measure.machine import machine_for
 

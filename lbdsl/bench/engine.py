@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import bytes_text
-from lbdsl.workbench.exporting import artifact_subject
-from lbdsl.workbench.targets import ENGINE_NAMES, check_target
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import artifact_subject
+from lbdsl.session.model import OpenModel
+from lbdsl.session.targets import ENGINE_NAMES, check_target
 
 if TYPE_CHECKING:
     from lbdsl.bench.environments import Environment
@@ -26,7 +26,7 @@ class EnginePython:
     python: Path | None = None
     install: bool = field(default=False, repr=False)
 
-    def found(self, engine: str, base: Workbench) -> Path:
+    def found(self, engine: str, base: OpenModel) -> Path:
         """Raises LB487 if there is none, if it does not have the engine, and if the engine is to run on a device that it is
         not timed on."""
         from lbdsl.bench import environments
@@ -82,7 +82,7 @@ def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> st
     return kinds[0]
 
 
-def check_free(bench: Workbench, needed: int, what: str, help: str, share: float = 1.0) -> None:
+def check_free(bench: OpenModel, needed: int, what: str, help: str, share: float = 1.0) -> None:
     """Raise LB486 if so many bytes are more than a share of the memory that is free."""
     from lbdsl.measure.memory import free_bytes
 
@@ -92,7 +92,7 @@ def check_free(bench: Workbench, needed: int, what: str, help: str, share: float
         raise fail("LB486", f"{what} take {bytes_text(needed)}, and {bytes_text(free)} may be taken{part}", help=help)
 
 
-def served_base(base: Workbench, place: Path) -> Path:
+def served_base(base: OpenModel, place: Path) -> Path:
     """A folder with the base's weights (linked), configuration and tokenizer."""
     folder = place / "base"
     folder.mkdir()

@@ -17,9 +17,9 @@ from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.workbench.exporting import export_artifact
-from lbdsl.workbench.targets import base_config
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import export_artifact
+from lbdsl.session.model import OpenModel
+from lbdsl.session.targets import base_config
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured
@@ -35,7 +35,7 @@ class InLlamaCpp(Contexts):
     engine: EnginePython = field(default_factory=EnginePython)
     QUANTIZED = {"8-bit weights": "layers all quantize(bits=8)"}
 
-    def check(self, base: Workbench) -> None:
+    def check(self, base: OpenModel) -> None:
         """Raises LB324, LB486 and LB487."""
         contexts = self.lengths(base)
         self.engine.found(LLAMA_CPP, base)
@@ -46,7 +46,7 @@ class InLlamaCpp(Contexts):
         what = f"the caches of {plural(max(self.batches), 'sequence')} together"
         check_free(base, needed, what, "name shorter --contexts or smaller --batches")
 
-    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+    def measure(self, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Prefill, decode and latency. Raises LB324 for a context that is longer than the model's positions, LB487 without
         llama.cpp, LB488 if it fails, and the errors of the export where it cannot serve the artifact."""
         import torch
@@ -79,7 +79,7 @@ class InLlamaCpp(Contexts):
         return Measured(LLAMA_CPP, said["version"], job["threads"], kind), self._cells(workers, contexts, base, predicted)
 
     def _cells(
-        self, workers: Sequence[Worker], contexts: Sequence[int], base: Workbench, predicted: Predicted
+        self, workers: Sequence[Worker], contexts: Sequence[int], base: OpenModel, predicted: Predicted
     ) -> Iterator[Cell]:
         models = _InWorker(workers[0]), _InWorker(workers[1])
         with base.progress.stage("timing both models by turns in llama.cpp") as report:
@@ -106,7 +106,7 @@ class _InWorker:
         return self.worker.ask(job)["seconds"]
 
 
-def _base_file(base: Workbench, place: Path) -> Path:
+def _base_file(base: OpenModel, place: Path) -> Path:
     """The base as the exporter writes artifacts: the same numbers, and the base's own architecture."""
     folder = served_base(base, place)
     # Of a GGUF file, its dequantized copy has what the header of the file leaves to be read from it.

@@ -13,8 +13,8 @@ from lbdsl.bench.contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.bench.engine import check_free
 from lbdsl.bench.peak_memory import model_alone, stock_model
 from lbdsl.core.units import plural, tokens_text
-from lbdsl.workbench.targets import TRANSFORMERS
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.targets import TRANSFORMERS
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 class InTransformers(Contexts):
     """What to time in transformers; see `Contexts`."""
 
-    def check(self, base: Workbench) -> None:
+    def check(self, base: OpenModel) -> None:
         """Raises LB324."""
         self.lengths(base)
 
-    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+    def measure(self, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Memory, prefill, decode, latency and cache. Raises LB324 for a context that is longer than the model's
         positions, LB486 if memory does not hold both models and their caches."""
         import torch
@@ -41,19 +41,19 @@ class InTransformers(Contexts):
         _check_memory(predicted, max(contexts), max(self.batches), base)
         return Measured(TRANSFORMERS, version, torch.get_num_threads()), self._cells(base, folder, contexts, predicted)
 
-    def _cells(self, base: Workbench, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
+    def _cells(self, base: OpenModel, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.in_transformers import TimedModel
 
         # Before the models are loaded here, while there is room for those of other processes.
         cells = [(context, batch) for context in contexts for batch in self.batches]
         yield from _memory(base, folder, cells, predicted)
-        stock, changed = stock_model(base), Workbench(folder, base.options, base.progress).base
+        stock, changed = stock_model(base), OpenModel(folder, base.options, base.progress).base
         models = tuple(TimedModel(model, base.facts.vocab, STEPS) for model in (stock, changed))
         with base.progress.stage("timing both models by turns") as report:
             yield from context_cells((models[0], models[1]), contexts, self, predicted, report)
 
 
-def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]], predicted: Predicted) -> Iterator[Cell]:
+def _memory(base: OpenModel, folder: Path, cells: Sequence[tuple[int, int]], predicted: Predicted) -> Iterator[Cell]:
     """The cells of memory: each model in a process of its own."""
     from lbdsl.bench.cells import exact
     from lbdsl.bench.memory import is_known
@@ -74,7 +74,7 @@ def _memory(base: Workbench, folder: Path, cells: Sequence[tuple[int, int]], pre
         yield replace(found, **predicted.memory(context, batch))
 
 
-def _check_memory(models: Predicted, context: int, batch: int, bench: Workbench) -> None:
+def _check_memory(models: Predicted, context: int, batch: int, bench: OpenModel) -> None:
     """Raise LB486 if memory does not hold both models and both caches of the largest cell."""
     from lbdsl.measure.memory import SHARE
 

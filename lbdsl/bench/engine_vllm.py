@@ -17,9 +17,9 @@ from lbdsl.bench.contexts import Predicted
 from lbdsl.bench.engine import EnginePython, check_free, export_kind, said_by, served_base
 from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
-from lbdsl.workbench.exporting import export_artifact
-from lbdsl.workbench.targets import VLLM
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import export_artifact
+from lbdsl.session.model import OpenModel
+from lbdsl.session.targets import VLLM
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell, Measured
@@ -43,7 +43,7 @@ class Requests:
     served: bool = False
     QUANTIZED: ClassVar[Mapping[str, str]] = {"8-bit weights and activations": "layers all quantize(bits=8, activations=8)"}
 
-    def check(self, base: Workbench) -> None:
+    def check(self, base: OpenModel) -> None:
         """Raises LB324, LB486 and LB487."""
         if self._longest > base.facts.positions:
             message = f"{self._longest} tokens are more than the {base.facts.positions} positions of the model"
@@ -55,14 +55,14 @@ class Requests:
     def _longest(self) -> int:
         return max(read + written for read, written in self.lengths)
 
-    def for_profile(self, _bench: Workbench) -> tuple[Requests, int]:
+    def for_profile(self, _bench: OpenModel) -> tuple[Requests, int]:
         """The same with at least three lengths, so that its cells decide a profile; and the size of windows to time."""
         read, written = self.lengths[0]
         more = ((read, max(1, written // 4)), (max(1, read // 2), written)) if len(self.lengths) == 1 else ()
         lengths = (*self.lengths, *more)
         return replace(self, lengths=lengths), max(1, min(read for read, _ in lengths) // 2)
 
-    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+    def measure(self, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
         errors of the exports where vLLM cannot serve the artifact."""
@@ -96,7 +96,7 @@ class Requests:
         found = Measured(VLLM, said["version"], said.get("threads"), kind, self.served)
         return found, self._cells(workers, base, predicted)
 
-    def _cells(self, workers: Sequence[Worker], base: Workbench, predicted: Predicted) -> Iterator[Cell]:
+    def _cells(self, workers: Sequence[Worker], base: OpenModel, predicted: Predicted) -> Iterator[Cell]:
         from lbdsl.bench.cells import by_turns, paired
 
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
@@ -149,7 +149,7 @@ def _check_plugin(python: Path) -> None:
         raise fail("LB487", message, help=f"in a checkout of lbdsl: {python} -m pip install --no-deps .")
 
 
-def _check_memory(base: Workbench) -> None:
+def _check_memory(base: OpenModel) -> None:
     needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
     what = f"both models, with {CACHE_GIB} GiB for keys and values each,"
     check_free(base, needed, what, "use a machine with more memory")

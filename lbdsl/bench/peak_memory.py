@@ -18,8 +18,8 @@ from typing import Any, TextIO
 import lbdsl
 from lbdsl.bench.worker import Worker
 from lbdsl.model.source import is_artifact
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def _serve(model: str, options: dict[str, Any], answers: TextIO) -> None:
     from lbdsl.bench.memory import Peak
 
     cache_dir = options["cache_dir"] and Path(options["cache_dir"])
-    bench = Workbench(model, RunOptions(**{**options, "cache_dir": cache_dir}))
+    bench = OpenModel(model, RunOptions(**{**options, "cache_dir": cache_dir}))
     peak = Peak(bench.device)
     timed = TimedModel(stock_model(bench), bench.facts.vocab, steps=1)
     print("{}", file=answers, flush=True)
@@ -55,7 +55,7 @@ def _serve(model: str, options: dict[str, Any], answers: TextIO) -> None:
         print(json.dumps({"bytes": peak.bytes}), file=answers, flush=True)
 
 
-def stock_model(bench: Workbench) -> Any:
+def stock_model(bench: OpenModel) -> Any:
     """An artifact as it is, another model as transformers has it; in the dtype that this device computes in."""
     from lbdsl.model.computing import cast_weights
 

@@ -66,7 +66,7 @@ def export_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 def engines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """The engines of `plan --target`."""
-    from lbdsl.workbench import targets
+    from lbdsl.session import targets
 
     return [CompletionItem(engine) for engine in targets.engines() if engine.startswith(incomplete)]
 

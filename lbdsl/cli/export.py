@@ -29,7 +29,7 @@ def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: b
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.report.console import stderr_console, stdout_console
     from lbdsl.report.progress import TerminalProgress
-    from lbdsl.workbench.exporting import export_artifact
+    from lbdsl.session.exporting import export_artifact
 
     done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(stderr_console(), quiet))
     show_diagnostics(done.diagnostics)

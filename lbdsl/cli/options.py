@@ -16,8 +16,8 @@ from lbdsl.cli.config import file_of
 from lbdsl.core.paths import is_model
 from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.interrupt import ended_by_kill
-from lbdsl.workbench.options import RunOptions
 
 
 class NumberFormat(click.Choice):

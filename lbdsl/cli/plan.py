@@ -89,8 +89,8 @@ def plan(
     """
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
+    from lbdsl.session.targets import check_engines, check_targets
     from lbdsl.verbs.planning import plan_recipe
-    from lbdsl.workbench.targets import check_engines, check_targets
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if devices is not None:

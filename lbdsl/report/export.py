@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lbdsl.core.units import bytes_text
 from lbdsl.report.console import printable
-from lbdsl.workbench.exporting import Exported
+from lbdsl.session.exporting import Exported
 
 
 def render_export(done: Exported, console: Console) -> None:

@@ -28,7 +28,7 @@ from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_l
 if TYPE_CHECKING:
     from lbdsl.core.diagnostic import Diagnostic
     from lbdsl.plan.schema import Finding
-    from lbdsl.workbench.targets import Target
+    from lbdsl.session.targets import Target
 
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

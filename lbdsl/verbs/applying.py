@@ -26,16 +26,11 @@ from lbdsl.plan.verify import staleness
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
 from lbdsl.run.output import Input
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.planning import Planned
-from lbdsl.verbs.processes import check_processes
-from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
-from lbdsl.verbs.seen import seen_findings, seen_shares
-from lbdsl.version import VERSION
-from lbdsl.workbench.asking import recall_of
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.predicting import pace_of
-from lbdsl.workbench.texts import (
+from lbdsl.session.asking import recall_of
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
+from lbdsl.session.predicting import pace_of
+from lbdsl.session.texts import (
     check_texts,
     eval_blocks,
     eval_tests,
@@ -46,7 +41,12 @@ from lbdsl.workbench.texts import (
     texts_of,
     validation_blocks,
 )
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.verbs.notebook import NotebookResult
+from lbdsl.verbs.planning import Planned
+from lbdsl.verbs.processes import check_processes
+from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
+from lbdsl.verbs.seen import seen_findings, seen_shares
+from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -80,14 +80,14 @@ class Applied(NotebookResult):
         return f"{self.record.status}, in {self.folder}"
 
 
-def output_of(recipe: Recipe | RecipeRef, bench: Workbench, chosen: ApplyOptions) -> Path:
+def output_of(recipe: Recipe | RecipeRef, bench: OpenModel, chosen: ApplyOptions) -> Path:
     """The artifact's output folder."""
     # A recipe must not choose the output path: only characters that are safe in a folder name are kept of its name.
     name = plain_name(recipe.name or Path(recipe.path).stem, "recipe")
     return Path(os.path.abspath(chosen.output or f"{bench.source.short_name}-{name}"))
 
 
-def check_place(recipe: Recipe, bench: Workbench, chosen: ApplyOptions, *others: Input) -> None:
+def check_place(recipe: Recipe, bench: OpenModel, chosen: ApplyOptions, *others: Input) -> None:
     """Raise LB460, before anything is measured, when writing the output would move an input of the run (or one of
     `others`), or when the output already exists and cannot be this run's artifact; LB485 for
     a tracker that is not installed."""
@@ -237,7 +237,7 @@ def _healing_work(record: Record) -> float:
 def inputs_for(
     plan: Plan,
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     statistics: Statistics | None = None,
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
@@ -282,7 +282,7 @@ def inputs_for(
     )
 
 
-def _tests(plan: Plan, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
+def _tests(plan: Plan, bench: OpenModel, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked: what judges it, and what was asked of the plan before healing."""
     if plan.eval is None:
         return ()
@@ -318,7 +318,7 @@ def apply_saved_plan(
         )
     options = replace(options, dtype=plan.model.dtype)
     try:
-        bench = Workbench(model or plan.model.source, options, progress, came_from(plan, Path(path)))
+        bench = OpenModel(model or plan.model.source, options, progress, came_from(plan, Path(path)))
     except LbdslError as problem:
         moved = "if the plan's model was moved, name its place with --model"
         raise LbdslError(
@@ -354,7 +354,7 @@ def apply_saved_plan(
     return Applied(done.record, done.folder, (*found, *done.diagnostics))
 
 
-def _statistics(plan: Plan, bench: Workbench) -> Statistics:
+def _statistics(plan: Plan, bench: OpenModel) -> Statistics:
     """The cached statistics that the plan's new weights are computed from."""
     from lbdsl.measure.statistics import kept_statistics
 
@@ -362,7 +362,7 @@ def _statistics(plan: Plan, bench: Workbench) -> Statistics:
     return kept_statistics(bench.cache_dir, on.statistics_key if on else "", plan.used_statistics)
 
 
-def _checked_statistics(plan: Plan, bench: Workbench) -> Statistics:
+def _checked_statistics(plan: Plan, bench: OpenModel) -> Statistics:
     """As `_statistics`, but raises LB347 when one is missing or different."""
     found = _statistics(plan, bench)
     stale = staleness(plan, statistics=found.digests(plan.used_statistics))

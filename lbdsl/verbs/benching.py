@@ -17,9 +17,9 @@ from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
+from lbdsl.session.model import opened
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import opened
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Measured

@@ -33,12 +33,12 @@ from lbdsl.cost.profile import (
     weighed,
 )
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import plan_text
 from lbdsl.version import VERSION
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Cell
@@ -110,7 +110,7 @@ def calibrate_model(
     from lbdsl.measure.machine import machine_described
     from lbdsl.measure.profiles import profile_path, write_profile
 
-    base = Workbench(model, options, progress)
+    base = OpenModel(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     variants = {**VARIANTS, **asked.QUANTIZED}
     window = min(window, WIDEST)
@@ -184,7 +184,7 @@ class _Timed:
             return None
 
 
-def _timed(base: Workbench, asked: InTransformers | InLlamaCpp | Requests, name: str, rule: str, window: int) -> _Timed:
+def _timed(base: OpenModel, asked: InTransformers | InLlamaCpp | Requests, name: str, rule: str, window: int) -> _Timed:
     measure = f"measure {{ tokens = {8 * window}; seq = {2 * window} }}"
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-calibrate-")))

@@ -14,11 +14,11 @@ from lbdsl.data.sources import check_source
 from lbdsl.plan.lengths import tasks_at
 from lbdsl.recipe.schema import Choosing, Measure, Recipe
 from lbdsl.recipe.schema_blocks import HealSettings, OwnQuestions, sources_of
+from lbdsl.session.asking import task_of
+from lbdsl.session.targets import forms_of
 from lbdsl.solve.choose import Forms, engines_of
 from lbdsl.solve.evaluate import scores_in
 from lbdsl.verbs.inspecting import Inspected
-from lbdsl.workbench.asking import task_of
-from lbdsl.workbench.targets import forms_of
 
 
 @dataclass(frozen=True)

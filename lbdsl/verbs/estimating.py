@@ -15,12 +15,12 @@ from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import Heal, HealSettings
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
 from lbdsl.solve.case import Case
 from lbdsl.solve.check import measurable
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import read_recipe
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def estimate_recipe(
     known, so all of them count. Raises LbdslError for errors of the recipe."""
     loaded = read_recipe(recipe, set_params)
     given = options or RunOptions()
-    bench = Workbench(model, replace(given, device="cpu") if devices.kind == "cpu" else given)
+    bench = OpenModel(model, replace(given, device="cpu") if devices.kind == "cpu" else given)
     needed, settled = measurable(loaded.unwrap(), bench.facts), with_lengths(loaded.unwrap(), bench.facts)
     problems = (*needed.diagnostics, *settled.diagnostics)
     if needed.value is None or settled.value is None:
@@ -102,7 +102,7 @@ def _shareable(heal: Heal, processes: int) -> Heal:
     return heal.model_copy(update={**raised(heal), "stages": stages})
 
 
-def _this_machine(bench: Workbench, processes: int) -> tuple[float, float]:
+def _this_machine(bench: OpenModel, processes: int) -> tuple[float, float]:
     """Bytes of memory for each process, and FLOP/s of all."""
     from lbdsl.measure.machine import machine_for
 

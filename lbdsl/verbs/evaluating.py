@@ -18,10 +18,10 @@ from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate, Measure
 from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
+from lbdsl.session.model import OpenModel, opened
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.saved_recipe import came_from, planned_recipe
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench, opened
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +67,8 @@ def evaluate_artifact(
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
+    from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
     from lbdsl.verbs.seen import seen_by_artifact
-    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests, unwritten
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)
@@ -135,9 +135,9 @@ def evaluate_model(
     LB451 where it computes NaN or infinity."""
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
-    from lbdsl.workbench.texts import check_asked, eval_blocks, eval_tests, unwritten
+    from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
 
-    bench, texts = Workbench(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
+    bench, texts = OpenModel(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
     needles = _needles(needle, (), Path.cwd())
     place = Place(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks, *_files(needles)))
     given: dict[str, Any] = {

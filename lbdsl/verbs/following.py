@@ -16,8 +16,8 @@ from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import Silent
 from lbdsl.model.digest import default_cache_dir
 from lbdsl.plan.schema import Plan
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options
     from lbdsl.verbs.applying import inputs_for
     from lbdsl.verbs.saved_recipe import planned_recipe
 
-    bench = Workbench(relocated or plan.model.source, replace(options, dtype=plan.model.dtype))
+    bench = OpenModel(relocated or plan.model.source, replace(options, dtype=plan.model.dtype))
     inputs = inputs_for(plan, planned_recipe(plan), bench)
     model = inputs.changed()
     apply_changes(model, plan, made_from(inputs.statistics))

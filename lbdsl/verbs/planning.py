@@ -27,18 +27,13 @@ from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
-from lbdsl.solve.case import Case, metrics_asked
-from lbdsl.solve.check import measurable
-from lbdsl.solve.choose import engines_of
-from lbdsl.solve.select import Selection, select
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.version import VERSION
-from lbdsl.workbench.asking import asked_scores, task_of, tokens_of_tasks
-from lbdsl.workbench.choosing import choose
-from lbdsl.workbench.holding import hold
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.patching import fingerprint_of, fitted, helpful_patches
-from lbdsl.workbench.predicting import (
+from lbdsl.session.asking import asked_scores, task_of, tokens_of_tasks
+from lbdsl.session.choosing import choose
+from lbdsl.session.holding import hold
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
+from lbdsl.session.patching import fingerprint_of, fitted, helpful_patches
+from lbdsl.session.predicting import (
     pace_of,
     passes_over_text,
     repeated_text,
@@ -46,10 +41,15 @@ from lbdsl.workbench.predicting import (
     with_predictions,
     with_profiles,
 )
-from lbdsl.workbench.screening import check_screen, screening
-from lbdsl.workbench.targets import forms_of
-from lbdsl.workbench.whole_plans import joint_loss, joint_recall
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.screening import check_screen, screening
+from lbdsl.session.targets import forms_of
+from lbdsl.session.whole_plans import joint_loss, joint_recall
+from lbdsl.solve.case import Case, metrics_asked
+from lbdsl.solve.check import measurable
+from lbdsl.solve.choose import engines_of
+from lbdsl.solve.select import Selection, select
+from lbdsl.verbs.notebook import NotebookResult
+from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -62,7 +62,7 @@ class Measured(NotebookResult):
     (None: the recipe needs none)."""
 
     recipe: Recipe
-    bench: Workbench
+    bench: OpenModel
     scores: Mapping[Request, Measurement]
     on: MeasuredOn | None
     diagnostics: tuple[Diagnostic, ...]
@@ -96,7 +96,7 @@ class Planned(NotebookResult):
     plan: Plan
     diagnostics: tuple[Diagnostic, ...]
     recipe: Recipe
-    bench: Workbench
+    bench: OpenModel
     statistics: Statistics | None = None
 
     def in_short(self) -> str:
@@ -139,7 +139,7 @@ def measure_model(
 
     Raises LbdslError for errors that the user can fix.
     """
-    return _measured(read_recipe(recipe, set_params), Workbench(model, options, progress), again=True)
+    return _measured(read_recipe(recipe, set_params), OpenModel(model, options, progress), again=True)
 
 
 def plan_recipe(
@@ -152,7 +152,7 @@ def plan_recipe(
     ctx: int | str | Sequence[int | str] = (),
     again: bool = False,
     best_so_far: bool = False,
-    ready: Callable[[Recipe, Workbench], None] | None = None,
+    ready: Callable[[Recipe, OpenModel], None] | None = None,
 ) -> Planned:
     """Resolve the recipe on the model, measure the missing scores, and plan the changes and their costs.
 
@@ -164,7 +164,7 @@ def plan_recipe(
     """
     contexts = tuple(map(tokens_of, (ctx,) if isinstance(ctx, int | str) else ctx))
     loaded = read_recipe(recipe, set_params)
-    bench = Workbench(model, options, progress)
+    bench = OpenModel(model, options, progress)
     if ready is not None:
         ready(loaded.unwrap(), bench)
     return planned_on(loaded, bench, contexts, again, best_so_far)
@@ -173,7 +173,7 @@ def plan_recipe(
 def plan_text(
     text: str,
     path: str,
-    bench: Workbench,
+    bench: OpenModel,
     *,
     set_params: Mapping[str, object] | None = None,
     contexts: tuple[int, ...] = (),
@@ -190,10 +190,10 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def planned_on(
-    loaded: Diagnosed[Recipe], bench: Workbench, contexts: tuple[int, ...], again: bool, best_so_far: bool = False
+    loaded: Diagnosed[Recipe], bench: OpenModel, contexts: tuple[int, ...], again: bool, best_so_far: bool = False
 ) -> Planned:
     """`plan_recipe` of a recipe that was read, on a model that was opened."""
-    from lbdsl.workbench.texts import unwritten
+    from lbdsl.session.texts import unwritten
 
     measured = _measured(loaded, bench, again=again, planned=True)
     facts, resolved = bench.facts, measured.recipe
@@ -251,9 +251,9 @@ def planned_on(
     return Planned(with_predictions(built.value, bench, passes, asked), diagnostics, resolved, bench)
 
 
-def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> MeasuredOn:
+def _nothing_measured(recipe: Recipe, bench: OpenModel, chosen: Selection) -> MeasuredOn:
     """`MeasuredOn` of a recipe that needs no score; its calibration text may still be needed when weights are stored."""
-    from lbdsl.workbench.texts import score_blocks
+    from lbdsl.session.texts import score_blocks
 
     if any(spec.needs_gram for spec in chosen.specs):
         blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
@@ -262,7 +262,7 @@ def _nothing_measured(recipe: Recipe, bench: Workbench, chosen: Selection) -> Me
     return MeasuredOn(data=data, digest=None, tokens=0, seq=seq, fingerprint=None, versions=bench.versions)
 
 
-def _lasting(bench: Workbench) -> str:
+def _lasting(bench: OpenModel) -> str:
     """The user's model name, as an absolute path for a local model: a plan may be applied from another folder."""
     local = Path(bench.source.text).expanduser()
     return os.path.abspath(local) if local.exists() else bench.source.text
@@ -278,11 +278,11 @@ def read_recipe(recipe: str | Path, set_params: Mapping[str, object] | None) -> 
     return loaded
 
 
-def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, planned: bool = False) -> Measured:
+def _measured(loaded: Diagnosed[Recipe], bench: OpenModel, *, again: bool, planned: bool = False) -> Measured:
     """Measure what the recipe needs. With `planned`, an impossible plan raises before anything is measured."""
     from lbdsl.evaluate.harness import check_tasks
     from lbdsl.model.source import is_artifact
-    from lbdsl.workbench.texts import check_blocks, check_sources, check_texts
+    from lbdsl.session.texts import check_blocks, check_sources, check_texts
 
     if any(spec.packs for spec in bench.facts.layer_specs):
         raise fail("LB404", f"the weights of {bench.source.text} are quantized already", help="start from its base model")
@@ -343,7 +343,7 @@ def _measured(loaded: Diagnosed[Recipe], bench: Workbench, *, again: bool, plann
 
 def _scores(
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     requests: tuple[Request, ...],
     actions: Mapping[str, Action],
     wanted_statistics: Mapping[int, tuple[Stat, ...]],
@@ -353,7 +353,7 @@ def _scores(
     from lbdsl.measure.scores import changes_of, measure_requests, stored_as
     from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
     from lbdsl.measure.store import open_store
-    from lbdsl.workbench.texts import score_blocks
+    from lbdsl.session.texts import score_blocks
 
     wanted, folder = recipe.measure, bench.place(recipe.path)
     blocks = score_blocks(wanted, bench, folder)
@@ -401,7 +401,7 @@ def _scores(
     return scores, on, statistics
 
 
-def _measured_on(recipe: Recipe, bench: Workbench, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
+def _measured_on(recipe: Recipe, bench: OpenModel, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
     return MeasuredOn(
         data=str(recipe.measure.data),
         digest=blocks.digest,

@@ -10,8 +10,8 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.contamination import NOTABLE, shared
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema_blocks import SelfText, sources_of
-from lbdsl.workbench.texts import heal_blocks, score_blocks, validation_blocks
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.texts import heal_blocks, score_blocks, validation_blocks
 
 
 def seen_shares(judging: Iterable[TokenBlocks], taught: Sequence[TokenBlocks]) -> dict[str, float]:
@@ -32,7 +32,7 @@ def seen_findings(judging: Iterable[TokenBlocks], shares: Mapping[str, float]) -
 
 
 def seen_by_artifact(
-    plan: Plan, no_heal: bool, known: Mapping[str, float], judging: Sequence[TokenBlocks], bench: Workbench, folder: Folder
+    plan: Plan, no_heal: bool, known: Mapping[str, float], judging: Sequence[TokenBlocks], bench: OpenModel, folder: Folder
 ) -> tuple[dict[str, float], list[Diagnostic]]:
     """As `seen_shares`, of texts by which a finished model is judged again, and what is to be said of them; `known` are the
     shares of the texts that judged it first."""
@@ -48,7 +48,7 @@ def seen_by_artifact(
     return shares, found + seen_findings(judging, shares)
 
 
-def _taught(plan: Plan, no_heal: bool, bench: Workbench, folder: Folder) -> list[TokenBlocks]:
+def _taught(plan: Plan, no_heal: bool, bench: OpenModel, folder: Folder) -> list[TokenBlocks]:
     heal = None if no_heal else plan.heal
     sources = (*sources_of(plan.measure.data), *(heal.sources if heal is not None else ()))
     if any(isinstance(source, SelfText) for source in sources):

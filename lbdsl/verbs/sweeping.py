@@ -9,9 +9,9 @@ from pathlib import Path
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
 from lbdsl.core.processes import Killed
 from lbdsl.core.progress import AnyProgress
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.planning import Planned, planned_on, read_recipe
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def plan_sweep(
     """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
     values that have a plan. Raises LbdslError if the recipe has errors with one of them, before anything is measured, and
     if none gives a plan."""
-    bench = Workbench(model, options, progress)
+    bench = OpenModel(model, options, progress)
     recipes = {value: read_recipe(recipe, {**(set_params or {}), name: value}) for value in values}
     found: list[Swept] = []
     for value, loaded in recipes.items():

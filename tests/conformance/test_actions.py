@@ -14,14 +14,14 @@ from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.session.model import OpenModel
 from lbdsl.solve.select import select
-from lbdsl.workbench.workbench import Workbench
 from tests.tiny_model import save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]
 
 
-def planned(example: str, bench: Workbench):
+def planned(example: str, bench: OpenModel):
     # With a window small enough that it matters on a short text.
     text = f"layers 1, 3 {example.replace('window=512', 'window=16')}\nelse keep\n"
     recipe = recipe_from_text(text).unwrap()
@@ -71,7 +71,7 @@ def test_a_bad_argument_is_a_diagnostic_with_a_place(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "example"), EXAMPLES)
 def test_planning_is_pure(kind: str, example: str, tiny: str) -> None:
-    bench = Workbench(tiny)
+    bench = OpenModel(tiny)
     facts = repr(bench.facts)
     assert planned(example, bench).digest == planned(example, bench).digest
     assert repr(bench.facts) == facts

@@ -17,10 +17,10 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export import Subject, exporters
 from lbdsl.export.files import companions
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.session.exporting import Exported, artifact_subject, export_artifact
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.planning import plan_recipe
-from lbdsl.workbench.exporting import Exported, artifact_subject, export_artifact
-from lbdsl.workbench.options import RunOptions
 from tests.export_cases import base_model, small_tokenizer
 from tests.specs import layer_of
 
@@ -139,7 +139,7 @@ def test_a_write_that_fails_leaves_nothing(
             super().write(artifact, subject, output, progress)
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lbdsl.workbench.exporting.exporters", lambda: {kind: Failing})
+    monkeypatch.setattr("lbdsl.session.exporting.exporters", lambda: {kind: Failing})
     with pytest.raises(LbdslError) as refused:
         export_artifact(expressible(kind, artifacts), kind, output=tmp_path / "out")
     assert [d.code for d in refused.value.diagnostics] == ["LB463"]
@@ -158,7 +158,7 @@ def test_a_folder_that_appears_meanwhile_is_not_moved(
             target.mkdir()
             (target / "mine").touch()
 
-    monkeypatch.setattr("lbdsl.workbench.exporting.exporters", lambda: {kind: Meanwhile})
+    monkeypatch.setattr("lbdsl.session.exporting.exporters", lambda: {kind: Meanwhile})
     with pytest.raises(LbdslError, match="LB460"):
         export_artifact(expressible(kind, artifacts), kind, output=target)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]

@@ -25,12 +25,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.texts import score_blocks
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.options import RunOptions
+from lbdsl.session.texts import score_blocks
+from lbdsl.session.model import OpenModel
 from lbdsl.plan.file import load_plan
 plan = load_plan(Path("r.lbplan")).unwrap()
-blocks = score_blocks(plan.measure, Workbench("model", RunOptions()), Path("."))
+blocks = score_blocks(plan.measure, OpenModel("model", RunOptions()), Path("."))
 model = AutoModelForCausalLM.from_pretrained("model").eval()
 base, made = load_file("model/model.safetensors"), load_file(sys.argv[1] + "/model.safetensors")
 sizes = {}

@@ -22,11 +22,11 @@ import sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
 from lbdsl.verbs.planning import load_plan
-from lbdsl.workbench.texts import joint_blocks
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.texts import joint_blocks
+from lbdsl.session.model import OpenModel
 
 plan = load_plan("x.lbplan")
-ids = joint_blocks(plan.measure, Workbench("model"), Path("model")).ids
+ids = joint_blocks(plan.measure, OpenModel("model"), Path("model")).ids
 with torch.no_grad():
     base, changed = (
         AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()(ids).logits[:, :-1].argmax(-1)

@@ -400,10 +400,10 @@ def test_what_another_use_takes_is_left_out(source: str) -> None:
 @pytest.mark.slow
 def test_a_small_model_finds_some_of_each_kind() -> None:
     """With the tokens of a real tokenizer, of which an answer mostly has those that stand in the text."""
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
     from tests.real_model import model_folder
 
-    bench = Workbench(model_folder())
+    bench = OpenModel(model_folder())
     questions = recall_questions(TextPart.SCORE, bench.tokenizer, 1024, 80)
     assert [len(of_one) for of_one in by_text(questions)] == [10, 6] * 5
     assert max(len(question.before) + len(question.answer) for question in questions) == 1024

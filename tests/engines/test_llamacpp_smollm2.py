@@ -16,8 +16,8 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.export.gguf import write_model
 from lbdsl.export.gguf_target import target_of
-from lbdsl.workbench.exporting import artifact_subject, export_artifact
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import artifact_subject, export_artifact
+from lbdsl.session.model import OpenModel
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.test_llamacpp_tokens import TEXTS
@@ -95,7 +95,7 @@ def artifact_of(name: str, smollm2: str) -> Path:
 @pytest.fixture(scope="module")
 def texts(smollm2) -> dict[str, Any]:
     """Prompts by their length in tokens, and 2,048 tokens to score, of text that nothing was measured on."""
-    tokenizer = Workbench(smollm2).tokenizer
+    tokenizer = OpenModel(smollm2).tokenizer
     ids = token_blocks("builtin:pydoc", TextPart.EVAL, tokenizer, 16 * 1024, 1024).ids
     lengths = sorted({*LENGTHS, *PAST_THE_WINDOW})
     prompts = {length: ids[i % len(ids), 100 : 100 + length].tolist() for i, length in enumerate(lengths)}

@@ -16,8 +16,8 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.bench.environments import engines_folder
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
-from lbdsl.workbench.exporting import export_artifact
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import export_artifact
+from lbdsl.session.model import OpenModel
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 from tests.engines.vllm_side import install_plugin, serve
@@ -49,7 +49,7 @@ def artifact_of(name: str, smollm2: str, *words: str) -> Path:
 @pytest.fixture(scope="module")
 def blocks(smollm2: str) -> torch.Tensor:
     """[8, 512] tokens of a text that nothing was measured on."""
-    return token_blocks("builtin:wikitext", TextPart.EVAL, Workbench(smollm2).tokenizer, 8 * 512, 512).ids
+    return token_blocks("builtin:wikitext", TextPart.EVAL, OpenModel(smollm2).tokenizer, 8 * 512, 512).ids
 
 
 @torch.inference_mode()

@@ -21,8 +21,8 @@ from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.granite import Granite
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
-from lbdsl.workbench.exporting import artifact_subject, export_artifact
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.exporting import artifact_subject, export_artifact
+from lbdsl.session.model import OpenModel
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
@@ -60,12 +60,12 @@ def base(smollm2: str) -> Path:
         from lbdsl.model.source import resolve_source
 
         load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu").save_pretrained(folder)
-        Workbench(smollm2).tokenizer.save_pretrained(folder)
+        OpenModel(smollm2).tokenizer.save_pretrained(folder)
     return folder
 
 
 def prompts_of(smollm2: str, lengths: Sequence[int]) -> list[list[int]]:
-    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 16 * 1024, 1024).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 16 * 1024, 1024).ids
     return [ids[i % len(ids), :length].tolist() for i, length in enumerate(lengths)]
 
 
@@ -171,7 +171,7 @@ def check_that_windows_count(model, prompts: list[list[int]], served: Served) ->
 
 
 def test_capacity_of_the_base(base: Path, smollm2: str, tmp_path: Path) -> None:
-    facts = Workbench(smollm2).facts
+    facts = OpenModel(smollm2).facts
     layout = layout_of_layers(facts.layer_specs, facts)
     served = serve(base, [[1, 2, 3]], tmp_path, max_tokens=1)
     check_capacity("base", served, layout, on_cpu(2048))

@@ -30,9 +30,9 @@ from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Window
 from lbdsl.plan.schema import PatchCheck
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.session.model import OpenModel
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
-from lbdsl.workbench.workbench import Workbench
 from tests.family_cases import family_base
 
 pytestmark = pytest.mark.torch
@@ -176,7 +176,7 @@ def test_a_patch_is_of_the_model_with_the_patches_before(family: str, tmp_path: 
     """In a model where those are merged already, the same patch comes out: biases and multipliers, too."""
     base = family_base(family).eval()
     base.save_pretrained(tmp_path / "base")
-    facts = Workbench(str(tmp_path / "base")).facts
+    facts = OpenModel(str(tmp_path / "base")).facts
     ids = [TokenBlocks(b.ids % facts.vocab, b.digest, "test", b.part, 0, 1, None) for b in (FIT, CHECK)]
 
     def changes(rules: str, facts: ModelFacts) -> Mapping[int, LayerChange]:

@@ -323,13 +323,13 @@ def test_folders_that_may_not_be_looked_into(locked: Path) -> None:
 def test_documents_that_another_source_heals_on_are_not_judged_on(workplace: Path) -> None:
     from lbdsl.data import TextPart, read_parts
     from lbdsl.recipe.schema import Evaluate, Heal, Measure
-    from lbdsl.workbench.texts import eval_blocks
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
+    from lbdsl.session.texts import eval_blocks
 
     lines = [json.dumps({"text": f"Document {i}: " + f"word{i} " * 20}) for i in range(300)]
     Path("all.jsonl").write_text("\n".join(lines))
     Path("some.jsonl").write_text("\n".join(lines[:100]))
-    bench = Workbench("model")
+    bench = OpenModel("model")
     healing = set(read_parts("all.jsonl").texts(TextPart.HEAL))
     assert healing & set(read_parts("some.jsonl").texts(TextPart.EVAL))
     (blocks,) = eval_blocks(

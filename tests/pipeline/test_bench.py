@@ -27,8 +27,8 @@ from lbdsl.bench.worker import Worker
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.core.progress import Silent
+from lbdsl.session.model import OpenModel
 from lbdsl.verbs import benching
-from lbdsl.workbench.workbench import Workbench
 from tests.pipeline.conftest import Made
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
@@ -182,7 +182,7 @@ class Engine:
     name: str
     during: Callable[[], object] = lambda: None
 
-    def measure(self, base: Workbench, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
+    def measure(self, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         return Measured(self.name, "1", 2), self.cells()
 
     def cells(self) -> Iterator[Cell]:

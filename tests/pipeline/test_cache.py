@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lbdsl as api
-from lbdsl.workbench.predicting import pace_of
+from lbdsl.session.predicting import pace_of
 from tests.tiny_model import RECIPE
 
 NARROW = """lbr 1

@@ -41,8 +41,8 @@ from lbdsl.recipe.schema_blocks import Stage
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import rewriting_of
+from lbdsl.session.model import OpenModel
 from lbdsl.solve.select import select
-from lbdsl.workbench.workbench import Workbench
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -100,7 +100,7 @@ for name, (logits, atol) in stock.items():
 """
 
 
-def planned(text: str, bench: Workbench):
+def planned(text: str, bench: OpenModel):
     recipe = recipe_from_text(text + "\n").unwrap()
     selection = select(recipe, bench.facts, {}).unwrap()
     ref = ModelRef(
@@ -114,7 +114,7 @@ def planned(text: str, bench: Workbench):
     return build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
-def statistics_of(plan: Plan, bench: Workbench, folder: Path) -> Statistics:
+def statistics_of(plan: Plan, bench: OpenModel, folder: Path) -> Statistics:
     """Those that the plan's new weights are made from, of random tokens."""
     blocks = TokenBlocks(random_ids(), "", "random", TextPart.SCORE, 0, 1, None)
     used, key = plan.used_statistics, "0" * 64
@@ -160,7 +160,7 @@ def test_planned_changed_saved_loaded_and_exported(
     sizes = {"intermediate_size": 64, **special.get(family, {})}
     family_base(family, vocab_size=VOCAB, **sizes).save_pretrained(tmp_path / "base")
     small_tokenizer().save_pretrained(tmp_path / "base")
-    bench = Workbench(str(tmp_path / "base"))
+    bench = OpenModel(str(tmp_path / "base"))
     ids = random_ids()
     with torch.no_grad():
         base = bench.base(input_ids=ids, use_cache=False).logits
@@ -196,7 +196,7 @@ def test_planned_changed_saved_loaded_and_exported(
         artifacts[folder.name] = (logits, tokens, atol)
         check_rewriting(plan, bench, statistics, folder, tmp_path / "rewritten")
         assert sum(info.stop - info.start for info in read_tensors(folder).values()) == plan.after.weights
-        saved = Workbench(str(folder)).facts
+        saved = OpenModel(str(folder)).facts
         assert (saved.params, saved.layer_specs) == (plan.after.params, plan.specs)
         for kind, exporter in exporters().items():
             subject = artifact_subject(folder, bench.facts)
@@ -224,7 +224,7 @@ def test_planned_changed_saved_loaded_and_exported(
     assert served | lacking | {"gguf"} == set(exporters())
 
 
-def packed(plan: Plan, bench: Workbench, saved: Path, folder: Path) -> None:
+def packed(plan: Plan, bench: OpenModel, saved: Path, folder: Path) -> None:
     """Turn the folder of a saved model into that of the artifact, as `apply` does."""
     if not packs(plan):
         saved.rename(folder)
@@ -238,7 +238,7 @@ def packed(plan: Plan, bench: Workbench, saved: Path, folder: Path) -> None:
     shutil.rmtree(saved)
 
 
-def as_measured(plan: Plan, bench: Workbench, statistics: Statistics):
+def as_measured(plan: Plan, bench: OpenModel, statistics: Statistics):
     """The changed model as it is scored."""
     model = bench.fresh_copy()
     for layer in plan.layers:
@@ -248,7 +248,7 @@ def as_measured(plan: Plan, bench: Workbench, statistics: Statistics):
     return model
 
 
-def check_rewriting(plan: Plan, bench: Workbench, statistics: Statistics, artifact: Path, folder: Path) -> None:
+def check_rewriting(plan: Plan, bench: OpenModel, statistics: Statistics, artifact: Path, folder: Path) -> None:
     """The base's files, rewritten without loading the model, hold what the saved model holds, bit for bit."""
     rewriting = rewriting_of(plan, bench.facts, bench.weights_folder, statistics)
     assert rewriting is not None
@@ -301,8 +301,8 @@ assert ppl_increase < 1000%
 def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
+    from lbdsl.session.options import RunOptions
     from lbdsl.verbs.applying import ApplyOptions
-    from lbdsl.workbench.options import RunOptions
 
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
@@ -320,7 +320,7 @@ def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Call
     # The loss before healing, measured layer by layer, is that of the whole changed model.
     model = planned_.bench.fresh_copy()
     apply_changes(model, planned_.plan)
-    from lbdsl.workbench.texts import joint_blocks
+    from lbdsl.session.texts import joint_blocks
 
     ids = joint_blocks(planned_.plan.measure, planned_.bench, tmp_path).ids
     with torch.no_grad():

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import INDEX, SINGLE
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.applying import ApplyOptions, apply_plan
 from lbdsl.verbs.planning import plan_recipe
-from lbdsl.workbench.options import RunOptions
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.timeout(60)

@@ -558,10 +558,10 @@ def test_what_a_task_takes_is_said_before(workplace: Path, lbdsl, new_cache, mon
     assert re.search(rf"choosing measures at most 3 plans on {read} tokens each: about", done.err), done.err
     assert done.err.index("choosing measures at most") < done.err.index("choosing: plan")
     # Each model reads its questions, the text and eight needles.
-    from lbdsl.workbench.predicting import pace_of
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
+    from lbdsl.session.predicting import pace_of
 
-    pace_of(Workbench("model")).note("forward", 1000.0)
+    pace_of(OpenModel("model")).note("forward", 1000.0)
     found = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["estimate"]
     first = sum(len(row["text"]) for row in rows[:6])
     read = 2 * (256 + 8 * 256 + first + answers)

@@ -25,10 +25,10 @@ from lbdsl.measure.store import open_store
 from lbdsl.measure.streamed_model import StreamedModel
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics_of
 from lbdsl.plan.gates import failures, gate_of
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
+from lbdsl.session.texts import eval_blocks, eval_tests
 from lbdsl.verbs.planning import read_recipe
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.texts import eval_blocks, eval_tests
-from lbdsl.workbench.workbench import Workbench
 from tests.broken_models import KINDS, SPECIAL, save_breaking
 
 WITHOUT_VALUE = ("nan", "inf")
@@ -122,7 +122,7 @@ def recipe_with(lines: list[str], evaluating: str) -> str:
 
 
 def source_of(folder: Path, held: str) -> LayerSource:
-    bench = Workbench(folder, RunOptions(low_memory=held == "streamed"))
+    bench = OpenModel(folder, RunOptions(low_memory=held == "streamed"))
     found = bench.measured_base
     assert isinstance(found, StreamedModel if held == "streamed" else LoadedModel)
     return found
@@ -172,7 +172,7 @@ def test_every_metric_of_a_broken_result_fails_by_name(place: Path, models, kind
 @pytest.mark.parametrize("kind", WITHOUT_VALUE)
 def test_a_broken_base_is_refused_before_anything_is_judged(place: Path, models, kind: str, held: str) -> None:
     sound, broken = models(kind), models(kind, whole=True)
-    bench = Workbench(sound)
+    bench = OpenModel(sound)
     Path("r.lbr").write_text(recipe_with([], 'tokens = 256; seq = 64; needle = 256; tasks = "own.yaml"'))
     from lbdsl.plan.lengths import with_lengths
 

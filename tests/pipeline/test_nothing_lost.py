@@ -21,7 +21,7 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("it was measured first")
 
     monkeypatch.setattr("lbdsl.verbs.planning._scores", measured)
-    monkeypatch.setattr("lbdsl.workbench.workbench.model_digest", measured)
+    monkeypatch.setattr("lbdsl.session.model.model_digest", measured)
 
 
 @pytest.fixture

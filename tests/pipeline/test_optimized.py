@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import lbdsl
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.run.changes import apply_changes
 
@@ -43,8 +43,8 @@ lbdsl.apply_saved_plan(planned.save("x.lbplan"), chosen=lbdsl.ApplyOptions(outpu
 weights = Path("out/model.safetensors")
 data = weights.read_bytes()
 weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-found["weights"] = code_of(lambda: Workbench("out").weights_folder)
-found["base"] = code_of(lambda: Workbench("out").base)
+found["weights"] = code_of(lambda: OpenModel("out").weights_folder)
+found["base"] = code_of(lambda: OpenModel("out").base)
 print(json.dumps(found))
 """
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.store import open_store
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
 from tests.clean_process import LBDSL, CleanProcess
 from tests.data.test_chats import TEMPLATE
 from tests.pipeline.test_stages import with_chats
@@ -339,7 +339,7 @@ def test_models_that_do_not_fit_are_refused(
     """Of a model that is shared each process on a machine reads both into its memory first."""
     for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **held}.items():
         monkeypatch.setenv(name, value)
-    bench = Workbench(workplace / "model")
+    bench = OpenModel(workplace / "model")
     needed = models * bench.facts.params * bench.computed.dtype_bytes
     monkeypatch.setattr("lbdsl.measure.memory.free_bytes", lambda device: needed)
     bench.check_room_to_heal()

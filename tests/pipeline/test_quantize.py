@@ -23,10 +23,10 @@ from lbdsl.packing import int_weights as packing
 from lbdsl.packing import packings
 from lbdsl.plan.file import save_plan
 from lbdsl.run import apply as run
+from lbdsl.session.exporting import export_artifact
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
 from lbdsl.verbs.planning import plan_recipe
-from lbdsl.workbench.exporting import export_artifact
-from lbdsl.workbench.options import RunOptions
 from tests.containers import same_in_every_container, saved
 from tests.export_cases import small_tokenizer
 from tests.tiny_model import save_tiny_model
@@ -79,7 +79,7 @@ def test_from_a_recipe_to_an_artifact(method: str, heal: str, model: Path, tmp_p
     assert f"- 18 modules {four}: 5.06 bits a weight" in card
     assert "compressed-tensors" in card
     # Judged as it is: the loss of the model that its files hold.
-    from lbdsl.workbench.texts import eval_blocks
+    from lbdsl.session.texts import eval_blocks
 
     blocks = eval_blocks(plan.eval, plan.measure, plan.heal, planned.bench, tmp_path)[0]
     found = load_artifact(done.folder, plan, device="cpu")
@@ -127,7 +127,7 @@ def test_what_is_measured_is_what_is_saved(model: Path, tmp_path: Path) -> None:
         "bits=4, group=64", "bits=4"
     )
     planned, done = applied(text, model, tmp_path)
-    from lbdsl.workbench.texts import joint_blocks
+    from lbdsl.session.texts import joint_blocks
 
     blocks = joint_blocks(planned.plan.measure, planned.bench, tmp_path)
     found = load_artifact(done.folder, planned.plan, device="cpu")

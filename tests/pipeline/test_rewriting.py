@@ -45,7 +45,7 @@ def apply_both_ways(lbdsl, recipe: str, folder: Path, monkeypatch: pytest.Monkey
         raise AssertionError("the model was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lbdsl.workbench.workbench.Workbench.base", property(never))
+        patch.setattr("lbdsl.session.model.OpenModel.base", property(never))
         done = lbdsl("apply", "x.lbplan", "-o", "rewritten")
         assert done.code == 0, done.err
     with monkeypatch.context() as patch:

@@ -21,8 +21,8 @@ from lbdsl.heal.trainer import HealCallback
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import apply as applying
 from lbdsl.run import healing as running
-from lbdsl.workbench.texts import heal_blocks, validation_blocks
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.texts import heal_blocks, validation_blocks
 from tests.data.test_chats import LAST_ALONE, TEMPLATE
 from tests.pipeline.conftest import WATCHED, Made
 from tests.pipeline.test_texts import HEAL, RULES, weights
@@ -90,7 +90,7 @@ def test_stages_of_one_text_read_on(workplace: Path) -> None:
     text = "heal { seq = 32; stage distill { tokens = 1Ki } stage distill { tokens = 1Ki } stage distill { seq = 64 } }"
     text = text.replace("} stage", "}; stage")
     heal = recipe_from_text(f"layers 2 drop\n{text}\nelse keep\n").unwrap().heal
-    first, second, third = heal_blocks(heal, Workbench(workplace / "model"), workplace)
+    first, second, third = heal_blocks(heal, OpenModel(workplace / "model"), workplace)
     rows = [set(map(tuple, blocks.ids.tolist())) for blocks in (first, second)]
     assert not rows[0] & rows[1]
     assert third.seq == 64
@@ -109,7 +109,7 @@ def test_a_stage_is_watched_on_text_that_no_stage_healed_on(workplace: Path, lat
     stages = f'stage match {{ data = "all.jsonl" }}; stage distill {{ data = {later} }}'
     text = f"heal {{ seq = 64; tokens = 1Ki; {stages} }}"
     heal = recipe_from_text(f"layers 2 drop\n{text}\nelse keep\n").unwrap().heal
-    bench = Workbench("model")
+    bench = OpenModel("model")
     for blocks in validation_blocks(heal, bench, Path()):
         watched = set(re.findall(r"Document \d+", bench.tokenizer.decode(blocks.ids.flatten())))
         assert watched

@@ -317,7 +317,7 @@ class TestOnTheCommandLine:
         def never(*_, **__):
             raise AssertionError("the model was loaded")
 
-        monkeypatch.setattr("lbdsl.workbench.workbench.Workbench.base", property(never))
+        monkeypatch.setattr("lbdsl.session.model.OpenModel.base", property(never))
         monkeypatch.setattr("lbdsl.artifact.restore.load_artifact", never)
 
     def numbers(self, lbdsl, cache, *words) -> list:

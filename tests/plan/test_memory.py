@@ -62,11 +62,11 @@ def test_what_the_backward_pass_needs_is_what_autograd_saves(tmp_path: Path) -> 
     from lbdsl.heal.weights import with_trainable_weights
     from lbdsl.plan.memory import _kept
     from lbdsl.recipe.schema_blocks import Stage
-    from lbdsl.workbench.options import RunOptions
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
+    from lbdsl.session.options import RunOptions
     from tests.tiny_model import save_tiny_model
 
-    bench = Workbench(save_tiny_model(tmp_path), RunOptions(dtype="float32"))
+    bench = OpenModel(save_tiny_model(tmp_path), RunOptions(dtype="float32"))
     student, stage, tokens = bench.fresh_copy(), Stage(method=Lora(rank=4)), 512
     trained = with_trainable_weights(student, stage, range(bench.facts.layers))
     own = {weight.untyped_storage().data_ptr() for weight in trained.parameters()}

@@ -17,10 +17,10 @@ from lbdsl.measure.statistics import kept_statistics
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.model.load import load_base
 from lbdsl.run.changes import apply_changes, made_from
+from lbdsl.session.options import RunOptions
+from lbdsl.session.texts import score_blocks
 from lbdsl.verbs.applying import ApplyOptions
 from lbdsl.verbs.planning import Planned
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.texts import score_blocks
 from tests.by_hand import inputs_of_down, kv_heads_by_hand, width_by_hand
 from tests.hybrid_cases import cache_of
 

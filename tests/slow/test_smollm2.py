@@ -21,9 +21,9 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.recipe.schema import Evaluate
-from lbdsl.workbench.options import RunOptions
-from lbdsl.workbench.texts import eval_tests
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.options import RunOptions
+from lbdsl.session.texts import eval_tests
 from tests.hybrid_cases import cache_of
 from tests.real_model import run_lbdsl
 from tests.specs import attention_layer, layer_of
@@ -74,7 +74,7 @@ def test_unhealed_perplexity_equals_masks_and_hooks(unhealed: Path, smollm2: str
     # The weights are bfloat16 numbers; the products are in float32, so that rounding explains nothing.
     model = load_artifact(unhealed / "out", device="cpu", compute="float32")
     stock = cast_weights(load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu"), "float32")
-    ids = token_blocks("builtin:pydoc", TextPart.EVAL, Workbench(smollm2).tokenizer, 2048, 1024).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 2048, 1024).ids
     q = torch.arange(1024)
     for layer, spec in zip(stock.model.layers, specs, strict=True):
         if spec.mixer is None:
@@ -114,7 +114,7 @@ PROMPT, NEW = 140, 720  # 604 tokens past the largest window
 
 @pytest.mark.parametrize("name", PLANS)
 def test_generation_600_tokens_past_the_window(name: str, smollm2: str) -> None:
-    bench = Workbench(smollm2, RunOptions(dtype="float32", device="cpu"))
+    bench = OpenModel(smollm2, RunOptions(dtype="float32", device="cpu"))
     model = bench.base
     for index, spec in enumerate(PLANS[name]):
         model.set_layer(index, spec)
@@ -151,7 +151,7 @@ def test_all_kept_is_the_base_bit_for_bit(smollm2: str) -> None:
     from lbdsl.model.load import load_base
     from lbdsl.model.source import resolve_source
 
-    model = Workbench(smollm2, RunOptions(device="cpu")).base
+    model = OpenModel(smollm2, RunOptions(device="cpu")).base
     # A CPU without fast bfloat16 computes in float32.
     stock = load_base(resolve_source(smollm2), dtype="bfloat16", device="cpu").to(model.dtype)
     ids = torch.randint(0, 49000, (2, 300), generator=torch.Generator().manual_seed(1))
@@ -182,7 +182,7 @@ def test_a_killed_apply_resumes_to_the_very_weights(smollm2: str, tmp_path: Path
 def test_each_kind_of_fact_is_found_and_written_as_it_is_likely(smollm2: str) -> None:
     """Of facts in 1Ki tokens the base finds two thirds (measured: numbers 71 %, words all, changed values 33 %), and words
     that it writes are those that its likelihoods choose."""
-    bench = Workbench(smollm2, RunOptions(dtype="float32"))
+    bench = OpenModel(smollm2, RunOptions(dtype="float32"))
     (test,) = eval_tests(Evaluate(needle=(1024,)), bench, Path())
     found = test.answered(bench.judged_base, None, progress_of(None))
     shares = {kind: part.base / part.asked for kind, part in found.kinds.items()}

@@ -22,14 +22,14 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import lbdsl.measure.scores, lbdsl.run.apply, lbdsl.model.load
-from lbdsl.workbench.options import RunOptions
+from lbdsl.session.options import RunOptions
 from lbdsl.verbs.planning import measure_model
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
 mode, recipe, folder, cache = sys.argv[1:]
 found = {}
 options = RunOptions(cache_dir=Path(cache), low_memory=mode == "disk")
 if mode == "nothing":
-    bench = Workbench(folder, options)
+    bench = OpenModel(folder, options)
     bench.digest, bench.tokenizer
 else:
     found = measure_model(recipe, folder, options=options).to_json()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lbdsl.core.diagnostic import Diagnostic, Severity
 from lbdsl.export.base import subject_of
-from lbdsl.workbench.targets import check_target
+from lbdsl.session.targets import check_target
 from tests.export.test_decilm import CONFIG, subject
 from tests.layer_changes import NONE, OWN, Layer, changed_specs, sized, swa
 from tests.plan_cases import llama_facts

@@ -13,8 +13,8 @@ from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.weights import Stat, stats_by_layer
 from lbdsl.plan.schema import MeasuredOn
 from lbdsl.recipe.schema import Recipe
+from lbdsl.session.model import OpenModel
 from lbdsl.solve.select import Selection, select, unpatched
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
 
 
-def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
+def fingerprint_of(bench: OpenModel, blocks_digest: str) -> str:
     """The cache key for the scores of this model on this text."""
     from lbdsl.measure.fingerprint import fingerprint
 
@@ -38,7 +38,7 @@ def fingerprint_of(bench: Workbench, blocks_digest: str) -> str:
 
 def fitted(
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     models: Sequence[Changes],
     on: MeasuredOn,
     check: TokenBlocks,
@@ -47,7 +47,7 @@ def fitted(
     """The statistics of changed models, with their patches, and those of `taken`; all but the patches are there already."""
     from lbdsl.measure.patches import fit_patches
     from lbdsl.measure.statistics import kept_statistics
-    from lbdsl.workbench.texts import score_blocks
+    from lbdsl.session.texts import score_blocks
 
     used = dict(taken)
     for changes in models:
@@ -73,7 +73,7 @@ def fitted(
 
 def helpful_patches(
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     chosen: Selection,
     scores: Mapping[Request, Measurement],
     on: MeasuredOn,

@@ -13,6 +13,11 @@ from lbdsl.core.units import duration_text, plural, tokens_text
 from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Recipe
+from lbdsl.session.model import OpenModel
+from lbdsl.session.predicting import forward_pace
+from lbdsl.session.screening import screening
+from lbdsl.session.targets import forms_of
+from lbdsl.session.whole_plans import WholePlans, joint_losses
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
@@ -20,11 +25,6 @@ from lbdsl.solve.optimum import least_without, solutions, unmet
 from lbdsl.solve.search import SHARE, Found, key_of, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
-from lbdsl.workbench.predicting import forward_pace
-from lbdsl.workbench.screening import screening
-from lbdsl.workbench.targets import forms_of
-from lbdsl.workbench.whole_plans import WholePlans, joint_losses
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -44,7 +44,7 @@ class Chosen:
 
 def choose(
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     scores: Mapping[Request, Measurement],
     statistics: Statistics | None,
     *,
@@ -100,7 +100,7 @@ def choose(
 
 def _checked(
     recipe: Recipe,
-    bench: Workbench,
+    bench: OpenModel,
     scores: Mapping[Request, Measurement],
     statistics: Statistics | None,
     metric: str,
@@ -161,7 +161,7 @@ def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue
     )
 
 
-def _say_choosing(recipe: Recipe, bench: Workbench, tokens: int) -> None:
+def _say_choosing(recipe: Recipe, bench: OpenModel, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
     tries = recipe.measure.tries
     if tries:

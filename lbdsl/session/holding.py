@@ -13,18 +13,18 @@ from lbdsl.language.lexer import one_line
 from lbdsl.metrics import metric_of
 from lbdsl.recipe.schema import Recipe, Score
 from lbdsl.recipe.types import walk
+from lbdsl.session.model import OpenModel
+from lbdsl.session.whole_plans import WholePlans
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, deciding, evaluate
 from lbdsl.solve.select import Selection, select
-from lbdsl.workbench.whole_plans import WholePlans
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
 
 
 def hold(
-    recipe: Recipe, bench: Workbench, scores: Mapping[Request, Measurement], statistics: Statistics | None
+    recipe: Recipe, bench: OpenModel, scores: Mapping[Request, Measurement], statistics: Statistics | None
 ) -> Diagnosed[Selection]:
     """The selection in which the rule with `while` takes as many layers as keep its condition, if more layers never make it
     true again. Raises LB312 if it does not hold without any, and what `select` finds."""

@@ -18,9 +18,9 @@ from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, task_name
-from lbdsl.workbench.patching import fingerprint_of
-from lbdsl.workbench.predicting import forward_pace
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
+from lbdsl.session.patching import fingerprint_of
+from lbdsl.session.predicting import forward_pace
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -38,11 +38,11 @@ def task_of(metric: str) -> str | None:
     return metric[len('task("') : -len('")')] if metric.startswith('task("') else None
 
 
-def tokens_of_tasks(wanted: Evaluate | None, bench: Workbench, folder: Folder) -> float:
+def tokens_of_tasks(wanted: Evaluate | None, bench: OpenModel, folder: Folder) -> float:
     """The tokens that one model reads for a user's own questions and all tasks that it is judged by, about."""
     if wanted is None:
         return 0.0
-    from lbdsl.workbench.texts import needles_of
+    from lbdsl.session.texts import needles_of
 
     own = wanted.model_copy(update={"needle": wanted.own_questions})
     found = float(sum(test.rows.tokens for test in needles_of(own, bench, folder)))
@@ -76,7 +76,7 @@ class Asked(Protocol):
         """What the changed model loses of the base's answers, with its paired error."""
 
 
-def recall_questions_of(measure: Measure, bench: Workbench, folder: Folder, part: TextPart) -> RecallQuestions:
+def recall_questions_of(measure: Measure, bench: OpenModel, folder: Folder, part: TextPart) -> RecallQuestions:
     """The questions of recall: those that layers are scored by (SCORE), or others, for whole plans (JOINT)."""
     from lbdsl.data.recall import recall_questions
     from lbdsl.data.records import read_questions
@@ -97,12 +97,12 @@ def recall_questions_of(measure: Measure, bench: Workbench, folder: Folder, part
         return RecallQuestions.of(asked, bench.facts.positions, bench.options.batch)
 
 
-def recall_of(plan: Plan, bench: Workbench, folder: Folder) -> RecallQuestions:
+def recall_of(plan: Plan, bench: OpenModel, folder: Folder) -> RecallQuestions:
     """What a plan was asked, which the finished model is asked, too."""
     return recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
 
 
-def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:
+def asked_by(metric: str, recipe: Recipe, bench: OpenModel) -> Asked:
     """The questions that layers are scored by."""
     from lbdsl.evaluate.questions import questions_of
     from lbdsl.evaluate.task_files import task_file
@@ -118,7 +118,7 @@ def asked_by(metric: str, recipe: Recipe, bench: Workbench) -> Asked:
 
 
 def asked_scores(
-    recipe: Recipe, bench: Workbench, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
+    recipe: Recipe, bench: OpenModel, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
 ) -> tuple[dict[Request, Measurement], tuple[Diagnostic, ...]]:
     """The scores of layers by answers; and LB337 where questions that chose layers also judge the result. Raises LB361 if
     the base finds too few answers for any score."""
@@ -170,7 +170,7 @@ def _judged_again(metric: str, questions: Asked, recipe: Recipe) -> Iterator[Dia
 class Asking:
     """Models are asked as they are measured: what each has answered is kept."""
 
-    def __init__(self, questions: Asked, bench: Workbench):
+    def __init__(self, questions: Asked, bench: OpenModel):
         self._bench, self.questions = bench, questions
 
     def check_base(self, statistics: Statistics) -> None:

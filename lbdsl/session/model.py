@@ -1,4 +1,4 @@
-"""`Workbench`: a source model whose parts (weights, tokenizer, digest) are loaded lazily and at most once."""
+"""`OpenModel`: a source model whose parts (weights, tokenizer, digest) are loaded lazily and at most once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
 from lbdsl.plan.memory import Held, model_bytes
-from lbdsl.workbench.options import RunOptions
+from lbdsl.session.options import RunOptions
 
 if TYPE_CHECKING:
     from lbdsl.artifact.record import Record
     from lbdsl.measure.layer_source import LayerSource
 
 
-class Workbench:
+class OpenModel:
     """A source model for the duration of a command. Reading a property may load, hash or download. `came_from`: the folder
     of a saved plan or an artifact whose recipe is not where it says: that recipe may name files of this folder alone."""
 
@@ -247,7 +247,7 @@ class Workbench:
         # Modules refer to each other in circles: without this their memory stays in use.
         gc.collect()
 
-    def in_machine_memory(self) -> Workbench:
+    def in_machine_memory(self) -> OpenModel:
         """The same model, loaded into the machine's memory, in the dtype that the device computes in."""
         import torch
 
@@ -265,7 +265,7 @@ class Workbench:
 
 def opened(
     folder: Path, against: str | Path | None, options: RunOptions | None, progress: AnyProgress | None
-) -> tuple[Record, Workbench, list[Diagnostic]]:
+) -> tuple[Record, OpenModel, list[Diagnostic]]:
     """The record of the artifact in `folder`, its base or the model `against`, and a warning if that is another model.
     Raises LB465 and LB466, and LB473 if another model is not named, or has another vocabulary."""
     from lbdsl.artifact.record import facts_of, read_record
@@ -275,7 +275,7 @@ def opened(
     check_files(folder, record)
     given = options or RunOptions()
     model = record.plan.model
-    bench = Workbench(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)
+    bench = OpenModel(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)
     if bench.digest == model.digest:
         return record, bench, []
     message = f"{bench.source.text} is not the model that the artifact was made from"

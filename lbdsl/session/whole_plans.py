@@ -17,11 +17,11 @@ from lbdsl.plan.recall import RecallLoss, RecallOfKind
 from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import RECALL, SHORTEST_NEEDLE
+from lbdsl.session.asking import Asking, asked_by, recall_questions_of
+from lbdsl.session.model import OpenModel
+from lbdsl.session.patching import fingerprint_of
 from lbdsl.solve.case import metrics_asked
 from lbdsl.solve.select import Selection
-from lbdsl.workbench.asking import Asking, asked_by, recall_questions_of
-from lbdsl.workbench.patching import fingerprint_of
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -31,10 +31,10 @@ class WholePlans:
     """What was measured is kept, sequence by sequence: a plan that was measured on a share of the text is measured on the
     rest alone."""
 
-    def __init__(self, recipe: Recipe, bench: Workbench, statistics: Statistics | None, metric: str = "nll"):
+    def __init__(self, recipe: Recipe, bench: OpenModel, statistics: Statistics | None, metric: str = "nll"):
         """`metric`: where it is of answers, they are asked its questions instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
-        from lbdsl.workbench.texts import score_blocks
+        from lbdsl.session.texts import score_blocks
 
         self._bench = bench
         self._statistics = statistics or NO_STATISTICS
@@ -89,7 +89,7 @@ def _digest(plan: Selection, statistics: Statistics) -> str:
 
 
 def joint_loss(
-    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
+    recipe: Recipe, bench: OpenModel, selection: Selection, taken: Statistics | None
 ) -> tuple[Loss | None, str | None]:
     """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
     if not selection.changes:
@@ -99,13 +99,13 @@ def joint_loss(
 
 
 def joint_losses(
-    recipe: Recipe, bench: Workbench, selections: Sequence[Selection], taken: Statistics | None
+    recipe: Recipe, bench: OpenModel, selections: Sequence[Selection], taken: Statistics | None
 ) -> tuple[Sequence[Loss], str]:
     """The same of several, of which the base runs once for all."""
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
-    from lbdsl.workbench.texts import joint_blocks
+    from lbdsl.session.texts import joint_blocks
 
     blocks = joint_blocks(recipe.measure, bench, bench.place(recipe.path))
     statistics = taken or NO_STATISTICS
@@ -133,7 +133,7 @@ def joint_losses(
 
 
 def joint_recall(
-    recipe: Recipe, bench: Workbench, selection: Selection, taken: Statistics | None
+    recipe: Recipe, bench: OpenModel, selection: Selection, taken: Statistics | None
 ) -> tuple[RecallLoss | None, tuple[Diagnostic, ...]]:
     """What the whole changed model loses of the answers to questions that no score was measured by, and findings on it.
     Nothing where no attention changes and no value is asked for. Raises LB361 if one is asked for, and there is none."""

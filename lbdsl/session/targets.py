@@ -23,7 +23,7 @@ from lbdsl.plan.words import AS_SAVED
 from lbdsl.solve.choose import Form, Forms
 
 if TYPE_CHECKING:
-    from lbdsl.workbench.workbench import Workbench
+    from lbdsl.session.model import OpenModel
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
@@ -83,7 +83,7 @@ def check_engines(names: Iterable[str]) -> None:
             raise fail("LB501", f"no engine `{name}`", help=known_hints(name, engines(), "engines"))
 
 
-def check_targets(plan: Plan, bench: Workbench, names: Iterable[str]) -> tuple[Target, ...]:
+def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[Target, ...]:
     """Ask every exporter of each engine whether it could write the plan's result; nothing is loaded."""
     names = tuple(dict.fromkeys(names))
     if not names:
@@ -117,7 +117,7 @@ def forms_of(model: Opened, names: Iterable[str]) -> Forms:
     return found
 
 
-def serving_of(plan: Plan, bench: Workbench) -> tuple[Served, ...]:
+def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
     """For each engine, the export formats through which it can serve the plan's result, or the first obstacle."""
     subject = subject_of(base_config(bench), bench.facts, plan.specs)
     found = []

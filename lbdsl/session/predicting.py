@@ -17,9 +17,9 @@ from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import RECALL, Mix, SelfText, sources_of
+from lbdsl.session.model import OpenModel
 from lbdsl.solve.case import predictions_asked
 from lbdsl.solve.evaluate import World, evaluate
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.pace import Pace
@@ -31,12 +31,12 @@ SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
 
 
-def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | None], asked: float = 0.0) -> Plan:
+def with_predictions(plan: Plan, bench: OpenModel, passes: Mapping[str, float | None], asked: float = 0.0) -> Plan:
     """The plan with the predictions for this machine, and the engines that could serve its result. `passes`: see
     `passes_over_text`; `asked`: see `tokens_of_tasks`."""
     from lbdsl.measure.memory import total_bytes
     from lbdsl.run.apply import room_needed
-    from lbdsl.workbench.targets import serving_of
+    from lbdsl.session.targets import serving_of
 
     pace = pace_of(bench)
     found = estimate(
@@ -52,7 +52,7 @@ def with_predictions(plan: Plan, bench: Workbench, passes: Mapping[str, float | 
     return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
 
 
-def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None:
+def say_measuring(bench: OpenModel, missing: list[Request], tokens: int) -> None:
     """Report the time and memory that measuring will take, before it starts; nothing when no score is missing."""
     if not missing:
         return
@@ -68,7 +68,7 @@ def say_measuring(bench: Workbench, missing: list[Request], tokens: int) -> None
     )
 
 
-def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
+def with_profiles(recipe: Recipe, bench: OpenModel) -> Recipe:
     """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
     measures all that is asked of an engine, if one of them cannot be predicted."""
     asked = predictions_asked(recipe)
@@ -86,7 +86,7 @@ def with_profiles(recipe: Recipe, bench: Workbench) -> Recipe:
     return recipe
 
 
-def passes_over_text(recipe: Recipe, bench: Workbench) -> Mapping[str, float | None]:
+def passes_over_text(recipe: Recipe, bench: OpenModel) -> Mapping[str, float | None]:
     """The number of epochs of healing over each of its sources (None: not known), with tokens per character estimated from
     its beginning."""
     from lbdsl.data import TextPart, read_parts
@@ -123,7 +123,7 @@ def repeated_text(recipe: Recipe, passes: Mapping[str, float | None]) -> Iterato
             yield warning("LB446", message, recipe.heal.span if recipe.heal is not None else None, help=help)
 
 
-def forward_pace(bench: Workbench) -> float:
+def forward_pace(bench: OpenModel) -> float:
     """Tokens per second through the model: as they were here, else from what this machine can do."""
     from lbdsl.measure.machine import machine_for
 
@@ -134,13 +134,13 @@ def forward_pace(bench: Workbench) -> float:
     return REACHED * machine.flops / (2 * bench.computed.params)
 
 
-def pace_of(bench: Workbench) -> Pace:
+def pace_of(bench: OpenModel) -> Pace:
     from lbdsl.measure.pace import Pace
 
     return Pace(bench.digest, bench.computed, bench.device, bench.cache_dir)
 
 
-def _speeds(bench: Workbench, plan: Plan) -> tuple[Speed, ...]:
+def _speeds(bench: OpenModel, plan: Plan) -> tuple[Speed, ...]:
     from lbdsl.measure.machine import machine_for
 
     with bench.progress.stage("calibrating the machine"):

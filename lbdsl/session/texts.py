@@ -24,7 +24,7 @@ from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, HealSettings, Mix, Needle, SelfText, Text, sources_of, task_name
-from lbdsl.workbench.workbench import Workbench
+from lbdsl.session.model import OpenModel
 
 if TYPE_CHECKING:
     from lbdsl.data.written import Writer
@@ -46,7 +46,7 @@ def texts_of(recipe: Recipe | Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(data for data in every if isinstance(data, str)))
 
 
-def text_digests(plan: Plan, bench: Workbench, *, heal: bool) -> dict[str, str]:
+def text_digests(plan: Plan, bench: OpenModel, *, heal: bool) -> dict[str, str]:
     """The sha256 of what a plan's result depends on besides the plan, by name: of each text source over its documents, of
     each text with needles, and of each task over the files that it names, or its version. Text that the model writes itself
     follows from the model."""
@@ -84,7 +84,7 @@ def _task_digest(task: str, folder: Folder) -> str:
     return digest_of([version("lm_eval"), sorted(found.values())])
 
 
-def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
+def check_texts(recipe: Recipe, bench: OpenModel, *, heal: bool = True) -> None:
     """Raise LB44x, before measuring, for a text that cannot be read, that is too short for its block, or, offline, that is
     a hub data set which is not in the cache; LB456 for a task that cannot be asked; LB485 for a package that one of them
     needs. Sequence lengths must be resolved already."""
@@ -99,14 +99,14 @@ def check_texts(recipe: Recipe, bench: Workbench, *, heal: bool = True) -> None:
         needles_of(recipe.eval, bench, folder)
 
 
-def check_sources(texts: Iterable[Text], bench: Workbench, folder: Folder) -> None:
+def check_sources(texts: Iterable[Text], bench: OpenModel, folder: Folder) -> None:
     """Raise what `check_source` raises of each text that the model does not write itself."""
     for data in texts:
         if isinstance(data, str):
             check_source(data, base_dir=folder, offline=bench.options.offline)
 
 
-def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
+def check_asked(tasks: Sequence[str], bench: OpenModel, folder: Folder) -> None:
     """Raise LB456 for tasks where both models do not fit in memory, and as `check_tasks` does."""
     from lbdsl.evaluate.harness import check_tasks
 
@@ -116,7 +116,7 @@ def check_asked(tasks: Sequence[str], bench: Workbench, folder: Folder) -> None:
     check_tasks(tasks, folder)
 
 
-def _check_healing_text(run: HealSettings, bench: Workbench, folder: Folder) -> None:
+def _check_healing_text(run: HealSettings, bench: OpenModel, folder: Folder) -> None:
     """Raise LB446 for sequences that are too short for texts of recall, LB453 for chats that the model has no template for,
     LB455 for `loss_on = assistant` and a source without an assistant."""
     for source in sources_of(run.data):
@@ -138,17 +138,17 @@ def _check_healing_text(run: HealSettings, bench: Workbench, folder: Folder) -> 
             raise no_assistant(str(source))
 
 
-def score_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
+def score_blocks(measure: Measure, bench: OpenModel, folder: Folder) -> TokenBlocks:
     """The text that layer scores are measured on."""
     return _blocks(measure.data, TextPart.SCORE, measure.tokens, measure.seq, bench, folder, measure.seed)
 
 
-def joint_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
+def joint_blocks(measure: Measure, bench: OpenModel, folder: Folder) -> TokenBlocks:
     """The text of the joint loss: half as much, without overlap with the text of the scores."""
     return _blocks(measure.data, TextPart.JOINT, joint_tokens(measure), measure.seq, bench, folder, measure.seed)
 
 
-def check_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlocks:
+def check_blocks(measure: Measure, bench: OpenModel, folder: Folder) -> TokenBlocks:
     """Text of another source than that of the scores, which what is fitted on them is checked on: what the model writes
     itself, or text of `CHECKING` where the model does not fit in memory."""
     tokens = min(measure.tokens, CHECK_TOKENS)
@@ -164,7 +164,7 @@ def check_blocks(measure: Measure, bench: Workbench, folder: Folder) -> TokenBlo
     return written_blocks(writer_of(bench), tokens, min(measure.seq, CHECK_LENGTH), measure.seed)
 
 
-def writer_of(bench: Workbench) -> Writer:
+def writer_of(bench: OpenModel) -> Writer:
     """The base as a writer of text, which takes it into memory."""
     from lbdsl.data.written import Writer
 
@@ -173,7 +173,7 @@ def writer_of(bench: Workbench) -> Writer:
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
 
 
-def heal_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks, ...]:
+def heal_blocks(heal: Heal, bench: OpenModel, folder: Folder) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
     from lbdsl.heal.text import HealingText
@@ -197,7 +197,7 @@ def heal_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBloc
     return found
 
 
-def validation_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[TokenBlocks | None, ...]:
+def validation_blocks(heal: Heal, bench: OpenModel, folder: Folder) -> tuple[TokenBlocks | None, ...]:
     """The text that each stage of healing is watched on: of its source and as long, and no stage heals on it. None, and
     said, without enough."""
     # The parts of one source are disjoint, those of two sources that share documents are not.
@@ -205,7 +205,7 @@ def validation_blocks(heal: Heal, bench: Workbench, folder: Folder) -> tuple[Tok
     return tuple(_watching(run, used, bench, folder) for run in heal.runs)
 
 
-def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Folder) -> TokenBlocks | None:
+def _watching(run: HealSettings, used: Used, bench: OpenModel, folder: Folder) -> TokenBlocks | None:
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
@@ -224,7 +224,7 @@ def _watching(run: HealSettings, used: Used, bench: Workbench, folder: Folder) -
     return None
 
 
-def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbench, folder: Folder) -> Used:
+def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: OpenModel, folder: Folder) -> Used:
     """The documents of these sources that are used in these parts. What the model writes is another text for each part."""
     named = [source for source in sources if isinstance(source, str)]
     offline = bench.options.offline
@@ -232,7 +232,7 @@ def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: Workbe
 
 
 def eval_blocks(
-    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: Workbench, folder: Folder, *, finished: bool = False
+    wanted: Evaluate, measure: Measure, heal: Heal | None, bench: OpenModel, folder: Folder, *, finished: bool = False
 ) -> tuple[TokenBlocks, ...]:
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
     healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
@@ -263,7 +263,7 @@ def eval_blocks(
     )
 
 
-def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test, ...]:
+def eval_tests(wanted: Evaluate, bench: OpenModel, folder: Folder) -> tuple[Test, ...]:
     """What the finished model is asked besides texts."""
     from lbdsl.evaluate.harness import HarnessTask
 
@@ -272,7 +272,7 @@ def eval_tests(wanted: Evaluate, bench: Workbench, folder: Folder) -> tuple[Test
     return (*needles_of(wanted, bench, folder), *tasks)
 
 
-def needles_of(wanted: Evaluate, bench: Workbench, folder: Folder) -> list[NeedleTest]:
+def needles_of(wanted: Evaluate, bench: OpenModel, folder: Folder) -> list[NeedleTest]:
     """The questions about texts: of facts hidden in texts of each context, and a user's own. Raises LB446 where there is
     too little text for a context, and as `read_questions` does."""
     from lbdsl.data.needle import haystacks
@@ -290,7 +290,7 @@ def needles_of(wanted: Evaluate, bench: Workbench, folder: Folder) -> list[Needl
     return list(map(test_of, wanted.needle))
 
 
-def unwritten(wanted: Evaluate | None, bench: Workbench) -> tuple[Diagnostic, ...]:
+def unwritten(wanted: Evaluate | None, bench: OpenModel) -> tuple[Diagnostic, ...]:
     """LB452 where models that are judged from disk cannot write answers that they would write in memory."""
     if wanted is None or not wanted.needle or not bench.judged_streamed:
         return ()
@@ -306,7 +306,7 @@ def _blocks(
     part: TextPart,
     tokens: int,
     seq: int | None,
-    bench: Workbench,
+    bench: OpenModel,
     folder: Folder,
     seed: int = 0,
     exclude: Used = frozenset(),

@@ -11,10 +11,10 @@ from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.layer.weights import stats_by_layer
 from lbdsl.recipe.schema import Recipe
+from lbdsl.session.model import OpenModel
+from lbdsl.session.patching import fingerprint_of
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Place
-from lbdsl.workbench.patching import fingerprint_of
-from lbdsl.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -32,7 +32,7 @@ def _is_wanted(case: Case) -> bool:
     return case.recipe.measure.strategy == "screen" and case.choose is not None and case.choose.choosing is not None
 
 
-def check_screen(recipe: Recipe, bench: Workbench) -> None:
+def check_screen(recipe: Recipe, bench: OpenModel) -> None:
     """Raise LB481 where a screen is asked for, and the model's layers are read from disk one after the other."""
     if _is_wanted(Case(recipe, bench.facts)) and bench.streamed:
         why = "`--low-memory` reads it layer by layer" if bench.options.low_memory else "it does not fit"
@@ -43,11 +43,11 @@ def check_screen(recipe: Recipe, bench: Workbench) -> None:
         )
 
 
-def screening(recipe: Recipe, bench: Workbench, statistics: Statistics | None) -> Screening | None:
+def screening(recipe: Recipe, bench: OpenModel, statistics: Statistics | None) -> Screening | None:
     """None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
     from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.workbench.texts import score_blocks
+    from lbdsl.session.texts import score_blocks
 
     case = Case(recipe, bench.facts)
     if not _is_wanted(case):
