@@ -1,11 +1,12 @@
 """Through which files a recipe passes while it is planned: `python -m benchmarks.flow`.
 
-Every call under `lbdsl/` that gets a recipe (or a value that holds one: a case, a session) as an argument, in the order of
-the calls. Printed are the files in that order, how many there are, and how often a file is entered again that had been left.
+Every call under `lbdsl/` that is handed a recipe (or a value that holds one: a case, a session), in the order of the
+calls. Printed are the files in that order, how many there are, and how often one is entered again that had been left.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,21 +30,23 @@ def entered() -> list[str]:
     sys.path.insert(0, str(ROOT))
     import lbdsl
     from lbdsl.recipe.schema import Recipe
-    from tests.tiny_model import save_tiny_model
+    from lbdsl.session.session import Session
+    from lbdsl.solve.case import Case
+
+    save_tiny_model = importlib.import_module("tests.tiny_model").save_tiny_model
 
     found: list[str] = []
 
     def holds(value: Any) -> bool:
-        return isinstance(value, Recipe) or any(
-            isinstance(part, Recipe) for part in getattr(value, "__dict__", {}).values()
-        )
+        parts = list(getattr(value, "__dict__", {}).values())
+        return any(isinstance(part, Recipe | Case | Session) for part in (value, *parts))
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event != "call" or "/lbdsl/" not in code.co_filename or code.co_name.startswith("<"):
             return
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if any(holds(frame.f_locals.get(name)) for name in arguments):
+        if any(name != "self" and holds(frame.f_locals.get(name)) for name in arguments):
             name = code.co_filename.partition("/lbdsl/")[2]
             if not found or found[-1] != name:
                 found.append(name)

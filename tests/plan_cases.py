@@ -21,7 +21,6 @@ from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import measurable
 from lbdsl.solve.choose import engines_of
 from lbdsl.solve.select import select
 
@@ -130,7 +129,7 @@ def recipe_of(text: str, **set_params: str) -> Recipe:
 
 def scores_for(recipe: Recipe, facts: ModelFacts, nll: Sequence[float] = SMOLLM2_NLL) -> dict[Request, Measurement]:
     """All that the recipe needs: `nll` under `drop`, a third of it under other actions, a half for other metrics."""
-    requests = measurable(recipe, facts).unwrap().requests
+    requests = Case(recipe, facts).measurable().unwrap().requests
     scores = {}
     for request in requests:
         value = nll[request.layer] * (1.0 if request.action == "drop" else 1 / 3)
@@ -162,7 +161,7 @@ def plan_of(
     scores = scores_for(recipe, facts, nll)
     rule = Case(recipe, facts).choose
     engines = engines_of(rule.choosing) if rule is not None and rule.choosing is not None else ()
-    selection, found = select(recipe, facts, scores, forms=dict.fromkeys(engines, (lambda specs: True,)))
+    selection, found = select(Case(recipe, facts), scores, forms=dict.fromkeys(engines, (lambda specs: True,)))
     assert selection is not None, found
     ref = ModelRef(
         source="HuggingFaceTB/SmolLM2-135M",
@@ -173,6 +172,6 @@ def plan_of(
         facts=facts,
     )
     on = MeasuredOn(data="builtin:pydoc", digest="41af" * 16, tokens=8192, seq=1024, fingerprint="7c" * 32)
-    plan = build(recipe, facts, selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value
+    plan = build(Case(recipe, facts), selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value
     assert plan is not None
     return plan

@@ -62,7 +62,6 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
     from lbdsl.recipe.schema import Evaluate
     from lbdsl.session.model import OpenModel
     from lbdsl.session.options import RunOptions
-    from lbdsl.session.patching import fingerprint_of
     from lbdsl.session.texts import eval_blocks
     from lbdsl.verbs.applying import inputs_for
     from lbdsl.verbs.saved_recipe import planned_recipe
@@ -73,7 +72,7 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
     statistics = inputs_for(plan, planned_recipe(plan), bench).statistics
     asked = Evaluate(data=tuple(f"builtin:{text}" for text in TEXTS), tokens=SEQUENCES * SEQ, seq=SEQ)
     for text, blocks in zip(TEXTS, eval_blocks(asked, plan.measure, None, bench, ROOT), strict=True):
-        fingerprint = fingerprint_of(bench, blocks.digest)
+        fingerprint = bench.fingerprint(blocks.digest)
         with open_store(cache) as store:
             model = lambda: bench.measured_base  # noqa: E731
             measure_plans(model, {digest: changes}, ("kl",), blocks, store, fingerprint, statistics=statistics)

@@ -39,11 +39,12 @@ def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
     from lbdsl.recipe.load import recipe_from_text
     from lbdsl.session.asking import Asking, recall_questions_of
     from lbdsl.session.model import OpenModel
+    from lbdsl.solve.case import Case
 
     bench = OpenModel(str(ROOT / MODEL))
     path = str(ROOT / "recall.lbr")
     read = recipe_from_text(recipe(f"layers all {ACTION}"), path).unwrap()
-    measure = with_lengths(read, bench.facts).unwrap().measure
+    measure = with_lengths(Case(read, bench.facts)).unwrap().recipe.measure
     questions = recall_questions_of(measure, bench, bench.place(path), TextPart[part])
     action = actions()["swa"].model_validate({"window": 256, "sinks": 4})
     change = {layer: action.under(bench.facts, layer) for layer in range(LAYERS)}

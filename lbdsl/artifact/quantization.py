@@ -32,7 +32,7 @@ def quantization_config(specs: Sequence[LayerSpec], maps: Sequence[Iterable[str]
     if not groups:
         return None
     formats = {scheme["format"] for scheme in schemes.values()}
-    ordered = enumerate(sorted(groups))
+    ordered = enumerate(sorted(groups, key=lambda key: (schemes[key]["weights"]["num_bits"], key)))
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",

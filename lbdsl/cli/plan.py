@@ -157,7 +157,6 @@ def _sweep(
     """The exit code: that of the worst error of any value."""
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.core.diagnostic import Diagnostic
-    from lbdsl.solve.case import costs_asked
     from lbdsl.verbs.sweeping import plan_sweep
 
     if sweep[0] in given:
@@ -169,7 +168,7 @@ def _sweep(
     recipes = [item.planned.recipe for item in found if item.planned is not None]
     plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
     # What the recipe itself is about, if all plans tell it.
-    named = {cost.ctx for one in recipes for cost in costs_asked(one) if cost.ctx is not None}
+    named = {cost.ctx for one in recipes for cost in one.costs_asked if cost.ctx is not None}
     context = max((ctx for ctx in named if all(ctx in plan.contexts for plan in plans.values())), default=None)
     if as_json:
         rows = [

@@ -109,6 +109,12 @@ class LbdslError(Exception):
         return max((d.exit_code for d in self.diagnostics), default=1) or 1
 
 
+def raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:
+    """Raise LbdslError with all of them if one is an error."""
+    if any(d.is_error for d in diagnostics):
+        raise LbdslError(diagnostics)
+
+
 def _found(
     severity: Severity,
     code: str,

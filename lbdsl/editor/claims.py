@@ -10,7 +10,6 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import RankSelector
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import check_recipe
 from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.select import select
 
@@ -30,7 +29,7 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     The claims of rules before the first one that needs scores are exact. From there on they depend on scores: a ranking
     of n layers claims at most n; for other rules the number is not known.
     """
-    if check_recipe(Case(recipe, facts)):
+    if Case(recipe, facts).problems:
         return ()
     exact = next((index for index, rule in enumerate(recipe.rules) if not _is_static(rule)), len(recipe.rules))
     hints = list(_exact(recipe, facts, exact))
@@ -56,7 +55,7 @@ def _is_static(rule: Rule) -> bool:
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
     """The hints of the first `count` rules, which need no scores; none when they cannot be applied."""
     part = replace(recipe, rules=recipe.rules[:count], requires=(), asserts=())
-    chosen = select(part, facts, {}).value
+    chosen = select(Case(part, facts), {}).value
     if chosen is None:
         return ()
     hints = []

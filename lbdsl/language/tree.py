@@ -9,6 +9,7 @@ classes at import takes 15 ms, a tenth of the time that `check` may take.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, dataclass_transform
 
@@ -367,3 +368,12 @@ class File:
     statements: tuple[Statement, ...]
     comments: tuple[Span, ...] = field(compare=False, default=())
     tokens: int = field(compare=False, default=0)
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """`node` and every node in it, from left to right, except the arguments of a call. The parser limits the nesting."""
+    yield node
+    for value in vars(node).values() if not isinstance(node, Call) else ():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Node):
+                yield from walk(part)

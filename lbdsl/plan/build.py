@@ -36,8 +36,7 @@ from lbdsl.plan.schema import (
 )
 from lbdsl.recipe.beyond import missing_gate
 from lbdsl.recipe.schema import Recipe, Rule
-from lbdsl.solve.case import Case, costs_asked, metrics_asked
-from lbdsl.solve.check import requirement_problems
+from lbdsl.solve.case import Case, requirement_problems
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.select import LayerChoice, Selection
 
@@ -48,8 +47,7 @@ Scores = Mapping[Request, Measurement]
 
 
 def build(
-    recipe: Recipe,
-    facts: ModelFacts,
+    case: Case,
     selection: Selection,
     measurements: Scores,
     joint: Loss | None,
@@ -67,7 +65,7 @@ def build(
     applyable. `contexts` are those that costs are computed at besides `CONTEXTS` and those that the recipe names. `found`
     are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
     `Plan`, and so is `recall`."""
-    case = Case(recipe, facts)
+    recipe, facts = case.recipe, case.facts
     contexts = _contexts(case, contexts)
     before, after = facts.cost, model_cost(facts, selection.specs)
     # Stored scores that this recipe does not use must not change the plan's digest.
@@ -134,7 +132,7 @@ def build(
 def _contexts(case: Case, asked: tuple[int, ...]) -> tuple[int, ...]:
     positions = case.facts.positions
     usual = [ctx for ctx in CONTEXTS if ctx <= positions] or [positions]
-    named = (cost.ctx for cost in costs_asked(case.recipe) if cost.ctx is not None)
+    named = (cost.ctx for cost in case.recipe.costs_asked if cost.ctx is not None)
     return tuple(sorted({*usual, *named, *asked}))
 
 
@@ -235,7 +233,7 @@ def _forgotten(recipe: Recipe, recall: RecallLoss | None) -> Iterator[Diagnostic
             f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
         )
         choose = "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`"
-        if "recall" in metrics_asked(recipe):
+        if "recall" in recipe.metrics_asked:
             choose = "keep more layers, or ask more questions about more texts to choose them"
         help = (choose, "wider windows lose less; `builtin:recall` in `heal` brings some back")
         yield warning("LB362", message.replace("%", " %"), help=help)

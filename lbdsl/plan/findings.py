@@ -10,9 +10,8 @@ from lbdsl.core.diagnostic import Diagnostic, note, warning
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.cost.cost import model_cost
-from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Node
+from lbdsl.language.tree import Node, walk
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
@@ -20,23 +19,22 @@ from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import windows_of, with_lengths
 from lbdsl.recipe.beyond import nothing_beyond
 from lbdsl.recipe.schema import ENGINES, Phase, PredictedOf, Recipe
-from lbdsl.recipe.types import walk
-from lbdsl.solve.case import Case, costs_asked
-from lbdsl.solve.check import action_findings, measurable
+from lbdsl.solve.case import Case, action_findings
 from lbdsl.solve.choose import Forms
 from lbdsl.solve.evaluate import World, facts_only
 from lbdsl.solve.lint import lacking_part
 from lbdsl.solve.select import Selection, select
 
 
-def static_findings(recipe: Recipe, facts: ModelFacts, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
+def static_findings(case: Case, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
     """Layers and patterns that the model does not have, `requires` and static asserts that fail, an `until` that no
     scores can meet, rules that no score can give a layer, windows and contexts beyond the model's positions. For a recipe
     that needs no score, the selection is computed as well. `forms` are those of the engines that budgets of a `choose` name
     (None: they are taken to serve everything)."""
-    case, problems = measurable(recipe, facts)
-    if case is None:
-        return problems
+    recipe, facts = case.recipe, case.facts
+    fits = case.measurable()
+    if fits.value is None:
+        return fits.diagnostics
     if case.requests or any(_needs_profile(rule, recipe) for rule in recipe.rules):
         impossible = impossible_untils(case, forms)
         if impossible:
@@ -45,12 +43,12 @@ def static_findings(recipe: Recipe, facts: ModelFacts, forms: Forms | None = Non
         found += beyond_findings(case, windows_of((action for rule in recipe.rules for action in rule.actions), facts))
         found += [*_failing_asserts(case), *context_findings(case)]
     else:
-        selection, chosen = select(recipe, facts, {})
+        selection, chosen = select(case, {})
         if selection is None:
             return chosen
         found = [*chosen, *_failing_asserts(case, selection), *context_findings(case)]
         found += beyond_findings(case, given_windows(facts.layer_specs, selection.specs))
-    return (*found, *with_lengths(recipe, facts).diagnostics)
+    return (*found, *with_lengths(case).diagnostics)
 
 
 def impossible_untils(case: Case, forms: Forms | None = None) -> tuple[Diagnostic, ...]:
@@ -65,7 +63,7 @@ def impossible_untils(case: Case, forms: Forms | None = None) -> tuple[Diagnosti
     # Any scores give the same costs as the real ones. Without a model no engine can be asked.
     scores = dict.fromkeys(case.requests, Measurement(0.0, 0.0, Unit.NATS, 1, 1))
     any_form: Forms = {engine: (lambda specs: True,) for engine in ENGINES}
-    found = select(case.recipe, case.facts, scores, forms=any_form if forms is None else forms).diagnostics
+    found = select(case, scores, forms=any_form if forms is None else forms).diagnostics
     return tuple(d for d in found if d.code in ("LB312", "LB356"))
 
 
@@ -89,7 +87,7 @@ def _counts_decide(case: Case) -> bool:
 def context_findings(case: Case) -> Iterator[Diagnostic]:
     """LB324 for each context of the recipe beyond the model's positions."""
     positions, said = case.facts.positions, set()
-    for node in costs_asked(case.recipe):
+    for node in case.recipe.costs_asked:
         if node.ctx is not None and node.ctx > positions and node.ctx not in said:
             said.add(node.ctx)
             what = f"{node.name}({tokens_text(node.ctx)}) is computed"
@@ -107,7 +105,7 @@ def beyond_findings(case: Case, windows: Collection[int]) -> Iterator[Diagnostic
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:
     """LB324 as a note for those contexts beyond the model's positions that were asked for beside the recipe."""
-    named = {node.ctx for node in costs_asked(case.recipe)}
+    named = {node.ctx for node in case.recipe.costs_asked}
     beyond = [tokens_text(ctx) for ctx in contexts if ctx > case.facts.positions and ctx not in named]
     if beyond:
         limit = f"this model has {tokens_text(case.facts.positions)} positions"

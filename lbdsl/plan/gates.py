@@ -12,12 +12,11 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.language.tree import Expr
+from lbdsl.language.tree import Expr, walk
 from lbdsl.plan.schema import AssertResult, Plan, Status
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import OwnQuestions, task_name
-from lbdsl.recipe.types import walk
 from lbdsl.solve.evaluate import DecidingValue, World, deciding, decisive, evaluate, rooms
 
 Scores = Mapping[str, Mapping[str, Measurement]]

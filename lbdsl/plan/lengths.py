@@ -17,6 +17,7 @@ from lbdsl.core.measurement import NoValue
 from lbdsl.core.span import Span
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.facts import ModelFacts
+from lbdsl.language.tree import walk
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.plan.gates import judges
@@ -33,8 +34,7 @@ from lbdsl.recipe.schema_blocks import (
     HealSettings,
     sources_of,
 )
-from lbdsl.recipe.types import walk
-from lbdsl.solve.case import metrics_asked
+from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import scores_in
 
 MEASURED = 1024
@@ -50,12 +50,13 @@ Block = TypeVar("Block", Measure, Evaluate)
 Settings = TypeVar("Settings", bound=HealSettings)
 
 
-def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
-    """The recipe with `seq` and `tokens` of its `measure` and `eval` blocks set for this model; if the finished model is
+def with_lengths(case: Case) -> Diagnosed[Case]:
+    """The case with `seq` and `tokens` of its `measure` and `eval` blocks set for this model; if the finished model is
     evaluated, an `eval` block is added where it is missing.
 
     Errors: LB328 for sequences too short for a window, LB336 for sequences beyond the model's positions.
     """
+    recipe, facts = case.recipe, case.facts
     scored = (score.action for rule in recipe.rules for score in scores_in(rule.selector) if score.action is not None)
     window = max(windows_of((*(action for rule in recipe.rules for action in rule.actions), *scored), facts), default=0)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
@@ -75,7 +76,8 @@ def with_lengths(recipe: Recipe, facts: ModelFacts) -> Diagnosed[Recipe]:
         stages = tuple(run for run in runs if recipe.heal.stages)
         blocks["heal"] = _within(recipe.heal, facts).model_copy(update={"stages": stages})
         found += [finding for run in runs for finding in _heal_findings(run, window, facts)]
-    return Diagnosed(None if any(d.is_error for d in found) else replace(recipe, **blocks), tuple(found))
+    settled = case.settled(replace(recipe, **blocks))
+    return Diagnosed(None if any(d.is_error for d in found) else settled, tuple(found))
 
 
 def _with_recall(measure: Measure, window: int, facts: ModelFacts) -> Measure:
@@ -102,7 +104,7 @@ def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: Model
         message = f"`recall_seq` is {tokens_text(length)}, and the model has {positions} positions"
         yield error("LB336", message, span, help=f"give at most {positions}, or leave `recall_seq` out")
         return
-    needed = RECALL in measure.recall and (given or "recall" in metrics_asked(recipe))
+    needed = RECALL in measure.recall and (given or "recall" in recipe.metrics_asked)
     if needed and length < max(SHORTEST_NEEDLE, 2 * window):
         missing = too_short(length, window)
         yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)

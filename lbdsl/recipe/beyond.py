@@ -8,9 +8,9 @@ from collections.abc import Collection
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.units import tokens_text
+from lbdsl.language.tree import walk
 from lbdsl.recipe.schema import CostOf, PostScore, Recipe, Score
 from lbdsl.recipe.schema_blocks import JUDGED, SHORTEST_NEEDLE
-from lbdsl.recipe.types import walk
 
 _SHORTEST = 1024
 """Tokens of the shortest text that a proposed gate asks about, where the model has as many positions."""

@@ -11,6 +11,7 @@ from lbdsl.core.diagnostic import Label
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import walk
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.recipe.expressions import resolved_condition
 from lbdsl.recipe.model_values import task_named
@@ -19,7 +20,7 @@ from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Scor
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
-from lbdsl.recipe.types import has_cost, unit_of, walk
+from lbdsl.recipe.types import has_cost, unit_of
 from lbdsl.recipe.values import resolve_action
 
 

@@ -15,12 +15,11 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, war
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet
+from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet, walk
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import Choosing, Rule, Score, ends
 from lbdsl.recipe.scope import Scope, rewrite
-from lbdsl.recipe.types import walk
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
 _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +20,7 @@ from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile
-from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector
+from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
 from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -225,6 +226,30 @@ class Recipe:
     included: tuple[IncludedText, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+
+    @cached_property
+    def _nodes(self) -> tuple[Node, ...]:
+        """Every node of its rules and conditions."""
+        return tuple(part for node in (*self.asserts, *self.requires, *self.rules) for part in walk(node))
+
+    @property
+    def costs_asked(self) -> tuple[CostOf, ...]:
+        """The costs in its asserts and budgets."""
+        return tuple(part for part in self._nodes if isinstance(part, CostOf))
+
+    @property
+    def metrics_asked(self) -> frozenset[str]:
+        """The metrics of layers and of the whole changed model that it needs."""
+        return frozenset(part.metric for part in self._nodes if isinstance(part, Score))
+
+    @property
+    def predictions_asked(self) -> dict[str, list[PredictedOf]]:
+        """The predicted values among the costs, by engine."""
+        asked: dict[str, list[PredictedOf]] = {}
+        for value in self.costs_asked:
+            if isinstance(value, PredictedOf):
+                asked.setdefault(value.engine, []).append(value)
+        return asked
 
 
 def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:

@@ -4,14 +4,13 @@ of comparisons."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from lbdsl.core.arithmetic import combined, join_units
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Node, Number
+from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Number, walk
 from lbdsl.metrics import TaskMetric, metric_of
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
@@ -20,16 +19,6 @@ Place = Literal["where", "requires", "until", "while", "subject to", "assert"]
 """Where an expression is used; all but `where` are about the whole model."""
 
 _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """`node` and every node in it, from left to right, except the arguments of a call. The parser limits the
-    nesting."""
-    yield node
-    for value in vars(node).values() if not isinstance(node, tree.Call) else ():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Node):
-                yield from walk(part)
 
 
 def _type_of(expr: Expr) -> tuple[str, Unit]:

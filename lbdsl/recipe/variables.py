@@ -17,10 +17,10 @@ from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit, readings, readings_text
 from lbdsl.language import tree
 from lbdsl.language.parse import parse
-from lbdsl.language.tree import Number, String
+from lbdsl.language.tree import Number, String, walk
 from lbdsl.recipe.expressions import MAX_EXPANDED, resolve_expr
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
-from lbdsl.recipe.types import Place, kind_of, unit_of, walk
+from lbdsl.recipe.types import Place, kind_of, unit_of
 from lbdsl.recipe.values import SET, constant, described, literals, placed
 
 MAX_SIZE = 1000

@@ -19,8 +19,8 @@ from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, task_name
 from lbdsl.session.model import OpenModel
-from lbdsl.session.patching import fingerprint_of
 from lbdsl.session.predicting import forward_pace
+from lbdsl.session.session import Session
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
@@ -102,23 +102,23 @@ def recall_of(plan: Plan, bench: OpenModel, folder: Folder) -> RecallQuestions:
     return recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
 
 
-def asked_by(metric: str, recipe: Recipe, bench: OpenModel) -> Asked:
+def asked_by(metric: str, session: Session) -> Asked:
     """The questions that layers are scored by."""
     from lbdsl.evaluate.questions import questions_of
     from lbdsl.evaluate.task_files import task_file
     from lbdsl.measure.skeleton import skeleton_of
 
-    folder, task = bench.place(recipe.path), task_of(metric)
+    bench, measure, task = session.model, session.recipe.measure, task_of(metric)
     if task is None:
-        return recall_questions_of(recipe.measure, bench, folder, TextPart.SCORE)
+        return recall_questions_of(measure, bench, session.place, TextPart.SCORE)
     with bench.progress.stage(f"reading {metric}"):
         model = skeleton_of(bench.weights_folder, bench.facts)
-        path, count = task_file(task, folder), recipe.measure.questions
+        path, count = task_file(task, session.place), measure.questions
         return questions_of(task, path, model, bench.tokenizer, count, bench.facts.positions, bench.options.batch)
 
 
 def asked_scores(
-    recipe: Recipe, bench: OpenModel, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
+    session: Session, requests: Sequence[Request], actions: Mapping[str, Action], statistics: Statistics
 ) -> tuple[dict[Request, Measurement], tuple[Diagnostic, ...]]:
     """The scores of layers by answers; and LB337 where questions that chose layers also judge the result. Raises LB361 if
     the base finds too few answers for any score."""
@@ -128,12 +128,12 @@ def asked_scores(
     found: list[Diagnostic] = []
     for metric in dict.fromkeys(request.metric for request in requests):
         of_metric = [request for request in requests if request.metric == metric]
-        questions = asked_by(metric, recipe, bench)
-        asking = Asking(questions, bench)
+        questions = asked_by(metric, session)
+        asking = Asking(questions, session.model)
         if task_of(metric) is None:
             asking.check_base(statistics)
-        stored = stored_as(bench.facts, of_metric, actions, statistics)
-        models = {stored[r]: changes_of(actions[r.action], bench.facts, r.layer) for r in of_metric}
+        stored = stored_as(session.facts, of_metric, actions, statistics)
+        models = {stored[r]: changes_of(actions[r.action], session.facts, r.layer) for r in of_metric}
         costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
         scores |= {request: costs[stored[request]] for request in of_metric}
         some = costs[stored[of_metric[0]]]
@@ -144,8 +144,8 @@ def asked_scores(
         else:
             message = f"layers are chosen by {plural(questions.count, 'question')} about one text: no error is known"
             found.append(warning("LB361", message, help="ask about several texts: a long one may be split into some"))
-        bench.progress.say(said)
-        found += _judged_again(metric, questions, recipe)
+        session.progress.say(said)
+        found += _judged_again(metric, questions, session.recipe)
     return scores, tuple(found)
 
 
@@ -197,7 +197,7 @@ class Asking:
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
         bench, asked = self._bench, self.questions
-        fingerprint = fingerprint_of(bench, asked.blocks.digest)
+        fingerprint = bench.fingerprint(asked.blocks.digest)
         base = Request("", "", MODEL_LAYER)
         runs = [Run(changes, _both(request)) for request, changes in {base: {}, **models}.items()]
         with open_store(bench.cache_dir) as store:

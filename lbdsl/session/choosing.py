@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import duration_text, plural, tokens_text
 from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
-from lbdsl.recipe.schema import Recipe
-from lbdsl.session.model import OpenModel
+from lbdsl.session.measuring import Scored
 from lbdsl.session.predicting import forward_pace
-from lbdsl.session.screening import screening
+from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import WholePlans, joint_losses
 from lbdsl.solve.choose import Problem
@@ -25,9 +23,6 @@ from lbdsl.solve.optimum import least_without, solutions, unmet
 from lbdsl.solve.search import SHARE, Found, key_of, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices
-
-if TYPE_CHECKING:
-    from lbdsl.measure.statistics import Statistics
 
 SHOWN = 8
 """Candidates that a plan keeps."""
@@ -42,35 +37,27 @@ class Chosen:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def choose(
-    recipe: Recipe,
-    bench: OpenModel,
-    scores: Mapping[Request, Measurement],
-    statistics: Statistics | None,
-    *,
-    best_so_far: bool,
-) -> Chosen:
+def choose(session: Session, scored: Scored, *, best_so_far: bool) -> Chosen:
     """`best_so_far` as in `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
     measured is broken, and what `select` finds."""
-    problem = choice_of(recipe, bench.facts, scores, {}).unwrap()
-    problem = replace(problem, forms=forms_of(bench, problem.engines))
-    screened = screening(recipe, bench, statistics)
-    if screened is not None:
-        there = set(problem.places)
-        problem = replace(problem, pairs={both: value for both, value in screened.pairs.items() if there.issuperset(both)})
+    case, scores, wanted = session.case, scored.scores, session.recipe.measure
+    problem = choice_of(case, scores, {}).unwrap()
+    problem = replace(problem, forms=forms_of(session.model, problem.engines))
+    if scored.screened is not None:
+        there, pairs = set(problem.places), scored.screened.pairs
+        problem = replace(problem, pairs={both: value for both, value in pairs.items() if there.issuperset(both)})
     metric, done = problem.choosing.metric, 0.0
     asks = metric_of(metric).asks
-    whole = WholePlans(recipe, bench, statistics, metric)
+    whole = WholePlans(session, scored.statistics, metric)
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
         nonlocal done
-        title = f"choosing: plan {done:.0f} of at most {recipe.measure.tries}"
+        title = f"choosing: plan {done:.0f} of at most {wanted.tries}"
         done += share * len(plans)
-        selections = [select(recipe, bench.facts, scores, chosen=plan).unwrap() for plan in plans]
+        selections = [select(case, scores, chosen=plan).unwrap() for plan in plans]
         return [found[metric] for found in whole.measure(selections, (metric,), title, share)]
 
-    _say_choosing(recipe, bench, whole.tokens)
-    wanted = recipe.measure
+    _say_choosing(session, whole.tokens)
     if wanted.strategy == "greedy":
         found = greedy(problem, measure, tries=wanted.tries)
     else:
@@ -87,33 +74,26 @@ def choose(
         raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
     passed_over = None
     if not asks:
-        found, passed_over = _checked(recipe, bench, scores, statistics, metric, found)
-    selected = select(recipe, bench.facts, scores, chosen=found.best)
+        found, passed_over = _checked(session, scored, metric, found)
+    selected = select(case, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
-        message = f"the search was stopped after {found.spent:.0f} of at most {recipe.measure.tries} plans"
-        bench.progress.say(f"{message}; the best so far is taken")
+        message = f"the search was stopped after {found.spent:.0f} of at most {wanted.tries} plans"
+        session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     choice = _choice(problem, found, whole.measured_on, passed_over)
     return Chosen(selected.unwrap(), choice, diagnostics)
 
 
-def _checked(
-    recipe: Recipe,
-    bench: OpenModel,
-    scores: Mapping[Request, Measurement],
-    statistics: Statistics | None,
-    metric: str,
-    found: Found,
-) -> tuple[Found, ScoreValue | None]:
+def _checked(session: Session, scored: Scored, metric: str, found: Found) -> tuple[Found, ScoreValue | None]:
     """A search finds what is best on the text that it sees: it and the plan with the least sum of scores are measured on
     text that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan."""
     if found.first is None:
         return found, None
-    both = [select(recipe, bench.facts, scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
+    both = [select(session.case, scored.scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
     if both[0].digest == both[1].digest:
         return found, None
-    losses, _ = joint_losses(recipe, bench, both, statistics)
+    losses, _ = joint_losses(session, both, scored.statistics)
     searched, first = (loss.scores[metric] for loss in losses)
     if not first.value < searched.value and math.isfinite(searched.value):
         return found, first
@@ -161,13 +141,13 @@ def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue
     )
 
 
-def _say_choosing(recipe: Recipe, bench: OpenModel, tokens: int) -> None:
+def _say_choosing(session: Session, tokens: int) -> None:
     """The most time that the search may take, before anything is measured."""
-    tries = recipe.measure.tries
+    measure, tries = session.recipe.measure, session.recipe.measure.tries
     if tries:
         # One plan after the other is measured beside the base each time.
-        passes = 2 * tries if recipe.measure.strategy == "greedy" else 1 + tries
-        time = duration_text(passes * tokens / forward_pace(bench))
-        bench.progress.say(
+        passes = 2 * tries if measure.strategy == "greedy" else 1 + tries
+        time = duration_text(passes * tokens / forward_pace(session.model))
+        session.progress.say(
             f"choosing measures at most {plural(tries, 'plan')} on {tokens_text(tokens)} tokens each: about {time}"
         )

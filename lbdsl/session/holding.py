@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from lbdsl.core.diagnostic import Diagnosed, fail, note
-from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import plural
 from lbdsl.cost.cost import model_cost
 from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import walk
 from lbdsl.metrics import metric_of
-from lbdsl.recipe.schema import Recipe, Score
-from lbdsl.recipe.types import walk
-from lbdsl.session.model import OpenModel
+from lbdsl.recipe.schema import Score
+from lbdsl.session.measuring import Scored
+from lbdsl.session.session import Session
 from lbdsl.session.whole_plans import WholePlans
-from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, deciding, evaluate
 from lbdsl.solve.select import Selection, select
 
-if TYPE_CHECKING:
-    from lbdsl.measure.statistics import Statistics
 
-
-def hold(
-    recipe: Recipe, bench: OpenModel, scores: Mapping[Request, Measurement], statistics: Statistics | None
-) -> Diagnosed[Selection]:
+def hold(session: Session, scored: Scored) -> Diagnosed[Selection]:
     """The selection in which the rule with `while` takes as many layers as keep its condition, if more layers never make it
     true again. Raises LB312 if it does not hold without any, and what `select` finds."""
-    facts = bench.facts
-    known = next(known for known in Case(recipe, facts).rules if known.while_ is not None)
+    facts, recipe = session.facts, session.recipe
+    known = next(known for known in session.case.rules if known.while_ is not None)
     condition, rule = known.while_, known.rule
     assert condition is not None
     asked = {part.metric for part in walk(condition) if isinstance(part, Score)}
     of_text = tuple(metric for metric in asked if not metric_of(metric).asks)
     # What is measured on the text is measured at once; each metric of answers has questions of its own.
     groups = [*([of_text] if of_text else []), *((metric,) for metric in sorted(asked - set(of_text)))]
-    plans = [(WholePlans(recipe, bench, statistics, group[0]), group) for group in groups]
+    plans = [(WholePlans(session, scored.statistics, group[0]), group) for group in groups]
     said: dict[int, str] = {}
 
     def selected(size: int) -> Diagnosed[Selection]:
-        return select(recipe, facts, scores, sizes={rule.number: size})
+        return select(session.case, scored.scores, sizes={rule.number: size})
 
     def holds(size: int) -> bool:
         selection = selected(size).value

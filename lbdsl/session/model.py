@@ -83,6 +83,19 @@ class OpenModel:
 
         return versions_of(gguf=self.source.gguf_file is not None)
 
+    def fingerprint(self, blocks_digest: str) -> str:
+        """The cache key for what is measured of this model on a text."""
+        from lbdsl.measure.fingerprint import fingerprint
+
+        return fingerprint(
+            model=self.digest,
+            blocks=blocks_digest,
+            saved=self.facts.dtype,
+            dtype=self.computed.dtype,
+            device=self.device,
+            versions=self.versions,
+        )
+
     @cached_property
     def device(self) -> Any:
         from lbdsl.model.load import pick_device

@@ -18,7 +18,7 @@ from lbdsl.plan.schema import Plan, Speed
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import RECALL, Mix, SelfText, sources_of
 from lbdsl.session.model import OpenModel
-from lbdsl.solve.case import predictions_asked
+from lbdsl.session.session import Session
 from lbdsl.solve.evaluate import World, evaluate
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def say_measuring(bench: OpenModel, missing: list[Request], tokens: int) -> None
 def with_profiles(recipe: Recipe, bench: OpenModel) -> Recipe:
     """The recipe with the profiles of the engines that its values are predicted for. Raises LB353, with the command that
     measures all that is asked of an engine, if one of them cannot be predicted."""
-    asked = predictions_asked(recipe)
+    asked = recipe.predictions_asked
     if not asked:
         return recipe
     recipe = replace(recipe, profiles=bench.profiles(asked))
@@ -86,12 +86,12 @@ def with_profiles(recipe: Recipe, bench: OpenModel) -> Recipe:
     return recipe
 
 
-def passes_over_text(recipe: Recipe, bench: OpenModel) -> Mapping[str, float | None]:
+def passes_over_text(session: Session) -> Mapping[str, float | None]:
     """The number of epochs of healing over each of its sources (None: not known), with tokens per character estimated from
     its beginning."""
     from lbdsl.data import TextPart, read_parts
 
-    folder = bench.place(recipe.path)
+    recipe, bench, folder = session.recipe, session.model, session.place
 
     def of(data: str | SelfText, tokens: float) -> float | None:
         if isinstance(data, SelfText):
@@ -114,13 +114,14 @@ def passes_over_text(recipe: Recipe, bench: OpenModel) -> Mapping[str, float | N
     return {str(source): of(source, seen) for source, seen in tokens.items()}
 
 
-def repeated_text(recipe: Recipe, passes: Mapping[str, float | None]) -> Iterator[Diagnostic]:
+def repeated_text(session: Session, passes: Mapping[str, float | None]) -> Iterator[Diagnostic]:
     """LB446 for each source that healing passes over too often."""
+    heal = session.recipe.heal
     for source, times in passes.items():
         if times is not None and times > MANY:
             message = f"healing passes about {times:.1f} times over {source}"
             help = f"after {MANY} passes each is worth less: name more text, or fewer tokens"
-            yield warning("LB446", message, recipe.heal.span if recipe.heal is not None else None, help=help)
+            yield warning("LB446", message, heal.span if heal is not None else None, help=help)
 
 
 def forward_pace(bench: OpenModel) -> float:

@@ -10,9 +10,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.layer.weights import stats_by_layer
-from lbdsl.recipe.schema import Recipe
-from lbdsl.session.model import OpenModel
-from lbdsl.session.patching import fingerprint_of
+from lbdsl.session.session import Session
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Place
 
@@ -32,10 +30,10 @@ def _is_wanted(case: Case) -> bool:
     return case.recipe.measure.strategy == "screen" and case.choose is not None and case.choose.choosing is not None
 
 
-def check_screen(recipe: Recipe, bench: OpenModel) -> None:
+def check_screen(session: Session) -> None:
     """Raise LB481 where a screen is asked for, and the model's layers are read from disk one after the other."""
-    if _is_wanted(Case(recipe, bench.facts)) and bench.streamed:
-        why = "`--low-memory` reads it layer by layer" if bench.options.low_memory else "it does not fit"
+    if _is_wanted(session.case) and session.model.streamed:
+        why = "`--low-memory` reads it layer by layer" if session.model.options.low_memory else "it does not fit"
         raise fail(
             "LB481",
             f"a screen needs the whole model in memory, for its backward pass, and {why}",
@@ -43,13 +41,12 @@ def check_screen(recipe: Recipe, bench: OpenModel) -> None:
         )
 
 
-def screening(recipe: Recipe, bench: OpenModel, statistics: Statistics | None) -> Screening | None:
+def screening(session: Session, statistics: Statistics | None) -> Screening | None:
     """None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
     from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.session.texts import score_blocks
 
-    case = Case(recipe, bench.facts)
+    case, model = session.case, session.model
     if not _is_wanted(case):
         return None
     assert case.choose is not None
@@ -59,27 +56,26 @@ def screening(recipe: Recipe, bench: OpenModel, statistics: Statistics | None) -
         if score is None or score.action is None:
             continue
         for layer in sorted(layers):
-            change = score.action.under(bench.facts, layer)
+            change = score.action.under(session.facts, layer)
             assert change is not None, "the alternative is possible there"
             places.append((layer, number))
             changes.append((layer, change))
             requests.append(Request(score.metric, score.action_text, layer))
-    blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
-    taken = statistics or NO_STATISTICS
+    blocks, taken = session.text, statistics or NO_STATISTICS
     used: dict[int, tuple] = {}
     for layer, change in changes:
         for there, stats in stats_by_layer({layer: dict(change.weights).values()}).items():
             used[there] = tuple(dict.fromkeys((*used.get(there, ()), *stats)))
-    with bench.progress.stage("screening") as report:
+    with session.progress.stage("screening") as report:
         found = screen(
-            lambda: bench.measured_base,
+            lambda: model.measured_base,
             changes,
             blocks,
-            bench.cache_dir,
-            fingerprint_of(bench, blocks.digest),
-            seed=recipe.measure.seed,
+            model.cache_dir,
+            model.fingerprint(blocks.digest),
+            seed=session.recipe.measure.seed,
             progress=report,
-            batch=bench.options.batch,
+            batch=model.options.batch,
             statistics=taken,
             statistics_digests=taken.digests(used),
         )

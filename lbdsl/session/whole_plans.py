@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, fail, note
@@ -14,13 +15,11 @@ from lbdsl.layer.difference import given_windows
 from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
 from lbdsl.plan.lengths import too_short
 from lbdsl.plan.recall import RecallLoss, RecallOfKind
-from lbdsl.plan.schema import Loss, ScoreValue
-from lbdsl.recipe.schema import Recipe
+from lbdsl.plan.schema import Loss, MeasuredOn, ScoreValue
 from lbdsl.recipe.schema_blocks import RECALL, SHORTEST_NEEDLE
 from lbdsl.session.asking import Asking, asked_by, recall_questions_of
-from lbdsl.session.model import OpenModel
-from lbdsl.session.patching import fingerprint_of
-from lbdsl.solve.case import metrics_asked
+from lbdsl.session.patching import Selected
+from lbdsl.session.session import Session
 from lbdsl.solve.select import Selection
 
 if TYPE_CHECKING:
@@ -31,17 +30,16 @@ class WholePlans:
     """What was measured is kept, sequence by sequence: a plan that was measured on a share of the text is measured on the
     rest alone."""
 
-    def __init__(self, recipe: Recipe, bench: OpenModel, statistics: Statistics | None, metric: str = "nll"):
+    def __init__(self, session: Session, statistics: Statistics | None, metric: str = "nll"):
         """`metric`: where it is of answers, they are asked its questions instead of the text."""
         from lbdsl.measure.statistics import NO_STATISTICS
-        from lbdsl.session.texts import score_blocks
 
-        self._bench = bench
+        self._model = session.model
         self._statistics = statistics or NO_STATISTICS
-        self._asking = Asking(asked_by(metric, recipe, bench), bench) if metric_of(metric).asks else None
+        self._asking = Asking(asked_by(metric, session), session.model) if metric_of(metric).asks else None
         # `tokens`: of the text, or the answers. `measured_on`: tokens of the text, or questions.
         if self._asking is None:
-            self._blocks = score_blocks(recipe.measure, bench, bench.place(recipe.path))
+            self._blocks = session.text
             self.tokens = self.measured_on = self._blocks.tokens
         else:
             asked = self._asking.questions
@@ -54,7 +52,7 @@ class WholePlans:
         from lbdsl.measure.joint import measure_plans
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
-        bench, blocks = self._bench, self._blocks
+        model, blocks = self._model, self._blocks
         digests = [_digest(plan, self._statistics) for plan in plans]
         changes = {digest: plan.changes for digest, plan in zip(digests, plans, strict=True)}
         if self._asking is not None:
@@ -62,16 +60,16 @@ class WholePlans:
             models = {requests[digest]: plan for digest, plan in changes.items()}
             costs = self._asking.costs(models, self._statistics, title)
             return [{metrics[0]: costs[requests[digest]]} for digest in digests]
-        with open_store(bench.cache_dir) as store, bench.progress.stage(title) as report:
+        with open_store(model.cache_dir) as store, model.progress.stage(title) as report:
             found = measure_plans(
-                lambda: bench.measured_base,
+                lambda: model.measured_base,
                 changes,
                 metrics,
                 blocks.rows(0, max(1, math.ceil(share * blocks.sequences))),
                 store,
-                fingerprint_of(bench, blocks.digest),
+                model.fingerprint(blocks.digest),
                 progress=report,
-                batch=bench.options.batch,
+                batch=model.options.batch,
                 statistics=self._statistics,
             )
         by_digest = dict(zip(changes, found, strict=True))
@@ -88,37 +86,44 @@ def _digest(plan: Selection, statistics: Statistics) -> str:
     return digest_of([plan.digest, statistics.digests(used)]) if used else plan.digest
 
 
-def joint_loss(
-    recipe: Recipe, bench: OpenModel, selection: Selection, taken: Statistics | None
-) -> tuple[Loss | None, str | None]:
-    """The loss of the whole changed model on text that no score was measured on, and that text's digest."""
-    if not selection.changes:
-        return None, None
-    (found,), digest = joint_losses(recipe, bench, [selection], taken)
-    return found, digest
+@dataclass(frozen=True)
+class Joined:
+    """What the whole plan costs, on text and by questions that no score used."""
+
+    loss: Loss | None
+    on: MeasuredOn
+    recall: RecallLoss | None
+    diagnostics: tuple[Diagnostic, ...]
 
 
-def joint_losses(
-    recipe: Recipe, bench: OpenModel, selections: Sequence[Selection], taken: Statistics | None
-) -> tuple[Sequence[Loss], str]:
+def join(session: Session, selected: Selected) -> Joined:
+    """Measure the whole plan, if it changes anything."""
+    losses, digest = None, None
+    if selected.selection.changes:
+        losses, digest = joint_losses(session, [selected.selection], selected.statistics)
+    recall, forgotten = _recall(session, selected.selection, selected.statistics)
+    on = selected.on.model_copy(update={"joint_digest": digest})
+    return Joined(losses[0] if losses else None, on, recall, forgotten)
+
+
+def joint_losses(session: Session, selections: Sequence[Selection], taken: Statistics | None) -> tuple[Sequence[Loss], str]:
     """The same of several, of which the base runs once for all."""
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
-    from lbdsl.session.texts import joint_blocks
 
-    blocks = joint_blocks(recipe.measure, bench, bench.place(recipe.path))
+    model, blocks = session.model, session.joint_text
     statistics = taken or NO_STATISTICS
-    with open_store(bench.cache_dir) as store, bench.progress.stage("measuring the whole plan") as report:
+    with open_store(model.cache_dir) as store, model.progress.stage("measuring the whole plan") as report:
         found = measure_plans(
-            lambda: bench.measured_base,
+            lambda: model.measured_base,
             {_digest(selection, statistics): selection.changes for selection in selections},
             text_metrics(),
             blocks,
             store,
-            fingerprint_of(bench, blocks.digest),
+            model.fingerprint(blocks.digest),
             progress=report,
-            batch=bench.options.batch,
+            batch=model.options.batch,
             statistics=statistics,
         )
     losses = [
@@ -132,17 +137,18 @@ def joint_losses(
     return losses, blocks.digest
 
 
-def joint_recall(
-    recipe: Recipe, bench: OpenModel, selection: Selection, taken: Statistics | None
+def _recall(
+    session: Session, selection: Selection, taken: Statistics | None
 ) -> tuple[RecallLoss | None, tuple[Diagnostic, ...]]:
     """What the whole changed model loses of the answers to questions that no score was measured by, and findings on it.
     Nothing where no attention changes and no value is asked for. Raises LB361 if one is asked for, and there is none."""
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import MODEL_LAYER
 
-    asked, length = "recall" in metrics_asked(recipe), recipe.measure.recall_seq or 0
+    model, measure = session.model, session.recipe.measure
+    asked, length = "recall" in session.recipe.metrics_asked, measure.recall_seq or 0
     touched = any(layer.before.mixer != layer.after.mixer for layer in selection.layers)
-    if not selection.changes or not (asked or (touched and bench.options.recall)):
+    if not selection.changes or not (asked or (touched and model.options.recall)):
         return None, ()
 
     def without(missing: NoValue) -> tuple[None, tuple[Diagnostic, ...]]:
@@ -151,11 +157,11 @@ def joint_recall(
         message = f"`recall` {missing.reason}: nothing says what the plan forgets"
         return None, (note("LB361", message, help=missing.help),)
 
-    window = max(given_windows(bench.facts.layer_specs, selection.specs), default=0)
-    if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in recipe.measure.recall:
+    window = max(given_windows(session.facts.layer_specs, selection.specs), default=0)
+    if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in measure.recall:
         return without(too_short(length, window))
-    questions = recall_questions_of(recipe.measure, bench, bench.place(recipe.path), TextPart.JOINT)
-    asking, statistics = Asking(questions, bench), taken or NO_STATISTICS
+    questions = recall_questions_of(measure, model, session.place, TextPart.JOINT)
+    asking, statistics = Asking(questions, model), taken or NO_STATISTICS
     base, _ = asking.answers({}, statistics, "asking the base")
     missing = questions.cost(base, base).missing
     if missing is not None:

@@ -1,4 +1,4 @@
-"""A recipe on a model: what is known about its rules before measuring, and what must be measured."""
+"""A recipe on a model: what is known about its rules before measuring, errors among it, and what must be measured."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbdsl.actions import Action
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
 from lbdsl.core.measurement import Request
+from lbdsl.core.nearest import nearest, slip
+from lbdsl.core.units import plural, ranges_text
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.language.tree import ElseSelector, Expr, LayerSet, LayersSelector, ModulesSelector, RankSelector, WhereSelector
+from lbdsl.language.tree import (
+    ElseSelector,
+    Expr,
+    LayerSet,
+    LayersSelector,
+    ModulesSelector,
+    Pattern,
+    RankSelector,
+    String,
+    WhereSelector,
+)
 from lbdsl.layer.paths import Paths, union
 from lbdsl.layer.weights import Stat, stats_in
-from lbdsl.recipe.schema import Choosing, CostOf, PredictedOf, Recipe, Rule, Score
-from lbdsl.recipe.types import walk
-from lbdsl.solve.claims import Wanted, claimable
-from lbdsl.solve.evaluate import scores_in
-from lbdsl.solve.layersets import members, ranked_sets
+from lbdsl.recipe.schema import Choosing, Recipe, ResolvedAssertion, Rule, Score
+from lbdsl.solve.claims import Module, Wanted, claimable, layer_modules, matched
+from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
+from lbdsl.solve.layersets import members, ranked_sets, set_problems
 
 
 def layer_set_of(rule: Rule) -> LayerSet | None:
@@ -27,27 +39,6 @@ def layer_set_of(rule: Rule) -> LayerSet | None:
 def condition_of(rule: Rule) -> Expr | None:
     """What follows `where`."""
     return rule.selector.where if isinstance(rule.selector, LayersSelector | ModulesSelector | WhereSelector) else None
-
-
-def costs_asked(recipe: Recipe) -> Iterator[CostOf]:
-    """The costs in a recipe's asserts and budgets."""
-    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
-    yield from (part for node in nodes for part in walk(node) if isinstance(part, CostOf))
-
-
-def metrics_asked(recipe: Recipe) -> frozenset[str]:
-    """The metrics of layers and of the whole changed model that a recipe needs."""
-    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
-    return frozenset(part.metric for node in nodes for part in walk(node) if isinstance(part, Score))
-
-
-def predictions_asked(recipe: Recipe) -> dict[str, list[PredictedOf]]:
-    """The predicted values among them, by engine."""
-    asked: dict[str, list[PredictedOf]] = {}
-    for value in costs_asked(recipe):
-        if isinstance(value, PredictedOf):
-            asked.setdefault(value.engine, []).append(value)
-    return asked
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ class KnownRule:
 @dataclass(frozen=True)
 class Case:
     """A recipe and its model. What follows from these alone is computed once, on first use; layers, patterns and actions
-    must fit the model (see `check_recipe`)."""
+    must fit the model (see `problems`)."""
 
     recipe: Recipe
     facts: ModelFacts
@@ -233,6 +224,30 @@ class Case:
         }
         return frozenset(found - others)
 
+    @cached_property
+    def problems(self) -> tuple[Diagnostic, ...]:
+        """Errors only: `requires` that do not hold, layers and modules that do not exist, actions that the model cannot
+        express."""
+        required = (item for item in self.recipe.requires if facts_only(item.expr))
+        of_model = (problem for item in required for problem in requirement_problems(item, World(self.facts)))
+        rules, layers = self.recipe.rules, self.facts.layers
+        of_sets = (problem for rule in rules for problem in set_problems(rule.selector, layers))
+        of_patterns = (problem for rule in rules for problem in _patterns(self, rule))
+        # A group of layers stands in each rule that uses it.
+        return tuple(dict.fromkeys([*of_model, *of_sets, *of_patterns] or _impossible_actions(self)))
+
+    def settled(self, recipe: Recipe) -> Case:
+        """The same with other settings of its blocks: the rules, and what follows from them, are the same."""
+        found = Case(recipe, self.facts)
+        found.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("recipe", "screened")})
+        return found
+
+    def measurable(self) -> Diagnosed[Case]:
+        """Itself; errors are `problems`, and scores that cannot be measured: a recipe that does not fit the model is not
+        worth measuring."""
+        problems = self.problems or tuple(_not_there(self))
+        return Diagnosed(None, problems) if problems else Diagnosed(self)
+
     @property
     def score_actions(self) -> Mapping[str, Action]:
         """The actions of all scores, by text."""
@@ -250,3 +265,84 @@ class Case:
             if stats:
                 found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *stats)))
         return found
+
+
+def action_findings(case: Case) -> Iterator[Diagnostic]:
+    """The findings of actions on the layers that their rule may get, each once per rule."""
+    for known in case.rules:
+        said: dict[str, list[Diagnostic]] = {}
+        chosen = known.choosing
+        pairs = zip(chosen.alternatives, chosen.scores, strict=True) if chosen is not None else ()
+        spans = {action: score.span for actions, score in pairs if score is not None for action in actions}
+        for layer in known.domain:
+            for action in known.rule.actions:
+                for d in action.check(case.facts, layer):
+                    said.setdefault(d.message, []).append(replace(d, span=d.span or spans.get(action)))
+        for message, (d, *more) in said.items():
+            count = 1 + len(more)
+            where = "" if count == case.facts.layers else f" ({plural(count, 'layer')})"
+            yield replace(d, message=f"rule {known.rule.number}: {message}{where}", span=d.span or known.rule.span)
+
+
+def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[Diagnostic, ...]:
+    """The errors of one `requires`; empty when it holds."""
+    truth, found = evaluate(requirement.expr, world)
+    if truth is None or truth:
+        return found
+    facts = world.facts
+    shown = None if facts_only(requirement.expr) else deciding(requirement.expr, world)
+    message = f"the recipe requires `{requirement.text}`" + (f", and {shown}" if shown is not None else "")
+    help = f"this model: family {facts.family}, {facts.layers} layers, hidden {facts.hidden}"
+    return (error("LB320", message, requirement.span, help=help),)
+
+
+def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
+    """LB218 for each pattern that no module of this model matches."""
+    for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
+        if not matched((pattern,), case.facts):
+            yield _unmatched(pattern, layer_modules(case.facts))
+
+
+def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
+    parts = list(dict.fromkeys(module.part for module in modules))
+    known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
+    known = list(dict.fromkeys([*known, *(module.name for module in modules)]))
+    near = meant = None
+    if isinstance(pattern, String):
+        near, meant = nearest(pattern.value, known), slip(pattern.value, known)
+    fix = None if meant is None else Fix(f"write `{meant}`", (Edit(pattern.span, f'"{meant}"'),))
+    example = f"a name is like `{modules[0].name}`; " if modules else ""
+    listed = f"{example}modules of a layer: {', '.join(f'`{part}`' for part in parts)}"
+    message = f"`{pattern.value}` matches 0 of {len(modules)} modules"
+    return error("LB218", message, pattern.span, help=(*([f"nearest `{near}`"] if near else []), listed), fix=fix)
+
+
+def _impossible_actions(case: Case) -> Iterator[Diagnostic]:
+    """Errors of actions, including those of scores, on the layers they may be used on. Sets and patterns must be right
+    first."""
+    found = [d for d in action_findings(case) if d.is_error]
+    for known in case.rules:
+        for score in known.scores:
+            checked = (d for i in known.domain for d in (score.action.check(case.facts, i) if score.action else ()))
+            said = next((d for d in checked if d.is_error), None)
+            if said is not None and not any(d.code == said.code and said.message in d.message for d in found):
+                found.append(replace(said, message=f"`{score.text}`: {said.message}", span=score.span))
+    yield from found
+
+
+def _not_there(case: Case) -> Iterator[Diagnostic]:
+    """LB449 for scores of an action on a part that some of the layers do not have, LB217 for one whose storage cannot hold
+    their matrices."""
+    for score, layers in case.scores:
+        action = score.action
+        under = {i: action.under(case.facts, i) for i in layers} if action is not None else {}
+        lacking = [i for i, change in under.items() if change is None]
+        matrices = (pair for change in under.values() if change is not None for pair in change.spec.matrices(case.facts))
+        misfit = next((found for tensor, stored in matrices if (found := stored.misfit(tensor))), None)
+        if misfit is not None:
+            yield error("LB217", f"`{score.text}` cannot be measured: {misfit[0]}", score.span, help=misfit[1])
+        if action is not None and lacking:
+            paths, where = "`, `".join(action.claims()), f"{plural(len(lacking), 'layer')} {ranges_text(lacking)}"
+            message = f"`{score.text}` cannot be measured: there is no `{paths}` in {where}"
+            help = "claim those layers by an earlier rule, or choose among the others"
+            yield error("LB449", message, score.span, help=help)

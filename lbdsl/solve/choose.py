@@ -12,10 +12,9 @@ from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.cost.cost import LayerCost, ModelCost
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.language.tree import Expr
+from lbdsl.language.tree import Expr, walk
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.recipe.schema import Choosing, Serves
-from lbdsl.recipe.types import walk
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, evaluate, rooms
 from lbdsl.solve.match import Match

@@ -18,10 +18,10 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile, calibrate_line
 from lbdsl.language import tree as nodes
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Expr, Node
+from lbdsl.language.tree import Expr, Node, walk
 from lbdsl.recipe.patterns import matcher
 from lbdsl.recipe.schema import Boolean, CostOf, Fact, PostScore, PredictedOf, Score, Serves
-from lbdsl.recipe.types import kind_of, unit_of, walk
+from lbdsl.recipe.types import kind_of, unit_of
 
 SHARED_UNITS = frozenset(v.unit for v in STATIC_VALUES.values()) | {v.unit for v in PREDICTED_VALUES.values()}
 """The units for which a percentage means a share of the base model's value."""

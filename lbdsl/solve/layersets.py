@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.language import tree as nodes
-from lbdsl.language.tree import LayerSet, Node
+from lbdsl.language.tree import LayerSet, Node, walk
 from lbdsl.recipe.schema import Amount, ends, steps
-from lbdsl.recipe.types import walk
 
 Ranking = Callable[[nodes.RankedSet], frozenset[int]]
 """Returns the layers that a ranked set selects; called only if the set contains one."""

@@ -18,14 +18,12 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.span import Span
 from lbdsl.core.units import layers_text, ordinal, ranges_text
-from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Choosing, Recipe, action_from
+from lbdsl.recipe.schema import Choosing, action_from
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import check_recipe
 from lbdsl.solve.choose import Forms, Problem
 from lbdsl.solve.lint import table_findings
 from lbdsl.solve.match import Match, match_rules, score_text
@@ -125,8 +123,7 @@ class Selection(Chosen):
 
 
 def select(
-    recipe: Recipe,
-    facts: ModelFacts,
+    case: Case,
     measurements: Mapping[Request, Measurement],
     *,
     unhelped: Collection[Place] = (),
@@ -142,10 +139,8 @@ def select(
     Errors: layers that the model does not have, a score that is missing or NaN, an `until` or budgets that cannot be met, a
     requirement on the model that does not hold. All errors are returned at once, unless one hides another.
     """
-    case = Case(recipe, facts)
-    problems = check_recipe(case)
-    if problems:
-        return Diagnosed(None, problems)
+    if case.problems:
+        return Diagnosed(None, case.problems)
     matches, problems = match_rules(case, measurements)
     if matches is None:
         return Diagnosed(None, problems)
@@ -162,7 +157,9 @@ def select(
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
     if case.choose is not None and case.choose.choosing is not None and chosen is not None:
         reasons[case.choose.rule.number - 1] = _why_chosen(case.choose.choosing, measurements, chosen)
-    layers, unpatched = _patched(case, [_layer(case, table, reasons, index) for index in range(facts.layers)], unhelped)
+    layers, unpatched = _patched(
+        case, [_layer(case, table, reasons, index) for index in range(case.facts.layers)], unhelped
+    )
     selection = Selection(layers, table.rules)
     acting = {item.rule for layer in selection.layers for item in layer.acting}
     found = (
@@ -197,11 +194,8 @@ def _why_chosen(choosing: Choosing, measurements: Mapping[Request, Measurement],
     return found
 
 
-def choice_of(
-    recipe: Recipe, facts: ModelFacts, measurements: Mapping[Request, Measurement], forms: Forms
-) -> Diagnosed[Problem]:
+def choice_of(case: Case, measurements: Mapping[Request, Measurement], forms: Forms) -> Diagnosed[Problem]:
     """What the `choose` of a recipe can give its layers. Errors are those of `select`."""
-    case = Case(recipe, facts)
     matches, problems = match_rules(case, measurements)
     return Diagnosed(None, problems) if matches is None else Problem.of(case, matches, measurements, forms)
 

@@ -11,10 +11,10 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error
 from lbdsl.core.units import Unit, amount_text, plural
 from lbdsl.cost.cost import STATIC_VALUES, LayerCost, ModelCost
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Compare, Expr, Not
+from lbdsl.language.tree import Compare, Expr, Not, walk
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import CostOf
-from lbdsl.recipe.types import unit_of, walk
+from lbdsl.recipe.types import unit_of
 from lbdsl.solve.case import Case, KnownRule
 from lbdsl.solve.evaluate import World, evaluate
 from lbdsl.solve.match import Match

@@ -59,11 +59,13 @@ def check_file(
 def on_model(found: Diagnosed[Recipe], model: ModelFacts | ModelAtHand) -> Diagnosed[Recipe]:
     """Add the diagnostics of a checked recipe on a model; the value is None when the recipe does not fit the model."""
     from lbdsl.plan.findings import static_findings
+    from lbdsl.solve.case import Case
 
     facts = model if isinstance(model, ModelFacts) else model.facts
     if found.value is None:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
-    of_model = static_findings(found.value, facts, None if isinstance(model, ModelFacts) else model.forms(found.value))
+    forms = None if isinstance(model, ModelFacts) else model.forms(found.value)
+    of_model = static_findings(Case(found.value, facts), forms)
     if not isinstance(model, ModelFacts):
         of_model += tuple(model.not_there(found.value))
     # A model-independent finding is omitted where the model's facts give the same finding more precisely.

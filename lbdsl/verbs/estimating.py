@@ -18,7 +18,6 @@ from lbdsl.recipe.schema_blocks import Heal, HealSettings
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import measurable
 from lbdsl.verbs.notebook import NotebookResult
 from lbdsl.verbs.planning import read_recipe
 
@@ -74,12 +73,14 @@ def estimate_recipe(
     loaded = read_recipe(recipe, set_params)
     given = options or RunOptions()
     bench = OpenModel(model, replace(given, device="cpu") if devices.kind == "cpu" else given)
-    needed, settled = measurable(loaded.unwrap(), bench.facts), with_lengths(loaded.unwrap(), bench.facts)
+    case = Case(loaded.unwrap(), bench.facts)
+    needed, settled = case.measurable(), with_lengths(case)
     problems = (*needed.diagnostics, *settled.diagnostics)
     if needed.value is None or settled.value is None:
         raise LbdslError(problems)
-    heal = settled.value.heal and _shareable(settled.value.heal, devices.count)
-    known, facts = replace(settled.value, heal=heal), bench.computed if devices.kind == "cpu" else bench.facts
+    asked = settled.value.recipe
+    heal = asked.heal and _shareable(asked.heal, devices.count)
+    known, facts = replace(asked, heal=heal), bench.computed if devices.kind == "cpu" else bench.facts
     memory, rate = devices.memory, devices.flops and devices.count * devices.flops
     if devices.kind == "cpu":
         memory, rate = _this_machine(bench, devices.count)
@@ -87,9 +88,7 @@ def estimate_recipe(
     # The first process judges alone.
     alone = {"judging": devices.count if devices.flops else 1}
     hours = {name: rate and work * alone.get(name, 1) / rate / REACHED / 3600 for name, work in flops.items()}
-    return Estimated(
-        known, facts, devices, _ways(heal, facts, devices, memory), flops, hours, raised=heal != settled.value.heal
-    )
+    return Estimated(known, facts, devices, _ways(heal, facts, devices, memory), flops, hours, raised=heal != asked.heal)
 
 
 def _shareable(heal: Heal, processes: int) -> Heal:

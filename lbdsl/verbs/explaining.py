@@ -8,12 +8,12 @@ from lbdsl.core.codes import Code
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.digest import digest_text
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.cost.facts import ModelFacts
 from lbdsl.metrics import Of, metric_of, metrics_of
 from lbdsl.model.layout import layout_of
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
+from lbdsl.solve.case import Case
 
 EXAMPLE_NAME = "recipe.lbr"
 """The name of the file that an example is in."""
@@ -55,16 +55,13 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
     return (*checked.diagnostics, *planned_findings(checked.value))
 
 
-def _scores(recipe: Recipe, facts: ModelFacts) -> Mapping[Request, Measurement]:
+def _scores(case: Case) -> Mapping[Request, Measurement]:
     """Fake scores for the recipe's requests: high for the first and last layers, as in real models."""
-    from lbdsl.solve.check import measurable
-
-    needed = measurable(recipe, facts).value
-    if needed is None:
+    if case.measurable().value is None:
         return {}
     scores = {}
-    for request in needed.requests:
-        edge = min(request.layer, facts.layers - 1 - request.layer)
+    for request in case.requests:
+        edge = min(request.layer, case.facts.layers - 1 - request.layer)
         value = 0.02 + 0.5 / (1 + edge) + 0.001 * ((7 * request.layer) % 5)
         scores[request] = Measurement(value, 0.004, metric_of(request.metric).unit, 8192, 8)
     return scores
@@ -77,11 +74,13 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
     from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
     from lbdsl.solve.select import select
 
-    facts, scores = EXAMPLE_MODEL, _scores(recipe, EXAMPLE_MODEL)
-    lengths = with_lengths(recipe, facts)
+    facts = EXAMPLE_MODEL
+    lengths = with_lengths(Case(recipe, facts))
     if lengths.value is None:
         return lengths.diagnostics
-    chosen = select(recipe, facts, scores)
+    case = lengths.value
+    scores = _scores(case)
+    chosen = select(case, scores)
     if chosen.value is None:
         return chosen.diagnostics
     ref = ModelRef(
@@ -92,5 +91,5 @@ def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
         name: ScoreValue(value=rise, stderr=0.01, unit=metric.unit) for name, metric in metrics_of(Of.CHANGED).items()
     }
     loss = Loss(scores=measured, base_nll=2.2, tokens=4096)
-    built = build(recipe, facts, chosen.value, scores, loss, ref, None, found=chosen.diagnostics)
+    built = build(case, chosen.value, scores, loss, ref, None, found=chosen.diagnostics)
     return (*lengths.diagnostics, *chosen.diagnostics, *built.diagnostics)

@@ -22,7 +22,7 @@ from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
-from lbdsl.solve.case import Case, predictions_asked
+from lbdsl.solve.case import Case
 from lbdsl.verbs.inspecting import Inspected, inspect_model
 
 Template = Literal["balanced", "cache", "speed", "goal"]
@@ -70,7 +70,7 @@ def starting_recipe(
 
 
 def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
-    for engine, values in predictions_asked(recipe).items():
+    for engine, values in recipe.predictions_asked.items():
         line = calibrate_line(engine, [(value.name, value.arguments) for value in values], model)
         names = ", ".join(dict.fromkeys(f"`{value.name}`" for value in values))
         message = f"`plan` predicts {names} from a profile of {engine} on this machine"

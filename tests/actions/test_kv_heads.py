@@ -25,7 +25,7 @@ from lbdsl.model.layout import layout_of
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import static_findings
-from lbdsl.solve.check import measurable
+from lbdsl.solve.case import Case
 from tests.by_hand import NORMED, Heads, kv_heads_by_hand, pairs_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
@@ -215,10 +215,10 @@ def test_a_number_that_does_not_divide_is_an_error_that_names_those_that_do(head
     assert (found.code, found.is_error, found.help) == ("LB339", True, (help,))
     assert f"`kv_heads(n={n})`" in found.message
     for line in (f"layers 3 kv_heads({n})", f"lowest 3 by kl(kv_heads({n})) drop", f"where nll < 0.1 kv_heads({n})"):
-        stopped = static_findings(recipe_of(f"{line}\nelse keep\n"), facts)
+        stopped = static_findings(Case(recipe_of(f"{line}\nelse keep\n"), facts))
         assert [d.code for d in stopped if d.is_error] == ["LB339"], line
         assert stopped[0].span is not None
-    assert measurable(recipe_of(f"lowest 3 by kl(kv_heads({n})) drop\n"), facts).value is None
+    assert Case(recipe_of(f"lowest 3 by kl(kv_heads({n})) drop\n"), facts).measurable().value is None
 
 
 def test_as_many_heads_as_there_are_change_nothing() -> None:

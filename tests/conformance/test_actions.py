@@ -15,6 +15,7 @@ from lbdsl.plan.build import build
 from lbdsl.plan.schema import ModelRef
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.session.model import OpenModel
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.tiny_model import save_tiny_model
 
@@ -25,7 +26,7 @@ def planned(example: str, bench: OpenModel):
     # With a window small enough that it matters on a short text.
     text = f"layers 1, 3 {example.replace('window=512', 'window=16')}\nelse keep\n"
     recipe = recipe_from_text(text).unwrap()
-    selection = select(recipe, bench.facts, {}).unwrap()
+    selection = select(Case(recipe, bench.facts), {}).unwrap()
     ref = ModelRef(
         source="tiny",
         digest="0" * 64,
@@ -34,7 +35,7 @@ def planned(example: str, bench: OpenModel):
         dtype=bench.facts.dtype,
         facts=bench.facts,
     )
-    plan = build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (40,), "0").value
+    plan = build(Case(recipe, bench.facts), selection, {}, joint_loss(0.0), ref, None, (40,), "0").value
     assert plan is not None
     return plan
 

@@ -16,9 +16,10 @@ from lbdsl.heal.heal import HealInterrupted, heal_model
 from lbdsl.heal.losses import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
-from lbdsl.heal.trainer import SINK_LR, last_whole_checkpoint
+from lbdsl.heal.trainer import last_whole_checkpoint
 from lbdsl.heal.validation import every
 from lbdsl.model.surgery import to_hybrid
+from lbdsl.parts.attention import SINK_LOGITS, Attention
 from lbdsl.recipe.schema import FullWeights, Lora
 from lbdsl.recipe.schema_blocks import LearnedSinks, Stage
 from tests.layer_changes import swa
@@ -157,7 +158,7 @@ def test_learned_sinks_are_trained(tmp_path, method) -> None:
     after = healed.model.layers[2].self_attn.sinks.detach()
     moved = (after - before).abs()
     assert moved[1] == 0
-    assert 0.01 < moved[0] < 6 * SINK_LR * 5e-3
+    assert 0.01 < moved[0] < 6 * Attention.trained[SINK_LOGITS.name] * 5e-3
     assert healed.model.layers[2].self_attn.sinks.dtype == healed.dtype
     if isinstance(method, LearnedSinks):
         old = dict(student_before.named_parameters())

@@ -10,6 +10,7 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import MatMul, Ref
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import Selection, select
 from tests.export_cases import base_facts
 
@@ -17,7 +18,7 @@ DOWN, OUT = "mlp.down_proj.weight", "self_attn.o_proj.weight"
 
 
 def selected(rules: str, facts: ModelFacts | None = None) -> tuple[Selection, list[Diagnostic]]:
-    found = select(recipe_from_text(rules + "\n").unwrap(), facts or llama_facts(), {})
+    found = select(Case(recipe_from_text(rules + "\n").unwrap(), facts or llama_facts()), {})
     return found.unwrap(), [d for d in found.diagnostics if d.code == "LB351"]
 
 

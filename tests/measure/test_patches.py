@@ -31,6 +31,7 @@ from lbdsl.parts.attention import Window
 from lbdsl.plan.schema import PatchCheck
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.session.model import OpenModel
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
 from tests.family_cases import family_base
@@ -100,7 +101,7 @@ def naive_patches() -> dict[str, Tensor]:
 
 
 def changes_of(rules: str = RULES) -> Mapping[int, LayerChange]:
-    return select(recipe_from_text(rules).unwrap(), facts_of(tiny_llama()), {}).unwrap().changes
+    return select(Case(recipe_from_text(rules).unwrap(), facts_of(tiny_llama())), {}).unwrap().changes
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_the_output_of_a_narrower_mlp_is_mapped(source: LoadedModel, tmp_path: P
     model = to_hybrid(tiny_llama())
     model.set_layer(1, narrow[1].spec.to_json(), made_of(model, 1, narrow[1].weights, taken(1)))
     there = replace(facts, layer_specs=(facts.layer_specs[0], narrow[1].spec, *facts.layer_specs[2:]))
-    alone = select(recipe_from_text("layers 2 drop(patch=linear)\n").unwrap(), there, {}).unwrap().changes
+    alone = select(Case(recipe_from_text("layers 2 drop(patch=linear)\n").unwrap(), there), {}).unwrap().changes
     fit_patches(lambda: LoadedModel(model), there, [alone], FIT, CHECK, NO_STATISTICS, tmp_path / "there", KEY)
     (value,), (wanted,) = fitted(tmp_path, changes).values(), fitted(tmp_path / "there", alone).values()
     torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-4)
@@ -180,7 +181,7 @@ def test_a_patch_is_of_the_model_with_the_patches_before(family: str, tmp_path: 
     ids = [TokenBlocks(b.ids % facts.vocab, b.digest, "test", b.part, 0, 1, None) for b in (FIT, CHECK)]
 
     def changes(rules: str, facts: ModelFacts) -> Mapping[int, LayerChange]:
-        return select(recipe_from_text(rules).unwrap(), facts, {}).unwrap().changes
+        return select(Case(recipe_from_text(rules).unwrap(), facts), {}).unwrap().changes
 
     both = with_factor(changes("layers 1, 3 drop(patch=linear)\n", facts), FULL)
     source = LoadedModel(to_hybrid(copy.deepcopy(base)))

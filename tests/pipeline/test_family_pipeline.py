@@ -42,6 +42,7 @@ from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import rewriting_of
 from lbdsl.session.model import OpenModel
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
@@ -102,7 +103,7 @@ for name, (logits, atol) in stock.items():
 
 def planned(text: str, bench: OpenModel):
     recipe = recipe_from_text(text + "\n").unwrap()
-    selection = select(recipe, bench.facts, {}).unwrap()
+    selection = select(Case(recipe, bench.facts), {}).unwrap()
     ref = ModelRef(
         source="tiny",
         digest="0" * 64,
@@ -111,7 +112,7 @@ def planned(text: str, bench: OpenModel):
         dtype=bench.facts.dtype,
         facts=bench.facts,
     )
-    return build(recipe, bench.facts, selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
+    return build(Case(recipe, bench.facts), selection, {}, joint_loss(0.0), ref, None, (CONTEXT,), "0").unwrap()
 
 
 def statistics_of(plan: Plan, bench: OpenModel, folder: Path) -> Statistics:

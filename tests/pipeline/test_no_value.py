@@ -28,6 +28,7 @@ from lbdsl.plan.gates import failures, gate_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.texts import eval_blocks, eval_tests
+from lbdsl.solve.case import Case
 from lbdsl.verbs.planning import read_recipe
 from tests.broken_models import KINDS, SPECIAL, save_breaking
 
@@ -176,7 +177,7 @@ def test_a_broken_base_is_refused_before_anything_is_judged(place: Path, models,
     Path("r.lbr").write_text(recipe_with([], 'tokens = 256; seq = 64; needle = 256; tasks = "own.yaml"'))
     from lbdsl.plan.lengths import with_lengths
 
-    recipe = with_lengths(read_recipe("r.lbr", None).unwrap(), bench.facts).unwrap()
+    recipe = with_lengths(Case(read_recipe("r.lbr", None).unwrap(), bench.facts)).unwrap().recipe
     base, artifact = source_of(broken, held), source_of(sound, held)
     texts = eval_blocks(recipe.eval, recipe.measure, None, bench, place)
     ways = [partial(judge_on, base, artifact, texts, "judging", progress_of(None))]

@@ -20,7 +20,7 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(*_: object, **__: object) -> None:
         raise AssertionError("it was measured first")
 
-    monkeypatch.setattr("lbdsl.verbs.planning._scores", measured)
+    monkeypatch.setattr("lbdsl.session.measuring._on_text", measured)
     monkeypatch.setattr("lbdsl.session.model.model_digest", measured)
 
 

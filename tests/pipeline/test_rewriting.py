@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.model.checkpoint import read_tensors
+from lbdsl.solve.case import Case
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
@@ -277,7 +278,7 @@ def test_every_family(tmp_path, name):
     ref = ModelRef(
         source=str(base), digest="0" * 64, family=facts.family, layers=facts.layers, dtype=facts.dtype, facts=facts
     )
-    plan = build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap()
+    plan = build(Case(recipe, facts), select(Case(recipe, facts), {}).unwrap(), {}, None, ref, None).unwrap()
     rewriting = rewriting_of(plan, facts, base)
     assert rewriting is not None
     out.mkdir()

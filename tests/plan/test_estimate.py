@@ -10,6 +10,7 @@ from plan_cases import joint_loss, plan_of, smollm2_facts
 from lbdsl.plan.estimate import estimate, head_layers, measuring_units, units
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.memory import healing_bytes
+from lbdsl.solve.case import Case
 
 SMOL = smollm2_facts()
 TEXT = """lowest 4 by sensitivity drop
@@ -23,7 +24,7 @@ def estimated(text: str, facts=SMOL, **more):
     from lbdsl.recipe.load import recipe_from_text
 
     plan = plan_of(text, facts, joint=joint_loss(0.1, base_nll=2.0, tokens=100))
-    plan = plan.model_copy(update={"eval": with_lengths(recipe_from_text(text).unwrap(), facts).unwrap().eval})
+    plan = plan.model_copy(update={"eval": with_lengths(Case(recipe_from_text(text).unwrap(), facts)).unwrap().recipe.eval})
     given = {"forward": 350.0, "healing": None, "passes": None, "room": 7, "memory": 8, "machine": 9, **more}
     return estimate(plan, **given)
 

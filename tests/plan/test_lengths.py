@@ -9,14 +9,15 @@ from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema_blocks import SEQUENCES
+from lbdsl.solve.case import Case
 from lbdsl.verbs.fixing import fix_text
 
 SMOL = smollm2_facts()
 
 
 def settled(text: str, facts=SMOL):
-    found = with_lengths(recipe_of(text), facts)
-    return found.value, [(d.severity.value, d.code) for d in found.diagnostics]
+    found = with_lengths(Case(recipe_of(text), facts))
+    return found.value and found.value.recipe, [(d.severity.value, d.code) for d in found.diagnostics]
 
 
 @pytest.mark.parametrize(
@@ -45,15 +46,15 @@ def test_a_seq_that_a_window_covers_is_an_error_with_a_fix(block: str, rule: str
     recipe, found = settled(text)
     assert recipe is None
     assert ("error", "LB328") in found
-    fixed = fix_text(text, lambda changed: static_findings(recipe_from_text(changed).unwrap(), SMOL))
+    fixed = fix_text(text, lambda changed: static_findings(Case(recipe_from_text(changed).unwrap(), SMOL)))
     assert "seq = 2Ki" in fixed.text
     assert ("error", "LB328") not in settled(fixed.text)[1]
 
 
 def test_a_parameter_that_makes_the_window_too_wide_is_seen() -> None:
     text = "param $window: tokens = 256\nmeasure { seq = 1Ki }\nelse swa(window=$window)\nassert nll < 1"
-    assert with_lengths(recipe_of(text, window="512"), SMOL).ok
-    assert [d.code for d in with_lengths(recipe_of(text, window="1Ki"), SMOL).diagnostics] == ["LB328"]
+    assert with_lengths(Case(recipe_of(text, window="512"), SMOL)).ok
+    assert [d.code for d in with_lengths(Case(recipe_of(text, window="1Ki"), SMOL)).diagnostics] == ["LB328"]
 
 
 def test_a_window_of_the_models_own_asks_for_nothing() -> None:
@@ -64,7 +65,7 @@ def test_a_window_of_the_models_own_asks_for_nothing() -> None:
 
 @pytest.mark.parametrize(("window", "refused"), [("4Ki", False), ("4097", True), ("8Ki", True)])
 def test_a_window_of_more_than_half_the_positions_is_refused(window: str, refused: bool) -> None:
-    found = static_findings(recipe_of(f"lowest 3 by nll swa(window={window})\nelse keep"), SMOL)
+    found = static_findings(Case(recipe_of(f"lowest 3 by nll swa(window={window})\nelse keep"), SMOL))
     assert [d.is_error for d in found if d.code == "LB326"] == ([True] if refused else [])
 
 
@@ -133,12 +134,12 @@ def test_scoring_on_shorter_text_than_is_judged_is_said_with_a_fix(
     rules = "choose for layers all among keep, drop minimizing kl subject to weights <= 90%"
     rules = rules if choose else "lowest 3 by nll drop\nelse keep"
     text = f"measure {{ {measure} }}\n{rules}\nheal {{}}\n{eval}\n{gate}\nassert ppl_increase < 5%\n"
-    found = [d for d in with_lengths(recipe_of(text), SMOL).diagnostics if d.code == "LB359"]
+    found = [d for d in with_lengths(Case(recipe_of(text), SMOL)).diagnostics if d.code == "LB359"]
     assert [d.severity.value for d in found] == (["warning"] if said else [])
     if said is not None:
-        fixed = fix_text(text, lambda changed: static_findings(recipe_from_text(changed).unwrap(), SMOL)).text
+        fixed = fix_text(text, lambda changed: static_findings(Case(recipe_from_text(changed).unwrap(), SMOL))).text
         assert f"measure {{ seq = {said} }}" in fixed
-        assert "LB359" not in {d.code for d in with_lengths(recipe_of(fixed), SMOL).diagnostics}
+        assert "LB359" not in {d.code for d in with_lengths(Case(recipe_of(fixed), SMOL)).diagnostics}
 
 
 def test_what_no_score_chose_or_nothing_judges_may_be_measured_on_short_text() -> None:

@@ -23,6 +23,7 @@ from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
 from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.plan.test_predicted_values import PROFILES
 
@@ -35,8 +36,8 @@ RULES = "layers first 2, last 2 keep\nlowest 7 of rest by sensitivity drop\nelse
 def built(text: str, joint: Loss | None = JOINT, contexts=()):
     recipe = recipe_of(text)
     scores = scores_for(recipe, SMOL)
-    selection = select(recipe, SMOL, scores).unwrap()
-    return build(recipe, SMOL, selection, scores, joint, REF, None, contexts, "0.1.0")
+    selection = select(Case(recipe, SMOL), scores).unwrap()
+    return build(Case(recipe, SMOL), selection, scores, joint, REF, None, contexts, "0.1.0")
 
 
 def codes(found) -> list[str]:
@@ -175,7 +176,8 @@ def test_scores_that_were_not_asked_for_change_nothing():
     scores = scores_for(recipe, SMOL)
     more = {**scores, Request("influence", "", 3): Measurement(0.5, 0.1, Unit.RATIO, 8, 2)}
     plans = [
-        build(recipe, SMOL, select(recipe, SMOL, some).unwrap(), some, JOINT, REF, None).unwrap() for some in (scores, more)
+        build(Case(recipe, SMOL), select(Case(recipe, SMOL), some).unwrap(), some, JOINT, REF, None).unwrap()
+        for some in (scores, more)
     ]
     assert plans[0].digest == plans[1].digest
 
@@ -183,7 +185,7 @@ def test_scores_that_were_not_asked_for_change_nothing():
 def test_a_score_of_one_sequence_has_no_error():
     recipe = recipe_of("where nll < 1 drop")
     scores = {Request("nll", "drop", i): Measurement(0.1, float("nan"), "nats/token", 8, 1) for i in range(30)}
-    plan = build(recipe, SMOL, select(recipe, SMOL, scores).unwrap(), scores, JOINT, REF, None).unwrap()
+    plan = build(Case(recipe, SMOL), select(Case(recipe, SMOL), scores).unwrap(), scores, JOINT, REF, None).unwrap()
     assert plan.layers[0].scores["nll(drop)"].stderr is None
 
 

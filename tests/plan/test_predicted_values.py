@@ -10,6 +10,7 @@ from lbdsl.cost.profile import Profile, calibrate_line
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.solve.case import Case
 from tests.plan_cases import plan_of, recipe_of, smollm2_facts
 
 FACTS = smollm2_facts()
@@ -86,7 +87,7 @@ def test_quantized_weights_are_not_predicted() -> None:
 
 def test_before_a_plan_is_made_nothing_is_known_of_profiles() -> None:
     recipe = recipe_of("layers 3 drop\nelse keep\nassert latency(1Ki, 1) <= 90%\nassert kv(1Ki) < 1%")
-    assert [d.code for d in static_findings(recipe, FACTS) if d.is_error] == ["LB321"]
+    assert [d.code for d in static_findings(Case(recipe, FACTS)) if d.is_error] == ["LB321"]
 
 
 @pytest.mark.parametrize(

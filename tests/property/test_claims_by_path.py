@@ -13,6 +13,7 @@ from plan_cases import llama_facts, recipe_of, scores_for
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")
@@ -26,7 +27,7 @@ NLL = (0.1, 0.2, 0.3, 0.4)
 def selected(*rules: str, nll: tuple[float, ...] = NLL) -> Diagnosed[Selection]:
     """Of a model with as many layers as there are scores, which rank the layers."""
     recipe, facts = recipe_of("".join(rule + "\n" for rule in rules)), llama_facts(layers=len(nll))
-    return select(recipe, facts, scores_for(recipe, facts, nll))
+    return select(Case(recipe, facts), scores_for(recipe, facts, nll))
 
 
 def layers(*rules: str, nll: tuple[float, ...] = NLL) -> list[Layer]:

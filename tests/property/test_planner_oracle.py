@@ -45,7 +45,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.solve.check import measurable
+from lbdsl.solve.case import Case
 from lbdsl.solve.select import Selection, select
 
 pytestmark = pytest.mark.usefixtures("more_actions")
@@ -57,8 +57,8 @@ pytestmark = pytest.mark.usefixtures("more_actions")
 def planned(rules: Sequence[Rule], scores: Scores) -> Diagnosed[Selection]:
     """The selection of the recipe's text."""
     recipe, facts = recipe_for(rules), facts_for(scores)
-    needed = measurable(recipe, facts).unwrap().requests
-    return select(recipe, facts, measurements(needed, scores))
+    needed = Case(recipe, facts).measurable().unwrap().requests
+    return select(Case(recipe, facts), measurements(needed, scores))
 
 
 def in_words_of(outcome: Outcome, rules: Sequence[Rule]) -> dict[tuple[int, str], tuple[int, str]]:
@@ -297,11 +297,11 @@ def test_planning_twice_gives_one_selection_and_changes_no_input(case, random):
     """Whatever the order in which measurements are given."""
     rules, scores = case
     recipe, facts = recipe_for(rules), facts_for(scores)
-    needed = measurable(recipe, facts).unwrap().requests
+    needed = Case(recipe, facts).measurable().unwrap().requests
     measured = measurements(needed, scores)
     turned = dict(random.sample(sorted(measured.items(), key=repr), len(measured)))
     before = pickle.dumps((repr(recipe), facts, measured))
-    first, second = select(recipe, facts, measured), select(recipe, facts, turned)
+    first, second = select(Case(recipe, facts), measured), select(Case(recipe, facts), turned)
     assert pickle.dumps((repr(recipe), facts, measured)) == before
     assert errors(first) == errors(second)
     if first.value is not None:

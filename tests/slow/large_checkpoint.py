@@ -96,6 +96,7 @@ def plan_for(folder: Path, mode: str):
     from lbdsl.plan.build import build
     from lbdsl.plan.schema import ModelRef
     from lbdsl.recipe.load import recipe_from_text
+    from lbdsl.solve.case import Case
     from lbdsl.solve.select import select
 
     source = resolve_source(str(folder))
@@ -109,7 +110,8 @@ def plan_for(folder: Path, mode: str):
         dtype=facts.dtype,
         facts=facts,
     )
-    return build(recipe, facts, select(recipe, facts, {}).unwrap(), {}, None, ref, None).unwrap(), source, facts
+    case = Case(recipe, facts)
+    return build(case, select(case, {}).unwrap(), {}, None, ref, None).unwrap(), source, facts
 
 
 def main(mode: str, folder: Path, out: Path) -> dict:

@@ -15,7 +15,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve import optimum
-from lbdsl.solve.check import measurable
+from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.optimum import families, solutions, unmet
 from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
@@ -32,7 +32,7 @@ def recipe_of(budgets: str, among: str = ALTERNATIVES, before: str = "", layers:
 
 
 def scores_of(recipe: Recipe, facts: ModelFacts, random: Random) -> dict[Request, Measurement]:
-    case = measurable(recipe, facts).unwrap()
+    case = Case(recipe, facts).measurable().unwrap()
     return {request: Measurement(random.random(), 0.1, Unit.NATS, 10, 2) for request in case.requests}
 
 
@@ -40,7 +40,7 @@ def test_without_layers_there_is_one_plan() -> None:
     facts = llama_facts(layers=6)
     for budget, plans in (("kv(8Ki) <= 100%", [{}]), ("kv(8Ki) <= 50%", [])):
         recipe = recipe_of(budget, before="layers all keep")
-        problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+        problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
         assert list(solutions(problem)) == plans
 
 
@@ -71,7 +71,7 @@ def assert_brute_force_agrees(random: Random, among: str, before: str, layers: i
     kv, weights, flops = (random.randint(*ends) for ends in ((15, 90), (60, 95), (60, 95)))
     recipe = recipe_of(f"kv(8Ki) <= {kv}%, weights <= {weights}% and flops(1Ki) <= {flops}%", among, before)
     facts = llama_facts(layers=layers)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, random), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, random), {}).unwrap()
     if pairs:
         places = problem.places
         chosen = {
@@ -93,8 +93,8 @@ def test_what_it_chooses_is_what_the_layers_become() -> None:
     recipe = recipe_of("kv(8Ki) <= 40%, weights <= 70%", before="layers all quantize(bits=8)", layers="all except 0")
     facts = llama_facts(layers=6)
     scores = scores_of(recipe, facts, Random(0))
-    selection = select(recipe, facts, scores).unwrap()
-    problem = choice_of(recipe, facts, scores, {}).unwrap()
+    selection = select(Case(recipe, facts), scores).unwrap()
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
     chosen = next(solutions(problem))
     assert selection.specs == tuple(layer.spec for layer in problem.cost(chosen).layers)
     assert set(chosen) == {1, 2, 3, 4, 5}
@@ -107,27 +107,27 @@ def test_what_it_chooses_is_what_the_layers_become() -> None:
 def test_a_layer_that_an_earlier_rule_touched_has_no_choice() -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64)", "layers 1 kv_heads(1)")
     facts = llama_facts(layers=4)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
     # Other paths of that layer are free, but `swa` and `kv_heads` do not touch.
     assert set(problem.options) == {0, 1, 2, 3}
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64)", "layers 1 drop")
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
     assert set(problem.options) == {0, 2, 3}
 
 
 def test_a_budget_that_nothing_meets_says_how_near_it_comes() -> None:
     recipe = recipe_of("kv(8Ki) <= 10%, weights <= 99%", "keep, kv_heads(1)")
     facts = llama_facts(layers=4)
-    found = select(recipe, facts, scores_of(recipe, facts, Random(0)))
+    found = select(Case(recipe, facts), scores_of(recipe, facts, Random(0)))
     (problem,) = found.diagnostics
     assert problem.code == "LB356"
     assert "50.0 %" in problem.message
     assert "`kv(8Ki) <= 10%`" in problem.message
     recipe = recipe_of("kv(8Ki) <= 60%, kv(8Ki) >= 80%", "keep, kv_heads(1)")
-    (problem,) = select(recipe, facts, scores_of(recipe, facts, Random(0))).diagnostics
+    (problem,) = select(Case(recipe, facts), scores_of(recipe, facts, Random(0))).diagnostics
     assert "without `kv(8Ki) >= 80%`" in problem.help[0]
     recipe = recipe_of("weights <= 40%", "keep, quantize(bits=4)", "layers all quantize(bits=8)")
-    (problem,) = select(recipe, facts, scores_of(recipe, facts, Random(0))).diagnostics
+    (problem,) = select(Case(recipe, facts), scores_of(recipe, facts, Random(0))).diagnostics
     assert (problem.code, "move `choose` before" in problem.help[0]) == ("LB356", True)
 
 
@@ -140,7 +140,7 @@ def test_a_kept_layer_is_open_to_later_rules() -> None:
         choose = "choose for layers all among keep, swa(window=64) minimizing kl subject to kv(8Ki) <= 60%"
         recipe = recipe_from_text("lbr 1\n" + rules.format(choose=choose)).unwrap()
         facts = llama_facts(layers=4)
-        selection = select(recipe, facts, scores_of(recipe, facts, Random(0))).unwrap()
+        selection = select(Case(recipe, facts), scores_of(recipe, facts, Random(0))).unwrap()
         assert [len(spec.weights) for spec in selection.specs] == [7] * 4
         assert {spec.mixer.window is None for spec in selection.specs} == {True, False}
 
@@ -152,7 +152,7 @@ def test_a_format_may_want_all_layers_alike() -> None:
     def one_window(specs) -> bool:
         return len({spec.mixer.window.size for spec in specs}) == 1
 
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"vllm": (one_window,)}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {"vllm": (one_window,)}).unwrap()
     assert list(solutions(problem)) == [dict.fromkeys(range(4), 1)]
 
 
@@ -160,18 +160,18 @@ def test_an_alternative_that_no_profile_prices_is_not_chosen() -> None:
     recipe = recipe_of("latency(1Ki, 1) <= 90%", "keep, quantize(bits=8), swa(window=64), drop")
     facts = llama_facts(layers=4)
     priced = replace(recipe, profiles=PROFILES)
-    problem = choice_of(priced, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(priced, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
     chosen = next(solutions(problem))
     assert 1 not in chosen.values()
     assert problem.sum(chosen) == pytest.approx(every_plan(problem)[0][0])
-    found = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {})
+    found = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {})
     assert [problem.code for problem in found.diagnostics] == ["LB353"]
 
 
 def test_broken_plans_are_never_the_best() -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
     facts = llama_facts(layers=5)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
 
     def measure(plans, share):
         values = (math.nan if plan[4] == 2 else sum(plan.values()) for plan in plans)
@@ -188,7 +188,7 @@ def test_broken_plans_are_never_the_best() -> None:
 def test_no_neighbour_is_measured_twice(share: float) -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
     facts = llama_facts(layers=20)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
     asked: list[dict[int, int]] = []
 
     def measure(plans, part):
@@ -206,7 +206,7 @@ def test_scores_of_any_size_are_told_apart(unit: float) -> None:
     recipe = recipe_of("kv(8Ki) <= 50%", "keep, swa(window=64), drop")
     facts, random = llama_facts(layers=6), Random(2)
     scores = {r: replace(m, value=unit * m.value) for r, m in scores_of(recipe, facts, random).items()}
-    problem = choice_of(recipe, facts, scores, {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
     expected = [value for value, _ in every_plan(problem)[:5]]
     assert [problem.sum(plan) for plan in islice(solutions(problem), 5)] == pytest.approx(expected, rel=1e-9, abs=0)
 
@@ -222,7 +222,7 @@ def test_layers_of_two_kinds_may_have_a_window_of_their_own_each() -> None:
         return len(windows) == 1 and all((spec.mixer.window is not None) == bool(i % 2) for i, spec in enumerate(specs))
 
     recipe = recipe_of('kv(1Ki) <= 90%, serves("llamacpp")', "keep, swa(window=64)")
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"llamacpp": (form,)}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {"llamacpp": (form,)}).unwrap()
     assert list(solutions(problem)) == [dict(enumerate((0, 1) * 3))]
 
 
@@ -230,7 +230,7 @@ def test_an_alternative_that_does_not_go_with_other_weights_is_left_out() -> Non
     rules = "layers all quantize(bits=4, group=64)"
     recipe = recipe_of("kv(8Ki) <= 90%", "keep, width(70%), swa(window=64)", rules)
     facts = llama_facts(layers=3)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
     width = problem.case.recipe.rules[1].selector.alternatives[1][0].change(facts.layer_specs[0], ()).ffn.width
     assert width % 64
     assert set(problem.options.values()) == {(0, 2)}
@@ -239,7 +239,7 @@ def test_an_alternative_that_does_not_go_with_other_weights_is_left_out() -> Non
 def test_few_tries_are_searched_too() -> None:
     recipe = recipe_of("kv(8Ki) <= 60%", "keep, swa(window=64), drop")
     facts = llama_facts(layers=12)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
 
     def measure(plans, part):
         # The later a plan is asked for, the better it is.
@@ -259,7 +259,7 @@ def test_few_tries_are_searched_too() -> None:
 def test_nothing_is_measured_where_the_unchanged_model_keeps_the_budgets() -> None:
     recipe = recipe_of("kv(8Ki) <= 100%", "keep, swa(window=64), drop")
     facts = llama_facts(layers=4)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(1)), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(1)), {}).unwrap()
     assert search(problem, lambda plans, part: [][0], tries=12) == Found(dict.fromkeys(range(4), 0), 0.0, {})
 
 
@@ -282,10 +282,10 @@ def test_the_best_of_each_kind_is_measured_where_exchanges_do_not_lead_there() -
         return len(heads) == 1 and not windows
 
     forms = {"vllm": (one_window, no_windows)}
-    case = measurable(recipe, facts).unwrap()
+    case = Case(recipe, facts).measurable().unwrap()
     worth = {"swa(window=64)": 1.0, "swa(window=256)": 1.1, "drop": 1.2, "kv_heads(n=1)": 0.9}
     scores = {r: Measurement(worth[r.action] + 0.01 * r.layer, 0.1, Unit.NATS, 10, 2) for r in case.requests}
-    problem = choice_of(recipe, facts, scores, forms).unwrap()
+    problem = choice_of(Case(recipe, facts), scores, forms).unwrap()
     assert [set(plan.values()) for plan in families(problem)] == [{0, 1}, {0, 2}, {0, 3}, {4}]
 
     def measure(plans, part):
@@ -305,13 +305,13 @@ def test_an_engine_is_served_through_one_of_its_formats() -> None:
     def windows(specs) -> bool:
         return all(spec.mixer is not None for spec in specs)
 
-    problem = choice_of(recipe, facts, scores, {"vllm": (drops, windows)}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores, {"vllm": (drops, windows)}).unwrap()
     expected = every_plan(problem)
     assert [problem.sum(plan) for plan in islice(solutions(problem), 9)] == pytest.approx([v for v, _ in expected[:9]])
-    selected = select(recipe, facts, scores, forms=problem.forms).unwrap().specs
+    selected = select(Case(recipe, facts), scores, forms=problem.forms).unwrap().specs
     assert drops(selected) or windows(selected)
     for none in ((), (lambda specs: specs[2].mixer is None and specs[2].mixer is not None,)):
-        nothing = choice_of(recipe, facts, scores, {"vllm": none}).unwrap()
+        nothing = choice_of(Case(recipe, facts), scores, {"vllm": none}).unwrap()
         assert next(solutions(nothing), None) is None
         assert '`serves("vllm")` cannot be met: no format that it loads' in unmet(nothing).message
 
@@ -331,7 +331,7 @@ def test_an_alternative_that_no_format_has_is_named_and_not_the_cache() -> None:
         ("keep, kv_heads(1)", []),
     ):
         recipe = recipe_of(budgets, among)
-        problem = choice_of(recipe, facts, scores_of(recipe, facts, Random(0)), {"vllm": (form,)}).unwrap()
+        problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {"vllm": (form,)}).unwrap()
         found = unmet(problem)
         assert found.code == "LB356"
         assert found.span is not None
@@ -349,7 +349,7 @@ def test_many_pair_terms_are_solved_nearly(seed: int, monkeypatch: pytest.Monkey
     random = Random(seed)
     recipe = recipe_of("kv(8Ki) <= 45%", "keep, swa(window=64), kv_heads(1), drop")
     facts = llama_facts(layers=5)
-    problem = choice_of(recipe, facts, scores_of(recipe, facts, random), {}).unwrap()
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, random), {}).unwrap()
     # As a screen gives: products of effects.
     effects = {place: [random.gauss(0.1, 0.3) for _ in range(20)] for place in problem.places if place[1]}
     product_of = {

@@ -10,6 +10,7 @@ import pytest
 
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
+from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.select import choice_of
@@ -22,7 +23,7 @@ WINDOWS = "keep, swa(window=64)"
 
 def problem_of(budgets: str, among: str = WINDOWS, layers: int = 6, seed: int = 0) -> Problem:
     recipe, facts = recipe_of(budgets, among), llama_facts(layers=layers)
-    return choice_of(recipe, facts, scores_of(recipe, facts, Random(seed)), {}).unwrap()
+    return choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(seed)), {}).unwrap()
 
 
 class Model:

@@ -9,7 +9,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.patterns import matcher
-from lbdsl.solve.check import measurable
+from lbdsl.solve.case import Case
 from lbdsl.solve.claims import layer_modules, matched
 from lbdsl.solve.select import Selection, select
 
@@ -19,7 +19,7 @@ SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)
 
 def selected(text: str, facts: ModelFacts = FACTS) -> Selection:
     recipe = recipe_of(text)
-    return select(recipe, facts, scores_for(recipe, facts, SCORES)).unwrap()
+    return select(Case(recipe, facts), scores_for(recipe, facts, SCORES)).unwrap()
 
 
 def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
@@ -34,7 +34,7 @@ def owners(selection: Selection, action: str = "quantize") -> dict[str, int]:
 
 
 def codes(text: str, facts: ModelFacts = FACTS) -> list[str]:
-    return [d.code for d in select(recipe_of(text), facts, {}).diagnostics if d.is_error]
+    return [d.code for d in select(Case(recipe_of(text), facts), {}).diagnostics if d.is_error]
 
 
 def rule_matches(text: str, facts: ModelFacts = FACTS) -> list[str]:
@@ -90,7 +90,7 @@ def test_layers_and_conditions_narrow_a_rule() -> None:
     assert owners(selection) == {f"model.layers.{i}.self_attn.k_proj": 1 for i in (1, 3, 4)}
     assert selection.rules[0].claims == (1, 3, 4)
     recipe = recipe_of('modules "*.k_proj" in layers 1-4 where nll < 0.1 quantize(bits=4)\nelse keep')
-    requests = measurable(recipe, FACTS).unwrap().requests
+    requests = Case(recipe, FACTS).measurable().unwrap().requests
     assert {request.layer for request in requests} == {1, 2, 3, 4}
 
 
@@ -148,7 +148,7 @@ def test_layers_need_not_have_the_same_modules() -> None:
 )
 def test_a_pattern_that_matches_nothing(pattern: str, near: str) -> None:
     recipe = recipe_of(f'modules "*.k_proj", "{pattern}" quantize(bits=4)')
-    problem = select(recipe, FACTS, {}).diagnostics[0]
+    problem = select(Case(recipe, FACTS), {}).diagnostics[0]
     assert problem.code == "LB218"
     assert problem.message == f"`{pattern}` matches 0 of 42 modules"
     assert problem.span is not None
@@ -192,7 +192,7 @@ def test_a_plan_shows_what_is_matched() -> None:
 
 
 def test_groups_that_do_not_divide_the_width() -> None:
-    found = select(recipe_of("else quantize(bits=4, group=96)"), FACTS, {}).diagnostics
+    found = select(Case(recipe_of("else quantize(bits=4, group=96)"), FACTS), {}).diagnostics
     refused = next(d for d in found if d.code == "LB217")
     assert refused.is_error
     assert refused.message.startswith("rows of 64 weights do not divide into groups of 96: `self_attn.q_proj`, ")
@@ -200,15 +200,15 @@ def test_groups_that_do_not_divide_the_width() -> None:
 
 
 def test_auto_is_one_group_for_the_model() -> None:
-    selection = select(recipe_of('modules "*.down_proj" quantize(bits=4)\nelse quantize(bits=8)'), FACTS, {}).unwrap()
+    selection = select(Case(recipe_of('modules "*.down_proj" quantize(bits=4)\nelse quantize(bits=8)'), FACTS), {}).unwrap()
     assert {part.group for spec in selection.specs for _, part in spec.weights} == {64}
 
 
 def test_eight_bit_activations_have_eight_bit_weights_and_one_scale_for_each_row() -> None:
     for arguments, said in (("bits=4", "8-bit weights"), ("bits=8, group=64", "one scale for each row")):
-        found = select(recipe_of(f"else quantize({arguments}, activations=8)"), FACTS, {}).diagnostics
+        found = select(Case(recipe_of(f"else quantize({arguments}, activations=8)"), FACTS), {}).diagnostics
         assert said in next(d for d in found if d.code == "LB217").message
     assert {
         part.group
-        for _, part in select(recipe_of("else quantize(bits=8, activations=8)"), FACTS, {}).unwrap().specs[0].weights
+        for _, part in select(Case(recipe_of("else quantize(bits=8, activations=8)"), FACTS), {}).unwrap().specs[0].weights
     } == {"row"}

@@ -11,7 +11,6 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select
 
 SMOL = smollm2_facts()
@@ -19,7 +18,7 @@ SMOL = smollm2_facts()
 
 def chosen(text: str, facts=SMOL, nll=SMOLLM2_NLL):
     recipe = recipe_of(text)
-    return select(recipe, facts, scores_for(recipe, facts, nll))
+    return select(Case(recipe, facts), scores_for(recipe, facts, nll))
 
 
 def claims(text: str, facts=SMOL) -> list[tuple[int, ...]]:
@@ -124,7 +123,7 @@ def test_comments_stay_out_of_reasons_and_messages():
 
 
 def requested(text: str, facts=SMOL) -> set[int]:
-    return {request.layer for request in measurable(recipe_of(text), facts).unwrap().requests}
+    return {request.layer for request in Case(recipe_of(text), facts).measurable().unwrap().requests}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_requests(text, layers):
 
 
 def test_sensitivity_is_asked_as_the_metric_it_stands_for():
-    case = measurable(recipe_of("measure { metric = kl }\nwhere sensitivity < 1 drop"), SMOL).unwrap()
+    case = Case(recipe_of("measure { metric = kl }\nwhere sensitivity < 1 drop"), SMOL).measurable().unwrap()
     assert case.requests[0] == Request("kl", "drop", 0)
     assert case.score_actions["drop"].kind == "drop"
 
@@ -164,20 +163,20 @@ def test_sensitivity_is_asked_as_the_metric_it_stands_for():
     ],
 )
 def test_a_recipe_that_does_not_fit(text, code, message, help):
-    found = measurable(recipe_of(text), SMOL)
+    found = Case(recipe_of(text), SMOL).measurable()
     assert [(d.code, d.message) for d in found.diagnostics] == [(code, message)]
     assert help in found.diagnostics[0].help[0]
     assert found.diagnostics[0].span is not None
-    assert codes(select(recipe_of(text), SMOL, {})) == [code]
+    assert codes(select(Case(recipe_of(text), SMOL), {})) == [code]
 
 
 def test_every_misfit_is_found_in_one_run():
     text = "layers 20-40 drop\nlayers 50 keep\nlowest 99 by nll drop"
-    assert codes(measurable(recipe_of(text), SMOL)) == ["LB300", "LB300", "LB302"]
+    assert codes(Case(recipe_of(text), SMOL).measurable()) == ["LB300", "LB300", "LB302"]
 
 
 def test_a_range_too_long_is_not_cut_short():
-    found = measurable(recipe_of("layers 20-40 drop"), SMOL).diagnostics[0]
+    found = Case(recipe_of("layers 20-40 drop"), SMOL).measurable().diagnostics[0]
     assert found.fix is None
     assert found.help[0] == "`20-29`"
 
@@ -200,7 +199,7 @@ def test_a_missing_or_nan_score_is_an_error(text, value, code):
     scores = {key: score for key, score in scores.items() if key != request}
     if value is not None:
         scores[request] = Measurement(value, 0.0, "nats/token", 8, 1)
-    found = select(recipe, SMOL, scores)
+    found = select(Case(recipe, SMOL), scores)
     assert found.value is None
     assert codes(found) == [code]
     assert "layer 4" in found.diagnostics[0].message
@@ -327,7 +326,7 @@ def test_help_of_a_rule_that_matches_nothing(rule, help):
 @pytest.mark.parametrize(("window", "expected"), [("4Ki", []), ("4097", ["LB326"]), ("8Ki", ["LB326"])])
 def test_a_window_of_more_than_half_the_positions(window, expected):
     recipe = recipe_from_text(f"else swa(window={window})").unwrap()
-    found = select(recipe, SMOL, {})
+    found = select(Case(recipe, SMOL), {})
     assert codes(found) == expected
     if expected:
         assert "wider than half of the model's 8Ki positions" in found.diagnostics[0].message

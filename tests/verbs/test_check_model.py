@@ -17,7 +17,6 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import measurable
 from lbdsl.solve.select import select
 from lbdsl.verbs.checking import check_file, check_recipe
 
@@ -322,12 +321,12 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize("share", ["0%", "13%", "50%", "90%"])
 def test_an_until_is_refused_before_measuring_just_when_no_scores_meet_it(form: str, share: str) -> None:
     facts, recipe = smollm2_facts(), recipe_from_text(form.format(share)).unwrap()
-    requests = measurable(recipe, facts).unwrap().requests
+    requests = Case(recipe, facts).measurable().unwrap().requests
     found = impossible_untils(Case(recipe, facts))
     scores = random.Random(0)
     for _ in range(2):
         made = {request: Measurement(scores.random(), 0.01, "nats/token", 1024, 8) for request in requests}
-        measured = select(recipe, facts, made)
+        measured = select(Case(recipe, facts), made)
         assert [d for d in measured.diagnostics if d.is_error] == list(found)
     assert ("LB312" in codes(form.format(share))) == bool(found)
 

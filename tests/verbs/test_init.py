@@ -19,7 +19,6 @@ from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
-from lbdsl.solve.check import check_recipe
 from lbdsl.verbs.inspecting import inspect_model
 from lbdsl.verbs.starting import Template, recipe_for, starting_recipe
 from tests.family_cases import FAMILY_NAMES, family_base
@@ -42,9 +41,9 @@ def judge(text: str, facts: ModelFacts) -> None:
     assert format_text(text).unwrap() == text
     assert recipe_from_text(text).diagnostics == ()
     recipe = recipe_from_text(text).unwrap()
-    assert check_recipe(Case(recipe, facts)) == ()
+    assert Case(recipe, facts).problems == ()
     # Its sequences show what its windows do, and it is judged at the context that it is about, on other text.
-    assert with_lengths(recipe, facts).diagnostics == ()
+    assert with_lengths(Case(recipe, facts)).diagnostics == ()
     for rule in recipe.rules:
         for action in rule.actions:
             assert [
@@ -248,4 +247,4 @@ def test_a_goal_is_chosen_for(goals: tuple[str, ...], holds: str, code: str | No
     assert all(f"lbdsl calibrate {folder} --engine vllm --lengths 32/16 --concurrency 2" in line for line in calibrated)
     recipe = recipe_from_text(text).unwrap()
     assert (recipe.measure.strategy == "screen") == ("choose for" in text)
-    assert not any(d.is_error for d in static_findings(recipe, inspect_model(folder).facts))
+    assert not any(d.is_error for d in static_findings(Case(recipe, inspect_model(folder).facts)))

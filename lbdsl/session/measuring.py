@@ -1,0 +1,138 @@
+"""Measure the scores that a recipe needs: on a text, by answers, or by a screen; and the statistics for new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lbdsl.actions.patches import patches_of
+from lbdsl.core.diagnostic import Diagnostic, warning
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.layer.weights import Stat
+from lbdsl.metrics import metric_of
+from lbdsl.plan.schema import MeasuredOn
+from lbdsl.session.asking import asked_scores, task_of
+from lbdsl.session.patching import fitted
+from lbdsl.session.predicting import pace_of, say_measuring
+from lbdsl.session.screening import Screening, screening
+from lbdsl.session.session import Session
+
+if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.measure.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All scores that a recipe needs of a model, and the text they were measured on (None: the recipe needs none).
+    `screened`: what a screen estimates."""
+
+    scores: Mapping[Request, Measurement]
+    on: MeasuredOn | None = None
+    statistics: Statistics | None = None
+    screened: Screening | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def measure(session: Session, *, planned: bool = True) -> Scored:
+    """What is in the cache is not measured again. With `planned` also the statistics that rules may need."""
+    from lbdsl.evaluate.harness import check_tasks
+
+    case = session.case
+    wanted, actions = case.statistics(planned=planned), case.score_actions
+    if not case.requests and not wanted and not (planned and session.patches):
+        return Scored({})
+    found: tuple[Diagnostic, ...] = ()
+    flattered = next((text for text, action in actions.items() if action.patched), None)
+    if flattered is not None:
+        said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
+        found += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
+    exact = tuple(request for request in case.requests if request not in case.screened)
+    of_answers = tuple(request for request in exact if metric_of(request.metric).asks)
+    tasks = tuple(dict.fromkeys(task for request in of_answers if (task := task_of(request.metric))))
+    if tasks:
+        check_tasks(tasks, session.place)
+    of_text = tuple(request for request in exact if request not in of_answers)
+    scored = _on_text(session, of_text, wanted)
+    assert scored.statistics is not None, "on a text there are always some, if none is taken"
+    asked, known = asked_scores(session, of_answers, actions, scored.statistics)
+    screened = screening(session, scored.statistics)
+    estimated = screened.scores if screened is not None else {}
+    return replace(scored, scores={**scored.scores, **asked, **estimated}, screened=screened, diagnostics=(*found, *known))
+
+
+def _on_text(session: Session, requests: tuple[Request, ...], wanted: Mapping[int, tuple[Stat, ...]]) -> Scored:
+    from lbdsl.measure.pace import Timed
+    from lbdsl.measure.scores import changes_of, measure_requests, stored_as
+    from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
+    from lbdsl.measure.store import open_store
+
+    model, facts, actions, blocks = session.model, session.facts, session.case.score_actions, session.text
+    fingerprint = model.fingerprint(blocks.digest)
+    on = measured_on(session, blocks, fingerprint)
+    if session.check_text is not None:
+        on = on.model_copy(update={"check": session.check_text.data, "check_digest": session.check_text.digest})
+    statistics = NO_STATISTICS
+    if wanted:
+        with session.progress.stage("taking statistics") as report:
+            statistics = take_statistics(
+                lambda: model.measured_base,
+                facts,
+                wanted,
+                blocks,
+                model.cache_dir,
+                on.statistics_key,
+                progress=report,
+                batch=model.options.batch,
+            )
+    if not requests:
+        return Scored({}, on, statistics)
+    alone = {r: changes_of(actions[r.action], facts, r.layer) for r in requests if r.action in actions}
+    if any(patches_of(facts, changes) for changes in alone.values()):
+        models = list({(r.action, r.layer): changes for r, changes in alone.items()}.values())
+        statistics = fitted(session, models, on, wanted)
+    with open_store(model.cache_dir) as store:
+        stored = stored_as(facts, requests, actions, statistics)
+        missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
+    say_measuring(model, missing, blocks.tokens)
+    with open_store(model.cache_dir) as store, session.progress.stage("measuring layers") as report:
+        scores = measure_requests(
+            lambda: model.measured_base,
+            facts,
+            requests,
+            actions,
+            blocks,
+            store,
+            fingerprint,
+            progress=Timed(report, pace_of(model), facts, blocks.seq),
+            batch=model.options.batch,
+            statistics=statistics,
+        )
+    return Scored(scores, on, statistics)
+
+
+def nothing_measured(session: Session, *, needs_gram: bool) -> MeasuredOn:
+    """`MeasuredOn` of a recipe that needs no score; its text may still be needed when weights are stored (`needs_gram`)."""
+    if needs_gram:
+        return measured_on(session, session.text, None)
+    measure = session.recipe.measure
+    return MeasuredOn(
+        data=str(measure.data),
+        digest=None,
+        tokens=0,
+        seq=measure.seq or 0,
+        fingerprint=None,
+        versions=session.model.versions,
+    )
+
+
+def measured_on(session: Session, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
+    return MeasuredOn(
+        data=str(session.recipe.measure.data),
+        digest=blocks.digest,
+        tokens=blocks.tokens,
+        seq=blocks.seq,
+        fingerprint=fingerprint,
+        versions=session.model.versions,
+    )

@@ -1,0 +1,124 @@
+"""From a recipe and a model to a plan: its stages, in the order in which they run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
+from lbdsl.plan.build import build
+from lbdsl.plan.findings import impossible_untils
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.schema import ModelRef, Plan
+from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema_blocks import sources_of
+from lbdsl.session.asking import tokens_of_tasks
+from lbdsl.session.measuring import measure
+from lbdsl.session.model import OpenModel
+from lbdsl.session.patching import helpful_patches
+from lbdsl.session.predicting import passes_over_text, repeated_text, with_predictions, with_profiles
+from lbdsl.session.screening import check_screen
+from lbdsl.session.selecting import choose_layers
+from lbdsl.session.session import Session
+from lbdsl.session.targets import forms_of
+from lbdsl.session.texts import check_sources, check_texts, unwritten
+from lbdsl.session.whole_plans import join
+from lbdsl.solve.case import Case
+from lbdsl.solve.choose import engines_of
+from lbdsl.version import VERSION
+
+
+def plan(
+    loaded: Diagnosed[Recipe],
+    model: OpenModel,
+    contexts: tuple[int, ...] = (),
+    *,
+    again: bool = False,
+    best_so_far: bool = False,
+) -> tuple[Plan, Session, tuple[Diagnostic, ...]]:
+    """The plan with the diagnostics of making it. Raises LbdslError; a failed assert is in the diagnostics."""
+    session, settled = settle(loaded, model, again=again)
+    scored = measure(session)
+    selected = choose_layers(session, scored, (*settled, *scored.diagnostics), best_so_far=best_so_far)
+    patched = helpful_patches(session, scored.scores, selected)
+    joined = join(session, patched)
+    passes = passes_over_text(session)
+    found = (*model.diagnostics, *settled, *scored.diagnostics, *patched.diagnostics, *joined.diagnostics)
+    found += tuple(repeated_text(session, passes)) if patched.selection.changed else ()
+    found += unwritten(session.recipe.eval, model)
+    built = build(
+        session.case,
+        patched.selection,
+        scored.scores,
+        joined.loss,
+        _reference(model),
+        joined.on,
+        contexts,
+        VERSION,
+        found=found,
+        statistics=patched.statistics.digests(patched.selection.used_statistics) if patched.statistics else {},
+        choice=patched.choice,
+        recall=joined.recall,
+    )
+    assert built.value is not None, "a plan whose asserts fail is a plan, too"
+    asked = tokens_of_tasks(built.value.eval, model, session.place)
+    asked += joined.recall.tokens if joined.recall is not None and built.value.eval is not None else 0
+    return with_predictions(built.value, model, passes, asked), session, (*found, *built.diagnostics)
+
+
+def settle(
+    loaded: Diagnosed[Recipe], model: OpenModel, *, again: bool, planned: bool = True
+) -> tuple[Session, tuple[Diagnostic, ...]]:
+    """The recipe on the model with all that it leaves open, and findings on it. What cannot be planned, or (not `planned`)
+    measured, raises LbdslError before anything is measured."""
+    from lbdsl.model.source import is_artifact
+
+    if any(spec.packs for spec in model.facts.layer_specs):
+        raise fail("LB404", f"the weights of {model.source.text} are quantized already", help="start from its base model")
+    if is_artifact(model.source) and not again:
+        raise fail(
+            "LB467",
+            f"{model.source.text} is already an artifact of lbdsl",
+            help="give its base model, or add --again to change it once more",
+        )
+    recipe = loaded.unwrap()
+    case = Case(with_profiles(recipe, model) if planned else recipe, model.facts)
+    needed = case.measurable()
+    raise_errors(loaded.diagnostics + needed.diagnostics)
+    lengths = with_lengths(case)
+    raise_errors(loaded.diagnostics + lengths.diagnostics)
+    session = Session(lengths.unwrap(), model)
+    recipe = session.recipe
+    if not model.options.recall and "recall" in recipe.metrics_asked:
+        raise fail("LB361", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
+    if planned:
+        choosing = None if session.case.choose is None else session.case.choose.choosing
+        forms = forms_of(model, engines_of(choosing)) if choosing is not None else None
+        raise_errors(loaded.diagnostics + impossible_untils(session.case, forms))
+        check_texts(recipe, model)
+    else:
+        check_sources(sources_of(recipe.measure.data), model, session.place)
+    check_screen(session)
+    # `build` says of the layers that get windows, and of the model's positions, what a recipe alone leaves open.
+    of_recipe = (d for d in loaded.diagnostics if d.code != "LB360")
+    return session, (*of_recipe, *lengths.diagnostics, *needed.diagnostics)
+
+
+def _reference(model: OpenModel) -> ModelRef:
+    facts = model.facts
+    return ModelRef(
+        source=_lasting(model),
+        name=model.source.short_name,
+        revision=model.source.revision,
+        digest=model.digest,
+        family=facts.family,
+        layers=facts.layers,
+        dtype=facts.dtype,
+        facts=facts,
+    )
+
+
+def _lasting(model: OpenModel) -> str:
+    """The user's model name, as an absolute path for a local model: a plan may be applied from another folder."""
+    local = Path(model.source.text).expanduser()
+    return os.path.abspath(local) if local.exists() else model.source.text
