@@ -21,7 +21,6 @@ from lbdsl.session.screening import check_screen
 from lbdsl.session.selecting import choose_layers
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
-from lbdsl.session.texts import check_sources, check_texts, unwritten
 from lbdsl.session.whole_plans import join
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import engines_of
@@ -37,6 +36,8 @@ def plan(
     best_so_far: bool = False,
 ) -> tuple[Plan, Session, tuple[Diagnostic, ...]]:
     """The plan with the diagnostics of making it. Raises LbdslError; a failed assert is in the diagnostics."""
+    from lbdsl.session.texts import unwritten
+
     session, settled = settle(loaded, model, again=again)
     scored = measure(session)
     selected = choose_layers(session, scored, (*settled, *scored.diagnostics), best_so_far=best_so_far)
@@ -72,6 +73,7 @@ def settle(
     """The recipe on the model with all that it leaves open, and findings on it. What cannot be planned, or (not `planned`)
     measured, raises LbdslError before anything is measured."""
     from lbdsl.model.source import is_artifact
+    from lbdsl.session.texts import check_sources, check_texts
 
     if any(spec.packs for spec in model.facts.layer_specs):
         raise fail("LB404", f"the weights of {model.source.text} are quantized already", help="start from its base model")

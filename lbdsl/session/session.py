@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lbdsl.core.place import Place
 from lbdsl.core.progress import Progress
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.data.blocks import TokenBlocks
 from lbdsl.recipe.schema import Recipe
 from lbdsl.session.model import OpenModel
-from lbdsl.session.texts import check_blocks, joint_blocks, score_blocks
 from lbdsl.solve.case import Case
+
+if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,15 @@ class Session:
     @cached_property
     def text(self) -> TokenBlocks:
         """The text that layers are scored on."""
+        from lbdsl.session.texts import score_blocks
+
         return score_blocks(self.recipe.measure, self.model, self.place)
 
     @cached_property
     def joint_text(self) -> TokenBlocks:
         """The text that whole plans are measured on: no score was."""
+        from lbdsl.session.texts import joint_blocks
+
         return joint_blocks(self.recipe.measure, self.model, self.place)
 
     @cached_property
@@ -58,4 +64,6 @@ class Session:
     @cached_property
     def check_text(self) -> TokenBlocks | None:
         """The text that patches are checked on; None without any."""
+        from lbdsl.session.texts import check_blocks
+
         return check_blocks(self.recipe.measure, self.model, self.place) if self.patches else None
