@@ -12,7 +12,6 @@ from typing import Any, get_args
 import pytest
 from click.testing import CliRunner
 
-from lbdsl.actions import actions
 from lbdsl.cli.convert import convert
 from lbdsl.core.span import Source
 from lbdsl.language import tree
@@ -120,34 +119,38 @@ def test_every_statement_and_selector_has_a_row() -> None:
 
 def test_what_it_looks_like() -> None:
     written = json.loads(to_exchange(FULL, "t", "json").unwrap())["statements"]
-    assert written[4] == {"param": "$window", "type": "tokens", "in": {"from": 64, "to": "8Ki"}, "default": 256}
-    assert written[5] == {"param": "$which", "type": "str", "in": [{"text": "x"}, {"text": "y"}], "default": {"text": "x"}}
+    assert written[4] == {"param": "$window", "type": "tokens", "in": "64..8Ki", "default": 256}
+    assert written[5] == {"param": "$which", "type": "str", "in": '{"x", "y"}', "default": '"x"'}
     assert written[6] == {"let": "$n", "value": -3}
-    assert written[10] == {"layers": 3, "where": "nll < 0.1", "do": [{"swa": [64]}, {"drop": {"target": "mlp"}}]}
+    assert written[10] == {"layers": 3, "where": "nll < 0.1", "do": "swa(64) + drop(target=mlp)"}
     assert written[12] == {
         "rank": "lowest",
         "of_rest": True,
-        "by": {"kl": [{"swa": {"window": "$window", "sinks": 4}}]},
+        "by": "kl(swa(window=$window, sinks=4))",
         "until": "kv(32Ki) <= 50%",
         "do": "swa(64, sinks=4)",
     }
-    assert written[13]["modules"] == ["*.k_proj", {"regex": 'v_\\."'}]
-    assert written[15] == {"heal": {"method": {"lora": {"rank": 16}}, "loss": "kl + 0.1 * hidden", "lr": "1e-3"}}
+    assert written[13]["modules"] == '"*.k_proj", ~"v_\\.\\""'
+    assert written[15] == {"heal": {"method": "lora(rank=16)", "loss": "kl + 0.1 * hidden", "lr": "1e-3"}}
 
 
 @pytest.mark.parametrize(
     ("statement", "text"),
     [
         ({"layers": "0-3", "do": "swa(window=512) + drop(mlp)"}, "layers 0-3 swa(window=512) + drop(mlp)\n"),
-        ({"layers": 0, "do": ["keep"]}, "layers 0 keep\n"),
-        ({"let": "n", "value": 2.5}, "let $n = 2.5\n"),
+        ({"layers": 0, "do": "keep", "because": None}, "layers 0 keep\n"),
+        ({"let": "$n", "value": 2.5}, "let $n = 2.5\n"),
         ({"rank": "highest", "amount": "10%", "by": "kl(drop)", "do": "drop"}, "highest 10% by kl(drop) drop\n"),
-        ({"param": "w", "type": "int", "in": "1..2"}, "param $w: int in 1..2\n"),
+        ({"param": "$w", "type": "int", "in": "1..2"}, "param $w: int in 1..2\n"),
         ({"eval": {}}, "eval {}\n"),
-        ({"group": "a", "layers": "first 2,last 1"}, "group @a = first 2, last 1\n"),
+        ({"group": "@a", "layers": "first 2,last 1"}, "group @a = first 2, last 1\n"),
         ({"assert": True}, "assert true\n"),
-        ({"let": "$x", "value": [{"text": "1"}, "1", [], {"f": {}}, False]}, 'let $x = ["1", 1, [], f(), false]\n'),
+        ({"let": "$x", "value": '["1", 1, [], f(), false]'}, 'let $x = ["1", 1, [], f(), false]\n'),
         ({"measure": {"data": '"a.txt"', "seed": 0}}, 'measure { data = "a.txt"; seed = 0 }\n'),
+        (
+            {"heal": {"tokens": "1k", "stages": [{"stage": "match", "lr": 0.5}, {"stage": "distill"}]}},
+            "heal { tokens = 1k; stage match { lr = 0.5 }; stage distill {} }\n",
+        ),
     ],
 )
 def test_forms_that_a_person_may_write(statement: Any, text: str) -> None:
@@ -160,28 +163,12 @@ def test_lines_break_within_brackets() -> None:
     assert back == "assert kv(8Ki) <= 50%\n\nlayers 0-3, 5 keep\nelse swa(window=64 * 2)\n"
 
 
-@pytest.mark.parametrize(
-    ("regex", "written"),
-    [('say "hi', 'say \\"hi'), ('say \\"hi', 'say \\"hi'), ('x\\" drop #', 'x\\" drop #'), (r"\\", r"\\")],
-)
-def test_quotes_in_a_pattern(regex: str, written: str) -> None:
-    text = from_exchange(document({"modules": [{"regex": regex}], "do": ["keep"]}), "t", "json").unwrap()
-    assert text == f'modules ~"{written}" keep\n'
-
-
 def test_numbers_keep_their_text() -> None:
-    made = from_exchange(
-        '{"format_version": 1, "statements": [{"let": "x", "value": [1e-3, 0.10, -0.5, -0, 1E2, "007"]}]}', "t", "json"
-    ).unwrap()
-    assert made == "let $x = [1e-3, 0.10, -0.5, -0, 1E2, 007]\n"
-    assert json.loads(to_exchange(made, "t", "json").unwrap())["statements"][0]["value"] == [
-        "1e-3",
-        "0.10",
-        -0.5,
-        "-0",
-        "1E2",
-        "007",
-    ]
+    for text in ("1e-3", "0.10", "-0.5", "-0", "1E2", "007"):
+        made = from_exchange(f'{{"format_version": 1, "statements": [{{"let": "$x", "value": "{text}"}}]}}', "t", "json")
+        assert made.unwrap() == f"let $x = {text}\n"
+        (statement,) = json.loads(to_exchange(made.unwrap(), "t", "json").unwrap())["statements"]
+        assert statement["value"] == (-0.5 if text == "-0.5" else text)
 
 
 def test_lists_in_json_that_fit_in_100_columns_stay_on_a_line() -> None:
@@ -198,71 +185,37 @@ def test_lists_in_json_that_fit_in_100_columns_stay_on_a_line() -> None:
     [
         ({"layrs": "0-3", "do": "keep"}, "LB042", "`statements[0]` has no key `layrs`", "did you mean `layers`?"),
         ({"layers": "0-3", "doo": "keep"}, "LB042", "`statements[0]` has no key `doo`", "did you mean `do`?"),
-        (
-            {"else": True, "do": {"swa": {"windw": 3}}},
-            "LB042",
-            "`statements[0].do.swa` has no key `windw`",
-            "did you mean `window`?",
-        ),
-        (
-            {"where": "a < 1", "do": ["keep", {"swa": {"sink": 3}}]},
-            "LB042",
-            "`statements[0].do[1].swa` has no key `sink`",
-            "did you mean `sinks`?",
-        ),
         ({"heal": {"tokns": 3}}, "LB042", "`statements[0].heal` has no key `tokns`", "did you mean `tokens`?"),
-        ({"param": "w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
-        ({"else": True, "do": "kep"}, "LB043", "`statements[0].do`: no action `kep`", "did you mean `keep`?"),
+        ({"param": "$w", "type": "int", "domain": "1..2"}, "LB042", "`statements[0]` has no key `domain`", "keys:"),
         ({"else": False, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
         ({"else": True}, "LB043", "`statements[0]`: needs `do`", ""),
         ({"else": 1, "do": "keep"}, "LB043", "`statements[0].else`: must be `true`", ""),
-        ({"else": True, "do": []}, "LB043", "`statements[0].do`: needs an action", ""),
-        ({"else": True, "do": 3}, "LB043", "an action is its name", ""),
+        ({"else": True, "do": []}, "LB043", "`statements[0].do`: must be text in the recipe language", ""),
         ({"recipe": 5}, "LB043", "`statements[0].recipe`: must be text", ""),
         ({"what": 5}, "LB043", "no key says what statement this is", "one of `lbr`"),
         ("else keep", "LB043", "`statements[0]`: a statement is an object", ""),
-        ({"lbr": "a"}, "LB043", "`statements[0].lbr`: must be a number", ""),
-        ({"param": "a b", "type": "int"}, "LB043", "`statements[0].param`: must be a name", ""),
-        ({"rank": "low", "by": "nll", "do": "drop"}, "LB043", "`statements[0].rank`: must be `lowest` or `highest`", ""),
-        ({"rank": "lowest", "by": 3, "do": "drop"}, "LB043", "`statements[0].by`: must be a metric", ""),
-        (
-            {"rank": "lowest", "amount": "1, 2", "by": "nll", "do": "drop"},
-            "LB043",
-            "`statements[0].amount`: must be an amount",
-            "",
-        ),
-        *(
-            (
-                {"rank": "lowest", "amount": no, "by": "nll", "do": "drop"},
-                "LB043",
-                "`statements[0].amount`: must be text",
-                "",
-            )
-            for no in ([6], 2.5, None, True)
-        ),
-        ({"modules": [], "do": "drop"}, "LB043", "`statements[0].modules`: must not be empty", ""),
-        ({"modules": [3], "do": "drop"}, "LB043", "`statements[0].modules[0]`: must be a glob", ""),
-        ({"let": "a", "value": None}, "LB043", "`statements[0].value`: must be a number, text", ""),
-        (
-            {"let": "a", "value": {"f": [], "g": []}},
-            "LB043",
-            "a call is an object with one key",
-            'a string is {"text": "..."}',
-        ),
-        ({"let": "a", "value": {"else": []}}, "LB043", "`else` is not a name", ""),
-        ({"let": "a", "value": {"f": 3}}, "LB043", "`statements[0].value.f`: arguments are an object", ""),
-        ({"param": "a", "type": "int", "in": 3}, "LB043", "`statements[0].in`: must be", ""),
-        ({"param": "a", "type": "int", "in": []}, "LB043", "`statements[0].in`: needs a value", ""),
-        ({"param": "a", "type": "int", "in": "1..2 = 3"}, "LB043", "a domain has no `=`", ""),
+        ({"let": "$a", "value": None}, "LB043", "`statements[0].value`: must be text", ""),
+        ({"heal": {"stages": {}}}, "LB043", "`statements[0].heal.stages`: must be a list", ""),
+        ({"heal": {"stages": [{"stage": "x"}]}}, "LB043", "`statements[0].heal.stages[0].stage`: must be one of", ""),
+        ({"heal": {"stages": [{"lr": 1}]}}, "LB043", "`statements[0].heal.stages[0]`: needs `stage`", ""),
+        ({"lbr": "a"}, "LB044", "", ""),
+        ({"param": "a b", "type": "int"}, "LB044", "", ""),
+        ({"rank": "low", "by": "nll", "do": "drop"}, "LB044", "", ""),
+        ({"rank": "lowest", "by": 3, "do": "drop"}, "LB044", "", ""),
+        ({"rank": "lowest", "amount": "1, 2", "by": "nll", "do": "drop"}, "LB044", "", ""),
+        ({"modules": "", "do": "drop"}, "LB044", "", ""),
+        ({"param": "$a", "type": "int", "in": 3}, "LB044", "", ""),
+        ({"param": "$a", "type": "int", "in": "1..2 = 3"}, "LB044", "must hold one value a key and nothing else", ""),
+        ({"else": True, "do": 'drop because "x"'}, "LB044", "must hold one value a key and nothing else", ""),
         ({"where": "nll <", "do": "drop"}, "LB044", "the right side of `<` is missing", ""),
-        ({"where": "nll < 1 keep\nelse drop", "do": "drop"}, "LB044", "unexpected `keep`", ""),
-        ({"where": "nll < 1\nelse drop", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
-        ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "must hold one expression and nothing else", ""),
+        ({"where": "nll < 1 keep\nelse drop", "do": "drop"}, "LB044", "", ""),
+        ({"where": "nll < 1", "do": "drop\nelse drop"}, "LB044", "must hold one value a key and nothing else", ""),
+        ({"where": "nll < 1 # all", "do": "drop"}, "LB044", "", ""),
+        ({"measure": {"seed": "1; tokens = 2"}}, "LB044", "must hold one value a key and nothing else", ""),
         ({"where": "", "do": "drop"}, "LB044", "", ""),
         ({"layers": "4-", "do": "drop"}, "LB044", "", ""),
-        ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", 'a string is written as {"text": "builtin:pydoc"}'),
-        ({"modules": [{"regex": "a\\"}], "do": "drop"}, "LB045", "", ""),
-        ({"let": "a", "value": 10**17 * 5}, None, "", ""),
+        ({"measure": {"data": "builtin:pydoc"}}, "LB044", "", "a string of the language has quotes of its own"),
+        ({"let": "$a", "value": 10**17 * 5}, None, "", ""),
     ],
 )
 def test_errors_say_where(statement: Any, code: str | None, message: str, help: str) -> None:
@@ -285,7 +238,7 @@ def test_a_misspelt_key_is_one_error() -> None:
 
 
 def test_all_errors_come_in_one_run_and_point_into_the_text() -> None:
-    found = from_exchange(document({"where": "nll < 0.1 ?", "do": "dorp"}, {"heal": {"x": 1, "lr": "1e"}}), "t", "json")
+    found = from_exchange(document({"where": "nll < 0.1 ?", "do": "drop"}, {"else": 1}, {"heal": {"x": 1}}), "t", "json")
     assert [problem.code for problem in found.diagnostics] == ["LB044", "LB043", "LB042"]
     assert found.diagnostics[0].span.text == "?"
     assert found.diagnostics[0].span.source.name == "t: statements[0].where"
@@ -364,13 +317,13 @@ def test_yaml_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_yaml_is_read_by_the_rules_of_its_core_schema() -> None:
     text = (
         "format_version: 1\nstatements:\n- recipe: on\n- recipe: 2024-01-01\n"
-        "- let: x\n  value: [yes, 1_0, 0.5, 1e-3, 012, true]\n"
+        "- {let: $a, value: yes}\n- {let: $b, value: 1e-3}\n- {let: $c, value: 012}\n- {let: $d, value: true}\n"
     )
-    found = from_exchange(text, "t.yaml", "yaml")
-    assert [problem.code for problem in found.diagnostics] == ["LB044"]  # 1_0 is not a number of the recipe language
-    made = from_exchange(text.replace("1_0, ", ""), "t.yaml", "yaml").unwrap()
+    made = from_exchange(text, "t.yaml", "yaml").unwrap()
     assert made.splitlines()[:2] == ['recipe "on"', 'recipe "2024-01-01"']
-    assert "let $x = [yes, 0.5, 1e-3, 012, true]" in made
+    assert [line.partition("= ")[2] for line in made.splitlines()[3:]] == ["yes", "1e-3", "012", "true"]
+    found = from_exchange(text.replace("012", "1_0"), "t.yaml", "yaml")
+    assert [problem.code for problem in found.diagnostics] == ["LB044"]  # not a number of the recipe language
 
 
 @pytest.mark.parametrize(
@@ -393,19 +346,16 @@ def test_documents_of_another_shape(data: str) -> None:
     assert {problem.code for problem in found.diagnostics} <= {"LB042", "LB043"}
 
 
-@pytest.mark.parametrize(("levels", "code"), [(60, None), (70, "LB045"), (400, "LB041")])
+@pytest.mark.parametrize(("levels", "code"), [(60, None), (70, "LB044"), (400, "LB044")])
 def test_nesting_up_to_the_limit(levels: int, code: str | None) -> None:
-    inner: Any = 1
-    for _ in range(levels):
-        inner = {"f": [inner]}
-    found = from_exchange(document({"let": "a", "value": inner}), "t", "json")
+    found = from_exchange(document({"let": "$a", "value": "(" * levels + "1" + ")" * levels}), "t", "json")
     assert [problem.code for problem in found.diagnostics] == [code] * (code is not None)
     assert code is None or "nest" in found.diagnostics[0].message
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_numbers_up_to_the_limit(form: Any) -> None:
-    text = '{"format_version": 1, "statements": [{"let": "a", "value": %s}]}'
+    text = '{"format_version": 1, "statements": [{"let": "$a", "value": %s}]}'
     assert from_exchange(text % ("9" * 18), "t", form).unwrap() == f"let $a = {'9' * 18}\n"
     found = from_exchange(text % ("9" * 5000), "t", form)
     assert [problem.code for problem in found.diagnostics] == ["LB044"]
@@ -438,17 +388,13 @@ def test_every_recipe_as_json_fits_the_schema() -> None:
     [
         {"layrs": "0-3", "do": "keep"},
         {"layers": "0-3", "doo": "keep"},
-        {"else": True, "do": {"swa": {"windw": 3}}},
         {"heal": {"tokns": 3}},
+        {"heal": {"stages": [{"lr": 3}]}},
         {"else": True},
         {"else": False, "do": "keep"},
+        {"rank": "low", "by": "nll", "do": "drop"},
         {"recipe": 5},
-        {"else": True, "do": {"swa": {"window": 0}}},
-        {"else": True, "do": {"swa": {"sinks": 4}}},
-        {"else": True, "do": {"dorp": {}}},
-        {"else": True, "do": {"swa": [1, 2, 3]}},
-        {"param": "a b", "type": "int"},
-        {"let": "x", "value": None},
+        {"let": "$x", "value": None},
         3,
     ],
 )
@@ -460,23 +406,8 @@ def test_the_schema_describes_statements_by_an_example() -> None:
     definitions = recipe_schema()["$defs"]
     assert definitions["LetForm"]["description"] == "`let $limit = 0.1`."
     assert definitions["RankForm"]["description"] == "`lowest 8 by sensitivity drop`."
-    assert all("description" in definitions[form.form] for form in STATEMENTS)
+    assert all("description" in definitions[f"{form.key.title()}Form"] for form in STATEMENTS)
     assert definitions["LayersForm"]["required"] == ["layers", "do"]
-
-
-def test_the_schema_knows_every_action_and_its_parameters() -> None:
-    text = json.dumps(recipe_schema())
-    assert "lbdsl-ref" not in text
-    calls = recipe_schema()["$defs"]["Action"]["anyOf"]
-    found = {
-        kind: sorted(form["anyOf"][0]["properties"])
-        for call in calls
-        if "properties" in call
-        for kind, form in call["properties"].items()
-    }
-    assert found == {kind: sorted(cls.parameters()) for kind, cls in actions().items()}
-    refs = set(re.findall(r'"#/\$defs/(\w+)"', text))
-    assert refs <= recipe_schema()["$defs"].keys()
 
 
 # The verb ------------------------------------------------------------------------------------------------------------
