@@ -24,7 +24,7 @@ from lbdsl.language.format import format_text
 from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
 from lbdsl.recipe.load import recipe_from_bytes
-from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.settings import CHOICES, LOSSES, METHODS, SETTINGS
 from lbdsl.recipe.variables import TYPES
 from lbdsl.verbs.checking import check_recipe, on_model
 from lbdsl.verbs.fixing import fix_text
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 SLOW = 1.0
 """Seconds of processor time that no input of these sizes may take."""
 
-WORDS = sorted({*keywords(), *actions(), *metrics(), *METHODS, *LOSSES, *EVAL_METRICS, *TYPES, *FUNCTIONS})
+WORDS = sorted({*keywords(), *actions(), *metrics(), *METHODS, *LOSSES, *CHOICES["metrics"], *TYPES, *FUNCTIONS})
 WORDS += sorted({key for rows in SETTINGS.values() for key in rows})
 WORDS += sorted({name for action in actions().values() for name in action.parameters()})
 WORDS += ["model.layers", "model.family", "attention", "mlp", "block", "rank", "alpha", "sensitivity", "true", "false"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -41,8 +41,17 @@ class _Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+def _set(default: Any, meaning: str, title: str | None = None, unit: str = "", **bounds: Any) -> Any:
+    """A setting of a block. `meaning` is for `explain` and the reference; `title` says what a name is one of; `unit` is
+    `tokens`, or `length` for the tokens of a sequence, which are usually a power of two."""
+    return Field(default=default, description=meaning, title=title, json_schema_extra={"unit": unit}, **bounds)
+
+
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """As NumPy takes it."""
+SEED = "seed of every random choice"
+OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
+LENGTH = "length of a sequence, in tokens, within the model's positions"
 
 
 class SelfText(_Values):
@@ -97,17 +106,26 @@ class Measure(BlockSettings):
     questions of recall; those of `builtin:recall` are `recall_questions`, about texts of at most `recall_seq` tokens.
     """
 
-    metric: str = "nll"
-    data: Text = "builtin:pydoc"
-    tokens: int = Field(default=8192, ge=1)
-    seq: int | None = Field(default=None, ge=2)
-    seed: Seed = 0
-    strategy: Literal["independent", "greedy", "screen"] = "independent"
-    tries: int = Field(default=200, ge=0)
-    questions: int = Field(default=200, ge=2)
-    recall: tuple[str, ...] = (RECALL,)
-    recall_seq: int | None = Field(default=None, ge=SHORTEST_NEEDLE)
-    recall_questions: int = Field(default=80, ge=10)
+    metric: str = _set("nll", "what `sensitivity` stands for")
+    data: Text = _set("builtin:pydoc", f"the text: `builtin:pydoc`, `builtin:docs`, {OTHER_TEXTS}")
+    tokens: int = _set(8192, "tokens of calibration text", unit="tokens", ge=1)
+    seq: int | None = _set(None, f"{LENGTH}; open: 1Ki, or twice the widest window that a rule sets", unit="length", ge=2)
+    seed: Seed = _set(0, SEED)
+    strategy: Literal["independent", "greedy", "screen"] = _set(
+        "independent", "for `choose`: `independent`, `greedy` or `screen`", "a way to score"
+    )
+    tries: int = _set(200, "whole plans that `choose` may measure; 0: scores alone choose", ge=0)
+    questions: int = _set(200, "how many of a task's last questions score layers; `limit` of `eval` takes the first", ge=2)
+    recall: tuple[str, ...] = _set(
+        (RECALL,), f"questions that `recall` is measured by: `{RECALL}`, a JSONL file of your own, or a list of them"
+    )
+    recall_seq: int | None = _set(
+        None,
+        f"tokens of the texts of `{RECALL}`; open: 1Ki, or four times the widest window that a rule sets",
+        unit="length",
+        ge=SHORTEST_NEEDLE,
+    )
+    recall_questions: int = _set(80, f"how many questions of `{RECALL}` are asked", ge=10)
 
 
 class Lora(_Values):
@@ -135,20 +153,29 @@ class HealSettings(BlockSettings):
     where the base is while the model learns: in memory, or its last hidden states on disk. A document
     that is `apart` does not see those before it in its sequence. `loss_on` says which tokens are learned to predict."""
 
-    data: Text = "builtin:pydoc"
-    tokens: int = Field(default=200_000, ge=1)
-    method: Annotated[Method, Field(discriminator="node")] = Lora()
+    data: Text = _set("builtin:pydoc", f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {OTHER_TEXTS}")
+    tokens: int = _set(200_000, "tokens seen, passes included", unit="tokens", ge=1)
+    method: Annotated[Method, Field(discriminator="node")] = _set(Lora(), "`lora(rank=16, alpha=32)`, `full`, or `sinks`")
+    # Both are set by `loss`.
     kl_weight: float = Field(default=1.0, ge=0)
     hidden_weight: float = Field(default=0.0, ge=0)
-    lr: float = Field(default=1e-3, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, le=1)
-    teacher: Literal["loaded", "cached"] = "loaded"
-    documents: Literal["joined", "apart"] = "joined"
-    loss_on: Literal["all", "assistant"] = "all"
-    seq: int = Field(default=1024, ge=2)
-    batch: int = Field(default=2, ge=1)
-    seed: Seed = 0
+    lr: float = _set(1e-3, "peak learning rate", gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = _set(
+        "cosine", "`lr` after warm-up: `cosine`, `linear` or `constant`", "a schedule"
+    )
+    warmup: float = _set(0.05, "share of the steps in which the learning rate rises", ge=0, le=1)
+    teacher: Literal["loaded", "cached"] = _set(
+        "loaded",
+        "`loaded`: the base stays in memory; `cached`: its last hidden states are written to disk first",
+        "a place of the teacher",
+    )
+    documents: Literal["joined", "apart"] = _set(
+        "joined", "`joined`, or `apart`: none sees those before it in its sequence", "a way of packing"
+    )
+    loss_on: Literal["all", "assistant"] = _set("all", "`all` tokens, or an `assistant`'s, in chats", "a choice of tokens")
+    seq: int = _set(1024, LENGTH, unit="length", ge=2)
+    batch: int = _set(2, "sequences a step", ge=1)
+    seed: Seed = _set(0, SEED)
 
     @property
     def steps(self) -> int:
@@ -213,14 +240,25 @@ class Evaluate(BlockSettings):
     `needle` are contexts in tokens, of `needle_texts` texts each, see `lbdsl.metrics.needle`, or a user's own questions.
     """
 
-    data: tuple[str, ...] = ("builtin:wikitext",)
-    tokens: int = Field(default=16_384, ge=1)
-    seq: int | None = Field(default=None, ge=2)
-    metrics: tuple[str, ...] = ("perplexity", "kl", "agreement")
-    tasks: tuple[str, ...] = ()
-    limit: int | None = Field(default=None, ge=2)
-    needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)] | OwnQuestions, ...] = ()
-    needle_texts: int = Field(default=8, ge=2)
+    data: tuple[str, ...] = _set(
+        ("builtin:wikitext",), "the text, or a list of several; each assert must hold on every one"
+    )
+    tokens: int = _set(16_384, "tokens of held-out text, of each source", unit="tokens", ge=1)
+    seq: int | None = _set(
+        None,
+        f"{LENGTH}; open: the largest context that asserts and budgets name, else 2Ki; at least twice the widest window",
+        unit="length",
+        ge=2,
+    )
+    metrics: tuple[Literal["perplexity", "kl", "agreement"], ...] = _set(
+        ("perplexity", "kl", "agreement"), "what is reported of the finished model", "a metric of the finished model"
+    )
+    tasks: tuple[str, ...] = _set((), "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files")
+    limit: int | None = _set(None, "the most questions of each benchmark", ge=2)
+    needle: tuple[Annotated[int, Field(ge=SHORTEST_NEEDLE)] | OwnQuestions, ...] = _set(
+        (), "what is asked about long texts, one or a list: tokens of texts that hide facts, or a .jsonl file of questions"
+    )
+    needle_texts: int = _set(8, "how many of them for each length; the more, the smaller the error of what is found", ge=2)
 
     @property
     def contexts(self) -> tuple[int, ...]:

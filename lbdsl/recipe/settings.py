@@ -1,11 +1,12 @@
-"""The settings of `measure`, `heal` and `eval` in one table; `schema_blocks` has their defaults and bounds."""
+"""How the settings of `measure`, `heal` and `eval` are read; `schema_blocks` has what they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from lbdsl.core.diagnostic import Label, note
 from lbdsl.core.nearest import nearest
@@ -40,7 +41,6 @@ from lbdsl.recipe.values import constant, described, filled, refusal, warn_decim
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
 
-EVAL_METRICS = ("perplexity", "kl", "agreement")
 METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
 LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
 
@@ -231,20 +231,9 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
     return _choice(scope, loss, LOSSES, "a loss").name.name, weight
 
 
-CHOICES: Mapping[str, Collection[str]] = {
-    "method": METHODS,
-    "loss": LOSSES,
-    "metrics": EVAL_METRICS,
-    **{
-        key: get_args(field.annotation)
-        for block in (Measure, HealSettings)
-        for key, field in block.model_fields.items()
-        if get_origin(field.annotation) is Literal
-    },
-}
-"""The names that are valid in a setting."""
-
 # The table -----------------------------------------------------------------------------------------------------------
+
+BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
 
 
 class SettingRow(NamedTuple):
@@ -254,75 +243,50 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
-_SEED = SettingRow(whole, "seed of every random choice")
-_LENGTH = "length of a sequence, in tokens, within the model's positions"
-_JUDGED = "the largest context that asserts and budgets name, else 2Ki; at least twice the widest window"
+def _names(field: FieldInfo) -> tuple[str, ...]:
+    """The names that a field, or each of a list, is one of."""
+    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else field.annotation
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
-SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {
-    "measure": {
-        "metric": SettingRow(_metric, "what `sensitivity` stands for"),
-        "data": SettingRow(_data("measure"), f"the text: `builtin:pydoc`, `builtin:docs`, {_OTHER_TEXTS}"),
-        "tokens": SettingRow(_tokens, "tokens of calibration text"),
-        "seq": SettingRow(_length, f"{_LENGTH}; open: 1Ki, or twice the widest window that a rule sets"),
-        "seed": _SEED,
-        "strategy": SettingRow(_one_of("strategy", "a way to score"), "for `choose`: `independent`, `greedy` or `screen`"),
-        "tries": SettingRow(whole, "whole plans that `choose` may measure; 0: scores alone choose"),
-        "questions": SettingRow(
-            whole, "how many of a task's last questions score layers; `limit` of `eval` takes the first"
-        ),
-        "recall": SettingRow(
-            _questions, f"questions that `recall` is measured by: `{RECALL}`, a JSONL file of your own, or a list of them"
-        ),
-        "recall_seq": SettingRow(
-            _length, f"tokens of the texts of `{RECALL}`; open: 1Ki, or four times the widest window that a rule sets"
-        ),
-        "recall_questions": SettingRow(whole, f"how many questions of `{RECALL}` are asked"),
-    },
-    "heal": {
-        "data": SettingRow(_data("heal"), f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {_OTHER_TEXTS}"),
-        "tokens": SettingRow(_tokens, "tokens seen, passes included"),
-        "method": SettingRow(_method, "`lora(rank=16, alpha=32)`, `full`, or `sinks`"),
-        "loss": SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`"),
-        "lr": SettingRow(_real, "peak learning rate"),
-        "schedule": SettingRow(_one_of("schedule", "a schedule"), "`lr` after warm-up: `cosine`, `linear` or `constant`"),
-        "warmup": SettingRow(_real, "share of the steps in which the learning rate rises"),
-        "teacher": SettingRow(
-            _one_of("teacher", "a place of the teacher"),
-            "`loaded`: the base stays in memory; `cached`: its last hidden states are written to disk first",
-        ),
-        "documents": SettingRow(
-            _one_of("documents", "a way of packing"), "`joined`, or `apart`: none sees those before it in its sequence"
-        ),
-        "loss_on": SettingRow(_one_of("loss_on", "a choice of tokens"), "`all` tokens, or an `assistant`'s, in chats"),
-        "seq": SettingRow(_length, _LENGTH),
-        "batch": SettingRow(whole, "sequences a step"),
-        "seed": _SEED,
-    },
-    "eval": {
-        "data": SettingRow(_several_data, "the text, or a list of several; each assert must hold on every one"),
-        "tokens": SettingRow(_tokens, "tokens of held-out text, of each source"),
-        "seq": SettingRow(_length, f"{_LENGTH}; open: {_JUDGED}"),
-        "metrics": SettingRow(
-            _several(_one_of("metrics", "a metric of the finished model")), "what is reported of the finished model"
-        ),
-        "tasks": SettingRow(
-            _several(lambda scope, _, node: task_named(scope, node)),
-            "benchmarks of lm-evaluation-harness, one or a list: names, or YAML files",
-        ),
-        "limit": SettingRow(whole, "the most questions of each benchmark"),
-        "needle": SettingRow(
-            _several(_needle),
-            "what is asked about long texts, one or a list: tokens of texts that hide facts, or a .jsonl file of questions",
-        ),
-        "needle_texts": SettingRow(
-            whole, "how many of them for each length; the more, the smaller the error of what is found"
-        ),
-    },
+
+CHOICES: Mapping[str, Collection[str]] = {
+    "method": METHODS,
+    "loss": LOSSES,
+    **{key: names for block in BLOCKS.values() for key, field in block.model_fields.items() if (names := _names(field))},
 }
-"""Every setting of every block."""
+"""The names that are valid in a setting."""
 
-BLOCKS: Mapping[str, type[BaseModel]] = {"measure": Measure, "heal": Heal, "eval": Evaluate}
+_OWN: Mapping[str, Read] = {
+    "metric": _metric,
+    "recall": _questions,
+    "method": _method,
+    "tasks": _several(lambda scope, _, node: task_named(scope, node)),
+    "needle": _several(_needle),
+}
+
+
+def _reader(block: str, key: str, field: FieldInfo) -> Read:
+    """How a setting is read: as its field's type and unit say, unless it has a form of its own."""
+    unit = field.json_schema_extra.get("unit") if isinstance(field.json_schema_extra, dict) else ""
+    if key == "data":
+        return _several_data if block == "eval" else _data(block)
+    if key in CHOICES and key not in _OWN:
+        read = _one_of(key, field.title or "")
+        return _several(read) if get_origin(field.annotation) is tuple else read
+    by_unit = {"tokens": _tokens, "length": _length}
+    return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole)
+
+
+def _rows(block: str) -> Iterator[tuple[str, SettingRow]]:
+    for key, field in BLOCKS[block].model_fields.items():
+        if field.description:
+            yield key, SettingRow(_reader(block, key, field), field.description)
+        if key == "method":
+            yield "loss", SettingRow(_loss, "`kl` or `kl + WEIGHT * hidden`")
+
+
+SETTINGS: Mapping[str, Mapping[str, SettingRow]] = {block: dict(_rows(block)) for block in BLOCKS}
+"""Every setting of every block, as the blocks' fields define them."""
 
 
 def resolve_block(scope: Scope, block: tree.Block) -> Any:

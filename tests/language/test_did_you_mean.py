@@ -13,7 +13,7 @@ from lbdsl.core.nearest import distance, nearest
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, metrics, metrics_of
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.settings import EVAL_METRICS, LOSSES, METHODS, SETTINGS
+from lbdsl.recipe.settings import CHOICES, LOSSES, METHODS, SETTINGS
 
 ALPHABET = "aeqxz"
 NEIGHBOURS = {
@@ -114,7 +114,7 @@ def contexts() -> Iterator[tuple[str, str, str]]:
         yield "value", name, "heal { method = WORD }"
     for name in LOSSES:
         yield "value", name, "heal { loss = WORD }"
-    for name in EVAL_METRICS:
+    for name in CHOICES["metrics"]:
         yield "value", name, "eval { metrics = [WORD] }"
     for name in ("kv", "flops"):
         yield "cost", name, "assert WORD(1Ki) <= 50%"
@@ -148,7 +148,7 @@ WORDS = {
     "sensitivity",
     *METHODS,
     *LOSSES,
-    *EVAL_METRICS,
+    *CHOICES["metrics"],
     "kv",
     "flops",
     "params",
