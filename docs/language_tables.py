@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from lbdsl.actions import actions
+from lbdsl.api.explaining import example_findings
 from lbdsl.core.codes import Code, all_codes
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.units import Unit
@@ -18,7 +19,6 @@ from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.settings import SETTINGS
 from lbdsl.report.diagnostics import Style, diagnostics_text
 from lbdsl.report.explain import Page, default_of, pages_of
-from lbdsl.verbs.explaining import example_findings
 
 BANDS = {
     "LB0": "Text that does not parse",

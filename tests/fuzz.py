@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 
 from lbdsl.actions import actions
+from lbdsl.api.checking import check_recipe, on_model
+from lbdsl.api.fixing import fix_text
 from lbdsl.editor.pages import FUNCTIONS
 from lbdsl.language.format import format_text
 from lbdsl.language.words import keywords
@@ -26,8 +28,6 @@ from lbdsl.metrics import metrics
 from lbdsl.recipe.load import recipe_from_bytes
 from lbdsl.recipe.settings import CHOICES, LOSSES, METHODS, SETTINGS
 from lbdsl.recipe.variables import TYPES
-from lbdsl.verbs.checking import check_recipe, on_model
-from lbdsl.verbs.fixing import fix_text
 from tests.plan_cases import llama_facts
 
 FACTS = llama_facts(layers=12)

@@ -54,6 +54,7 @@ Sums = Mapping[str, list[tuple[float, int]]]
 
 def judge(saved: Path, cache: Path, out: Path) -> None:
     """Write the `Sums` of a saved plan, on text that neither scores nor chooses."""
+    from lbdsl.api.applying import inputs_for
     from lbdsl.core.digest import digest_of
     from lbdsl.core.measurement import Request
     from lbdsl.measure.joint import measure_plans
@@ -62,9 +63,8 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
     from lbdsl.recipe.schema import Evaluate
     from lbdsl.session.model import OpenModel
     from lbdsl.session.options import RunOptions
+    from lbdsl.session.saved_recipe import planned_recipe
     from lbdsl.session.texts import eval_blocks
-    from lbdsl.verbs.applying import inputs_for
-    from lbdsl.verbs.saved_recipe import planned_recipe
 
     plan, bench, found = load_plan(saved).unwrap(), OpenModel(MODEL, RunOptions(cache_dir=cache)), {}
     digest = digest_of([layer.change.to_json() for layer in plan.layers])

@@ -64,13 +64,13 @@ def apply(
 
     With a recipe, the plan is shown first and must be confirmed; when stdin is not a terminal, `--yes` is required.
     """
+    from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
+    from lbdsl.api.following import follow, leading
+    from lbdsl.api.interrupt import stop_on_ctrl_c
+    from lbdsl.api.planning import plan_recipe
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.report.console import stdout_console
     from lbdsl.report.report import render_report
-    from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan, check_output, check_place
-    from lbdsl.verbs.following import follow, leading
-    from lbdsl.verbs.interrupt import stop_on_ctrl_c
-    from lbdsl.verbs.planning import plan_recipe
 
     if process_number():
         measured = partial(

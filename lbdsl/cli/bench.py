@@ -32,8 +32,8 @@ def bench(
 
     The result is kept in the artifact's record and its model card, unless --against names another base.
     """
+    from lbdsl.api.benching import bench_artifact
     from lbdsl.cli.output import give, show_diagnostics
-    from lbdsl.verbs.benching import bench_artifact
 
     found = bench_artifact(artifact, asked, against=against, options=options, progress=progress)
     give(found, as_json)

@@ -56,11 +56,11 @@ def cache(
 
     What another lbdsl uses, and files that lbdsl did not write, are left.
     """
+    from lbdsl.api.caching import cached, prune
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.core.units import bytes_text, plural
     from lbdsl.report.cache import render_cached
     from lbdsl.report.console import stdout_console
-    from lbdsl.verbs.caching import cached, prune
 
     if not kinds and (older_than is not None or dry_run or yes):
         raise click.UsageError("--older-than, --dry-run and --yes go with --prune")

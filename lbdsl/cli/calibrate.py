@@ -25,6 +25,6 @@ def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any
 
     if getattr(asked, "served", False):
         raise click.UsageError("--served is of `lbdsl bench`: a profile is of offline runs")
-    from lbdsl.verbs.calibrating import calibrate_model
+    from lbdsl.api.calibrating import calibrate_model
 
     give(calibrate_model(model, asked, options=options, progress=progress), as_json)

@@ -15,9 +15,9 @@ from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
+    from lbdsl.api.checked_model import CheckedModel
+    from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
-    from lbdsl.verbs.checked_model import CheckedModel
-    from lbdsl.verbs.fixing import Fixed
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
 
@@ -83,9 +83,9 @@ def check(
 def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) -> list[tuple[str, Diagnostic]]:
     """Pairs of checked file and finding. For a model that cannot be read, only that error."""
     if model is not None:
+        from lbdsl.api.checked_model import CheckedModel
+        from lbdsl.api.inspecting import inspect_model
         from lbdsl.core.diagnostic import LbdslError
-        from lbdsl.verbs.checked_model import CheckedModel
-        from lbdsl.verbs.inspecting import inspect_model
 
         try:
             how = how._replace(model=CheckedModel(inspect_model(model, offline=offline)))
@@ -96,8 +96,8 @@ def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) 
 
 def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
     """The findings in a file, after applying fixes with --fix."""
+    from lbdsl.api.checking import check_file, on_model
     from lbdsl.recipe.load import recipe_from_bytes
-    from lbdsl.verbs.checking import check_file, on_model
 
     if how.fix or how.diff:
         return _fixed(file, how)
@@ -108,7 +108,7 @@ def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
 
 
 def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
-    from lbdsl.verbs.fix_files import fix_bytes, fix_file
+    from lbdsl.api.fix_files import fix_bytes, fix_file
 
     if file == "-":
         data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.model)

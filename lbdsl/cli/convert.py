@@ -12,7 +12,7 @@ from lbdsl.cli.completions import EXCHANGED
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
-    from lbdsl.verbs.converting import Form
+    from lbdsl.api.converting import Form
 
 _FORMS = ["lbr", "json", "yaml"]
 
@@ -54,7 +54,7 @@ def convert(
         return
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.")
-    from lbdsl.verbs.converting import convert_recipe, form_of
+    from lbdsl.api.converting import convert_recipe, form_of
 
     source = source or (form_of(file) if file != "-" else "lbr")
     if source is None:
@@ -79,7 +79,7 @@ def _read(file: str, name: str) -> str:
 def _give(text: str, out: Path | None, force: bool) -> None:
     """Write to a file, or to standard output as UTF-8, which is probably redirected to a file."""
     if out is not None:
-        from lbdsl.verbs.writing import write_beside
+        from lbdsl.api.writing import write_beside
 
         write_beside(out, text, replace=force)
         return

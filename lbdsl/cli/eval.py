@@ -70,9 +70,9 @@ def command(
 
     Of a MODEL that is no artifact its own perplexity and answers, as what an artifact of it can be asked.
     """
+    from lbdsl.api.evaluating import evaluate_artifact, evaluate_model
     from lbdsl.artifact.record import RECORD_FILE
     from lbdsl.cli.output import give, show_diagnostics
-    from lbdsl.verbs.evaluating import evaluate_artifact, evaluate_model
 
     asked: dict[str, Any] = {
         "data": data,

@@ -23,9 +23,9 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
     consecutive blank line, LF line endings. Comments stay where they are. A recipe's meaning never changes; a recipe with
     syntax errors is not modified. The exit code is 1 when a recipe has errors, or with --check when one would change.
     """
+    from lbdsl.api.formatting import format_bytes, format_file, write_formatted
     from lbdsl.cli.output import show_diagnostics, writable
     from lbdsl.report.diagnostics import difference
-    from lbdsl.verbs.formatting import format_bytes, format_file, write_formatted
 
     worst, changed, same = 0, 0, 0
     for file in files:

@@ -12,7 +12,7 @@ from lbdsl.cli.completions import MODELS
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
-    from lbdsl.verbs.starting import Template
+    from lbdsl.api.starting import Template
 
 
 @click.command()
@@ -52,9 +52,9 @@ def init(
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and
     bounds are only a starting point. MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
+    from lbdsl.api.starting import starting_recipe
+    from lbdsl.api.writing import write_beside
     from lbdsl.cli.output import show_diagnostics
-    from lbdsl.verbs.starting import starting_recipe
-    from lbdsl.verbs.writing import write_beside
 
     if more or model.endswith(".lbr"):
         name = next((word for word in (model, *more) if word.endswith(".lbr")), "RECIPE")

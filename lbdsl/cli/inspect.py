@@ -18,8 +18,8 @@ def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None
 
     MODEL is a local folder, a hub id with an optional @revision, or a GGUF file.
     """
+    from lbdsl.api.inspecting import inspect_model
     from lbdsl.cli.output import print_json, show_diagnostics
-    from lbdsl.verbs.inspecting import inspect_model
 
     found = inspect_model(model, dtype=dtype, offline=offline)
     show_diagnostics(found.diagnostics)

@@ -31,8 +31,8 @@ def measure(
 
     An interrupted run continues where it stopped; a second run only reads the cache.
     """
+    from lbdsl.api.planning import measure_model
     from lbdsl.cli.output import give, show_diagnostics
-    from lbdsl.verbs.planning import measure_model
 
     measured = measure_model(recipe, model, set_params=dict(assignments), options=options, progress=progress)
     show_diagnostics(measured.diagnostics)

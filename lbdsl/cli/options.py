@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
+from lbdsl.api.interrupt import ended_by_kill
 from lbdsl.cli.config import file_of
 from lbdsl.core.paths import is_model
 from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.interrupt import ended_by_kill
 
 
 class NumberFormat(click.Choice):

@@ -87,10 +87,10 @@ def plan(
 
     Missing scores are measured first and cached.
     """
+    from lbdsl.api.planning import plan_recipe
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
     from lbdsl.session.targets import check_engines, check_targets
-    from lbdsl.verbs.planning import plan_recipe
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if devices is not None:
@@ -139,8 +139,8 @@ def plan(
 
 
 def _estimate(recipe: Path, model: str, devices: Any, given: dict[str, str], options: Any, as_json: bool) -> None:
+    from lbdsl.api.estimating import estimate_recipe
     from lbdsl.cli.output import give
-    from lbdsl.verbs.estimating import estimate_recipe
 
     give(estimate_recipe(recipe, model, devices, set_params=given, options=options), as_json)
 
@@ -155,9 +155,9 @@ def _sweep(
     how: dict[str, Any],
 ) -> int:
     """The exit code: that of the worst error of any value."""
+    from lbdsl.api.sweeping import plan_sweep
     from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.core.diagnostic import Diagnostic
-    from lbdsl.verbs.sweeping import plan_sweep
 
     if sweep[0] in given:
         raise click.UsageError(f"--sweep and --set both give ${sweep[0]} a value")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lbdsl.api.checking import on_model
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
@@ -23,7 +24,6 @@ from lbdsl.recipe.reading import FolderReader, Whole
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param
-from lbdsl.verbs.checking import on_model
 
 _DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
 _NAMING = frozenset({*_DEFINING, "INCLUDE", "MEASURE"})

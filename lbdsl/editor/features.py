@@ -10,6 +10,7 @@ from typing import Any
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcInvalidParams
 
+from lbdsl.api.fixing import chosen_fixes
 from lbdsl.core.diagnostic import Fix
 from lbdsl.editor import protocol
 from lbdsl.editor.claims import claim_hints
@@ -20,7 +21,6 @@ from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, name_at, rename, uses_of
 from lbdsl.editor.outline import outline
 from lbdsl.editor.server import Document, RecipeServer
-from lbdsl.verbs.fixing import chosen_fixes
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:

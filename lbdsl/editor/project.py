@@ -44,6 +44,6 @@ def _from_file(path: Path) -> str | None:
 
 def facts_of(model: str) -> ModelFacts:
     """The facts of a model from its headers, without network access. Raises LbdslError."""
-    from lbdsl.verbs.inspecting import inspect_model
+    from lbdsl.api.inspecting import inspect_model
 
     return inspect_model(model, offline=True).facts

@@ -7,9 +7,9 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from lbdsl.api.caching import Cached
 from lbdsl.core.units import bytes_text, duration_text, plural
 from lbdsl.report.console import printable
-from lbdsl.verbs.caching import Cached
 
 SHOWN = 10
 """The most files of others that are named."""

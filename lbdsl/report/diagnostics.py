@@ -16,7 +16,7 @@ from lbdsl.core.span import Source, Span
 from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
-    from lbdsl.verbs.fixing import Fixed
+    from lbdsl.api.fixing import Fixed
 
 FORMAT_VERSION = 1
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from lbdsl.api.estimating import Estimated
 from lbdsl.core.units import bytes_text, duration_text, plural
 from lbdsl.plan.estimate import REACHED
-from lbdsl.verbs.estimating import Estimated
 
 HELD = {
     "whole": "the whole model",

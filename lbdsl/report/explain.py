@@ -112,7 +112,7 @@ def page_of_code(id: str) -> Page | None:
     """The page of a code: its failing example with that example's real diagnostics, and the fixed example."""
     if id not in code_ids():
         return None
-    from lbdsl.verbs.explaining import example_findings
+    from lbdsl.api.explaining import example_findings
 
     code = code_for(id)
     facts = [("Why", code.reason)] if code.reason else []

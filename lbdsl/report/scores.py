@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from lbdsl.verbs.planning import Measured
+    from lbdsl.api.planning import Measured
 
 
 def render_scores(measured: Measured, console: Console) -> None:

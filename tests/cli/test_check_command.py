@@ -226,7 +226,7 @@ def test_what_nothing_expects(
 
     monkeypatch.delenv("LBDSL_TRACEBACK", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("lbdsl.verbs.planning.plan_recipe", broken)
+    monkeypatch.setattr("lbdsl.api.planning.plan_recipe", broken)
     (tmp_path / "r.lbr").write_text("else keep\n")
     with pytest.raises(SystemExit) as ended:
         main(["plan", str(tmp_path / "r.lbr"), str(tmp_path)])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.api.applying import ApplyOptions, apply_plan
+from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import read_record
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import LbdslError
@@ -19,8 +21,6 @@ from lbdsl.export.files import companions
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.session.exporting import Exported, artifact_subject, export_artifact
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.planning import plan_recipe
 from tests.export_cases import base_model, small_tokenizer
 from tests.specs import layer_of
 

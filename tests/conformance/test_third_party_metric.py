@@ -21,7 +21,7 @@ JOINT_FLIPS = """
 import sys, torch
 from pathlib import Path
 from transformers import AutoModelForCausalLM
-from lbdsl.verbs.planning import load_plan
+from lbdsl.api.planning import load_plan
 from lbdsl.session.texts import joint_blocks
 from lbdsl.session.model import OpenModel
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.api.explaining import example_findings, text_findings
 from lbdsl.core import codes
 from lbdsl.core.codes import Code, all_codes, code_for, code_ids, register
 from lbdsl.core.diagnostic import error
-from lbdsl.verbs.explaining import example_findings, text_findings
 
 CODES = all_codes()
 EXAMPLES = [pytest.param(code, id=code.id) for code in CODES if code.example]

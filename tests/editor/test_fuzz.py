@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_cases import smollm2_facts
 
+from lbdsl.api.fixing import chosen_fixes
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
@@ -17,7 +18,6 @@ from lbdsl.editor.hover import hover
 from lbdsl.editor.names import definition_of, rename, uses_of
 from lbdsl.editor.outline import outline
 from lbdsl.language.highlight import pieces
-from lbdsl.verbs.fixing import chosen_fixes
 
 SPEC = Path(__file__).parents[1] / "spec"
 RECIPES = [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lbdsl.api.formatting import format_file
 from lbdsl.cli.fmt import fmt
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.span import Source
@@ -17,7 +18,6 @@ from lbdsl.language import format as formatter
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
 from lbdsl.recipe.load import load_recipe
-from lbdsl.verbs.formatting import format_file
 
 ODD = "layers 0-3   keep; else drop # x"
 GOOD = "layers 0-3 keep\nelse drop  # x\n"
@@ -110,7 +110,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(errno.EACCES, "Permission denied")
 
     (tmp_path / "a.lbr").write_text(ODD)
-    monkeypatch.setattr("lbdsl.verbs.writing.replace_file", locked)
+    monkeypatch.setattr("lbdsl.api.writing.replace_file", locked)
     problem = run(tmp_path / "a.lbr").exception
     assert isinstance(problem, LbdslError)
     assert [d.code for d in problem.diagnostics] == ["LB047"]

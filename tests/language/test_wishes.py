@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lbdsl.actions import actions
+from lbdsl.api.fixing import fix_text
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import slip
 from lbdsl.language.wishes import wish, wishes
@@ -16,7 +17,6 @@ from lbdsl.language.words import statements
 from lbdsl.metrics import metrics
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.verbs.fixing import fix_text
 
 WISHES = dict(
     re.findall(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lbdsl.api.calibrating import _fitted, _Timed
 from lbdsl.bench.cells import Cell
 from lbdsl.bench.engine_transformers import InTransformers
 from lbdsl.core.diagnostic import LbdslError
@@ -16,7 +17,6 @@ from lbdsl.cost.cost import ModelCost, model_cost
 from lbdsl.cost.profile import Profile, memory_features, prefill_features, run_features, step_features, weighed
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.profiles import fit, profile_path, read_profile, write_profile
-from lbdsl.verbs.calibrating import _fitted, _Timed
 from tests.plan_cases import smollm2_facts
 from tests.specs import layer_of
 

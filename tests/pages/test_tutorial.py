@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from plan_cases import smollm2_facts
 
+from lbdsl.api.checking import check_file
 from lbdsl.language.format import format_text
 from lbdsl.recipe.load import load_recipe
-from lbdsl.verbs.checking import check_file
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tutorial"
 STEPS = sorted(FOLDER.glob("[1-9]-*.lbr"))

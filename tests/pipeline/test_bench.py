@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.api import benching
 from lbdsl.artifact.benched import Cell, noise_of
 from lbdsl.artifact.card import card_text, write_speed
 from lbdsl.artifact.record import Record, read_record
@@ -28,7 +29,6 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.core.progress import Silent
 from lbdsl.session.model import OpenModel
-from lbdsl.verbs import benching
 from tests.pipeline.conftest import Made
 
 RECIPE = "lbr 1\nlayers 1 drop\nlayers 2 swa(window=16)\nelse keep\n"
@@ -132,7 +132,7 @@ def test_what_cannot_be_measured_is_refused(
 
 @pytest.mark.slow
 def test_a_profile_predicts_the_cells(artifact: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lbdsl.verbs import calibrating
+    from lbdsl.api import calibrating
 
     asked, own = [], calibrating._timed
 

@@ -10,11 +10,11 @@ from types import ModuleType
 
 import pytest
 
+from lbdsl.api import sweeping
+from lbdsl.api.planning import plan_recipe
 from lbdsl.measure import joint, runs, screen
 from lbdsl.plan.file import load_plan
 from lbdsl.report.choice import choice_lines
-from lbdsl.verbs import sweeping
-from lbdsl.verbs.planning import plan_recipe
 
 RECIPE = """lbr 1
 measure {{ tokens = 512; seq = 128; tries = {tries} }}
@@ -331,7 +331,7 @@ def test_while_beside_an_until_that_too_many_layers_would_make_impossible(workpl
 
 
 def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lbdsl.verbs import sweeping
+    from lbdsl.api import sweeping
 
     real, values = sweeping.planned_on, []
 

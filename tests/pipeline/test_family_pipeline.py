@@ -302,8 +302,8 @@ assert ppl_increase < 1000%
 def test_measured_healed_and_judged(family: str, tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
     """The four that differ most: capped logits, fused projections, norms after the sub-blocks, multipliers."""
     import lbdsl
+    from lbdsl.api.applying import ApplyOptions
     from lbdsl.session.options import RunOptions
-    from lbdsl.verbs.applying import ApplyOptions
 
     family_base(family, vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")

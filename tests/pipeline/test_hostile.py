@@ -13,12 +13,12 @@ import torch
 from model_cases import edit_json, write_safetensors
 from safetensors.torch import load_file, save_file
 
+from lbdsl.api.applying import ApplyOptions, apply_plan
+from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import INDEX, SINGLE
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.planning import plan_recipe
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.timeout(60)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lbdsl.api.planning import read_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.progress import progress_of
 from lbdsl.core.units import Unit
@@ -29,7 +30,6 @@ from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.texts import eval_blocks, eval_tests
 from lbdsl.solve.case import Case
-from lbdsl.verbs.planning import read_recipe
 from tests.broken_models import KINDS, SPECIAL, save_breaking
 
 WITHOUT_VALUE = ("nan", "inf")
@@ -132,7 +132,7 @@ def source_of(folder: Path, held: str) -> LayerSource:
 def judged(place: Path, base: Path, artifact: Path, lines: list[str], held: str) -> SimpleNamespace:
     """The results of asserts on a finished model, which a base is judged beside."""
     Path("r.lbr").write_text(recipe_with(lines, "tokens = 256; seq = 64"))
-    from lbdsl.verbs.planning import plan_recipe
+    from lbdsl.api.planning import plan_recipe
 
     planned = plan_recipe("r.lbr", base, options=RunOptions())
     wanted, bench = planned.recipe.eval, planned.bench

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lbdsl.api.planning import load_plan
 from lbdsl.recipe.schema_blocks import OwnQuestions
-from lbdsl.verbs.planning import load_plan
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 HEAD = """lbr 1

@@ -290,7 +290,7 @@ def test_work_that_is_claimed_is_left_until_its_process_ends(tmp_path: Path) -> 
 def test_processes_that_cannot_heal_together(
     workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
-    monkeypatch.setattr("lbdsl.verbs.following.leading", lambda options: nullcontext())
+    monkeypatch.setattr("lbdsl.api.following.leading", lambda options: nullcontext())
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes")

@@ -9,9 +9,9 @@ import pytest
 
 import lbdsl
 import lbdsl as lbdsl_api
+from lbdsl.api.planning import plan_text
 from lbdsl.layer.difference import window_size
 from lbdsl.parts.attention import Window
-from lbdsl.verbs.planning import plan_text
 from tests.clean_process import CleanProcess
 
 

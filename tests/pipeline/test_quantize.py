@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lbdsl.api.applying import ApplyOptions, apply_plan, apply_saved_plan
+from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import packed_weights, read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
@@ -25,8 +27,6 @@ from lbdsl.plan.file import save_plan
 from lbdsl.run import apply as run
 from lbdsl.session.exporting import export_artifact
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.applying import ApplyOptions, apply_plan, apply_saved_plan
-from lbdsl.verbs.planning import plan_recipe
 from tests.containers import same_in_every_container, saved
 from tests.export_cases import small_tokenizer
 from tests.tiny_model import save_tiny_model

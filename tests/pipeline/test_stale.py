@@ -56,7 +56,7 @@ def test_another_value_of_a_parameter(planned: Path, lbdsl) -> None:
 
 
 def test_another_version(planned: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbdsl.verbs.applying.VERSION", "9.9.9")
+    monkeypatch.setattr("lbdsl.api.applying.VERSION", "9.9.9")
     refused(lbdsl("apply", "x.lbplan", "-o", "out"), "9.9.9", "0.1.0")
 
 

@@ -13,7 +13,7 @@ from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.plan.file import load_plan, save_plan
 from lbdsl.plan.schema import PREDICTED
 from lbdsl.plan.verify import staleness
-from lbdsl.verbs.saved_recipe import planned_recipe
+from lbdsl.session.saved_recipe import planned_recipe
 
 TEXT = "param $n: int in 1..9 = 4\nlowest $n by nll drop\nelse keep\nassert ppl_increase < 5%"
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import pytest
 from click.testing import CliRunner
 
+from lbdsl.api.converting import convert_recipe
 from lbdsl.cli.convert import convert
 from lbdsl.core.span import Source
 from lbdsl.language import tree
@@ -20,7 +21,6 @@ from lbdsl.language.parse import parse
 from lbdsl.recipe.exchange import STATEMENTS, from_exchange, recipe_schema, to_exchange
 from lbdsl.recipe.exchange_text import json_text
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.verbs.converting import convert_recipe
 
 ROOT = Path(__file__).parents[2]
 SPEC = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "spec").glob("*.md")))

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 import lbdsl
 from lbdsl.actions.kv_heads import KVHeads
+from lbdsl.api.applying import ApplyOptions
+from lbdsl.api.planning import Planned
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.artifact.save import save_model
 from lbdsl.measure.statistics import kept_statistics
@@ -19,8 +21,6 @@ from lbdsl.model.load import load_base
 from lbdsl.run.changes import apply_changes, made_from
 from lbdsl.session.options import RunOptions
 from lbdsl.session.texts import score_blocks
-from lbdsl.verbs.applying import ApplyOptions
-from lbdsl.verbs.planning import Planned
 from tests.by_hand import inputs_of_down, kv_heads_by_hand, width_by_hand
 from tests.hybrid_cases import cache_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import lbdsl
+from lbdsl.api.applying import ApplyOptions
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.applying import ApplyOptions
 from tests.containers import same_in_every_container
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores")]

@@ -23,7 +23,7 @@ import json, sys
 from pathlib import Path
 import lbdsl.measure.scores, lbdsl.run.apply, lbdsl.model.load
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.planning import measure_model
+from lbdsl.api.planning import measure_model
 from lbdsl.session.model import OpenModel
 mode, recipe, folder, cache = sys.argv[1:]
 found = {}

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from found_text import found_text
 
+from lbdsl.api.explaining import planned_findings
 from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.digest import digest_text
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
-from lbdsl.verbs.explaining import planned_findings
 
 HERE = Path(__file__).parent
 NAME = "recipe.lbr"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.api.notebook import NotebookResult
 from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
@@ -19,7 +20,6 @@ from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
 from lbdsl.session.model import opened
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.notebook import NotebookResult
 
 if TYPE_CHECKING:
     from lbdsl.bench.cells import Measured

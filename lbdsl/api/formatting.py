@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lbdsl.api.writing import write_beside
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.language.format import format_text
 from lbdsl.recipe.reading import read_bytes, text_of
-from lbdsl.verbs.writing import write_beside
 
 
 class Formatted(NamedTuple):

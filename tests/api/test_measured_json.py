@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from plan_cases import recipe_of
 
+from lbdsl.api.planning import Measured, plan_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.verbs.planning import Measured, plan_recipe
 
 
 def test_scores_that_are_no_numbers_are_null() -> None:

@@ -80,11 +80,11 @@ def follow(options: RunOptions, relocated: str | None, measured: Callable[[], ob
 
 
 def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options: RunOptions) -> None:
+    from lbdsl.api.applying import inputs_for
     from lbdsl.run.changes import apply_changes, made_from
     from lbdsl.run.healing import healed_model
     from lbdsl.run.workdir import WorkFolder
-    from lbdsl.verbs.applying import inputs_for
-    from lbdsl.verbs.saved_recipe import planned_recipe
+    from lbdsl.session.saved_recipe import planned_recipe
 
     bench = OpenModel(relocated or plan.model.source, replace(options, dtype=plan.model.dtype))
     inputs = inputs_for(plan, planned_recipe(plan), bench)

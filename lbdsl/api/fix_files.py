@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from lbdsl.api.checking import ModelAtHand, check_recipe, on_model
+from lbdsl.api.fixing import Fixed, fix_text
+from lbdsl.api.writing import write_beside
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_bytes, recipe_from_text
 from lbdsl.recipe.reading import FileReader, FolderReader, decode, read_bytes
-from lbdsl.verbs.checking import ModelAtHand, check_recipe, on_model
-from lbdsl.verbs.fixing import Fixed, fix_text
-from lbdsl.verbs.writing import write_beside
 
 _MARK = "\ufeff"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from lbdsl.api.fixing import MAX_ROUNDS, fix_text
 from lbdsl.cli.check import check
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, LbdslError, error
 from lbdsl.core.span import Source, Span
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.verbs.fixing import MAX_ROUNDS, fix_text
 
 BAD = """\
 layres 5 drp           # a comment stays
@@ -207,7 +207,7 @@ def test_included_files_are_not_touched(tmp_path: Path) -> None:
 
 def test_by_the_api() -> None:
     import lbdsl
-    from lbdsl.verbs.explaining import EXAMPLE_MODEL
+    from lbdsl.api.explaining import EXAMPLE_MODEL
 
     assert lbdsl.fix_recipe(BAD).text == GOOD
     patterns = 'modules "*.kproj" keep\nelse keep'

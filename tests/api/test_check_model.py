@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from plan_cases import llama_facts, smollm2_facts, windowed
 
+from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
 from lbdsl.core.measurement import Measurement
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
-from lbdsl.verbs.checking import check_file, check_recipe
 
 ROOT = Path(__file__).parents[2]
 GATED = "\nheal {}\nassert ppl_increase < 5%\n"

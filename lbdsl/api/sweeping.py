@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lbdsl.api.planning import Planned, planned_on, read_recipe
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error
 from lbdsl.core.processes import Killed
 from lbdsl.core.progress import AnyProgress
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.planning import Planned, planned_on, read_recipe
 
 
 @dataclass(frozen=True)

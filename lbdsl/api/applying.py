@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lbdsl.api.notebook import NotebookResult
+from lbdsl.api.planning import Planned
+from lbdsl.api.processes import check_processes
 from lbdsl.artifact.card import picture_findings
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
@@ -30,6 +33,8 @@ from lbdsl.session.asking import recall_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.predicting import pace_of
+from lbdsl.session.saved_recipe import came_from, files_of, planned_recipe
+from lbdsl.session.seen import seen_findings, seen_shares
 from lbdsl.session.texts import (
     check_texts,
     eval_blocks,
@@ -41,11 +46,6 @@ from lbdsl.session.texts import (
     texts_of,
     validation_blocks,
 )
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.planning import Planned
-from lbdsl.verbs.processes import check_processes
-from lbdsl.verbs.saved_recipe import came_from, files_of, planned_recipe
-from lbdsl.verbs.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lbdsl.actions import Action, actions
+from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text, ranges_text
@@ -23,7 +24,6 @@ from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
-from lbdsl.verbs.inspecting import Inspected, inspect_model
 
 Template = Literal["balanced", "cache", "speed", "goal"]
 

@@ -15,10 +15,10 @@ from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.digest import digest_text
 from lbdsl.language.lexer import string_text
 from lbdsl.plan.schema import Plan
+from lbdsl.recipe.exchange import to_exchange
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader, decode, joined
 from lbdsl.recipe.schema import Recipe
-from lbdsl.verbs.converting import convert_recipe
 
 
 def set_values(plan: Plan) -> dict[str, object]:
@@ -81,7 +81,7 @@ def _texts(plan: Plan) -> tuple[str, ...]:
 
 def _statements(text: str) -> list[dict[str, Any]] | None:
     """The statements of a recipe's text, without comments and spacing; None when it does not parse."""
-    said = convert_recipe(text, "lbr", "json").value
+    said = to_exchange(text, "", "json").value
     return None if said is None else json.loads(said)["statements"]
 
 

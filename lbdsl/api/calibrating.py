@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.api.applying import ApplyOptions, apply_plan
+from lbdsl.api.notebook import NotebookResult
+from lbdsl.api.planning import plan_text
 from lbdsl.bench.contexts import Contexts
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
@@ -35,9 +38,6 @@ from lbdsl.cost.profile import (
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.applying import ApplyOptions, apply_plan
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.planning import plan_text
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lbdsl.api.notebook import NotebookResult
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.progress import AnyProgress
@@ -23,7 +24,6 @@ from lbdsl.session.measuring import measure
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.planning import plan, settle
-from lbdsl.verbs.notebook import NotebookResult
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics

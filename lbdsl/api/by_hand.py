@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from lbdsl.api.planning import Planned, plan_text
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.span import Source
 from lbdsl.core.units import ranges_text
@@ -14,8 +15,7 @@ from lbdsl.language.tree import ModulesSelector
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
-from lbdsl.verbs.planning import Planned, plan_text
-from lbdsl.verbs.saved_recipe import set_values
+from lbdsl.session.saved_recipe import set_values
 
 SUFFIX = ", changed by hand"
 

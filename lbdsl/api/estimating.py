@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lbdsl.api.notebook import NotebookResult
+from lbdsl.api.planning import read_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.devices import Devices
 from lbdsl.cost.facts import ModelFacts
@@ -18,8 +20,6 @@ from lbdsl.recipe.schema_blocks import Heal, HealSettings
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.solve.case import Case
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.planning import read_recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from plan_cases import plan_of, smollm2_facts
 
-from lbdsl.verbs.applying import ApplyOptions, output_of
+from lbdsl.api.applying import ApplyOptions, output_of
 
 
 @pytest.mark.parametrize(

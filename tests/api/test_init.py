@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lbdsl.api.inspecting import inspect_model
+from lbdsl.api.starting import Template, recipe_for, starting_recipe
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
@@ -19,8 +21,6 @@ from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
-from lbdsl.verbs.inspecting import inspect_model
-from lbdsl.verbs.starting import Template, recipe_for, starting_recipe
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
 from tests.plan_cases import llama_facts, plan_of, windowed

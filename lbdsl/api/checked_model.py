@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from lbdsl.api.inspecting import Inspected
 from lbdsl.core.diagnostic import Diagnostic, LbdslError
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.records import check_questions_file
@@ -18,12 +19,11 @@ from lbdsl.session.asking import task_of
 from lbdsl.session.targets import forms_of
 from lbdsl.solve.choose import Forms, engines_of
 from lbdsl.solve.evaluate import scores_in
-from lbdsl.verbs.inspecting import Inspected
 
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A `ModelAtHand` of `lbdsl.verbs.checking`. No weights are read, and no hub is asked."""
+    """A `ModelAtHand` of `lbdsl.api.checking`. No weights are read, and no hub is asked."""
 
     inspected: Inspected
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lbdsl.api.notebook import NotebookResult
 from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.place import Place
@@ -20,8 +21,7 @@ from lbdsl.recipe.schema import Evaluate, Measure
 from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
 from lbdsl.session.model import OpenModel, opened
 from lbdsl.session.options import RunOptions
-from lbdsl.verbs.notebook import NotebookResult
-from lbdsl.verbs.saved_recipe import came_from, planned_recipe
+from lbdsl.session.saved_recipe import came_from, planned_recipe
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +67,8 @@ def evaluate_artifact(
     from lbdsl.artifact.restore import artifact_beside
     from lbdsl.evaluate.quality import evaluation_json, judge_on
     from lbdsl.evaluate.tasks import ask
+    from lbdsl.session.seen import seen_by_artifact
     from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
-    from lbdsl.verbs.seen import seen_by_artifact
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)

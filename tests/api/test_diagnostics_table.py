@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from lbdsl.api.checking import check_recipe
+from lbdsl.api.explaining import EXAMPLE_MODEL, text_findings
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.verbs.checking import check_recipe
-from lbdsl.verbs.explaining import EXAMPLE_MODEL, text_findings
 
 ROWS = [
     # recipe, code, a part of the message, parts of the help, what the fix makes of it
