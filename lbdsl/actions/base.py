@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from lbdsl.actions.patches import FULL, Place, with_patches
+from lbdsl.actions.patches import FULL, SubBlock, with_patches
 from lbdsl.core.diagnostic import Diagnostic, error, fail
 from lbdsl.core.units import Share
 from lbdsl.cost.facts import ModelFacts
@@ -124,7 +124,7 @@ class Action(BaseModel):
         change = self.under(facts, layer)
         if change is None or not self.patched:
             return None if change is None else {layer: change}
-        dropped = {Place(layer, Slot(slot)): 0 for action in self.each if action.patched for slot in action.claims()}
+        dropped = {SubBlock(layer, Slot(slot)): 0 for action in self.each if action.patched for slot in action.claims()}
         return with_patches(facts, {layer: change}, dropped, factor=FULL)[0]
 
     def under(self, facts: ModelFacts, layer: int) -> LayerChange | None:

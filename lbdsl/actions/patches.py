@@ -27,7 +27,7 @@ JOINT, FULL = "joint", "1"
 """The factor of a plan's patches, and that which they are fitted with."""
 
 
-class Place(NamedTuple):
+class SubBlock(NamedTuple):
     """A sub-block of a model."""
 
     layer: int
@@ -37,7 +37,7 @@ class Place(NamedTuple):
         return f"{self.layer}.{self.slot}"
 
     @classmethod
-    def of(cls, text: str) -> Place:
+    def of(cls, text: str) -> SubBlock:
         layer, _, slot = text.partition(".")
         return cls(int(layer), Slot(slot))
 
@@ -54,8 +54,8 @@ class Place(NamedTuple):
 class Patch(NamedTuple):
     """A patch of the output of the sub-block `at`, for the sub-blocks `dropped`."""
 
-    at: Place
-    dropped: tuple[Place, ...]
+    at: SubBlock
+    dropped: tuple[SubBlock, ...]
     stat: Stat
 
 
@@ -65,9 +65,9 @@ def output_module(facts: ModelFacts, spec: LayerSpec, slot: Slot) -> str | None:
     return part.output_module(facts) if part is not None else None
 
 
-def places(facts: ModelFacts) -> Iterator[Place]:
+def places(facts: ModelFacts) -> Iterator[SubBlock]:
     """The sub-blocks of a model, in order."""
-    return (Place(layer, slot) for layer in range(facts.layers) for slot in SUB_BLOCKS)
+    return (SubBlock(layer, slot) for layer in range(facts.layers) for slot in SUB_BLOCKS)
 
 
 def spec_of(facts: ModelFacts, changes: Mapping[int, LayerChange], layer: int) -> LayerSpec:
@@ -77,14 +77,14 @@ def spec_of(facts: ModelFacts, changes: Mapping[int, LayerChange], layer: int) -
 def with_patches(
     facts: ModelFacts,
     changes: Mapping[int, LayerChange],
-    wanted: Mapping[Place, int],
-    kept: Mapping[Place, int] = MappingProxyType({}),
+    wanted: Mapping[SubBlock, int],
+    kept: Mapping[SubBlock, int] = MappingProxyType({}),
     factor: str = JOINT,
-) -> tuple[dict[int, LayerChange], dict[Place, str]]:
+) -> tuple[dict[int, LayerChange], dict[SubBlock, str]]:
     """`changes`, by layer, with the patches for those of `wanted` that are dropped; and why the others have none. `kept`
     are sub-blocks whose weights are to stay. Both have the number of the rule that says so; the first rule wins. A pure
     function."""
-    found, without = dict(changes), dict[Place, str]()
+    found, without = dict(changes), dict[SubBlock, str]()
     for at, run in _runs(facts, changes):
         asking = [place for place in run if place in wanted]
         if not asking:
@@ -110,8 +110,8 @@ def patches_of(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> tuple[P
         for stat in patches_in(dict(change.weights)):
             named = dict(stat.args)
             slot = next(slot for slot in SUB_BLOCKS if output_module(facts, change.spec, slot) == named["module"])
-            dropped = tuple(Place.of(text) for text in str(named["dropped"]).split())
-            found.append(Patch(Place(layer, slot), dropped, stat))
+            dropped = tuple(SubBlock.of(text) for text in str(named["dropped"]).split())
+            found.append(Patch(SubBlock(layer, slot), dropped, stat))
     return tuple(sorted(found, key=lambda patch: patch.at.order))
 
 
@@ -134,7 +134,7 @@ def patch_texts(weights: Mapping[str, AnyExpr]) -> list[str]:
     """What the patches in a layer's new weights are for: `patch for layer 5`."""
     found = []
     for stat in patches_in(weights):
-        layers = sorted({Place.of(text).layer for text in str(dict(stat.args)["dropped"]).split()})
+        layers = sorted({SubBlock.of(text).layer for text in str(dict(stat.args)["dropped"]).split()})
         found.append(f"patch for layer{'s' if len(layers) > 1 else ''} {ranges_text(layers)}")
     return found
 
@@ -152,10 +152,10 @@ def _parted(expr: AnyExpr) -> tuple[Stat, AnyExpr] | None:
     return None
 
 
-def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tuple[Place | None, list[Place]]]:
+def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tuple[SubBlock | None, list[SubBlock]]]:
     """Runs of dropped sub-blocks, each with the kept one before it."""
-    at: Place | None = None
-    run: list[Place] = []
+    at: SubBlock | None = None
+    run: list[SubBlock] = []
     for place in places(facts):
         if spec_of(facts, changes, place.layer).part(place.slot) is not None:
             if run:
@@ -167,7 +167,7 @@ def _runs(facts: ModelFacts, changes: Mapping[int, LayerChange]) -> Iterator[tup
         yield at, run
 
 
-def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, kept: bool) -> str | None:
+def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: SubBlock, kept: bool) -> str | None:
     """Why the output of a sub-block cannot be mapped; None if it can."""
     if kept:
         return f"an earlier rule keeps {at.words} as it is"
@@ -181,7 +181,7 @@ def _obstacle(facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, 
 
 
 def _with_patch(
-    facts: ModelFacts, changes: Mapping[int, LayerChange], at: Place, dropped: Iterable[Place], factor: str
+    facts: ModelFacts, changes: Mapping[int, LayerChange], at: SubBlock, dropped: Iterable[SubBlock], factor: str
 ) -> LayerChange:
     """The change of layer `at` with the patch. The statistic's name has a digest of all changes that the hidden states
     depend on: those of the same layers or earlier."""

@@ -11,7 +11,7 @@ from typing import Any
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic
-from lbdsl.core.place import Place
+from lbdsl.core.place import FileScope
 from lbdsl.core.progress import AnyProgress
 from lbdsl.data.sources import WIKITEXT, path_of
 from lbdsl.plan.gates import failures, gate_of
@@ -139,7 +139,7 @@ def evaluate_model(
 
     bench, texts = OpenModel(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
     needles = _needles(needle, (), Path.cwd())
-    place = Place(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks, *_files(needles)))
+    place = FileScope(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks, *_files(needles)))
     given: dict[str, Any] = {
         "data": texts,
         "tokens": tokens,

@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import fail
 
 
 @dataclass(frozen=True)
-class Place:
+class FileScope:
     """`folder`: where relative names start. `own`: the folders whose files may be named: the recipe's, and those that the
     user allowed. `given`: names that the user gave on the command line, which may be anywhere. `task_code`: whether the
     files of tasks may run code."""
@@ -42,11 +42,11 @@ def lies_in(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-Folder = Place | Path | str | None
+Folder = FileScope | Path | str | None
 """Where names start: a `Place` for names of a recipe. Any other is of a program that may name what it wants; None is the
 working directory."""
 
 
 def file_at(name: str, folder: Folder = None) -> Path:
     """The file that a name means. `~name` stays as it is written where there is no such user."""
-    return folder.file(name) if isinstance(folder, Place) else Path(folder or ".") / os.path.expanduser(name)
+    return folder.file(name) if isinstance(folder, FileScope) else Path(folder or ".") / os.path.expanduser(name)

@@ -11,7 +11,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.extras import check_installed
 from lbdsl.core.nearest import nearest
 from lbdsl.core.paths import did_you_mean
-from lbdsl.core.place import Folder, Place, file_at
+from lbdsl.core.place import FileScope, Folder, file_at
 from lbdsl.data import files, hub
 from lbdsl.data.installed import installed_documents
 from lbdsl.data.split import Split, joined, only_evaluation, split_documents
@@ -101,7 +101,7 @@ def path_of(data: str, base_dir: Folder = None) -> Path:
 
 def is_there(data: str, base_dir: Folder = None) -> bool:
     """Whether a name is that of a local file or folder, which is then not looked for on a hub."""
-    return os.path.exists(path_of(data, base_dir.folder if isinstance(base_dir, Place) else base_dir))
+    return os.path.exists(path_of(data, base_dir.folder if isinstance(base_dir, FileScope) else base_dir))
 
 
 def _read(data: str, base_dir: Folder, offline: bool) -> Iterable[str]:

@@ -18,7 +18,7 @@ import yaml
 
 from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.core.extras import is_installed
-from lbdsl.core.place import Folder, Place, file_at
+from lbdsl.core.place import FileScope, Folder, file_at
 from lbdsl.data.sources import is_there
 from lbdsl.recipe.schema_blocks import task_name
 
@@ -108,16 +108,16 @@ def quiet() -> Iterator[None]:
 def check_file(name: str, path: Path, folder: Folder) -> None:
     """Raise LB479 for a file of a task that would run code or names files elsewhere, unless the user named or allowed it;
     LB456 for one that cannot be read."""
-    if isinstance(folder, Place) and not _trusted(name, folder):
+    if isinstance(folder, FileScope) and not _trusted(name, folder):
         _Checked(name, folder, set()).file(path)
 
 
 def may_name(path: Path, name: str, folder: Folder) -> bool:
     """Whether the file of the task `name` may name the file at `path`."""
-    return not isinstance(folder, Place) or _trusted(name, folder) or folder.holds(path)
+    return not isinstance(folder, FileScope) or _trusted(name, folder) or folder.holds(path)
 
 
-def _trusted(name: str, folder: Place) -> bool:
+def _trusted(name: str, folder: FileScope) -> bool:
     return folder.task_code or name in folder.given
 
 
@@ -138,7 +138,7 @@ def keep_templates_in() -> None:
 class _Checked:
     """One file of a task, and those that it includes."""
 
-    def __init__(self, name: str, place: Place, seen: set[Path]):
+    def __init__(self, name: str, place: FileScope, seen: set[Path]):
         self._name, self._place, self._seen = name, place, seen
 
     def file(self, path: Path) -> None:

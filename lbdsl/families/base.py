@@ -42,7 +42,7 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
-class Limit:
+class Only:
     """A field of the config that may only have one of the `allowed` values; an absent field counts as None."""
 
     field: str
@@ -50,18 +50,18 @@ class Limit:
     reason: str
 
 
-NOT_QUANTIZED = Limit("quantization_config", (None,), "the weights are quantized already; start from the unquantized model")
-DECODER = Limit("is_encoder_decoder", (None, False), "only decoder models can be changed")
-NO_PER_LAYER = Limit("per_layer_config", (None,), "transformers saves it, but the family's code does not follow it")
-CAUSAL = Limit("use_bidirectional_attention", (None, False), "only causal attention can be changed")
-IS_CAUSAL = Limit("is_causal", (None, True), "only causal attention can be changed")
+NOT_QUANTIZED = Only("quantization_config", (None,), "the weights are quantized already; start from the unquantized model")
+DECODER = Only("is_encoder_decoder", (None, False), "only decoder models can be changed")
+NO_PER_LAYER = Only("per_layer_config", (None,), "transformers saves it, but the family's code does not follow it")
+CAUSAL = Only("use_bidirectional_attention", (None, False), "only causal attention can be changed")
+IS_CAUSAL = Only("is_causal", (None, True), "only causal attention can be changed")
 COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER, IS_CAUSAL)
 
 
-def ignored_windows(name: str) -> tuple[Limit, ...]:
+def ignored_windows(name: str) -> tuple[Only, ...]:
     """Limits for a family whose attention ignores the window but whose cache applies it."""
     reason = f"{name}'s attention ignores it while its cache obeys it, so prefill and decoding would differ"
-    return (Limit("sliding_window", (None,), reason), Limit("layer_types", (None, "full_attention"), reason))
+    return (Only("sliding_window", (None,), reason), Only("layer_types", (None, "full_attention"), reason))
 
 
 ROPE_REASON = "its frequencies change as the text grows, so cached keys of a window would not fit new queries"
@@ -161,7 +161,7 @@ class Family:
     """Defaults of the boolean fields that `TensorRow.when` names."""
     epsilon: float = 1e-6
     """`rms_norm_eps` if the config has none."""
-    limits: tuple[Limit, ...] = COMMON_LIMITS
+    limits: tuple[Only, ...] = COMMON_LIMITS
     windows: Windows = NO_WINDOWS
 
     rope_types: tuple[str, ...] = ROPE_TYPES

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.base import COMMON_LIMITS, Family, Only
 from lbdsl.families.engines import Classes, GgufNames, VllmLayers
 from lbdsl.families.llama import GRAPH, MINISTRAL
 from lbdsl.families.rows import gated_mlp, projections
@@ -17,7 +17,7 @@ FAMILY = Family(
     windows=OneWindow(4096),
     size_defaults=MappingProxyType({"kv_heads": 8}),
     limits=(
-        Limit(
+        Only(
             "layer_types",
             (None,),
             "Mistral's attention ignores it while its cache obeys it; such a model is of the Ministral family",

@@ -1,6 +1,6 @@
 """Phi-3: one projection for queries, keys and values, one for gate and up; one window for all layers or none."""
 
-from lbdsl.families.base import COMMON_LIMITS, Family, Limit
+from lbdsl.families.base import COMMON_LIMITS, Family, Only
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import QKV
 from lbdsl.families.windows import OneWindow
@@ -25,8 +25,8 @@ FAMILY = Family(
     tied_by_default=False,
     windows=OneWindow(None),
     limits=(
-        Limit("resid_pdrop", (None, 0, 0.0), _NO_DROPOUT),
-        Limit("layer_types", (None,), "Phi-3's attention ignores it while its cache obeys it"),
+        Only("resid_pdrop", (None, 0, 0.0), _NO_DROPOUT),
+        Only("layer_types", (None,), "Phi-3's attention ignores it while its cache obeys it"),
         *COMMON_LIMITS,
     ),
     rope_types=("default",),

@@ -23,7 +23,7 @@ Shapes = Mapping[str, Shape]
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Expr(Value):
+class WeightExpr(Value):
     """Base of all expressions. `node` is their type tag in JSON."""
 
     # Not strict, because tuples are lists in the JSON of a saved plan.
@@ -40,7 +40,7 @@ class Expr(Value):
         return ()
 
 
-class Ref(Expr):
+class Ref(WeightExpr):
     """An old parameter of the layer, by name relative to the layer."""
 
     node: Literal["ref"] = "ref"
@@ -52,7 +52,7 @@ class Ref(Expr):
         return old[self.name]
 
 
-class Stat(Expr):
+class Stat(WeightExpr):
     """A statistic of the layer from calibration on the base model (see `lbdsl.statistics`), with its arguments and its
     shape."""
 
@@ -95,7 +95,7 @@ class Largest(Value):
         return (places.unsqueeze(1) * self.size + places.new_tensor(range(self.size))).flatten()
 
 
-class Take(Expr):
+class Take(WeightExpr):
     """The elements of `x` at these indices along an axis, in that order; a single index (not a list) removes the axis."""
 
     node: Literal["take"] = "take"
@@ -115,7 +115,7 @@ class Take(Expr):
         return (self.x, self.indices.of) if isinstance(self.indices, Largest) else (self.x,)
 
 
-class Mean(Expr):
+class Mean(WeightExpr):
     """The mean over each group of `group` adjacent blocks of `size` along an axis."""
 
     node: Literal["mean"] = "mean"
@@ -134,7 +134,7 @@ class Mean(Expr):
         return (self.x,)
 
 
-class Concat(Expr):
+class Concat(WeightExpr):
     """The concatenation of several tensors along an axis."""
 
     node: Literal["concat"] = "concat"
@@ -151,7 +151,7 @@ class Concat(Expr):
         return self.xs
 
 
-class Slice(Expr):
+class Slice(WeightExpr):
     """The slice of `x` along an axis from `start` to `stop`, exclusive."""
 
     node: Literal["slice"] = "slice"
@@ -170,7 +170,7 @@ class Slice(Expr):
         return (self.x,)
 
 
-class Sum(Expr):
+class Sum(WeightExpr):
     """The sum of several tensors of the same shape."""
 
     node: Literal["sum"] = "sum"
@@ -186,7 +186,7 @@ class Sum(Expr):
         return self.xs
 
 
-class MatMul(Expr):
+class MatMul(WeightExpr):
     """a @ b; b may be a vector. If one of them is [blocks, n, m], the other is split into the same number of blocks along
     the summed dimension, each block is multiplied with its own matrix, and the results are concatenated."""
 
@@ -208,7 +208,7 @@ class MatMul(Expr):
         return (self.a, self.b)
 
 
-class Transpose(Expr):
+class Transpose(WeightExpr):
     """`x` with its last two axes exchanged."""
 
     node: Literal["transpose"] = "transpose"
@@ -222,7 +222,7 @@ class Transpose(Expr):
         return (self.x,)
 
 
-class Factor(Expr):
+class Factor(WeightExpr):
     """One of the two factors of the best rank-`rank` approximation of `x` [n, m]: `first` [n, rank] or `second` [rank, m].
 
     Each contains the square roots of the singular values; the largest element of each column of `first` is positive.
@@ -244,7 +244,7 @@ class Factor(Expr):
         return (self.x,)
 
 
-class Init(Expr):
+class Init(WeightExpr):
     """Random numbers from a normal distribution with standard deviation `std` and a seed; std=0 gives zeros."""
 
     node: Literal["init"] = "init"

@@ -18,7 +18,7 @@ Tensors = Callable[[str], Tensor]
 
 
 @torch.no_grad()
-def evaluate(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+def tensor_of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     """The value of an expression, rounded once to `dtype`, the dtype that the weights are saved in.
 
     It is computed in float64 on the CPU, so the result depends neither on the model's compute dtype nor on its device.
@@ -39,7 +39,7 @@ def made_of(
     old = model.model.layers[layer].get_parameter
     saved = getattr(torch, getattr(model, "saved_dtype", None) or str(model.dtype).removeprefix("torch."))
     return {
-        name: evaluate(expr, old, stats, saved).to(device=model.lm_head.weight.device, dtype=model.dtype)
+        name: tensor_of(expr, old, stats, saved).to(device=model.lm_head.weight.device, dtype=model.dtype)
         for name, expr in weights
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lbdsl.actions.patches import FULL, Patch, Place, patches_of, refactored, with_factor
+from lbdsl.actions.patches import FULL, Patch, SubBlock, patches_of, refactored, with_factor
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Request
 from lbdsl.core.progress import Report
@@ -41,7 +41,7 @@ def scale_patches(
     *,
     progress: Report | None = None,
     batch: int = 1,
-) -> tuple[tuple[Place, ...], PatchCheck]:
+) -> tuple[tuple[SubBlock, ...], PatchCheck]:
     """Choose one of `FACTORS` for all patches of a plan, which are fitted, and save the patches multiplied by it: the
     smallest whose divergence from the base on `check` is within one standard error of the least, since other text is
     further away still (the rule is that of Breiman et al., Classification and Regression Trees, 1984). Returns the dropped

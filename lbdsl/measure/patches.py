@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lbdsl.actions.patches import (
     FULL,
     Patch,
-    Place,
+    SubBlock,
     output_module,
     patches_of,
     places,
@@ -114,11 +114,13 @@ class _Run:
         field = facts.family_data.multipliers.residual
         self.multiplier = 1.0 if field is None else float(getattr(source.hybrid.config, field))
 
-    def own(self, place: Place) -> LayerChange:
+    def own(self, place: SubBlock) -> LayerChange:
         """The base's own layer."""
         return LayerChange(self.facts.layer_specs[place.layer])
 
-    def half(self, place: Place, change: LayerChange, states: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def half(
+        self, place: SubBlock, change: LayerChange, states: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Run one sub-block of a changed layer on each of the hidden states: those after it, and its output (None where the
         layer does not have it)."""
         if change.spec.part(place.slot) is None:
@@ -165,13 +167,13 @@ class _Patching:
         self._as_before: list[Tensor] = []
         self._lost: list[Tensor | None] = []
 
-    def _begins(self, place: Place) -> bool:
+    def _begins(self, place: SubBlock) -> bool:
         change = self._changes.get(place.layer)
         if place in self._patches or change is None:
             return place in self._patches
         return bool(change.weights) or change.spec.part(place.slot) != self._run.own(place).spec.part(place.slot)
 
-    def step(self, place: Place) -> None:
+    def step(self, place: SubBlock) -> None:
         """Run the sub-block at `place`; fit a patch behind the last sub-block that it stands for."""
         run = self._run
         change = self._changes.get(place.layer, run.own(place))

@@ -42,13 +42,13 @@ from lbdsl.recipe.schema import (
 )
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
-from lbdsl.recipe.types import Place, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
+from lbdsl.recipe.types import Clause, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
 from lbdsl.recipe.values import calculated, constant, resolve_action
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
 
-def resolve_condition(scope: Scope, node: tree.Expr, place: Place, asking: str = "") -> Expr:
+def resolve_condition(scope: Scope, node: tree.Expr, place: Clause, asking: str = "") -> Expr:
     """Resolve a boolean expression; `asking` is the word that requires one, if it is not the place."""
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "boolean":
@@ -57,7 +57,7 @@ def resolve_condition(scope: Scope, node: tree.Expr, place: Place, asking: str =
     return expr
 
 
-def resolve_expr(scope: Scope, node: tree.Expr, place: Place) -> Expr:
+def resolve_expr(scope: Scope, node: tree.Expr, place: Clause) -> Expr:
     """Resolve any expression."""
     match node:
         case tree.Variable() if node.name in scope.expressions:
@@ -92,7 +92,7 @@ MAX_EXPANDED = 100_000
 """Parts that all uses of named expressions may stand for: a hostile recipe cannot stall the engine."""
 
 
-def resolved_condition(scope: Scope, node: tree.Expr, place: Place) -> ResolvedAssertion:
+def resolved_condition(scope: Scope, node: tree.Expr, place: Clause) -> ResolvedAssertion:
     """A condition with its text, as reports show it: with the numbers that names stand for, and for a lone `$name` that of
     its expression."""
     expr, meant = resolve_condition(scope, node, place), node
@@ -112,7 +112,7 @@ def _written_out(scope: Scope, name: re.Match[str]) -> str:
     return str(Share(value.value)) if value.unit is Unit.RATIO else f"{value.value:.12g}"
 
 
-def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
+def _named(scope: Scope, node: tree.Variable, place: Clause) -> Expr:
     """Resolve the expression that `$name` stands for, at one place; errors in it get a label at that use."""
     scope.used.add(f"${node.name}")
     named, before = scope.expressions[node.name], len(scope.diagnostics)
@@ -131,14 +131,14 @@ def _named(scope: Scope, node: tree.Variable, place: Place) -> Expr:
                 scope.diagnostics[index] = replace(found, labels=(*found.labels, Label(node.span, "asked for here")))
 
 
-def _number(scope: Scope, node: tree.Expr, place: Place) -> Expr:
+def _number(scope: Scope, node: tree.Expr, place: Clause) -> Expr:
     expr = resolve_expr(scope, node, place)
     if kind_of(expr) != "number":
         scope.fail("LB106", f"expected a number, not {kind_name(expr)}", node.span)
     return expr
 
 
-def _compare(scope: Scope, node: tree.Compare, place: Place) -> tree.Compare:
+def _compare(scope: Scope, node: tree.Compare, place: Clause) -> tree.Compare:
     first = attempt(resolve_expr, scope, node.operands[0], place)
 
     def resolve_next(op: tree.Operator, operand: tree.Expr) -> Expr:
@@ -177,7 +177,7 @@ def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
     scope.fail("LB113", f"no fact `{node.name}`", node.span, help=(*hints, listed), fix=fix)
 
 
-def resolve_value(scope: Scope, node: tree.Call, place: Place) -> Meaning:
+def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
     """A name or call in an expression: in a rule the score of a layer, elsewhere a value of the whole model."""
     name = node.name.name
     if node.args is None and name in ("true", "false"):

@@ -23,7 +23,7 @@ from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Ru
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
-from lbdsl.recipe.types import Place
+from lbdsl.recipe.types import Clause
 from lbdsl.recipe.values import resolve_action
 from lbdsl.recipe.variables import outside_values, resolve_let, resolve_param
 
@@ -255,7 +255,7 @@ class _Resolver:
         self.once[key] = span
         return True
 
-    def _assertion(self, node: tree.Expr, place: Place, into: list[ResolvedAssertion]) -> None:
+    def _assertion(self, node: tree.Expr, place: Clause, into: list[ResolvedAssertion]) -> None:
         found = attempt(resolved_condition, self.scope, node, place)
         into += [found] if found is not None else []
 

@@ -13,11 +13,11 @@ from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import ENGINES, CostOf, PostScore, PredictedOf, Score, Serves
 from lbdsl.recipe.schema_blocks import QUESTIONS_FILE, SHORTEST_NEEDLE, Needle, OwnQuestions, task_name
 from lbdsl.recipe.scope import Scope
-from lbdsl.recipe.types import Place, refuse_unquoted
-from lbdsl.recipe.values import constant, described, warn_decimal, whole
+from lbdsl.recipe.types import Clause, refuse_unquoted
+from lbdsl.recipe.values import constant, described, warn_decimal, whole_number
 
 
-def post_score(scope: Scope, node: tree.Call, place: Place) -> PostScore:
+def post_score(scope: Scope, node: tree.Call, place: Clause) -> PostScore:
     name = node.name.name
     if place != "assert":
         too_early(scope, node, f"`{place}`")
@@ -66,7 +66,7 @@ def needle_of(scope: Scope, what: str, node: tree.Expr) -> Needle:
     refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, String):
-        context = whole(scope, what, node, Unit.TOKENS)
+        context = whole_number(scope, what, node, Unit.TOKENS)
         warn_decimal(scope, node)
         return context
     if not value.value.lower().endswith(QUESTIONS_FILE):
@@ -93,7 +93,7 @@ def cost_of(scope: Scope, node: tree.Call) -> CostOf:
     argument = only_argument(node)
     if argument is None:
         scope.fail("LB104", f"`{name}` needs a context length", node.span, help=f"in tokens, as in `{name}(32Ki)`")
-    context = whole(scope, "a context", argument, Unit.TOKENS)
+    context = whole_number(scope, "a context", argument, Unit.TOKENS)
     if context < 1:
         scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
     warn_decimal(scope, argument)
@@ -111,7 +111,9 @@ def predicted_of(scope: Scope, node: tree.Call) -> PredictedOf:
     if engine is not None and (not isinstance(engine, tree.Call) or engine.args or engine.name.name not in value.engines):
         message = f"`{value.name}` is not predicted for this engine"
         scope.fail("LB105", message, engine.span, help=f"`engine={'|'.join(value.engines)}`")
-    numbers = [whole(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)]
+    numbers = [
+        whole_number(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)
+    ]
     if min(numbers) < 1:
         scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
     known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
@@ -119,7 +121,7 @@ def predicted_of(scope: Scope, node: tree.Call) -> PredictedOf:
     return PredictedOf(node.span, value.name, context, tuple(numbers), known)
 
 
-def serves_of(scope: Scope, node: tree.Call, place: Place) -> Serves:
+def serves_of(scope: Scope, node: tree.Call, place: Clause) -> Serves:
     argument = only_argument(node)
     engine = None if argument is None else constant(scope, argument, words=True)
     if not isinstance(engine, String) or engine.value not in ENGINES:
@@ -131,7 +133,7 @@ def serves_of(scope: Scope, node: tree.Call, place: Place) -> Serves:
     return Serves(node.span, engine.value)
 
 
-def joint_score(scope: Scope, node: tree.Call, place: Place) -> Score:
+def joint_score(scope: Scope, node: tree.Call, place: Clause) -> Score:
     name = node.name.name
     joint = metrics_of(Of.CHANGED)
     if name not in joint:

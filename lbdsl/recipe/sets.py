@@ -14,7 +14,7 @@ from lbdsl.recipe.expressions import resolve_by, resolve_condition
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import Amount, ends
 from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
-from lbdsl.recipe.values import constant, whole
+from lbdsl.recipe.values import constant, whole_number
 
 MAX_NODES = 10_000
 MAX_DEPTH = 128
@@ -84,14 +84,14 @@ def _amount(scope: Scope, node: Number | tree.Variable) -> Amount:
         if not 0 <= value.value <= 1:
             scope.fail("LB211", f"a share of {value.value * 100:g} %", node.span, help="a share is between 0% and 100%")
         return Amount(node.span, value.value, Unit.RATIO, value.text)
-    count = whole(scope, "the number of layers", value)
+    count = whole_number(scope, "the number of layers", value)
     if count < 0:
         scope.fail("LB211", f"an amount of {count} layers", node.span, help="an amount is not negative")
     return Amount(node.span, count, Unit.NONE, str(count))
 
 
 def _layer(scope: Scope, node: Number | tree.Variable) -> Number:
-    index = whole(scope, "a layer", node)
+    index = whole_number(scope, "a layer", node)
     if index < 0:
         scope.fail("LB211", f"layer {index} does not exist", node.span, help="layers are counted from 0")
     return Number(node.span, index, Unit.NONE, str(index))

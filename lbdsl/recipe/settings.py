@@ -36,7 +36,7 @@ from lbdsl.recipe.schema_blocks import (
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
 from lbdsl.recipe.types import refuse_unquoted
-from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole
+from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole_number
 
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
@@ -49,7 +49,7 @@ LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
 
 
 def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
-    return whole(scope, what, node, Unit.TOKENS)
+    return whole_number(scope, what, node, Unit.TOKENS)
 
 
 def _length(scope: Scope, what: str, node: tree.Expr) -> int:
@@ -274,7 +274,7 @@ def _reader(block: str, key: str, field: FieldInfo) -> Read:
         read = _one_of(key, field.title or "")
         return _several(read) if get_origin(field.annotation) is tuple else read
     by_unit = {"tokens": _tokens, "length": _length}
-    return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole)
+    return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole_number)
 
 
 def _rows(block: str) -> Iterator[tuple[str, SettingRow]]:

@@ -15,7 +15,7 @@ from lbdsl.metrics import TaskMetric, metric_of
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
 from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
 
-Place = Literal["where", "requires", "until", "while", "subject to", "assert"]
+Clause = Literal["where", "requires", "until", "while", "subject to", "assert"]
 """Where an expression is used; all but `where` are about the whole model."""
 
 _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)

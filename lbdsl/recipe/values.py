@@ -121,7 +121,7 @@ def calculated(
     return value, unit
 
 
-def whole(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
+def whole_number(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
     """The integer value of a constant in one of the units, or without a unit. `what` is its name in messages."""
     value = constant(scope, node)
     if not isinstance(value, Number):
@@ -278,7 +278,7 @@ def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) ->
         unit = Unit(str(extra["unit"]))
         if unit is Unit.TOKENS and not extra.get("decimal"):
             warn_decimal(scope, node)
-        return whole(scope, f"`{name}`", value, unit)
+        return whole_number(scope, f"`{name}`", value, unit)
     if isinstance(value, Items):
         scope.fail("LB106", f"`{name}` takes one value, not a list", node.span)
     if isinstance(value, Number):

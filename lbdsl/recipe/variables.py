@@ -20,7 +20,7 @@ from lbdsl.language.parse import parse
 from lbdsl.language.tree import Number, String, walk
 from lbdsl.recipe.expressions import MAX_EXPANDED, resolve_expr
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
-from lbdsl.recipe.types import Place, kind_of, unit_of
+from lbdsl.recipe.types import Clause, kind_of, unit_of
 from lbdsl.recipe.values import SET, constant, described, literals, placed
 
 MAX_SIZE = 1000
@@ -28,7 +28,7 @@ MAX_DEPTH = 50
 
 # Expressions with a name ---------------------------------------------------------------------------------------------
 
-_PLACES: tuple[Place, ...] = ("where", "assert")
+_PLACES: tuple[Clause, ...] = ("where", "assert")
 """An expression that is invalid in both is invalid everywhere: the other places allow less than `assert` does."""
 
 

@@ -17,7 +17,7 @@ from lbdsl.artifact.save import file_hashes, save_all_but_weights
 from lbdsl.core.progress import Report
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import AnyExpr
-from lbdsl.measure.expressions import evaluate
+from lbdsl.measure.expressions import tensor_of
 from lbdsl.measure.skeleton import skeleton_of, stand_in
 from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.measure.variant import StatisticsOf, no_statistics
@@ -61,7 +61,7 @@ class Rewriting:
             """The bytes of a new weight, computed from its layer's old weights, which are read only for this."""
             layer, expr = self._made[name]
             prefix = self._facts.family_data.layer_prefix.format(layer)
-            made = evaluate(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
+            made = tensor_of(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
             return made.view(torch.uint8).numpy().tobytes()
 
         carry_out(self._weights, folder, cast=cast, make=make, progress=progress)

@@ -29,7 +29,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenPlan:
     """The selection that a recipe with a `choose` comes to, how it was found, and notes on that."""
 
     selection: Selection
@@ -37,7 +37,7 @@ class Chosen:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def choose(session: Session, scored: Scored, *, best_so_far: bool) -> Chosen:
+def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan:
     """`best_so_far` as in `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
     measured is broken, and what `select` finds."""
     case, scores, wanted = session.case, scored.scores, session.recipe.measure
@@ -82,7 +82,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> Chosen:
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     choice = _choice(problem, found, whole.measured_on, passed_over)
-    return Chosen(selected.unwrap(), choice, diagnostics)
+    return ChosenPlan(selected.unwrap(), choice, diagnostics)
 
 
 def _checked(session: Session, scored: Scored, metric: str, found: Found) -> tuple[Found, ScoreValue | None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.cache import hold
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
-from lbdsl.core.place import Place
+from lbdsl.core.place import FileScope
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
@@ -64,11 +64,11 @@ class OpenModel:
             weakref.finalize(self, lock.close)
         return root
 
-    def place(self, recipe_path: str) -> Place:
+    def place(self, recipe_path: str) -> FileScope:
         """Which files the names in the recipe at `recipe_path` may mean."""
         folder = Path(recipe_path).absolute().parent
         own = (self.came_from or folder, *self.options.allow_paths)
-        return Place(folder, own, task_code=self.options.allow_task_code)
+        return FileScope(folder, own, task_code=self.options.allow_task_code)
 
     @cached_property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from lbdsl.actions.patches import Place, patches_of
+from lbdsl.actions.patches import SubBlock, patches_of
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.weights import Stat, stats_by_layer
@@ -73,7 +73,7 @@ def helpful_patches(session: Session, scores: Mapping[Request, Measurement], sel
     from lbdsl.measure.store import open_store
 
     model, check = session.model, session.check_text
-    chosen, on, statistics, unhelped = selected.selection, selected.on, selected.statistics, set[Place]()
+    chosen, on, statistics, unhelped = selected.selection, selected.on, selected.statistics, set[SubBlock]()
     while check is not None and patches_of(session.facts, chosen.changes):
         statistics = fitted(session, [chosen.changes], on)
         with open_store(model.cache_dir) as store, session.progress.stage("checking patches") as report:

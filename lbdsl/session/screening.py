@@ -12,7 +12,7 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.weights import stats_by_layer
 from lbdsl.session.session import Session
 from lbdsl.solve.case import Case
-from lbdsl.solve.choose import Place
+from lbdsl.solve.choose import LayerOption
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -23,7 +23,7 @@ class Screening:
     """Estimated scores, and pair terms by two places with the lower layer first; both in nats a token."""
 
     scores: Mapping[Request, Measurement]
-    pairs: Mapping[tuple[Place, Place], float]
+    pairs: Mapping[tuple[LayerOption, LayerOption], float]
 
 
 def _is_wanted(case: Case) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lbdsl.core.place import Place
+from lbdsl.core.place import FileScope
 from lbdsl.core.progress import Progress
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.schema import Recipe
@@ -37,7 +37,7 @@ class Session:
         return self.model.progress
 
     @cached_property
-    def place(self) -> Place:
+    def place(self) -> FileScope:
         """Which files the recipe's names may mean."""
         return self.model.place(self.recipe.path)
 

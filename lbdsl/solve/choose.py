@@ -21,13 +21,13 @@ from lbdsl.solve.match import Match
 from lbdsl.solve.table import Choices
 from lbdsl.solve.until import resolve
 
-Place = tuple[int, int]
+LayerOption = tuple[int, int]
 """A layer, and the number of an alternative."""
 
 Role = tuple[int, int]
 """A kind of layer (`Problem.kind`), and the number of an alternative."""
 
-Barred = tuple[frozenset[Place], frozenset[tuple[Role, Role]]]
+Barred = tuple[frozenset[LayerOption], frozenset[tuple[Role, Role]]]
 """Places, and roles that no two layers may have."""
 
 Form = Callable[[tuple[LayerSpec, ...]], bool]
@@ -44,7 +44,7 @@ class Limit:
 
     number: int
     start: float
-    changes: Mapping[Place, float]
+    changes: Mapping[LayerOption, float]
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Problem:
     case: Case
     choosing: Choosing
     options: Mapping[int, tuple[int, ...]]
-    scores: Mapping[Place, float]
-    costs: Mapping[Place, LayerCost]
+    scores: Mapping[LayerOption, float]
+    costs: Mapping[LayerOption, LayerCost]
     fixed: tuple[LayerCost, ...]
     forms: Forms = field(default_factory=dict)
-    pairs: Mapping[tuple[Place, Place], float] = field(default_factory=dict)
+    pairs: Mapping[tuple[LayerOption, LayerOption], float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -132,7 +132,7 @@ class Problem:
         return found
 
     @cached_property
-    def _matrix(self) -> tuple[Mapping[Place, int], Any]:
+    def _matrix(self) -> tuple[Mapping[LayerOption, int], Any]:
         """The number of each place, and the pair terms of each two [places, places]."""
         import numpy as np
 
@@ -155,10 +155,10 @@ class Problem:
         return tuple(n for n, budget in enumerate(self.choosing.budgets) if not evaluate(budget.expr, world).value)
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[LayerOption, ...]:
         return tuple((layer, number) for layer, numbers in self.options.items() for number in numbers)
 
-    def without(self, places: Set[Place]) -> Problem:
+    def without(self, places: Set[LayerOption]) -> Problem:
         """The same with fewer alternatives, which may leave a layer none."""
         options = {i: tuple(n for n in numbers if (i, n) not in places) for i, numbers in self.options.items()}
         pairs = {both: value for both, value in self.pairs.items() if places.isdisjoint(both)}
@@ -174,13 +174,13 @@ class Problem:
         return found
 
     @cached_property
-    def priced(self) -> tuple[tuple[Limit, ...], frozenset[Place]]:
+    def priced(self) -> tuple[tuple[Limit, ...], frozenset[LayerOption]]:
         """The budgets, and parts of budgets, that are sums over layers; and the places with which one has no value, such as
         weights whose times no profile predicts."""
         found, unknown = [], set()
         for number, budget in enumerate(self.choosing.budgets):
             starts = rooms(budget.expr, self.world(self.plain))
-            changes: list[dict[Place, float]] = [{} for _ in starts]
+            changes: list[dict[LayerOption, float]] = [{} for _ in starts]
             for layer, option in self.places if starts else ():
                 there = rooms(budget.expr, self.world({**self.plain, layer: option}))
                 if not there:
@@ -238,7 +238,7 @@ class Problem:
         """Whether `plain` changes nothing."""
         return all(self.choosing.scores[number] is None for number in self.plain.values())
 
-    def _two_layers(self, one: Role, other: Role, barred: frozenset[Place]) -> dict[int, int] | None:
+    def _two_layers(self, one: Role, other: Role, barred: frozenset[LayerOption]) -> dict[int, int] | None:
         """Two layers in these roles."""
         first, second = (
             [i for i, n in self.places if (self.kind(i), n) == role and (i, n) not in barred] for role in (one, other)

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator
 
 from lbdsl.core.measurement import Measurement
-from lbdsl.solve.choose import Place, Problem
+from lbdsl.solve.choose import LayerOption, Problem
 from lbdsl.solve.optimum import solutions
 from lbdsl.solve.search import Found, MeasurePlans, key_of, value_of
 from lbdsl.solve.table import Choices
@@ -32,7 +32,7 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
     while problem.broken(plan):
         waiting = [(known[place] / gain, place, gain) for place, gain in _useful(problem, plan)]
         heapq.heapify(waiting)
-        tried: dict[Place, Measurement] = {}
+        tried: dict[LayerOption, Measurement] = {}
         while waiting:
             _, place, gain = waiting[0]
             if place in tried or spent >= tries:
@@ -51,7 +51,7 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
     return Found(plan, problem.sum(least), joint, float(spent))
 
 
-def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[Place, float]]:
+def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[LayerOption, float]]:
     """The changes of one layer that break no budget which is kept and bring the others nearer, and what they bring: of each
     budget the share of what is missing, as a sum."""
     limits, unknown = problem.priced
@@ -69,6 +69,6 @@ def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[Place, float]]:
             yield (layer, number), gain
 
 
-def _with(plan: Choices, place: Place) -> Choices:
+def _with(plan: Choices, place: LayerOption) -> Choices:
     layer, number = place
     return {**plan, layer: number}

@@ -15,7 +15,7 @@ from itertools import islice, product
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
-from lbdsl.solve.choose import Barred, Limit, Place, Problem, Role, engines_in
+from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.table import Choices
 
@@ -75,7 +75,7 @@ def families(problem: Problem) -> list[Choices]:
 
     asked = dict.fromkeys(role_of.values())
     apart = {frozenset(other for other in asked if not together(role, other)) for role in asked} | {frozenset[Role]()}
-    found: dict[tuple[Place, ...], Choices] = {}
+    found: dict[tuple[LayerOption, ...], Choices] = {}
     for left_out in apart:
         rest = problem.without({place for place, role in role_of.items() if role in left_out})
         for plan in islice(solutions(rest), 1) if all(rest.options.values()) else ():
@@ -247,7 +247,7 @@ class _Program:
             self._highs.changeColIntegrality(column, self._integer)
         return column
 
-    def _row(self, low: float, high: float, factors: Mapping[Place, float]) -> None:
+    def _row(self, low: float, high: float, factors: Mapping[LayerOption, float]) -> None:
         self._columns(low, high, {self._number[place]: factor for place, factor in factors.items()})
 
     def _keep(self, limit: Limit) -> None:
@@ -266,7 +266,7 @@ class _Program:
         for one, other in sorted(pairs):
             self._columns(-self._inf, 1.0, {used[one]: 1.0, used[other]: 1.0})
 
-    def _pair(self, one: Place, other: Place, value: float) -> None:
+    def _pair(self, one: LayerOption, other: LayerOption, value: float) -> None:
         both = self._variable(value, 1.0, integer=False)
         first, second = self._number[one], self._number[other]
         if value > 0:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
-from lbdsl.actions.patches import Place, output_module, patch_texts, places, with_patches
+from lbdsl.actions.patches import SubBlock, output_module, patch_texts, places, with_patches
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
@@ -126,7 +126,7 @@ def select(
     case: Case,
     measurements: Mapping[Request, Measurement],
     *,
-    unhelped: Collection[Place] = (),
+    unhelped: Collection[SubBlock] = (),
     chosen: Choices | None = None,
     sizes: Mapping[int, int] = MappingProxyType({}),
     forms: Forms = MappingProxyType({}),
@@ -221,11 +221,11 @@ def _planned(case: Case, base: LayerSpec, spec: LayerSpec, paths: tuple[str, ...
 
 
 def _patched(
-    case: Case, layers: Sequence[LayerChoice], unhelped: Collection[Place]
+    case: Case, layers: Sequence[LayerChoice], unhelped: Collection[SubBlock]
 ) -> tuple[tuple[LayerChoice, ...], list[Diagnostic]]:
     """The layers with the patches that their actions want, and LB351 for each reason why some drops have none."""
-    wanted: dict[Place, int] = {}
-    kept: dict[Place, int] = {}
+    wanted: dict[SubBlock, int] = {}
+    kept: dict[SubBlock, int] = {}
     for place in places(case.facts):
         output = f"{Slot.WEIGHTS}.{output_module(case.facts, case.facts.layer_specs[place.layer], place.slot)}"
         for item in layers[place.layer].actions:
@@ -241,13 +241,13 @@ def _patched(
         weights = dict(changes[choice.index].weights) if choice.index in changes else {}
         why = "; ".join([*([choice.reason] if choice.acting else []), *patch_texts(weights)]) or choice.reason
         found.append(choice.model_copy(update={"weights": weights, "reason": why}))
-    whys: dict[str, list[Place]] = {}
+    whys: dict[str, list[SubBlock]] = {}
     for place, why in without.items():
         whys.setdefault(why, []).append(place)
     return tuple(found), [unpatched(dropped, why, _span(case, wanted[dropped[0]])) for why, dropped in whys.items()]
 
 
-def unpatched(dropped: Iterable[Place], why: str, span: Span | None = None) -> Diagnostic:
+def unpatched(dropped: Iterable[SubBlock], why: str, span: Span | None = None) -> Diagnostic:
     """LB351 for dropped sub-blocks without a patch."""
     layers = {place.layer for place in dropped}
     said = f"{layers_text(sorted(layers))} {'is' if len(layers) == 1 else 'are'} dropped without a patch"

@@ -18,7 +18,7 @@ from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.weights import Concat, LayerChange, MatMul, Mean, stats_by_layer
-from lbdsl.measure.expressions import evaluate, made_of
+from lbdsl.measure.expressions import made_of, tensor_of
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.statistics import Statistics, take_statistics
 from lbdsl.model.layout import layout_of
@@ -111,7 +111,7 @@ def test_aligning_alone_changes_nothing(family: str, biases: bool) -> None:
         assert len(stats) == 2
         assert all(not torch.allclose(value[3], torch.eye(value.shape[-1]), atol=0.1) for value in stats.values())
         for name, expr in change.weights:
-            value = evaluate(_not_averaged(expr), owner.get_parameter, stats, torch.float32)
+            value = tensor_of(_not_averaged(expr), owner.get_parameter, stats, torch.float32)
             made.model.layers[layer].get_parameter(name).data.copy_(value)
         assert not torch.allclose(made.model.layers[layer].self_attn.o_proj.weight, owner.self_attn.o_proj.weight, atol=0.1)
     assert_same(logits_of(made, ids), logits_of(base, ids))

@@ -182,11 +182,11 @@ def made(change: LayerChange, layer: int, facts: ModelFacts, model, inputs_MW) -
     """The new weights of a layer by the expressions."""
     import torch
 
-    from lbdsl.measure.expressions import evaluate
+    from lbdsl.measure.expressions import tensor_of
 
     stats = statistics_of(change, layer, facts, model, inputs_MW)
     old = model.model.layers[layer].get_parameter
-    return {name: evaluate(expr, old, stats, torch.float32) for name, expr in change.weights}
+    return {name: tensor_of(expr, old, stats, torch.float32) for name, expr in change.weights}
 
 
 def changed(model, facts: ModelFacts, text: str, inputs: list):
@@ -336,12 +336,12 @@ def test_sums_and_single_indices() -> None:
     import torch
 
     from lbdsl.layer.weights import Ref, Sum, Take
-    from lbdsl.measure.expressions import evaluate
+    from lbdsl.measure.expressions import tensor_of
 
     x = torch.arange(6.0).view(2, 3)
     old = SimpleNamespace(x=x, y=x * 10)
     row = Take(x=Sum(xs=(Ref(name="x"), Ref(name="y"))), axis=0, indices=1)
-    assert evaluate(row, lambda name: getattr(old, name), {}, torch.float32).tolist() == [33, 44, 55]
+    assert tensor_of(row, lambda name: getattr(old, name), {}, torch.float32).tolist() == [33, 44, 55]
     assert row.shape({"x": (2, 3), "y": (2, 3)}) == (3,)
     with pytest.raises(ValueError, match="cannot be added"):
         row.shape({"x": (2, 3), "y": (3, 2)})

@@ -137,7 +137,7 @@ def test_a_record_that_cannot_be_asked_is_named_by_its_line(tmp_path: Path, reco
 
 
 def test_a_file_that_has_no_questions_or_may_not_be_read_is_an_error(tmp_path: Path) -> None:
-    from lbdsl.core.place import Place
+    from lbdsl.core.place import FileScope
     from lbdsl.data.records import read_questions
 
     inside = tmp_path / "recipe"
@@ -145,7 +145,7 @@ def test_a_file_that_has_no_questions_or_may_not_be_read_is_an_error(tmp_path: P
     file_of(tmp_path, [PORT])
     (inside / "empty.jsonl").write_text("\n\n")
     (inside / "mine.txt").write_text("text")
-    place = Place(inside, (inside,))
+    place = FileScope(inside, (inside,))
     for name, code in (
         ("empty.jsonl", "LB444"),
         ("mine.txt", "LB440"),
