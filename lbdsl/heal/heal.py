@@ -13,26 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.processes import process_count, process_number
+from lbdsl.core.processes import process_number
 from lbdsl.heal import processes
+from lbdsl.heal.loop import Loop, Watch, is_whole, last_whole_checkpoint, load_learned, step_of, trained
 from lbdsl.heal.objectives import Distill, Match, Objective
 from lbdsl.heal.sharding import Shared
 from lbdsl.heal.teacher import Teacher
 from lbdsl.heal.text import HealingText
+from lbdsl.heal.trackers import Trackers
 from lbdsl.heal.validation import Validation, every
 from lbdsl.heal.weights import merged, with_trainable_weights
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.recipe.schema_blocks import Stage
-
-SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-"""Transformers' names of the schedules of a recipe."""
-
-POINTS = 40
-"""Approximate number of recorded points of the training curve."""
 
 CURVE_FILE = "curve.json"
 
@@ -91,18 +86,6 @@ def heal_model(
     `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
-    from transformers.integrations import TensorBoardCallback
-    from transformers.trainer_callback import PrinterCallback
-
-    from lbdsl.heal.trainer import (
-        LEARNED_FILE,
-        BlockDataset,
-        HealCallback,
-        HealTrainer,
-        is_whole,
-        last_whole_checkpoint,
-        trained,
-    )
 
     is_main = process_number() == 0
     steps = stage.steps
@@ -113,7 +96,7 @@ def heal_model(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = processes.shared(last_whole_checkpoint(folder) if resume else None)
     for stale in folder.glob("checkpoint-*") if is_main else ():
-        # An incomplete checkpoint, left by a kill, would count towards save_total_limit.
+        # An incomplete checkpoint, left by a kill, would count among those that are kept.
         if checkpoint is None or not is_whole(stale):
             shutil.rmtree(stale)
     if checkpoint is None:
@@ -122,7 +105,6 @@ def heal_model(
         message = f"process {process_number()} does not see {checkpoint}"
         raise fail("LB458", message, help="put the output, with -o, on a file system that all processes share")
 
-    use_cache = student.config.use_cache  # type: ignore[union-attr]
     dtype = next(student.parameters()).dtype
     device = share_on or next(student.parameters()).device
     set_seed(stage.seed)
@@ -131,11 +113,9 @@ def heal_model(
             student.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         objective = _objective(student, teacher, stage, parts)
     if checkpoint is not None:
-        weights = trained(objective)
-        for weight, value in load_file(checkpoint / LEARNED_FILE).items():
-            weights[weight].data.copy_(value)
+        load_learned(objective, checkpoint)
     shared = Shared(objective, share_on) if share_on is not None else None
-    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    start = step_of(checkpoint) if checkpoint else 0
     if start:
         progress(start * tokens_per_step, steps * tokens_per_step, f"resumed after step {start}")
     curve = _Curve(folder / CURVE_FILE, start)
@@ -143,51 +123,27 @@ def heal_model(
     if apart is not None:
         validation = Validation(folder, every(steps, tokens_per_step, apart.ids_SN), start)
 
-    earlier = curve.seconds
+    earlier, started = curve.seconds, time.monotonic()
 
-    def on_point(step: int, loss: float, rate: float, last: int) -> None:
+    def on_point(step: int, loss: float, rate: float) -> None:
         """The mean loss since the last point, and this process's tokens a second."""
         if not math.isfinite(loss):
             raise _diverged(f"the healing loss is {loss} at step {step}")
         curve.add(step, step * tokens_per_step, loss, earlier + time.monotonic() - started)
         other = f", {validation.points[-1][2]:.3f} on other text" if validation is not None and validation.points else ""
-        progress(step * tokens_per_step, last * tokens_per_step, f"loss {loss:.3f}{other}, {rate:.0f} tok/s")
+        progress(step * tokens_per_step, steps * tokens_per_step, f"loss {loss:.3f}{other}, {rate:.0f} tok/s")
+        shown.show("train/loss", step, loss)
 
-    callback = HealCallback(
-        tokens_per_step=tokens_per_step,
-        on_point=on_point,
-        should_stop=should_stop,
-        save_seconds=save_seconds,
-        validation=validation,
-    )
-    started = time.monotonic()
-    with quiet_transformers():
-        trainer = HealTrainer(
-            model=objective,
-            args=_arguments(stage, folder, dtype, device, tuple(t for t in trackers if t != "tensorboard"), name),
-            train_dataset=BlockDataset(text),
-            callbacks=[callback],
-        )
-        # With its progress bar off, the Trainer prints its logs; only lbdsl may write to the terminal.
-        trainer.remove_callback(PrinterCallback)
-        if "tensorboard" in trackers:
-            board = TensorBoardCallback()
-            board.logging_dir = str(logs or folder)
-            trainer.add_callback(board)
-        if apart is not None:
-            callback.measure = partial(trainer.validation_loss, BlockDataset(apart, sequences))
+    loop = Loop(objective, stage, text, folder, device, dtype, sharded=shared is not None)
+    if checkpoint is not None:
+        loop.resume(checkpoint)
+    with Trackers(trackers, name, logs or folder, stage) as shown:
         # A run that is resumed at its early end has nothing to train.
         if validation is None or validation.patient:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            start = trainer.state.global_step
-        if "wandb" in trackers:
-            import wandb
-
-            # The next stage is a run of its own.
-            wandb.finish()
-    # The Trainer and its optimizer would stay in memory as long as the callback.
-    callback.measure = None
-    if callback.stopped and start < steps:
+            on_look = partial(shown.show, "eval/loss")
+            loop.train(Watch(on_point, on_look, should_stop, save_seconds, validation, apart))
+    start = loop.step
+    if loop.stopped and start < steps:
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
         raise _diverged("the healing loss on text that does not heal is NaN or infinite")
@@ -215,8 +171,6 @@ def heal_model(
     for module in healed.modules() if recompute else ():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False  # type: ignore[assignment]
-    # The Trainer turns it off; restore it before the model is saved.
-    healed.config.use_cache = use_cache  # type: ignore[union-attr]
     return healed, report
 
 
@@ -243,54 +197,6 @@ def _nothing_to_train(stage: Stage) -> Exception:
 
 def _diverged(message: str) -> Exception:
     return fail("LB464", message, help="lower `lr` in the heal block, or use `method = lora(...)`")
-
-
-def _arguments(
-    heal: Stage, folder: Path, dtype: torch.dtype, device: torch.device, trackers: tuple[str, ...], name: str
-) -> Any:
-    """TrainingArguments: AdamW without weight decay, checkpoints by HealCallback."""
-    from transformers import TrainingArguments
-
-    steps = heal.steps
-    on_gpu = device.type == "cuda"
-    if on_gpu and device.index is not None:
-        # The Trainer uses the current device, not the model's.
-        torch.cuda.set_device(device)
-    args = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=heal.batch // process_count(),
-        learning_rate=heal.lr,
-        lr_scheduler_type=SCHEDULERS[heal.schedule],
-        warmup_steps=math.ceil(steps * heal.warmup),
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim="adamw_torch",
-        seed=heal.seed,
-        data_seed=heal.seed,
-        use_cpu=device.type == "cpu",
-        bf16=dtype == torch.bfloat16 and not (on_gpu and not torch.cuda.is_bf16_supported()),
-        fp16=dtype == torch.float16 and on_gpu,
-        logging_strategy="steps",
-        logging_steps=max(1, steps // POINTS),
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to=list(trackers),
-        run_name=name,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=on_gpu,
-        eval_strategy="no",
-        # A stage `match` does not use the final norm.
-        ddp_find_unused_parameters=heal.name == "match",
-    )
-    # One process heals on one device: with several visible, the Trainer would split each batch over all of them.
-    args._n_gpu = min(args.n_gpu, 1)
-    # Not what a configuration of accelerate says: a recipe is computed in the model's dtype.
-    args.mixed_precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    return args
 
 
 class _Curve:

@@ -20,7 +20,7 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
     LoRA skips maps that compute in another way than by their matrix: merging an adapter would not give the output that was
     trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the adapter's own are
     not. Raises LB484 if no maps are left."""
-    from lbdsl.heal.trainer import always_trained
+    from lbdsl.heal.loop import always_trained
 
     for parameter in student.parameters():
         parameter.requires_grad_(False)

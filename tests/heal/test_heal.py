@@ -13,10 +13,10 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal import heal
 from lbdsl.heal.changed import segments
 from lbdsl.heal.heal import HealInterrupted, heal_model
+from lbdsl.heal.loop import last_whole_checkpoint
 from lbdsl.heal.losses import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
-from lbdsl.heal.trainer import last_whole_checkpoint
 from lbdsl.heal.validation import every
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import SINK_LOGITS, Attention

@@ -49,7 +49,7 @@ APPLY = ("apply", "tiny.lbr", "model", "-o", "out", "--yes", "--quiet")
 MOMENTS = {
     "measuring": ("lbdsl.measure.store:Store.put", "after", 3),
     "healing": ("lbdsl.heal.losses:_ChunkedKL.backward", "before", 7),
-    "writing a checkpoint": ("lbdsl.heal.trainer:HealTrainer._save_optimizer_and_scheduler", "before", 1),
+    "writing a checkpoint": ("lbdsl.heal.loop:save_state", "before", 1),
     "merging": ("lbdsl.heal.heal:merged", "after", 1),
     "saving": ("lbdsl.artifact.save:file_hashes", "before", 1),
     "judging": ("lbdsl.run.apply:judge_on", "before", 2),

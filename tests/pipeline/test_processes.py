@@ -55,11 +55,11 @@ MOMENTS = {
     "loading to heal": ("lbdsl.heal.changed segments 1 1", "FSDP", 2),
     "the fifth step": ("lbdsl.heal.objectives Distill.forward 5 1", "FSDP", 1),
     "a checkpoint of which nothing is written": (
-        "lbdsl.heal.trainer HealTrainer._save_optimizer_and_scheduler 3 1",
+        "lbdsl.heal.loop save_state 3 1",
         "DDP",
         2,
     ),
-    "a checkpoint of which the weights lack": ("lbdsl.heal.trainer save_file 3 0", "FSDP", 2),
+    "a checkpoint of which the weights lack": ("lbdsl.heal.loop save_file 3 0", "FSDP", 2),
     "after the last step": ("lbdsl.heal.validation Validation.restore 1 1", "FSDP", 1),
     "judging": ("lbdsl.run.apply _judge 1 0", "DDP", 2),
 }
@@ -228,7 +228,7 @@ def test_one_process_dies_and_others_resume(fresh: Path, alone: Path, place: str
 @pytest.mark.slow
 def test_one_process_then_two_with_shares_then_one(fresh: Path, alone: Path) -> None:
     Path("driver.py").write_text(DYING)
-    place = "lbdsl.heal.trainer HealTrainer._save_optimizer_and_scheduler 3 0"
+    place = "lbdsl.heal.loop save_state 3 0"
     driven = ("driver.py", *APPLY[2:], "two")
     assert ran(*driven, DIE=place, RANK="0").returncode != 0
     assert ran(*TOGETHER, "2", *driven, "--resume", DIE=place, **FSDP).returncode != 0

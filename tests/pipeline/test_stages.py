@@ -16,8 +16,7 @@ import torch
 
 from lbdsl.artifact.record import read_record
 from lbdsl.data import TextPart, read_parts
-from lbdsl.heal import heal, teacher
-from lbdsl.heal.trainer import HealCallback
+from lbdsl.heal import heal, loop, teacher
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.run import apply as applying
 from lbdsl.run import healing as running
@@ -122,15 +121,14 @@ def test_a_run_that_is_stopped_in_any_stage_ends_with_the_same_weights(
 ) -> None:
     recipe(workplace, TWO)
     steps = iter(range(10**6))
-    own = HealCallback.on_step_end
+    own = loop.any_of
 
-    def cut(self, args, state, control, **others):
-        own(self, args, state, control, **others)
-        if next(steps) == stop:
-            self.stopped = control.should_training_stop = control.should_save = True
+    def cut(flags):
+        stopped, save = own(flags)
+        return [stopped or next(steps) == stop, save]
 
     with monkeypatch.context() as patched:
-        patched.setattr(HealCallback, "on_step_end", cut)
+        patched.setattr(loop, "any_of", cut)
         assert lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes").code == 130
     resumed = lbdsl("apply", "stages.lbr", "model", "-o", "cut", "--yes", "--resume")
     assert resumed.code == 0, resumed.err
@@ -174,7 +172,7 @@ class PowerCut(KeyboardInterrupt):
     ("owner", "name", "count"),
     [
         pytest.param(teacher.LoadedTeacher, "states", 20, id="the base's hidden states"),
-        pytest.param(HealCallback, "on_step_end", 13, id="a checkpoint", marks=pytest.mark.slow),
+        pytest.param(loop.Loop, "_look", 14, id="a checkpoint", marks=pytest.mark.slow),
         pytest.param(applying, "artifact_beside", 1, id="saved weights", marks=pytest.mark.slow),
     ],
 )
