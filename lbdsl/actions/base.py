@@ -1,8 +1,8 @@
 """The base class of actions: frozen values that define which paths of a layer they claim, and what they set there.
 
 To add one, write one file in this folder (or anywhere, see `lbdsl.core.registry`) with a subclass of `Action`, and if it
-needs a new part kind, put that in the same file, with one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is
-edited.
+needs a new part kind, one in `lbdsl.parts` (of a plug-in in the same file), with one flat runtime file (see
+`lbdsl.model.hybrid`). Nothing else is edited.
 """
 
 from __future__ import annotations

@@ -56,11 +56,12 @@ class LayerCost:
     def of(cls, spec: LayerSpec, model: Sized) -> LayerCost:
         params = matrix = matrix_bytes = packed = packed_bytes = other = 0
         stored = dict(spec.weights)
+        used = {t.name: part.active(t) for _, part in spec.sub_blocks for t in part.tensors(model)}
         for tensor in spec.tensors(model):
             params += tensor.elements
             size = tensor.elements * model.dtype_bytes
             if tensor.is_matrix:
-                matrix += tensor.elements
+                matrix += used.get(tensor.name, 0)
                 storage = stored.get(tensor.module)
                 if storage is not None:
                     size = storage.stored_bytes(tensor, model)

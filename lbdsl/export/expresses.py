@@ -153,6 +153,8 @@ def _fields(path: str, value: Value, was: Value | None, fields: Fields) -> Itera
             continue
         here, own = getattr(value, name), getattr(was, name, None)
         can = fields.get(name)
+        if can is None and here == type(value).model_fields[name].default:
+            continue  # What a format cannot say, it need not say here.
         if isinstance(can, Mapping):
             if isinstance(here, Value):
                 yield from _fields(f"{path}.{name}", here, own, can)

@@ -1,7 +1,7 @@
 """Base classes of part kinds: frozen values that define their tensors, their costs, and their marks in a plan.
 
-To add one, write one file in this folder, or put the class into the file of the action that uses it, and, if it has its
-own modules, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edited.
+To add one, write one file in this folder (in a plug-in, it may stand in the file of its action) and, if it has its own
+modules, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edited.
 """
 
 from __future__ import annotations
