@@ -142,8 +142,9 @@ def heal_model(
         if validation is None or validation.patient:
             on_look = partial(shown.show, "eval/loss")
             loop.train(Watch(on_point, on_look, should_stop, save_seconds, validation, apart))
-    start = loop.step
-    if loop.stopped and start < steps:
+    start, stopped = loop.step, loop.stopped
+    del loop  # with the optimizer's state
+    if stopped and start < steps:
         raise HealInterrupted
     if validation is not None and not all(math.isfinite(loss) for _, _, loss in validation.points):
         raise _diverged("the healing loss on text that does not heal is NaN or infinite")
