@@ -1,10 +1,10 @@
-"""What SmolLM2 finds in long texts of what its base finds: windows of 512 in 23 of 30 layers (28 % of the cache at 8Ki tokens).
+"""What SmolLM2 finds in long texts, as shares of what its base finds: windows of 512 tokens in 23 of 30 layers.
 
-Needs `make model`. Which layers: the least `recall` or the least `kl` of the window with four sink tokens. A row of plans is
-SCORE-SINKS-HEALING; `25-2Ki` is healed on 50k tokens in sequences of 2Ki, 25 % of them of `builtin:recall` and the rest of pydoc
-and documentation in equal parts. Recoveries (of 8 texts of each length, in the mean over the kinds of facts), the error of
-the whole and the worst kind; `wikitext` is the rise of perplexity on 32Ki tokens of `builtin:wikitext` in sequences of 8Ki. In
-the row `base` are the shares that the base finds.
+Needs `make model`. The layers are those of the least `recall` or `kl` of the window with four sink tokens; the cache at 8Ki
+tokens is 28 % of the base's. A plan is SCORE-SINKS-HEALING: `25-2Ki` is healed on 50k tokens in sequences of 2Ki, 25 % of them
+`builtin:recall`, the rest pydoc and documentation in equal parts. Recoveries (8 texts of each length, mean over the kinds
+of facts), the error of the whole, and the worst kind; `wikitext` is the rise of perplexity on 32Ki tokens of
+`builtin:wikitext` in sequences of 8Ki. The row `base` has the shares that the base finds.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def base(work: Path) -> dict[str, float]:
 
 
 TABLE = Table(
-    title="facts that SmolLM2 finds in texts of 512 to 4Ki tokens, 23 of 30 layers windowed at 512, as shares of its base's",
+    title="facts found in texts of 512 to 4Ki tokens, 23 of 30 layers of SmolLM2 windowed at 512, as shares of its base's",
     columns={f"{context}{what}": ".0%" for context in CONTEXTS for what in ("", " error", " worst")}
     | {"wikitext": "+.1%", "wikitext error": ".1%"},
     rows=[Row("base", base), *map(row, PLANS)],
