@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks import evaluated
 from benchmarks.table import CHANGING, JUDGING, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
-from benchmarks.tables.needle import PLAN
 
+PLAN = "layers 1-3, 8-16, 18-21 swa(window=256, sinks={sinks})"
 SENTENCES, CHOICES = 1000, 120
 LAST_WORD = """task: last-word
 dataset_path: json

@@ -33,7 +33,7 @@ from tests.specs import LEARNED, window_of
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
-RECIPE = resource_folder("recipes") / "drop8-window16-nosinks.lbr"
+RECIPE = resource_folder("recipes") / "layerboost.lbr"
 TOGETHER = Path(__file__).parents[1] / "recipes" / "together.lbr"
 LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 530, 600, 640, 768, 1000)
 """Tokens of the 20 prompts; six are longer than twice the window."""
