@@ -114,7 +114,7 @@ class CharmingWindow(Window):
     charm: int = 1
 
 
-def values(facts: ModelFacts) -> dict[str, tuple[str, dict[str, Any]]]:
+def values(facts: ModelFacts, charm: int = 2) -> dict[str, tuple[str, dict[str, Any]]]:
     """As MADE_UP, as values that a plug-in could bring: the name, and the fields of a LayerSpec."""
     mixer, ffn = facts.layer_specs[1].mixer, facts.layer_specs[1].ffn
     assert isinstance(mixer, Attention)
@@ -124,9 +124,9 @@ def values(facts: ModelFacts) -> dict[str, tuple[str, dict[str, Any]]]:
         "mixer": ("telepathy", {"mixer": Telepathy()}),
         "MLP": ("telepathy", {"ffn": TelepathicMLP()}),
         "storage": ("telepathy", {"weights": {"mlp.up_proj": TelepathicStorage()}}),
-        "field of a mixer": ("charm", {"mixer": CharmingAttention(**sizes)}),
-        "field of an MLP": ("charm", {"ffn": CharmingMLP(width=ffn.width)}),
-        "field of a window": ("charm", {"mixer": mixer.replace(window=CharmingWindow(size=8))}),
+        "field of a mixer": ("charm", {"mixer": CharmingAttention(**sizes, charm=charm)}),
+        "field of an MLP": ("charm", {"ffn": CharmingMLP(width=ffn.width, charm=charm)}),
+        "field of a window": ("charm", {"mixer": mixer.replace(window=CharmingWindow(size=8, charm=charm))}),
     }
 
 
@@ -140,6 +140,14 @@ def test_every_exporter_refuses_it(kind: str, what: str) -> None:
     assert any(name in d.message and "layer 1" in d.message for d in errors), errors
     assert all(d.help and d.exit_code == 6 for d in errors)
     assert not [d for d in exporters()[kind].check(Subject(CONFIG, FACTS, FACTS.layer_specs)) if d.is_error]
+
+
+@pytest.mark.parametrize("what", ["field of a mixer", "field of an MLP"])
+@pytest.mark.parametrize("kind", exporters())
+def test_a_field_at_its_default_is_no_obstacle(kind: str, what: str) -> None:
+    specs = list(FACTS.layer_specs)
+    specs[1] = specs[1].replace(**values(FACTS, charm=1)[what][1])
+    assert not [d for d in exporters()[kind].check(Subject(CONFIG, FACTS, tuple(specs))) if d.is_error]
 
 
 @pytest.mark.torch
