@@ -10,7 +10,6 @@ import sys
 import torch
 
 import lbdsl
-from lbdsl.session.model import OpenModel
 
 
 def continuation(model: torch.nn.Module, tokenizer, prompt: str, tokens: int) -> str:
@@ -24,7 +23,7 @@ def continuation(model: torch.nn.Module, tokenizer, prompt: str, tokens: int) ->
 def main() -> None:
     base_name, artifact, prompt = sys.argv[1:4]
     tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 30
-    bench = OpenModel(base_name)
+    bench = lbdsl.OpenModel(base_name)
     compressed, tokenizer = lbdsl.load(artifact)
     print(f"base        {continuation(bench.base, bench.tokenizer, prompt, tokens)!r}")
     print(f"compressed  {continuation(compressed, tokenizer, prompt, tokens)!r}")

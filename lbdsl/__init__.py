@@ -16,6 +16,7 @@ What the main verbs of the command line do:
     apply_plan(planned)          change, heal, judge and save
     apply_saved_plan(path)       do exactly a saved plan
     load(folder)                 the model and the tokenizer of an artifact
+    OpenModel(model)             a model as it is before: `base`, `tokenizer`
     evaluate_artifact(folder)    quality of an artifact against its base
     evaluate_model(model)        what a base itself is worth on texts and tasks
     bench_artifact(folder)       its speed, memory and cache beside its base's
@@ -39,6 +40,7 @@ _EXPORTS = {
     "Diagnostic": "lbdsl.core.diagnostic",
     "LbdslError": "lbdsl.core.diagnostic",
     "RunOptions": "lbdsl.session.options",
+    "OpenModel": "lbdsl.session.model",
     "check_file": "lbdsl.api.checking",
     "check_recipe": "lbdsl.api.checking",
     "fix_recipe": "lbdsl.api.fix_files",

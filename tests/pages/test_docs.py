@@ -127,6 +127,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_import_public_modules_alone(path: Path) -> None:
+    named = set(re.findall(r"^\s*(?:from|import) (lbdsl\S*)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= {"lbdsl", "lbdsl.plugins"}
+
+
 def test_architecture_names_each_file_once() -> None:
     named = re.findall(r"lbdsl/[a-z_/]+\.py", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     assert len(named) == len(set(named)) > 20
