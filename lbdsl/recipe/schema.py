@@ -20,7 +20,7 @@ from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile
-from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
+from lbdsl.language.tree import Arithmetic, Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
 from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -145,6 +145,24 @@ def ends(layers: Range) -> tuple[int, int]:
     assert isinstance(layers.first, Number), "variables are replaced"
     assert isinstance(layers.last, Number), "variables are replaced"
     return int(layers.first.value), int(layers.last.value)
+
+
+def terms_of(by: Expr) -> tuple[tuple[float, Score], ...]:
+    """The scores that `by` adds up, each with its weight."""
+    if isinstance(by, Score):
+        return ((1.0, by),)
+    assert isinstance(by, Arithmetic)
+    if "*" in by.ops:
+        weight, score = by.operands
+        assert isinstance(weight, Number)
+        assert isinstance(score, Score)
+        return ((float(weight.value), score),)
+    return tuple(term for part in by.operands for term in terms_of(part))
+
+
+def sum_text(by: Expr) -> str:
+    """`kl(drop) + 0.2 * recall(drop)`, as plans show it."""
+    return " + ".join(("" if weight == 1 else f"{weight:.12g} * ") + score.text for weight, score in terms_of(by))
 
 
 def steps(layers: Every) -> tuple[int, int]:

@@ -175,9 +175,10 @@ class Case:
         found: list[tuple[Score, tuple[int, ...]]] = []
         for known in self.rules:
             ranked = ranked_sets(layer_set_of(known.rule))
-            found += [(item.by, tuple(range(self.facts.layers))) for item in ranked]
+            of_sets = [score for item in ranked for score in scores_in(item.by)]
+            found += [(score, tuple(range(self.facts.layers))) for score in of_sets]
             if known.choosing is None:
-                found += [(score, known.domain) for score in known.scores[len(ranked) :]]
+                found += [(score, known.domain) for score in known.scores[len(of_sets) :]]
                 continue
             pairs = zip(known.choosing.scores, self.possible, strict=True)
             found += [(score, tuple(sorted(layers))) for score, layers in pairs if score is not None]
