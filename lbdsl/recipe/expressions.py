@@ -204,7 +204,10 @@ def resolve_by(scope: Scope, node: tree.Call | tree.Arithmetic) -> Score | tree.
     if isinstance(node, tree.Call):
         return resolve_score(scope, node)
     if "*" in node.ops:
-        return rebuilt(node, operands=lambda part: _weight(scope, part))
+        return rebuilt(
+            node,
+            operands=lambda part: resolve_score(scope, part) if isinstance(part, tree.Call) else weight_of(scope, part),
+        )
     found = rebuilt(node, operands=partial(resolve_by, scope))
     for part, written in zip(found.operands, node.operands, strict=True):
         ((_, score),) = terms_of(part)
@@ -215,10 +218,8 @@ def resolve_by(scope: Scope, node: tree.Call | tree.Arithmetic) -> Score | tree.
     return found
 
 
-def _weight(scope: Scope, node: tree.Expr) -> Expr:
-    """A factor of `0.2 * recall(...)`."""
-    if isinstance(node, tree.Call):
-        return resolve_score(scope, node)
+def weight_of(scope: Scope, node: tree.Expr) -> tree.Number:
+    """The factor of `0.2 * recall(...)`."""
     value = constant(scope, node)
     if not isinstance(value, tree.Number) or value.unit is not Unit.NONE:
         scope.fail("LB106", "a weight is a plain number", node.span, help="as in `kl(drop) + 0.2 * recall(drop)`")

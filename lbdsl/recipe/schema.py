@@ -162,7 +162,11 @@ def terms_of(by: Expr) -> tuple[tuple[float, Score], ...]:
 
 def sum_text(by: Expr) -> str:
     """`kl(drop) + 0.2 * recall(drop)`, as plans show it."""
-    return " + ".join(("" if weight == 1 else f"{weight:.12g} * ") + score.text for weight, score in terms_of(by))
+    return weighted_text((weight, score.text) for weight, score in terms_of(by))
+
+
+def weighted_text(terms: Iterable[tuple[float, str]]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:.12g} * {name}" for weight, name in terms)
 
 
 def steps(layers: Every) -> tuple[int, int]:
@@ -188,14 +192,20 @@ class ResolvedAssertion(Node):
 
 
 class Choosing(Meaning):
-    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `scores` has
-    that of each alternative, None for one that changes nothing."""
+    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `minimized`
+    are the metrics that are added up, each with its weight; `scores` has the sum for each alternative, None for one that
+    changes nothing."""
 
     layers: LayerSet
     alternatives: tuple[tuple[Action, ...], ...]
-    scores: tuple[Score | None, ...]
-    metric: str
+    scores: tuple[Expr | None, ...]
+    minimized: tuple[tuple[float, str], ...]
     budgets: tuple[ResolvedAssertion, ...]
+
+    @property
+    def metric(self) -> str:
+        """`kl`, or `kl + 0.2 * recall`."""
+        return weighted_text(self.minimized)
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------
