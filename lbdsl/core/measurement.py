@@ -44,6 +44,21 @@ class Measurement:
     missing: NoValue | None = None
 
 
+def added(terms: Sequence[tuple[float, Measurement]]) -> Measurement:
+    """The sum of values of one unit, each times a weight; their errors add in quadrature."""
+    if len(terms) == 1 and terms[0][0] == 1:
+        return terms[0][1]
+    value = math.fsum(weight * one.value for weight, one in terms) if _finite(terms) else math.nan
+    stderr = math.hypot(*(weight * one.stderr for weight, one in terms))
+    return Measurement(
+        value, stderr, terms[0][1].unit, sum(one.tokens for _, one in terms), min(one.sequences for _, one in terms)
+    )
+
+
+def _finite(terms: Sequence[tuple[float, Measurement]]) -> bool:
+    return all(math.isfinite(one.value) for _, one in terms)
+
+
 NOT_ASKED = NoValue("was not asked", "name its text or task in the `eval` block, or on the command line of `eval`")
 NOT_FINITE = NoValue(
     "is not finite", "the model computes NaN or infinity: try `--dtype float32`, a lower `lr`, or change less"

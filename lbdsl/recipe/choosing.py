@@ -8,12 +8,13 @@ from functools import partial
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Label
+from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
-from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.expressions import resolved_condition
+from lbdsl.metrics import Of, metric_of, metrics_of
+from lbdsl.recipe.expressions import resolved_condition, weight_of
 from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
@@ -22,6 +23,9 @@ from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.types import has_cost, unit_of
 from lbdsl.recipe.values import resolve_action
+
+Minimized = tuple[tuple[float, str, str], ...]
+"""What is minimized: the weight of each metric, its name in the recipe, and what that stands for."""
 
 
 def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
@@ -32,9 +36,9 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.error("LB152", "the layers of `choose` are known before any score", node.layers.span, help=help)
         layers = None
     alternatives = attempt(each, partial(_alternative, scope), node.among)
-    metric = attempt(_metric, scope, node.minimizing)
+    minimized = attempt(_minimized, scope, node.minimizing)
     budgets = attempt(each, partial(_budget, scope), node.subject_to)
-    if layers is None or alternatives is None or metric is None or budgets is None:
+    if layers is None or alternatives is None or minimized is None or budgets is None:
         raise Unresolved
     first: dict[frozenset[Action], Sequence[tree.Call]] = {}
     for actions, calls in zip(alternatives, node.among, strict=True):
@@ -46,17 +50,27 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
-    named, kind = node.minimizing.name.name, metric
     scores = tuple(
-        None if all(a.keeps for a in actions) else Score(calls[0].span, named, kind, together(actions), False, None)
+        None if all(a.keeps for a in actions) else _sum(minimized, calls[0].span, together(actions))
         for actions, calls in zip(alternatives, node.among, strict=True)
     )
-    return Choosing(node.span, layers, alternatives, scores, kind, budgets)
+    terms = tuple((weight, metric) for weight, _, metric in minimized)
+    return Choosing(node.span, layers, alternatives, scores, terms, budgets)
+
+
+def _sum(minimized: Minimized, span: Span, action: Action) -> tree.Expr:
+    """What is minimized, of one layer under an action."""
+    parts: list[tree.Expr] = []
+    for weight, name, metric in minimized:
+        score = Score(span, name, metric, action, False, None)
+        factor = tree.Number(span, weight, Unit.NONE, f"{weight:.12g}")
+        parts.append(score if weight == 1 else tree.Arithmetic(span, (factor, score), ("*",)))
+    return parts[0] if len(parts) == 1 else tree.Arithmetic(span, tuple(parts), ("+",) * (len(parts) - 1))
 
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
-    beside either, for a screen of another metric than `kl`, and for a greedy choice without a `choose` or without `keep`.
+    beside either, for a screen without `kl`, and for a greedy choice without a `choose` or without `keep`.
     `choosing`: a `choose` is written, with errors or not, or one that does not parse."""
     ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
     holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
@@ -70,7 +84,8 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
             scope.error("LB152", message, rule.span, help="for a cost write `until`: as few layers as make it hold")
     chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
     place = measure.set_at.get("strategy", measure.span)
-    if measure.strategy == "screen" and (chosen.metric != "kl" if chosen is not None else not choosing):
+    screens = choosing if chosen is None else "kl" in (metric for _, metric in chosen.minimized)
+    if measure.strategy == "screen" and not screens:
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
         scope.error("LB152", message, place, help="leave it out")
     if measure.strategy == "greedy" and not choosing:
@@ -99,6 +114,28 @@ def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ..
     if not check_actions(scope, calls, actions):
         raise Unresolved
     return actions
+
+
+def _minimized(scope: Scope, node: tree.Expr) -> Minimized:
+    """A metric, or a sum of metrics in nats a token, each once and with a weight or none."""
+    if isinstance(node, tree.Call):
+        return ((1.0, node.name.name, _metric(scope, node)),)
+    assert isinstance(node, tree.Arithmetic), "the grammar has nothing else here"
+    if "*" in node.ops:
+        factor, call = node.operands
+        assert isinstance(call, tree.Call)
+        return ((float(weight_of(scope, factor).value), call.name.name, _metric(scope, call)),)
+    found: dict[str, tuple[float, str, str]] = {}
+    for written in node.operands:
+        (term,) = _minimized(scope, written)
+        _, name, metric = term
+        if metric_of(metric).unit is not Unit.NATS:
+            message = f"`{name}` is no {Unit.NATS.value}, and has no part in a sum"
+            scope.fail("LB107", message, written.span, help="minimize it alone, or check it with an `assert`")
+        if metric in found:
+            scope.fail("LB152", f"`{metric}` is added twice", written.span, help="give it one weight")
+        found[metric] = term
+    return (*found.values(),)
 
 
 def _metric(scope: Scope, call: tree.Call) -> str:

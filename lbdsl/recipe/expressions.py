@@ -39,10 +39,11 @@ from lbdsl.recipe.schema import (
     Fact,
     ResolvedAssertion,
     Score,
+    terms_of,
 )
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
-from lbdsl.recipe.types import Clause, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted
+from lbdsl.recipe.types import Clause, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted, unit_of
 from lbdsl.recipe.values import calculated, constant, resolve_action
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
@@ -183,7 +184,7 @@ def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
     if node.args is None and name in ("true", "false"):
         return Boolean(node.span, name == "true")
     if place == "where":
-        return resolve_by(scope, node)
+        return resolve_score(scope, node)
     if name in metrics_of(Of.FINISHED):
         return post_score(scope, node, place)
     if name in STATIC_VALUES:
@@ -197,7 +198,37 @@ def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
     _unknown_value(scope, node, rule=False)
 
 
-def resolve_by(scope: Scope, call: tree.Call) -> Score:
+def resolve_by(scope: Scope, node: tree.Call | tree.Arithmetic) -> Score | tree.Arithmetic:
+    """What `by` ranks layers by: a score, or a sum of scores, each times a number over 0 (LB105). A sum is of nats a token
+    (LB107): anything else has no common measure."""
+    if isinstance(node, tree.Call):
+        return resolve_score(scope, node)
+    if "*" in node.ops:
+        return rebuilt(
+            node,
+            operands=lambda part: resolve_score(scope, part) if isinstance(part, tree.Call) else weight_of(scope, part),
+        )
+    found = rebuilt(node, operands=partial(resolve_by, scope))
+    for part, written in zip(found.operands, node.operands, strict=True):
+        ((_, score),) = terms_of(part)
+        if unit_of(part) is not Unit.NATS:
+            message = f"`{score.name}` is no {Unit.NATS.value}, and has no part in a sum"
+            named = ", ".join(f"`{kind}`" for kind, cls in metrics_of(Of.LAYER).items() if cls.unit is Unit.NATS)
+            scope.fail("LB107", message, written.span, help=f"those that add up: {named}")
+    return found
+
+
+def weight_of(scope: Scope, node: tree.Expr) -> tree.Number:
+    """The factor of `0.2 * recall(...)`."""
+    value = constant(scope, node)
+    if not isinstance(value, tree.Number) or value.unit is not Unit.NONE:
+        scope.fail("LB106", "a weight is a plain number", node.span, help="as in `kl(drop) + 0.2 * recall(drop)`")
+    if not value.value > 0:
+        scope.fail("LB105", "a weight is over 0", node.span, help="leave out what has no weight")
+    return value
+
+
+def resolve_score(scope: Scope, call: tree.Call) -> Score:
     """The score of one layer that `where` and `by` ask for."""
     name = call.name.name
     if name == "sensitivity":

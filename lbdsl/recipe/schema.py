@@ -20,7 +20,7 @@ from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile
-from lbdsl.language.tree import Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
+from lbdsl.language.tree import Arithmetic, Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
 from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -147,6 +147,28 @@ def ends(layers: Range) -> tuple[int, int]:
     return int(layers.first.value), int(layers.last.value)
 
 
+def terms_of(by: Expr) -> tuple[tuple[float, Score], ...]:
+    """The scores that `by` adds up, each with its weight."""
+    if isinstance(by, Score):
+        return ((1.0, by),)
+    assert isinstance(by, Arithmetic)
+    if "*" in by.ops:
+        weight, score = by.operands
+        assert isinstance(weight, Number)
+        assert isinstance(score, Score)
+        return ((float(weight.value), score),)
+    return tuple(term for part in by.operands for term in terms_of(part))
+
+
+def sum_text(by: Expr) -> str:
+    """`kl(drop) + 0.2 * recall(drop)`, as plans show it."""
+    return weighted_text((weight, score.text) for weight, score in terms_of(by))
+
+
+def weighted_text(terms: Iterable[tuple[float, str]]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:.12g} * {name}" for weight, name in terms)
+
+
 def steps(layers: Every) -> tuple[int, int]:
     """The first layer and the step of `every 4 from 1`."""
     return int(layers.start.value) if layers.start is not None else 0, int(layers.step.value)
@@ -170,14 +192,20 @@ class ResolvedAssertion(Node):
 
 
 class Choosing(Meaning):
-    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `scores` has
-    that of each alternative, None for one that changes nothing."""
+    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `minimized`
+    are the metrics that are added up, each with its weight; `scores` has the sum for each alternative, None for one that
+    changes nothing."""
 
     layers: LayerSet
     alternatives: tuple[tuple[Action, ...], ...]
-    scores: tuple[Score | None, ...]
-    metric: str
+    scores: tuple[Expr | None, ...]
+    minimized: tuple[tuple[float, str], ...]
     budgets: tuple[ResolvedAssertion, ...]
+
+    @property
+    def metric(self) -> str:
+        """`kl`, or `kl + 0.2 * recall`."""
+        return weighted_text(self.minimized)
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.wishes import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
-from lbdsl.recipe.expressions import resolve_by
+from lbdsl.recipe.expressions import resolve_score
 from lbdsl.recipe.model_values import needle_of, task_named
 from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
 from lbdsl.recipe.schema_blocks import (
@@ -175,7 +175,7 @@ def _metric(scope: Scope, what: str, node: tree.Expr) -> str:
     known = {name: cls for name, cls in metrics_of(Of.LAYER).items() if not issubclass(cls, TaskMetric)}
     call = _choice(scope, node, tuple(known), "a metric", arguments=True)
     if call.args and not known[call.name.name].takes_action:
-        return resolve_by(scope, call).text
+        return resolve_score(scope, call).text
     return _choice(scope, node, tuple(known), "a metric").name.name
 
 

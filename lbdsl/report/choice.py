@@ -9,7 +9,6 @@ from string import ascii_lowercase
 from rich.text import Text
 
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
-from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Choice, Plan, ScoreValue
 from lbdsl.plan.words import signed_text
 from lbdsl.report.console import printable
@@ -32,11 +31,11 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield from strip_lines(_rows(choice, pm), width)
         legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
         yield Text(f"  {legend}")
-        asked = metric_of(choice.metric).kind == "task"
-        text = f"{choice.tokens} questions" if asked else f"{tokens_text(choice.tokens)} tokens of calibration text"
+        parts = [f"{tokens_text(choice.tokens)} tokens of calibration text"] if choice.tokens else []
+        text = " and ".join([*parts, *([f"{choice.questions} questions"] if choice.questions else [])])
         spent = f"measured jointly, in all as much as {choice.spent:.0f} plans on {text}"
     yield Text(f"  {spent}; the sum of the single layers{pairs} is {choice.sum:+.3g}")
-    other = plan.loss.scores.get(choice.metric)
+    other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
         text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"
         if _misled(choice.candidates[0].joint, other):
@@ -45,6 +44,18 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield from _passed_over(choice, screened, pm)
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
+
+
+def _elsewhere(plan: Plan, choice: Choice) -> ScoreValue | None:
+    """What was minimized, on text and questions that chose nothing; None for a task."""
+    scores = dict(plan.loss.scores)
+    if plan.recall is not None:
+        scores["recall"] = ScoreValue(value=plan.recall.value, stderr=plan.recall.stderr, unit=Unit.NATS)
+    if not choice.weights or not scores.keys() >= choice.weights.keys():
+        return None
+    terms = [(weight, scores[name]) for name, weight in choice.weights.items()]
+    error = hypot(*(weight * (score.stderr or 0.0) for weight, score in terms))
+    return ScoreValue(value=sum(weight * score.value for weight, score in terms), stderr=error or None, unit=Unit.NATS)
 
 
 def _passed_over(choice: Choice, screened: bool, pm: str) -> Iterator[Text]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
-from lbdsl.core.measurement import Measurement
+from lbdsl.core.measurement import Measurement, added
 from lbdsl.core.units import duration_text, plural, tokens_text
-from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
+from lbdsl.session.asking import task_of
 from lbdsl.session.measuring import Scored
 from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
-from lbdsl.session.whole_plans import WholePlans, joint_losses
+from lbdsl.session.whole_plans import WholePlans, elsewhere
 from lbdsl.solve.choose import Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
@@ -45,24 +45,26 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
     problem = replace(problem, forms=forms_of(session.model, problem.engines))
     if scored.screened is not None:
         there, pairs = set(problem.places), scored.screened.pairs
-        problem = replace(problem, pairs={both: value for both, value in pairs.items() if there.issuperset(both)})
-    metric, done = problem.choosing.metric, 0.0
-    asks = metric_of(metric).asks
-    whole = WholePlans(session, scored.statistics, metric)
+        weight = next(weight for weight, metric in problem.choosing.minimized if metric == "kl")
+        pairs = {both: weight * value for both, value in pairs.items() if there.issuperset(both)}
+        problem = replace(problem, pairs=pairs)
+    minimized, done = problem.choosing.minimized, 0.0
+    whole = WholePlans(session, scored.statistics, [metric for _, metric in minimized])
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
         nonlocal done
         title = f"choosing: plan {done:.0f} of at most {wanted.tries}"
         done += share * len(plans)
         selections = [select(case, scores, chosen=plan).unwrap() for plan in plans]
-        return [found[metric] for found in whole.measure(selections, (metric,), title, share)]
+        found = whole.measure(selections, title, share)
+        return [added([(weight, one[metric]) for weight, metric in minimized]) for one in found]
 
     _say_choosing(session, whole.tokens)
     if wanted.strategy == "greedy":
         found = greedy(problem, measure, tries=wanted.tries)
     else:
         # All questions are asked at once.
-        share = 1.0 if asks else SHARE
+        share = 1.0 if whole.questions else SHARE
         found = search(problem, measure, tries=wanted.tries, seed=wanted.seed, share=share, best_so_far=best_so_far)
     if found is None and wanted.strategy == "greedy" and next(solutions(problem), None) is not None:
         message = "changing one layer after the other leads to no plan that keeps all budgets"
@@ -70,38 +72,40 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
     if found is None:
         raise LbdslError((unmet(problem),))
     if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):
-        message = f"the `{metric}` of every plan that was measured is not a number"
+        message = f"the `{problem.choosing.metric}` of every plan that was measured is not a number"
         raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
-    passed_over = None
-    if not asks:
-        found, passed_over = _checked(session, scored, metric, found)
+    found, passed_over = _checked(session, scored, minimized, found)
     selected = select(case, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {wanted.tries} plans"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
-    choice = _choice(problem, found, whole.measured_on, passed_over)
+    choice = _choice(problem, found, whole, passed_over)
     return ChosenPlan(selected.unwrap(), choice, diagnostics)
 
 
-def _checked(session: Session, scored: Scored, metric: str, found: Found) -> tuple[Found, ScoreValue | None]:
+def _checked(
+    session: Session, scored: Scored, minimized: Sequence[tuple[float, str]], found: Found
+) -> tuple[Found, ScoreValue | None]:
     """A search finds what is best on the text that it sees: it and the plan with the least sum of scores are measured on
-    text that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan."""
-    if found.first is None:
+    text and questions that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan.
+    A task has no other questions."""
+    metrics = [metric for _, metric in minimized]
+    if found.first is None or any(task_of(metric) is not None for metric in metrics):
         return found, None
     both = [select(session.case, scored.scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
     if both[0].digest == both[1].digest:
         return found, None
-    losses, _ = joint_losses(session, both, scored.statistics)
-    searched, first = (loss.scores[metric] for loss in losses)
+    values = elsewhere(session, both, scored.statistics, metrics)
+    searched, first = (ScoreValue.of(added([(weight, one[metric]) for weight, metric in minimized])) for one in values)
     if not first.value < searched.value and math.isfinite(searched.value):
         return found, first
     key = key_of(found.first)
     return replace(found, best=found.first, joint={key: found.joint[key], **found.joint}), searched
 
 
-def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue | None) -> Choice:
+def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: ScoreValue | None) -> Choice:
     layers = range(problem.case.facts.layers)
     world = problem.world(found.best)
     budgets = []
@@ -127,13 +131,15 @@ def _choice(problem: Problem, found: Found, tokens: int, passed_over: ScoreValue
     ]
     return Choice(
         metric=problem.choosing.metric,
+        weights={metric: weight for weight, metric in problem.choosing.minimized},
         alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
         layers=tuple(problem.options),
         sum=problem.sum(found.best),
         least=found.least,
         budgets=tuple(budgets),
         candidates=tuple(candidates),
-        tokens=tokens,
+        tokens=whole.text,
+        questions=whole.questions,
         spent=found.spent,
         stopped=found.stopped,
         searched=found.first is not None and found.best != found.first,

@@ -7,7 +7,6 @@ from lbdsl.core.units import plural
 from lbdsl.cost.cost import model_cost
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
-from lbdsl.metrics import metric_of
 from lbdsl.recipe.schema import Score
 from lbdsl.session.measuring import Scored
 from lbdsl.session.session import Session
@@ -24,10 +23,7 @@ def hold(session: Session, scored: Scored) -> Diagnosed[Selection]:
     condition, rule = known.while_, known.rule
     assert condition is not None
     asked = {part.metric for part in walk(condition) if isinstance(part, Score)}
-    of_text = tuple(metric for metric in asked if not metric_of(metric).asks)
-    # What is measured on the text is measured at once; each metric of answers has questions of its own.
-    groups = [*([of_text] if of_text else []), *((metric,) for metric in sorted(asked - set(of_text)))]
-    plans = [(WholePlans(session, scored.statistics, group[0]), group) for group in groups]
+    whole = WholePlans(session, scored.statistics, asked)
     said: dict[int, str] = {}
 
     def selected(size: int) -> Diagnosed[Selection]:
@@ -38,8 +34,8 @@ def hold(session: Session, scored: Scored) -> Diagnosed[Selection]:
         if selection is None:
             return False  # A later rule cannot be carried out beside so many.
         title = f"measuring rule {rule.number} with {plural(size, 'layer')}"
-        measured = [whole.measure([selection], group, title)[0] for whole, group in plans]
-        values = {name: found.value for joint in measured for name, found in joint.items()}
+        (joint,) = whole.measure([selection], title)
+        values = {name: found.value for name, found in joint.items()}
         cost = model_cost(facts, selection.specs)
         world = World(facts, cost=cost, profiles=recipe.profiles, joint=values)
         said[size] = str(deciding(condition, world) or "")

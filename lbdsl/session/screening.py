@@ -13,6 +13,7 @@ from lbdsl.layer.weights import stats_by_layer
 from lbdsl.session.session import Session
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import LayerOption
+from lbdsl.solve.evaluate import scores_in
 
 if TYPE_CHECKING:
     from lbdsl.measure.statistics import Statistics
@@ -52,7 +53,8 @@ def screening(session: Session, statistics: Statistics | None) -> Screening | No
     assert case.choose is not None
     assert case.choose.choosing is not None
     places, changes, requests = [], [], []
-    for number, (score, layers) in enumerate(zip(case.choose.choosing.scores, case.possible, strict=True)):
+    for number, (by, layers) in enumerate(zip(case.choose.choosing.scores, case.possible, strict=True)):
+        score = next((one for one in scores_in(by) if one.metric == "kl"), None) if by is not None else None
         if score is None or score.action is None:
             continue
         for layer in sorted(layers):

@@ -1,9 +1,9 @@
-"""Measure whole plans jointly on the calibration text, before one of them is chosen."""
+"""Measure whole plans jointly: on the calibration text and questions, before one of them is chosen, and on others after."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,48 +23,61 @@ from lbdsl.session.session import Session
 from lbdsl.solve.select import Selection
 
 if TYPE_CHECKING:
+    from lbdsl.data.blocks import TokenBlocks
+    from lbdsl.measure.flow import Changes
+    from lbdsl.measure.joint import JointLoss
     from lbdsl.measure.statistics import Statistics
 
 
 class WholePlans:
-    """What was measured is kept, sequence by sequence: a plan that was measured on a share of the text is measured on the
-    rest alone."""
+    """Metrics of whole plans. What was measured is kept, sequence by sequence: a plan that was measured on a share of the
+    text is measured on the rest alone. `text` is how many tokens of text a plan is measured on, `questions` how many it
+    is asked, each time all of them; `tokens` are those of both."""
 
-    def __init__(self, session: Session, statistics: Statistics | None, metric: str = "nll"):
-        """`metric`: where it is of answers, they are asked its questions instead of the text."""
+    def __init__(self, session: Session, statistics: Statistics | None, metrics: Iterable[str]):
+        """Metrics of text are measured together; each metric of answers has questions of its own."""
         from lbdsl.measure.statistics import NO_STATISTICS
 
         self._model = session.model
         self._statistics = statistics or NO_STATISTICS
-        self._asking = Asking(asked_by(metric, session), session.model) if metric_of(metric).asks else None
-        # `tokens`: of the text, or the answers. `measured_on`: tokens of the text, or questions.
-        if self._asking is None:
-            self._blocks = session.text
-            self.tokens = self.measured_on = self._blocks.tokens
-        else:
-            asked = self._asking.questions
-            self._blocks, self.tokens, self.measured_on = asked.blocks, asked.rows.tokens, asked.count
+        wanted = sorted(metrics)
+        self._of_text = tuple(metric for metric in wanted if not metric_of(metric).asks)
+        self._blocks = session.text if self._of_text else None
+        asked = (metric for metric in wanted if metric_of(metric).asks)
+        self._asking = {metric: Asking(asked_by(metric, session), session.model) for metric in asked}
+        self.text = self._blocks.tokens if self._blocks is not None else 0
+        self.questions = sum(asking.questions.count for asking in self._asking.values())
+        self.tokens = self.text + sum(asking.questions.rows.tokens for asking in self._asking.values())
 
-    def measure(
-        self, plans: Sequence[Selection], metrics: Sequence[str], title: str, share: float = 1.0
-    ) -> Sequence[Mapping[str, Measurement]]:
-        """By plan, its metrics by name."""
-        from lbdsl.measure.joint import measure_plans
-        from lbdsl.measure.store import MODEL_LAYER, open_store
+    def measure(self, plans: Sequence[Selection], title: str, share: float = 1.0) -> Sequence[Mapping[str, Measurement]]:
+        """By plan, its metrics by name; those of text on a share of it."""
+        from lbdsl.measure.store import MODEL_LAYER
 
-        model, blocks = self._model, self._blocks
         digests = [_digest(plan, self._statistics) for plan in plans]
         changes = {digest: plan.changes for digest, plan in zip(digests, plans, strict=True)}
-        if self._asking is not None:
-            requests = {digest: Request(metrics[0], f"joint {digest}", MODEL_LAYER) for digest in digests}
-            models = {requests[digest]: plan for digest, plan in changes.items()}
-            costs = self._asking.costs(models, self._statistics, title)
-            return [{metrics[0]: costs[requests[digest]]} for digest in digests]
+        found: dict[str, dict[str, Measurement]] = {digest: {} for digest in changes}
+        if self._blocks is not None:
+            for digest, scores in self._measured(changes, self._blocks, title, share).items():
+                found[digest] |= scores
+        for metric, asking in self._asking.items():
+            requests = {digest: Request(metric, f"joint {digest}", MODEL_LAYER) for digest in changes}
+            costs = asking.costs({requests[digest]: plan for digest, plan in changes.items()}, self._statistics, title)
+            for digest, request in requests.items():
+                found[digest][metric] = costs[request]
+        return [found[digest] for digest in digests]
+
+    def _measured(
+        self, changes: Mapping[str, Changes], blocks: TokenBlocks, title: str, share: float
+    ) -> dict[str, Mapping[str, Measurement]]:
+        from lbdsl.measure.joint import measure_plans
+        from lbdsl.measure.store import open_store
+
+        model = self._model
         with open_store(model.cache_dir) as store, model.progress.stage(title) as report:
             found = measure_plans(
                 lambda: model.measured_base,
                 changes,
-                metrics,
+                self._of_text,
                 blocks.rows(0, max(1, math.ceil(share * blocks.sequences))),
                 store,
                 model.fingerprint(blocks.digest),
@@ -72,8 +85,7 @@ class WholePlans:
                 batch=model.options.batch,
                 statistics=self._statistics,
             )
-        by_digest = dict(zip(changes, found, strict=True))
-        return [by_digest[digest].scores for digest in digests]
+        return {digest: one.scores for digest, one in zip(changes, found, strict=True)}
 
 
 def text_metrics() -> tuple[str, ...]:
@@ -108,6 +120,38 @@ def join(session: Session, selected: Selected) -> Joined:
 
 def joint_losses(session: Session, selections: Sequence[Selection], taken: Statistics | None) -> tuple[Sequence[Loss], str]:
     """The same of several, of which the base runs once for all."""
+    losses = [
+        Loss(
+            scores={name: ScoreValue.of(score) for name, score in loss.scores.items()},
+            base_nll=loss.base_nll.value,
+            tokens=loss.base_nll.tokens,
+        )
+        for loss in _joint(session, selections, taken)
+    ]
+    return losses, session.joint_text.digest
+
+
+def elsewhere(
+    session: Session, selections: Sequence[Selection], taken: Statistics | None, metrics: Iterable[str]
+) -> list[dict[str, Measurement]]:
+    """Metrics of whole plans on the text and the questions that no score used, by plan and name."""
+    from lbdsl.measure.statistics import NO_STATISTICS
+    from lbdsl.measure.store import MODEL_LAYER
+
+    statistics, asks = taken or NO_STATISTICS, {metric: metric_of(metric).asks for metric in metrics}
+    joint = [] if all(asks.values()) else _joint(session, selections, taken)
+    found = [dict(one.scores) for one in joint] or [{} for _ in selections]
+    if any(asks.values()):
+        questions = recall_questions_of(session.recipe.measure, session.model, session.place, TextPart.JOINT)
+        requests = [Request("recall", f"joint {_digest(selection, statistics)}", MODEL_LAYER) for selection in selections]
+        models = {request: selection.changes for request, selection in zip(requests, selections, strict=True)}
+        costs = Asking(questions, session.model).costs(models, statistics, "asking the best plans")
+        for scores, request in zip(found, requests, strict=True):
+            scores["recall"] = costs[request]
+    return found
+
+
+def _joint(session: Session, selections: Sequence[Selection], taken: Statistics | None) -> Sequence[JointLoss]:
     from lbdsl.measure.joint import measure_plans
     from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import open_store
@@ -115,7 +159,7 @@ def joint_losses(session: Session, selections: Sequence[Selection], taken: Stati
     model, blocks = session.model, session.joint_text
     statistics = taken or NO_STATISTICS
     with open_store(model.cache_dir) as store, model.progress.stage("measuring the whole plan") as report:
-        found = measure_plans(
+        return measure_plans(
             lambda: model.measured_base,
             {_digest(selection, statistics): selection.changes for selection in selections},
             text_metrics(),
@@ -126,15 +170,6 @@ def joint_losses(session: Session, selections: Sequence[Selection], taken: Stati
             batch=model.options.batch,
             statistics=statistics,
         )
-    losses = [
-        Loss(
-            scores={name: ScoreValue.of(score) for name, score in loss.scores.items()},
-            base_nll=loss.base_nll.value,
-            tokens=loss.base_nll.tokens,
-        )
-        for loss in found
-    ]
-    return losses, blocks.digest
 
 
 def _recall(

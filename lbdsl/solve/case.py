@@ -175,12 +175,14 @@ class Case:
         found: list[tuple[Score, tuple[int, ...]]] = []
         for known in self.rules:
             ranked = ranked_sets(layer_set_of(known.rule))
-            found += [(item.by, tuple(range(self.facts.layers))) for item in ranked]
+            of_sets = [score for item in ranked for score in scores_in(item.by)]
+            found += [(score, tuple(range(self.facts.layers))) for score in of_sets]
             if known.choosing is None:
-                found += [(score, known.domain) for score in known.scores[len(ranked) :]]
+                found += [(score, known.domain) for score in known.scores[len(of_sets) :]]
                 continue
             pairs = zip(known.choosing.scores, self.possible, strict=True)
-            found += [(score, tuple(sorted(layers))) for score, layers in pairs if score is not None]
+            sums = [(by, tuple(sorted(layers))) for by, layers in pairs if by is not None]
+            found += [(score, layers) for by, layers in sums for score in scores_in(by)]
         return tuple(found)
 
     @cached_property
@@ -194,7 +196,7 @@ class Case:
         if self.choose is None or self.choose.choosing is None:
             return ()
         domain = self.choose.domain
-        actions = (score.action if score is not None else None for score in self.choose.choosing.scores)
+        actions = (None if by is None else scores_in(by)[0].action for by in self.choose.choosing.scores)
         return tuple(frozenset(i for i in domain if a is None or a.under(self.facts, i) is not None) for a in actions)
 
     @cached_property
@@ -205,7 +207,7 @@ class Case:
 
     @cached_property
     def screened(self) -> frozenset[Request]:
-        """Those requests that a screen estimates: all of a `choose` that no other rule needs."""
+        """Those requests that a screen estimates: all for the `kl` of a `choose` that no other rule needs."""
         if self.recipe.measure.strategy != "screen" or self.choose is None or self.choose.choosing is None:
             return frozenset()
         others = {
@@ -218,8 +220,10 @@ class Case:
         pairs = zip(self.choose.choosing.scores, self.possible, strict=True)
         found = {
             Request(score.metric, score.action_text, layer)
-            for score, layers in pairs
-            if score is not None
+            for by, layers in pairs
+            if by is not None
+            for score in scores_in(by)
+            if score.metric == "kl"
             for layer in layers
         }
         return frozenset(found - others)

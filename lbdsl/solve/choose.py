@@ -14,7 +14,7 @@ from lbdsl.cost.cost import LayerCost, ModelCost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import Expr, walk
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.recipe.schema import Choosing, Serves
+from lbdsl.recipe.schema import Choosing, Serves, terms_of
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, evaluate, rooms
 from lbdsl.solve.match import Match
@@ -85,11 +85,8 @@ class Problem:
         scores, costs = {}, {}
         for layer, numbers in options.items():
             for number in numbers:
-                score = choosing.scores[number]
-                value = 0.0
-                if score is not None:
-                    value = measurements[Request(score.metric, score.action_text, layer)].value
-                scores[layer, number] = value
+                by = choosing.scores[number]
+                scores[layer, number] = 0.0 if by is None else sum_of(by, layer, measurements)
                 costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
             # What other rules make of the weights may not go with an alternative; if with none, `select` says why.
             fitting = tuple(n for n in numbers if not _misfits(costs[layer, n].spec, facts))
@@ -245,6 +242,12 @@ class Problem:
         )
         two = next(((i, j) for i in first for j in reversed(second) if i != j), None)
         return None if two is None else {two[0]: one[1], two[1]: other[1]}
+
+
+def sum_of(by: Expr, layer: int, measurements: Mapping[Request, Measurement]) -> float:
+    """The weighted scores of a layer that `by` adds up."""
+    found = ((weight, Request(score.metric, score.action_text, layer)) for weight, score in terms_of(by))
+    return sum(weight * measurements[request].value for weight, request in found)
 
 
 def engines_of(choosing: Choosing) -> tuple[str, ...]:

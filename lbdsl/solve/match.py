@@ -9,8 +9,8 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import ordinal
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import AllLayers, RankedSet, RankSelector, WhereSelector
-from lbdsl.recipe.schema import Score
+from lbdsl.language.tree import AllLayers, Expr, RankedSet, RankSelector, WhereSelector
+from lbdsl.recipe.schema import sum_text
 from lbdsl.solve.case import Case, KnownRule, condition_of, layer_set_of
 from lbdsl.solve.evaluate import World, evaluate, scores_in
 from lbdsl.solve.layersets import members
@@ -78,7 +78,7 @@ class _Matcher:
 
     def _rank(self, known: KnownRule, selector: RankSelector) -> Match:
         order = self._order(selector.by, selector.direction, known.domain)
-        reasons = {i: f"{selector.by.text} {score_text(self._value(selector.by, i))}" for i in order}
+        reasons = {i: f"{sum_text(selector.by)} {score_text(self._value(selector.by, i))}" for i in order}
         if known.ranks_rest:
             return Match(order, reasons)
         assert selector.amount is not None, "a ranking has an amount or an `until`"
@@ -90,14 +90,14 @@ class _Matcher:
         layers = self.case.facts.layers
         return frozenset(self._order(ranked.by, ranked.direction, range(layers))[: ranked.amount.of(layers)])
 
-    def _order(self, score: Score, direction: str, layers: Iterable[int]) -> tuple[int, ...]:
+    def _order(self, by: Expr, direction: str, layers: Iterable[int]) -> tuple[int, ...]:
         """`layers` sorted from the lowest (or highest) score; ties go to the lower index."""
         sign = 1 if direction == "lowest" else -1
-        values = {layer: self._value(score, layer) for layer in layers}
+        values = {layer: self._value(by, layer) for layer in layers}
         return tuple(sorted(values, key=lambda layer: (sign * values[layer], layer)))
 
-    def _value(self, score: Score, layer: int) -> float:
-        value, found = evaluate(score, replace(self.world, layer=layer))
+    def _value(self, by: Expr, layer: int) -> float:
+        value, found = evaluate(by, replace(self.world, layer=layer))
         self.found += found
         return 0.0 if value is None else value
 

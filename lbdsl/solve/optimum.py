@@ -16,7 +16,7 @@ from itertools import islice, product
 from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
 from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in
-from lbdsl.solve.evaluate import deciding
+from lbdsl.solve.evaluate import deciding, scores_in
 from lbdsl.solve.table import Choices
 
 EXACT_PAIRS = 300
@@ -99,7 +99,7 @@ def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
     choosing = problem.choosing
     others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
-    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.metric, others)
+    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.minimized, others)
     loose = replace(problem, choosing=Choosing(*values))
     found = next(solutions(loose), None)
     return None if found is None else problem.sum(found)
@@ -163,10 +163,10 @@ def _lost(problem: Problem, budget: ResolvedAssertion) -> list[Score]:
     lost: dict[int, Score] = {}
     for engine in engines_in(budget.expr):
         barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
-        for number, score in enumerate(problem.choosing.scores):
+        for number, by in enumerate(problem.choosing.scores):
             role = {place for place in problem.places if place[1] == number}
-            if score is not None and role and all(role <= places for places in barred):
-                lost[number] = score
+            if by is not None and role and all(role <= places for places in barred):
+                lost[number] = scores_in(by)[0]
     return [*lost.values()]
 
 

@@ -22,9 +22,9 @@ from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Choosing, action_from
+from lbdsl.recipe.schema import Choosing, action_from, sum_text
 from lbdsl.solve.case import Case
-from lbdsl.solve.choose import Forms, Problem
+from lbdsl.solve.choose import Forms, Problem, sum_of
 from lbdsl.solve.lint import table_findings
 from lbdsl.solve.match import Match, match_rules, score_text
 from lbdsl.solve.optimum import solutions, unmet
@@ -186,11 +186,10 @@ def _reasons(case: Case, index: int, match: Match, table: Table) -> Mapping[int,
 def _why_chosen(choosing: Choosing, measurements: Mapping[Request, Measurement], chosen: Choices) -> Mapping[int, str]:
     found = {}
     for layer, number in chosen.items():
-        score = choosing.scores[number]
+        by = choosing.scores[number]
         found[layer] = f"chosen among {len(choosing.alternatives)}"
-        if score is not None:
-            value = measurements[Request(score.metric, score.action_text, layer)].value
-            found[layer] = f"{score.text} {score_text(value)}: {found[layer]}"
+        if by is not None:
+            found[layer] = f"{sum_text(by)} {score_text(sum_of(by, layer, measurements))}: {found[layer]}"
     return found
 
 

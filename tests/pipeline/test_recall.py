@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,3 +229,37 @@ def test_of_plans_that_drop_and_quantize(workplace: Path, lbdsl, mine) -> None:
     done = lbdsl("plan", "r.lbr", "model", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["recall"]["kinds"]["mine.jsonl"]["asked"] == len(mine) // 2
+
+
+def test_a_plan_is_chosen_by_text_and_answers_together(workplace: Path, lbdsl, mine) -> None:
+    head = HEAD.replace("seq = 64;", "seq = 64; tries = 12;")
+
+    def chosen(minimized: str) -> dict[str, Any]:
+        rule = f"choose for layers all among keep, swa(window=16) minimizing {minimized} subject to kv(8Ki) <= 50%"
+        Path("r.lbr").write_text(f"{head}{rule}\nelse keep\n")
+        done = lbdsl("plan", "r.lbr", "model", "--json", "-o", f"{len(minimized)}.lbplan")
+        assert done.code == 0, done.err
+        return dict(json.loads(done.out))
+
+    by_text, both = chosen("kl"), chosen("kl + 0.2 * recall")
+    choice = both["choice"]
+    assert choice["weights"] == {"kl": 1.0, "recall": 0.2}
+    assert choice["questions"] == 6
+    assert choice["tokens"] == by_text["choice"]["tokens"] > 0
+    windows = [layer["index"] for layer in both["layers"] if layer["after"] != layer["before"]]
+    alone = [both["layers"][layer]["scores"] for layer in windows]
+    names = ("kl(swa(window=16))", "recall(swa(window=16))")
+    assert choice["sum"] == pytest.approx(sum(of[names[0]] + 0.2 * of[names[1]] for of in alone))
+    # Each plan that both measured: what the sum has beyond the text's share is what the loop over the stock model finds.
+    choosing = [row for i, row in enumerate(mine) if i // 2 % 2 == 0]
+    kl = {tuple(one["strip"]): one["joint"]["value"] for one in by_text["choice"]["candidates"]}
+    shared = [one for one in choice["candidates"] if tuple(one["strip"]) in kl]
+    assert shared
+    for one in shared[:3]:
+        changed = [layer for layer, number in enumerate(one["strip"]) if number]
+        lost = naive(choosing, dict.fromkeys(changed, windowed(16)))[0]
+        assert one["joint"]["value"] == pytest.approx(kl[tuple(one["strip"])] + 0.2 * lost, abs=1e-4)
+    there = both["loss"]["scores"]["kl"]["value"] + 0.2 * both["recall"]["value"]
+    shown = " ".join(lbdsl("show", "17.lbplan").out.split())
+    assert f"the first has kl + 0.2 * recall {there:+.3g}" in shown
+    assert "tokens of calibration text and 6 questions" in shown

@@ -109,6 +109,14 @@ expressions = st.recursive(leaves, _deeper, max_leaves=6)
 amounts = st.one_of(ints, st.just(number("30%")), variables)
 points = st.one_of(ints, variables)
 metric_calls = calls(leaves)
+terms = metric_calls | st.builds(
+    lambda weight, call: tree.Arithmetic(NOWHERE, (weight, call), ("*",)),
+    st.one_of(ints, variables, st.sampled_from(["0.2", "1e-3"]).map(number)),
+    metric_calls,
+)
+scores = terms | st.lists(terms, min_size=2, max_size=3).map(
+    lambda parts: tree.Arithmetic(NOWHERE, tuple(parts), ("+",) * (len(parts) - 1))
+)
 
 
 def _deeper_set(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -134,7 +142,7 @@ sets = st.recursive(
             lambda way, amount, by: tree.RankedSet(NOWHERE, way, amount, by),
             st.sampled_from(["lowest", "highest"]),
             amounts,
-            metric_calls,
+            scores,
         ),
         names.map(lambda name: tree.GroupRef(NOWHERE, name)),
     ),
@@ -172,14 +180,14 @@ def selectors() -> st.SearchStrategy[Any]:
             ways,
             amounts,
             st.booleans(),
-            metric_calls,
+            scores,
             where,
         ),
         st.builds(
             lambda way, rest, by, until: tree.RankSelector(NOWHERE, way, None, rest, by, until, None),
             ways,
             st.booleans(),
-            metric_calls,
+            scores,
             expressions,
         ),
     )
@@ -195,14 +203,14 @@ later = st.one_of(
         lambda layers, among, by, budgets: tree.Choose(NOWHERE, layers, tuple(among), by, tuple(budgets)),
         sets,
         st.lists(st.lists(metric_calls, min_size=1, max_size=2).map(tuple), min_size=1, max_size=3),
-        metric_calls,
+        scores,
         st.lists(expressions, min_size=1, max_size=2),
     ),
     st.builds(
         lambda by, bound, action: tree.RuleStatement(
             NOWHERE, tree.RankSelector(NOWHERE, "lowest", None, False, by, None, bound), (action,), None
         ),
-        metric_calls,
+        scores,
         expressions,
         metric_calls.filter(can_follow_a_number),
     ),

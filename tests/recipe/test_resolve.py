@@ -19,7 +19,7 @@ from lbdsl.language.tree import (
     WhereSelector,
 )
 from lbdsl.recipe.load import load_recipe, recipe_from_text
-from lbdsl.recipe.schema import CostOf, FullWeights, Lora, Phase, PostScore, Recipe, Score, ends
+from lbdsl.recipe.schema import CostOf, FullWeights, Lora, Phase, PostScore, Recipe, Score, ends, sum_text, terms_of
 
 FULL = """lbr 1
 recipe "half"
@@ -41,6 +41,43 @@ assert ppl_increase < 5%
 
 def resolved(text: str, **params: str) -> Recipe:
     return recipe_from_text(text, "t.lbr", params).unwrap()
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "said"),
+    [
+        ("lowest 2 by influence + kl(drop) drop", "LB107", "`influence` is no nats/token"),
+        ("lowest 2 by kl(drop) + 0 * nll(drop) drop", "LB105", "over 0"),
+        ("param $w: ratio = 20%\nlowest 2 by kl(drop) + $w * nll(drop) drop", "LB106", "a plain number"),
+        ("lowest 2 by recall(drop) + ppl_increase drop", "LB108", "only after healing"),
+        ("lowest 2 by kl(drop) - nll(drop) drop", "LB008", "unexpected `-`"),
+        ("lowest 2 by kl(drop) * 2 drop", "LB008", "unexpected `*`"),
+        ("choose for layers all among keep, drop minimizing kl + 2 * kl subject to weights <= 90%", "LB152", "added twice"),
+        (
+            'choose for layers all among keep, drop minimizing kl + task("x") subject to weights <= 90%',
+            "LB107",
+            "`task` is no",
+        ),
+        ("choose for layers all among keep, drop minimizing kl + 0 * nll subject to weights <= 90%", "LB105", "over 0"),
+        (
+            "measure { strategy = screen }\nchoose for layers all among keep, drop minimizing nll subject to kv(1Ki) <= 9%",
+            "LB152",
+            "estimates `kl`",
+        ),
+    ],
+)
+def test_what_does_not_add_up_is_refused(rule: str, code: str, said: str) -> None:
+    found = [d for d in recipe_from_text(f"lbr 1\n{rule}\nelse keep", "t.lbr", {}).diagnostics if d.is_error]
+    assert [d.code for d in found] == [code]
+    assert said in found[0].message
+
+
+def test_a_sum_is_read_with_its_weights() -> None:
+    text = "lbr 1\nparam $w: float = 0.2\nlowest 2 by sensitivity + $w * recall(drop) drop\nelse keep"
+    selector = resolved(text).rules[0].selector
+    assert isinstance(selector, RankSelector)
+    assert [(weight, score.text) for weight, score in terms_of(selector.by)] == [(1.0, "nll(drop)"), (0.2, "recall(drop)")]
+    assert sum_text(selector.by) == "nll(drop) + 0.2 * recall(drop)"
 
 
 def test_full_recipe() -> None:

@@ -36,6 +36,32 @@ def scores_of(recipe: Recipe, facts: ModelFacts, random: Random) -> dict[Request
     return {request: Measurement(random.random(), 0.1, Unit.NATS, 10, 2) for request in case.requests}
 
 
+def test_a_sum_of_metrics_is_minimized() -> None:
+    facts, text = (
+        llama_facts(layers=4),
+        "choose for layers all among keep, swa(window=64), drop minimizing {} subject to kv(8Ki) <= 60%",
+    )
+    recipe = recipe_from_text(f"lbr 1\n{text.format('kl + 0.5 * recall')}\nelse keep").unwrap()
+    scores = scores_of(recipe, facts, Random(3))
+    case = Case(recipe, facts)
+    assert {request.metric for request in case.requests} == {"kl", "recall"}
+    problem = choice_of(case, scores, {}).unwrap()
+    for (layer, number), value in problem.scores.items():
+        action = {1: "swa(window=64)", 2: "drop"}.get(number)
+        alone = [scores[Request(metric, action, layer)].value for metric in ("kl", "recall")] if action else [0.0, 0.0]
+        assert value == pytest.approx(alone[0] + 0.5 * alone[1])
+    least, plan = every_plan(problem)[0]
+    assert next(solutions(problem)) == plan
+    alone = {metric: recipe_from_text(f"lbr 1\n{text.format(metric)}\nelse keep").unwrap() for metric in ("kl", "recall")}
+    others = [next(solutions(choice_of(Case(one, facts), scores, {}).unwrap())) for one in alone.values()]
+    assert plan not in others, "neither metric alone chooses it"
+    assert least < min(map(problem.sum, others))
+    selected = select(case, scores, chosen=plan).unwrap()
+    changed = next(layer for layer in selected.layers if layer.before != layer.after)
+    assert "kl(" in changed.reason
+    assert "+ 0.5 * recall(" in changed.reason
+
+
 def test_without_layers_there_is_one_plan() -> None:
     facts = llama_facts(layers=6)
     for budget, plans in (("kv(8Ki) <= 100%", [{}]), ("kv(8Ki) <= 50%", [])):

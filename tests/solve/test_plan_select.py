@@ -9,6 +9,7 @@ from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for,
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.units import Unit
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
@@ -48,6 +49,31 @@ def codes(found) -> list[str]:
 )
 def test_layer_sets(layers, expected):
     assert claims(f"layers {layers} drop\nelse keep")[0] == expected
+
+
+SUMMED = {"kl": (0.1, 0.2, 0.3, 0.4), "recall": (1.0, 0.1, 0.6, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("lowest 2 by kl(drop) drop", (0, 1)),
+        ("lowest 2 by kl(drop) + 0.5 * recall(drop) drop", (1, 3)),
+        ("highest 1 by 0.1 * recall(drop) + kl(drop) drop", (3,)),
+        ("lowest 3 of rest by 2 * recall(drop) drop", (1, 2, 3)),
+        ("layers lowest 2 by kl(drop) + 0.5 * recall(drop), 0 drop", (0, 1, 3)),
+        ("lowest of rest by kl(drop) + 0.5 * recall(drop) until kv(1Ki) <= 75% drop", (1,)),
+    ],
+)
+def test_layers_are_ranked_by_a_weighted_sum(rule: str, expected: tuple[int, ...]) -> None:
+    facts = llama_facts(layers=4)
+    case = Case(recipe_of(f"{rule}\nelse keep"), facts)
+    values = {r: Measurement(SUMMED[r.metric][r.layer], 0.1, Unit.NATS, 10, 2) for r in case.requests}
+    assert {r.metric for r in case.requests} <= SUMMED.keys()
+    selection = select(case, values).unwrap()
+    assert selection.rules[0].claims == expected
+    if rule.startswith("lowest 2 by kl(drop) +"):
+        assert selection.layers[1].reason == "kl(drop) + 0.5 * recall(drop) +0.25: 1st lowest of 4"
 
 
 def test_first_match_wins_in_each_aspect():
