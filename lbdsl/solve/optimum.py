@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
@@ -102,7 +103,7 @@ def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
     choosing = problem.choosing
     others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
-    fields = (others if name == "budgets" else getattr(choosing, name) for name in Choosing._fields)
+    fields: list[Any] = [others if name == "budgets" else getattr(choosing, name) for name in Choosing._fields]
     loose = replace(problem, choosing=Choosing(*fields))
     found = next(solutions(loose), None)
     return None if found is None else problem.sum(found)

@@ -60,7 +60,7 @@ def test_where_scores_add_up_it_takes_the_least_and_measures_each_step_once(seed
     # And the plan that it begins with.
     assert found.spent == len(model.asked) == len(taken) + 1
     assert found.least == pytest.approx(problem.sum(found.best))
-    assert [measured.value for measured in found.joint.values()] == [pytest.approx(problem.sum(found.best))]
+    assert [judged.value.value for judged in found.joint.values()] == [pytest.approx(problem.sum(found.best))]
 
 
 @pytest.mark.parametrize("seed", range(4))
