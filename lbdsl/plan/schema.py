@@ -186,12 +186,12 @@ class Budget(PlanValue):
 
 class Candidate(PlanValue):
     """A whole plan that was measured. `strip` has the number of each layer's alternative, or None; `joint` is what is
-    minimized, of a cost its share of the base's, and `bounds` what has a bound."""
+    minimized, of a cost its share of the base's, and `bounds` what has a bound, by name."""
 
     strip: tuple[int | None, ...]
     sum: float
     joint: ScoreValue
-    bounds: tuple[ScoreValue, ...] = ()
+    bounds: dict[str, ScoreValue] = {}
 
 
 class Choice(PlanValue):

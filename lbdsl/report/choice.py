@@ -86,7 +86,7 @@ def _joint(choice: Choice, candidate: Candidate, pm: str) -> str:
     """What is minimized, and what has a bound."""
     joint = candidate.joint
     value = signed_text(joint, pm) if choice.weights else amount_text(joint.value, joint.unit)
-    return ", ".join([value, *(signed_text(bound, pm) for bound in candidate.bounds)])
+    return ", ".join([value, *(f"{name} {signed_text(bound, pm)}" for name, bound in candidate.bounds.items())])
 
 
 def _sign(choice: Choice, number: int) -> str:

@@ -172,7 +172,10 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
             strip=tuple(dict(key).get(layer) for layer in layers),
             sum=problem.sum(dict(key)),
             joint=ScoreValue.of(judged.value),
-            bounds=tuple(ScoreValue.of(one) for one, _ in judged.bounds),
+            bounds={
+                weighted_text(bound.terms): ScoreValue.of(one)
+                for bound, (one, _) in zip(problem.choosing.bounds, judged.bounds, strict=True)
+            },
         )
         for key, judged in list(found.joint.items())[:SHOWN]
         if math.isfinite(sum(judged.rank))
