@@ -281,7 +281,9 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     assert first["joint"]["value"] == pytest.approx(costs[0] / costs[1])
     changed = [layer for layer, number in enumerate(first["strip"]) if number]
     assert 0 < len(changed) < 6
-    assert first["bounds"]["recall"]["value"] == pytest.approx(naive(choosing, dict.fromkeys(changed, windowed(16)))[0], abs=1e-4)
+    assert first["bounds"]["recall"]["value"] == pytest.approx(
+        naive(choosing, dict.fromkeys(changed, windowed(16)))[0], abs=1e-4
+    )
     assert first["bounds"]["recall"]["value"] <= every / 2
     # No plan that was measured keeps the bounds with a smaller cache.
     for other in choice["candidates"][1:]:
