@@ -183,7 +183,8 @@ def _limit(scope: Scope, node: tree.Expr) -> ResolvedAssertion | Bound:
     if not names & {"sensitivity", "task", *metrics_of(Of.CHANGED)}:
         return _budget(scope, node)
     if not isinstance(node, tree.Compare) or [op.text for op in node.ops] != ["<="]:
-        help = "as in `subject to kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
+        strict = isinstance(node, tree.Compare) and [op.text for op in node.ops] == ["<"]
+        help = "write `<=`" if strict else "as in `kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
         scope.fail("LB152", "a bound of what is measured is `METRIC <= NUMBER`, one after the other", node.span, help=help)
     terms = tuple((weight, metric) for weight, _, metric in _minimized(scope, node.operands[0]))
     unit, most = metric_of(terms[0][1]).unit, constant(scope, node.operands[1])

@@ -16,6 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lbdsl.core.measurement import Measurement
+from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
 from tests.measure_cases import naive_logp
 from tests.specs import attention_layer, layer_of
@@ -265,7 +267,7 @@ def test_a_plan_is_chosen_by_text_and_answers_together(workplace: Path, lbdsl, m
     assert "tokens of calibration text and 6 questions" in shown
 
 
-def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine) -> None:
+def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine, monkeypatch) -> None:
     head = HEAD.replace("seq = 64;", "seq = 64; tries = 30;")
     choosing = [row for i, row in enumerate(mine) if i // 2 % 2 == 0]
     every = naive(choosing, dict.fromkeys(range(6), windowed(16)))[0]
@@ -290,6 +292,13 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
         over = other["bounds"]["recall"]["value"] > round(every / 2, 4)
         assert over or other["joint"]["value"] >= first["joint"]["value"]
     assert [budget["text"] for budget in choice["budgets"]] == ["kl <= 1", f"recall <= {round(every / 2, 4)}"]
+    assert not any(finding["code"] == "LB363" for finding in plan["findings"])
+    with monkeypatch.context() as patch:
+        lost = {name: Measurement(2.0 if name == "kl" else -9.0, 0.5, Unit.NATS, 10, 2) for name in ("kl", "recall")}
+        patch.setattr("lbdsl.session.choosing.elsewhere", lambda *_: [lost])
+        findings = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
+    (warned,) = (finding["message"] for finding in findings if finding["code"] == "LB363")
+    assert "`kl <= 1` is kept on what the plan was chosen by, and is 2 ± 0.5" in warned
     shown = " ".join(lbdsl("show", "r.lbplan").out.split())
     assert "by kv(8Ki):" in shown
     assert f"recall <= {round(every / 2, 4)}: it is" in shown
