@@ -36,6 +36,8 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         spent = f"measured jointly, in all as much as {choice.spent:.0f} plans on {text}"
     alone = f"; the sum of the single layers{pairs} is {choice.sum:+.3g}" if choice.weights else ""
     yield Text(f"  {spent}{alone}")
+    if not choice.weights and choice.candidates and choice.candidates[0].joint.value >= 1:
+        yield Text(f"  nothing that was measured keeps the bounds for less: they take the whole of {choice.metric}")
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
         text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"

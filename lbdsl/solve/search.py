@@ -73,7 +73,13 @@ def search(
     rejected: set[Key] = set()
     rest = 1 - share
     try:
-        state.measure_all(starts, 1.0)
+        # The unchanged model keeps the bounds, whatever it costs.
+        whole = (
+            [problem.plain]
+            if problem.unchanged and problem.choosing.cost is not None and problem.plain not in starts
+            else []
+        )
+        state.measure_all([*starts, *(plan for plan in whole if not problem.broken(plan))], 1.0)
         latest, guided = starts, problem
         for _ in range(GUIDED if problem.guides else 0):
             factors = _factors(problem, [state.joint[key_of(plan)] for plan in latest])
