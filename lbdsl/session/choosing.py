@@ -154,7 +154,8 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
     world = problem.world(found.best)
     budgets = []
     for number, budget in enumerate(problem.choosing.budgets):
-        said, without = deciding(budget.expr, world), least_without(problem, number)
+        said = deciding(budget.expr, world)
+        without = least_without(problem, number) if problem.choosing.cost is None else None
         budgets.append(
             Budget(
                 text=budget.text,

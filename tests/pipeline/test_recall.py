@@ -305,3 +305,9 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     Path("r.lbr").write_text(head + rule.format(0.0001).replace("kl <= 1", "kv(8Ki) <= 40%, kl <= 0.00001"))
     none = lbdsl("plan", "r.lbr", "model")
     assert (none.code, "LB356" in none.err, "measured: kv(8Ki)" in none.err) == (5, True, True), none.err
+    Path("r.lbr").write_text(head + rule.format(0).replace("kl <= 1", "kl <= 0"))
+    whole = lbdsl("plan", "r.lbr", "model", "-o", "whole.lbplan")
+    assert whole.code == 0, whole.err
+    assert "they take the whole of kv(8Ki)" in " ".join(whole.out.split())
+    plan = json.loads(lbdsl("show", "whole.lbplan", "--json").out)
+    assert all(layer["after"] == layer["before"] for layer in plan["layers"])
