@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) 
         format_text(f"assert {goal}", "--goal").unwrap()
     rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, goals)
     chooses = any(line.startswith("choose ") for line in rules)
-    text = "\n".join([*_head(shape, template, chooses), *rules, *_tail(shape, template)])
+    named = [_count(size) for line in rules for size in re.findall(r"swa\(window=([\d.]+(?:Ki)?)", line)]
+    widest = max(named, default=0)
+    text = "\n".join([*_head(shape, template, chooses, widest), *rules, *_tail(shape, template, goals, widest)])
     return format_text(text, "--goal").unwrap() if goals else format_text(text).unwrap()
 
 
@@ -180,7 +183,8 @@ class _Shape:
 # The parts of the text -----------------------------------------------------------------------------------------------
 
 
-def _head(shape: _Shape, template: Template, chooses: bool) -> list[str]:
+def _head(shape: _Shape, template: Template, chooses: bool, widest: int) -> list[str]:
+    """`widest`: of the windows that the rules name by number; 0 where they have `$window`."""
     facts = shape.facts
     lines = [
         f"# A start for {shape.name}: {facts.family}, {facts.layers} layers, {count_text(facts.params)} parameters,",
@@ -193,7 +197,7 @@ def _head(shape: _Shape, template: Template, chooses: bool) -> list[str]:
         f'requires model.family == "{facts.family}" and model.layers == {facts.layers}',
         "",
     ]
-    if template != "speed":
+    if template != "speed" and not widest:
         low, high = shape.windows
         other = _tokens(max(low, shape.window // 2))
         lines += [
@@ -204,7 +208,7 @@ def _head(shape: _Shape, template: Template, chooses: bool) -> list[str]:
     tokens = 4096 if facts.params >= 3e9 else 8192
     if template != "speed":
         # Four sequences of twice the window are the minimum.
-        tokens = max(tokens, 8 * shape.window)
+        tokens = max(tokens, 8 * (widest or shape.window))
     lines.append("# Text for measuring. More tokens rank the layers better and take longer; your own file is best.")
     strategy = ""
     # A screen needs the whole model in memory.
@@ -274,6 +278,9 @@ def _speed(shape: _Shape) -> list[str]:
 
 
 def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
+    asked = [found for goal in goals if (found := _RECOVERED.fullmatch(goal.strip()))]
+    if asked:
+        return _recovering(shape, goals, asked)
     losses = set(metrics_of(Of.CHANGED))
     if all(losses & set(re.findall(r"\w+", goal)) for goal in goals):
         condition = goals[0] if len(goals) == 1 else " and ".join(f"({goal})" for goal in goals)
@@ -296,6 +303,30 @@ def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
     ]
 
 
+_RECOVERED = re.compile(r"recovery\(needle\((?P<context>[\d.]+ ?(?:Ki)?)\)\) *>=? *(?P<share>[\d.]+)%")
+
+
+def _recovering(shape: _Shape, goals: Sequence[str], asked: Sequence[re.Match[str]]) -> list[str]:
+    """The smallest cache with which answers are lost no more than the goal allows."""
+    context = max(_count(found["context"]) for found in asked)
+    lost = -math.log(min(0.99, max(0.01, max(float(found["share"]) for found in asked) / 100)))
+    sizes = [size for size in (context // 4, context // 8) if shape.windows[0] <= size <= shape.windows[1]]
+    windows = [f"swa(window={_tokens(size)}, sinks=4)" for size in sizes or [shape.windows[1]]]
+    budgets = [goal for goal in goals if not _RECOVERED.fullmatch(goal.strip())]
+    return [
+        "# The smallest cache that loses at most so much, before healing: an answer that is lost in one of ten texts costs",
+        "# about 0.1 nats (docs/choosing.md). Only transformers serves sink tokens; healed, `sinks=learned` does as much.",
+        f"choose for layers {ranges_text(shape.free)} among {', '.join(['keep', *windows])}",
+        f"  minimizing kv({_tokens(shape.ctx)})",
+        f"  subject to {', '.join([*budgets, 'kl <= 0.05', f'recall <= {lost:.2g}'])}",
+        "else keep",
+    ]
+
+
+def _count(text: str) -> int:
+    return int(float(text.removesuffix("Ki").strip()) * (1024 if text.endswith("Ki") else 1))
+
+
 def _cache_gate(shape: _Shape, bound: int) -> list[str]:
     return [
         "# Bytes of cache, as a share of the base model's; known before anything is changed.",
@@ -303,23 +334,28 @@ def _cache_gate(shape: _Shape, bound: int) -> list[str]:
     ]
 
 
-def _tail(shape: _Shape, template: Template) -> list[str]:
+def _tail(shape: _Shape, template: Template, goals: Sequence[str], widest: int) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
+    wanted = [goal for goal in goals if _RECOVERED.fullmatch(goal.strip())]
     # Sequences shorter than twice the window would not heal what the window takes away.
-    seq = min(max(1024, 2 * shape.window if template != "speed" else 0), facts.positions)
+    # Those of `builtin:recall` ask for what stands up to four windows back.
+    times = 4 if wanted else 2
+    seq = min(max(1024, times * (widest or shape.window) if template != "speed" else 0), facts.positions)
     gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": 50}[template]
     recall = shape.recall_gate if template != "speed" else None
+    gates = [f"assert {goal}" for goal in wanted] or ([recall] if recall else [])
+    data = 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' if wanted else '"builtin:pydoc"'
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
         "# uses 10M.",
-        f'heal {{ data = "builtin:pydoc"; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}',
+        f"heal {{ data = {data}; tokens = {tokens}; seq = {_tokens(seq)}; lr = {rate} }}",
         "",
         "# The result is judged on text of another source, at the context above, and saved only if every assert holds.",
         'eval { data = "builtin:wikitext" }',
         f"assert ppl_increase < {gate}%",
-        *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", recall) if recall else ()),
+        *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", *gates) if gates else ()),
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lbdsl.actions import Action, actions
 from lbdsl.actions.base import acts_on_weights
+from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Cursor, Role
 from lbdsl.editor.pages import (
@@ -119,12 +120,12 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                 yield Item(name, "metric", "score of a layer", metric_page(name, analysis.metric))
         case "model":
             for name, (form, said) in FUNCTIONS.items():
-                if name == "serves" and role.key != "budget":
+                if (name == "serves" and role.key != "budget") or (role.key == "minimized" and name not in STATIC_VALUES):
                     continue
                 words = [] if form == name else form[len(name) + 1 : -1].replace("CTX", "8Ki").split(", ")
                 places = ", ".join(f"${{{n}:{word}}}" for n, word in enumerate(words, 1) if not word.startswith("engine="))
                 yield Item(name, "function", form, said, f"{name}({places})" if words else name, bool(words))
-            for of in (Of.CHANGED, Of.FINISHED):
+            for of in (Of.CHANGED,) if role.key else (Of.CHANGED, Of.FINISHED):
                 for name in metrics_of(of):
                     yield Item(name, "metric", f"of {of.value}", metric_page(name, analysis.metric))
         case "constant":

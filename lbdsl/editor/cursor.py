@@ -128,7 +128,7 @@ class Cursor:
 
     def _choosing(self) -> Role:
         """The role of a name in `choose`, by the last of its words before."""
-        roles = {"AMONG": Role("action"), "MINIMIZING": Role("layer"), "TO": Role("model", key="budget")}
+        roles = {"AMONG": Role("action"), "MINIMIZING": Role("model", key="minimized"), "TO": Role("model", key="budget")}
         return next((roles[token.type] for token in reversed(self.before) if token.type in roles), Role("constant"))
 
     def _argument(self, name: str, bracket: int) -> Role:

@@ -185,11 +185,13 @@ class Budget(PlanValue):
 
 
 class Candidate(PlanValue):
-    """A whole plan that was measured. `strip` has the number of each layer's alternative, or None."""
+    """A whole plan that was measured. `strip` has the number of each layer's alternative, or None; `joint` is what is
+    minimized, of a cost its share of the base's, and `bounds` what has a bound, by name."""
 
     strip: tuple[int | None, ...]
     sum: float
     joint: ScoreValue
+    bounds: dict[str, ScoreValue] = {}
 
 
 class Choice(PlanValue):

@@ -8,21 +8,33 @@ from functools import partial
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Label
-from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
+from lbdsl.cost.cost import STATIC_VALUES
+from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
 from lbdsl.metrics import Of, metric_of, metrics_of
-from lbdsl.recipe.expressions import resolved_condition, weight_of
+from lbdsl.recipe.expressions import resolve_expr, resolved_condition, weight_of
 from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.rules import check_actions
-from lbdsl.recipe.schema import Choosing, Measure, ResolvedAssertion, Rule, Score, Serves
+from lbdsl.recipe.schema import (
+    Bound,
+    Choosing,
+    CostOf,
+    Measure,
+    PredictedOf,
+    ResolvedAssertion,
+    Rule,
+    Score,
+    Serves,
+    weighted_text,
+)
 from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.types import has_cost, unit_of
-from lbdsl.recipe.values import resolve_action
+from lbdsl.recipe.values import constant, resolve_action
 
 Minimized = tuple[tuple[float, str, str], ...]
 """What is minimized: the weight of each metric, its name in the recipe, and what that stands for."""
@@ -36,10 +48,18 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.error("LB152", "the layers of `choose` are known before any score", node.layers.span, help=help)
         layers = None
     alternatives = attempt(each, partial(_alternative, scope), node.among)
-    minimized = attempt(_minimized, scope, node.minimizing)
-    budgets = attempt(each, partial(_budget, scope), node.subject_to)
-    if layers is None or alternatives is None or minimized is None or budgets is None:
+    cost = attempt(_cost, scope, node.minimizing) if is_cost(node.minimizing) else None
+    minimized: Minimized | None = () if is_cost(node.minimizing) else attempt(_minimized, scope, node.minimizing)
+    limits = attempt(each, partial(_limit, scope), node.subject_to)
+    if layers is None or alternatives is None or minimized is None or limits is None:
         raise Unresolved
+    if not minimized and cost is None:
+        raise Unresolved
+    budgets = tuple(limit for limit in limits if isinstance(limit, ResolvedAssertion))
+    bounds = tuple(limit for limit in limits if isinstance(limit, Bound))
+    if cost is not None and not bounds:
+        hint = f"as in `minimizing {one_line(cost.span.text)} subject to kl <= 0.05, recall <= 0.1`"
+        scope.fail("LB152", "a cost is minimized within what the plan may lose", cost.span, help=hint)
     first: dict[frozenset[Action], Sequence[tree.Call]] = {}
     for actions, calls in zip(alternatives, node.among, strict=True):
         place, same = calls[0].span.to(calls[-1].span), frozenset(actions)
@@ -50,22 +70,22 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
+    terms = tuple((weight, metric) for weight, _, metric in minimized)
+    found = Choosing(node.span, layers, alternatives, (), terms, cost, budgets, bounds)
+    names = {metric: name for _, name, metric in minimized}
     scores = tuple(
-        None if all(a.keeps for a in actions) else _sum(minimized, calls[0].span, together(actions))
+        None
+        if all(a.keeps for a in actions)
+        else tree.Items(
+            calls[0].span,
+            tuple(
+                Score(calls[0].span, names.get(metric, metric), metric, together(actions), False, None)
+                for metric in found.metrics
+            ),
+        )
         for actions, calls in zip(alternatives, node.among, strict=True)
     )
-    terms = tuple((weight, metric) for weight, _, metric in minimized)
-    return Choosing(node.span, layers, alternatives, scores, terms, budgets)
-
-
-def _sum(minimized: Minimized, span: Span, action: Action) -> tree.Expr:
-    """What is minimized, of one layer under an action."""
-    parts: list[tree.Expr] = []
-    for weight, name, metric in minimized:
-        score = Score(span, name, metric, action, False, None)
-        factor = tree.Number(span, weight, Unit.NONE, f"{weight:.12g}")
-        parts.append(score if weight == 1 else tree.Arithmetic(span, (factor, score), ("*",)))
-    return parts[0] if len(parts) == 1 else tree.Arithmetic(span, tuple(parts), ("+",) * (len(parts) - 1))
+    return Choosing(node.span, layers, alternatives, scores, terms, cost, budgets, bounds)
 
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
@@ -84,7 +104,7 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
             scope.error("LB152", message, rule.span, help="for a cost write `until`: as few layers as make it hold")
     chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
     place = measure.set_at.get("strategy", measure.span)
-    screens = choosing if chosen is None else "kl" in (metric for _, metric in chosen.minimized)
+    screens = choosing if chosen is None else "kl" in chosen.metrics
     if measure.strategy == "screen" and not screens:
         message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
         scope.error("LB152", message, place, help="leave it out")
@@ -93,6 +113,10 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
     if measure.strategy == "greedy" and chosen is not None and None not in chosen.scores:
         help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
         scope.error("LB152", "`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
+    if chosen is not None and chosen.bounds and (measure.strategy == "greedy" or not measure.tries):
+        name = "strategy" if measure.strategy == "greedy" else "tries"
+        help = f"leave out `{name}`: plans are measured until one keeps `{chosen.bounds[0].text}`"
+        scope.error("LB152", "what is measured has a bound, and nothing measures plans", place, help=help)
     several = "choose" if chosen is not None else "while" if holding else ""
     for rule in rules if several else ():
         if any(action.patched for action in rule.actions):
@@ -116,26 +140,58 @@ def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ..
     return actions
 
 
+def is_cost(node: tree.Expr) -> bool:
+    return isinstance(node, tree.Call) and (node.name.name in STATIC_VALUES or node.name.name in PREDICTED_VALUES)
+
+
+def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
+    found = resolve_expr(scope, node, "subject to")
+    if not isinstance(found, CostOf) or isinstance(found, PredictedOf):
+        named = ", ".join(f"`{name}`" for name in STATIC_VALUES)
+        message = f"`{one_line(node.span.text)}` is predicted, and only a cost that is exact can be minimized"
+        scope.fail("LB152", message, node.span, help=f"minimize one of {named}, and bound this after `subject to`")
+    return found
+
+
 def _minimized(scope: Scope, node: tree.Expr) -> Minimized:
     """A metric, or a sum of metrics in nats a token, each once and with a weight or none."""
     if isinstance(node, tree.Call):
         return ((1.0, node.name.name, _metric(scope, node)),)
-    assert isinstance(node, tree.Arithmetic), "the grammar has nothing else here"
-    if "*" in node.ops:
+    ops = set(node.ops) if isinstance(node, tree.Arithmetic) else set()
+    if isinstance(node, tree.Arithmetic) and ops == {"*"} and len(node.operands) == 2:
         factor, call = node.operands
-        assert isinstance(call, tree.Call)
-        return ((float(weight_of(scope, factor).value), call.name.name, _metric(scope, call)),)
+        if isinstance(call, tree.Call):
+            return ((float(weight_of(scope, factor).value), call.name.name, _metric(scope, call)),)
+    if not isinstance(node, tree.Arithmetic) or ops != {"+"}:
+        scope.fail("LB152", "metrics are added, each times a number", node.span, help="as in `kl + 0.2 * recall`")
     found: dict[str, tuple[float, str, str]] = {}
     for written in node.operands:
         (term,) = _minimized(scope, written)
         _, name, metric = term
         if metric_of(metric).unit is not Unit.NATS:
             message = f"`{name}` is no {Unit.NATS.value}, and has no part in a sum"
-            scope.fail("LB107", message, written.span, help="minimize it alone, or check it with an `assert`")
+            scope.fail("LB107", message, written.span, help="name it alone, or check it with an `assert`")
         if metric in found:
             scope.fail("LB152", f"`{metric}` is added twice", written.span, help="give it one weight")
         found[metric] = term
     return (*found.values(),)
+
+
+def _limit(scope: Scope, node: tree.Expr) -> ResolvedAssertion | Bound:
+    """A budget, or a bound of what is measured."""
+    names = {part.name.name for part in walk(node) if isinstance(part, tree.Call)}
+    if not names & {"sensitivity", "task", *metrics_of(Of.CHANGED)}:
+        return _budget(scope, node)
+    if not isinstance(node, tree.Compare) or [op.text for op in node.ops] != ["<="]:
+        strict = isinstance(node, tree.Compare) and [op.text for op in node.ops] == ["<"]
+        help = "write `<=`" if strict else "as in `kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
+        scope.fail("LB152", "a bound of what is measured is `METRIC <= NUMBER`, one after the other", node.span, help=help)
+    terms = tuple((weight, metric) for weight, _, metric in _minimized(scope, node.operands[0]))
+    unit, most = metric_of(terms[0][1]).unit, constant(scope, node.operands[1])
+    if not isinstance(most, tree.Number) or most.unit not in (Unit.NONE, unit):
+        said = f"`{weighted_text(terms)}` is bounded by a number of {unit.value}"
+        scope.fail("LB107", said, node.operands[1].span, help="as in `kl <= 0.05`")
+    return Bound(node.span, f"{weighted_text(terms)} <= {float(most.value):.12g}", terms, float(most.value), unit)
 
 
 def _metric(scope: Scope, call: tree.Call) -> str:

@@ -143,7 +143,7 @@ def joint_score(scope: Scope, node: tree.Call, place: Clause) -> Score:
     if node.args is not None:
         message = f"`{name}` of the whole model takes no action"
         scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
-    if place in ("until", "subject to"):
+    if place == "until":
         hints = (f"give a cost, as in `{place} kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
         scope.fail(
             "LB315",

@@ -20,7 +20,8 @@ from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile
-from lbdsl.language.tree import Arithmetic, Every, Expr, LayerSet, Meaning, Node, Number, Range, Selector, walk
+from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import Arithmetic, Every, Expr, Items, LayerSet, Meaning, Node, Number, Range, Selector, walk
 from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
 
 
@@ -191,21 +192,42 @@ class ResolvedAssertion(Node):
     text: str
 
 
+Terms = tuple[tuple[float, str], ...]
+"""Metrics that are added up, each with its weight."""
+
+
+class Bound(Meaning):
+    """`kl + 0.2 * recall <= 0.1` after `subject to`: what is measured of the whole changed model is at most that."""
+
+    text: str
+    terms: Terms
+    most: float
+    unit: Unit
+
+
 class Choosing(Meaning):
-    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. `minimized`
-    are the metrics that are added up, each with its weight; `scores` has the sum for each alternative, None for one that
-    changes nothing."""
+    """The selector of `choose for layers SET among ACTION, ... minimizing METRIC subject to CONDITION, ...`. What is
+    minimized is a `cost`, or the sum of metrics `minimized`. `budgets` are of costs and engines, `bounds` of measured
+    values. `scores` has those of each alternative in all these metrics, None for one that changes nothing."""
 
     layers: LayerSet
     alternatives: tuple[tuple[Action, ...], ...]
-    scores: tuple[Expr | None, ...]
-    minimized: tuple[tuple[float, str], ...]
+    scores: tuple[Items | None, ...]
+    minimized: Terms
+    cost: Expr | None
     budgets: tuple[ResolvedAssertion, ...]
+    bounds: tuple[Bound, ...]
 
     @property
-    def metric(self) -> str:
-        """`kl`, or `kl + 0.2 * recall`."""
-        return weighted_text(self.minimized)
+    def objective(self) -> str:
+        """`kl`, `kl + 0.2 * recall`, or `kv(8Ki)`."""
+        return weighted_text(self.minimized) if self.cost is None else one_line(self.cost.span.text)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that is measured of its plans."""
+        terms = (*self.minimized, *(term for bound in self.bounds for term in bound.terms))
+        return tuple(dict.fromkeys(metric for _, metric in terms))
 
 
 # Recipes -------------------------------------------------------------------------------------------------------------

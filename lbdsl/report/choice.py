@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from rich.text import Text
 
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
-from lbdsl.plan.schema import Budget, Choice, Plan, ScoreValue
+from lbdsl.plan.schema import Budget, Candidate, Choice, Plan, ScoreValue
 from lbdsl.plan.words import signed_text
 from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
@@ -34,7 +34,10 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         parts = [f"{tokens_text(choice.tokens)} tokens of calibration text"] if choice.tokens else []
         text = " and ".join([*parts, *([f"{choice.questions} questions"] if choice.questions else [])])
         spent = f"measured jointly, in all as much as {choice.spent:.0f} plans on {text}"
-    yield Text(f"  {spent}; the sum of the single layers{pairs} is {choice.sum:+.3g}")
+    alone = f"; the sum of the single layers{pairs} is {choice.sum:+.3g}" if choice.weights else ""
+    yield Text(f"  {spent}{alone}")
+    if not choice.weights and choice.candidates and choice.candidates[0].joint.value >= 1:
+        yield Text(f"  nothing that was measured keeps the bounds for less: they take the whole of {choice.metric}")
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
         text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"
@@ -77,8 +80,15 @@ def _rows(choice: Choice, pm: str) -> list[Row]:
     rows = []
     for candidate in choice.candidates[:STRIPS]:
         signs = [" " if number is None else _sign(choice, number) for number in candidate.strip]
-        rows.append(Row(signed_text(candidate.joint, pm), signs, [""] * len(signs)))
+        rows.append(Row(_joint(choice, candidate, pm), signs, [""] * len(signs)))
     return rows
+
+
+def _joint(choice: Choice, candidate: Candidate, pm: str) -> str:
+    """What is minimized, and what has a bound."""
+    joint = candidate.joint
+    value = signed_text(joint, pm) if choice.weights else amount_text(joint.value, joint.unit)
+    return ", ".join([value, *(f"{name} {signed_text(bound, pm)}" for name, bound in candidate.bounds.items())])
 
 
 def _sign(choice: Choice, number: int) -> str:

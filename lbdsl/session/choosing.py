@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
-from lbdsl.core.measurement import Measurement, added
-from lbdsl.core.units import duration_text, plural, tokens_text
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.measurement import added
+from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
+from lbdsl.recipe.schema import Choosing, weighted_text
 from lbdsl.session.asking import task_of
 from lbdsl.session.measuring import Scored
 from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import WholePlans, elsewhere
-from lbdsl.solve.choose import Problem
+from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.optimum import least_without, solutions, unmet
@@ -45,19 +46,20 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
     problem = replace(problem, forms=forms_of(session.model, problem.engines))
     if scored.screened is not None:
         there, pairs = set(problem.places), scored.screened.pairs
-        weight = next(weight for weight, metric in problem.choosing.minimized if metric == "kl")
-        pairs = {both: weight * value for both, value in pairs.items() if there.issuperset(both)}
+        # Of a bound alone a screen has scores, and no pair terms.
+        weight = next((weight for weight, metric in problem.choosing.minimized if metric == "kl"), 0.0)
+        pairs = {both: weight * value for both, value in pairs.items() if weight and there.issuperset(both)}
         problem = replace(problem, pairs=pairs)
-    minimized, done = problem.choosing.minimized, 0.0
-    whole = WholePlans(session, scored.statistics, [metric for _, metric in minimized])
+    done = 0.0
+    whole = WholePlans(session, scored.statistics, problem.choosing.metrics)
 
-    def measure(plans: Sequence[Choices], share: float) -> Sequence[Measurement]:
+    def measure(plans: Sequence[Choices], share: float) -> Sequence[Judged]:
         nonlocal done
         title = f"choosing: plan {done:.0f} of at most {wanted.tries}"
         done += share * len(plans)
         selections = [select(case, scores, chosen=plan).unwrap() for plan in plans]
         found = whole.measure(selections, title, share)
-        return [added([(weight, one[metric]) for weight, metric in minimized]) for one in found]
+        return [problem.judged(plan, one) for plan, one in zip(plans, found, strict=True)]
 
     _say_choosing(session, whole.tokens)
     if wanted.strategy == "greedy":
@@ -71,28 +73,30 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
         raise fail("LB356", message, problem.choosing.span, help="others keep them: leave out `strategy = greedy`")
     if found is None:
         raise LbdslError((unmet(problem),))
-    if found.joint and not any(math.isfinite(joint.value) for joint in found.joint.values()):
-        message = f"the `{problem.choosing.metric}` of every plan that was measured is not a number"
+    if found.joint and not any(math.isfinite(sum(judged.rank)) for judged in found.joint.values()):
+        message = f"the `{problem.choosing.metrics[0]}` of every plan that was measured is not a number"
         raise fail("LB306", message, problem.choosing.span, help="add alternatives that change less, or `--dtype float32`")
-    found, passed_over = _checked(session, scored, minimized, found)
+    nearest = found.joint.get(key_of(found.best))
+    if nearest is not None and nearest.excess and not found.stopped:
+        raise LbdslError((_beyond(problem, found),))
+    found, passed_over = _checked(session, scored, problem.choosing, found)
     selected = select(case, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {wanted.tries} plans"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
+    diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
     choice = _choice(problem, found, whole, passed_over)
     return ChosenPlan(selected.unwrap(), choice, diagnostics)
 
 
-def _checked(
-    session: Session, scored: Scored, minimized: Sequence[tuple[float, str]], found: Found
-) -> tuple[Found, ScoreValue | None]:
+def _checked(session: Session, scored: Scored, choosing: Choosing, found: Found) -> tuple[Found, ScoreValue | None]:
     """A search finds what is best on the text that it sees: it and the plan with the least sum of scores are measured on
     text and questions that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan.
-    A task has no other questions."""
-    metrics = [metric for _, metric in minimized]
-    if found.first is None or any(task_of(metric) is not None for metric in metrics):
+    A task has no other questions; and beside a bound the plan with the least sum may be one that does not keep it."""
+    minimized, metrics = choosing.minimized, choosing.metrics
+    if found.first is None or choosing.bounds or any(task_of(metric) is not None for metric in metrics):
         return found, None
     both = [select(session.case, scored.scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
     if both[0].digest == both[1].digest:
@@ -105,12 +109,53 @@ def _checked(
     return replace(found, best=found.first, joint={key: found.joint[key], **found.joint}), searched
 
 
+def _beyond(problem: Problem, found: Found) -> Diagnostic:
+    """LB356: what the plans that were measured lose, none of which keeps the bounds."""
+    front: list[str] = []
+    least = math.inf
+    for judged in sorted(found.joint.values(), key=lambda judged: judged.rank[1]):
+        if judged.excess < least:
+            least = judged.excess
+            front.append(f"{_said(problem, judged)}")
+    bounds = " and ".join(f"`{bound.text}`" for bound in problem.choosing.bounds)
+    shown = [f"measured: {text}" for text in front[-SHOWN:]]
+    help = (*shown, "raise the bounds or the budgets, allow what changes less, or give more `tries`")
+    message = f"of {plural(len(found.joint), 'plan')} that were measured none keeps {bounds}"
+    return error("LB356", message, problem.choosing.span, help=help)
+
+
+def _said(problem: Problem, judged: Judged) -> str:
+    parts = [f"{problem.choosing.objective} {amount_text(judged.value.value, judged.value.unit)}"]
+    for bound, (one, _) in zip(problem.choosing.bounds, judged.bounds, strict=True):
+        parts.append(f"{weighted_text(bound.terms)} {amount_text(one.value, one.unit)}")
+    return ", ".join(parts)
+
+
+def _kept_elsewhere(session: Session, scored: Scored, taken: Selection) -> Iterator[Diagnostic]:
+    """LB363 for a bound that the plan keeps on what it was chosen by, and not on text and questions that chose nothing."""
+    choosing = session.case.choose.choosing if session.case.choose is not None else None
+    bounds = choosing.bounds if choosing is not None else ()
+    metrics = {metric for bound in bounds for _, metric in bound.terms if task_of(metric) is None}
+    if not metrics or not taken.changes:
+        return
+    (there,) = elsewhere(session, [taken], scored.statistics, sorted(metrics))
+    for bound in bounds:
+        if not there.keys() >= {metric for _, metric in bound.terms}:
+            continue
+        found = added([(weight, there[metric]) for weight, metric in bound.terms])
+        if found.value - bound.most > (found.stderr if math.isfinite(found.stderr) else 0.0):
+            said = f"{amount_text(found.value, found.unit)} ± {amount_text(found.stderr, found.unit)}"
+            message = f"`{bound.text}` is kept on what the plan was chosen by, and is {said} on text that chose nothing"
+            yield warning("LB363", message, bound.span, help="let more choose: `tokens`, `recall_questions`")
+
+
 def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: ScoreValue | None) -> Choice:
     layers = range(problem.case.facts.layers)
     world = problem.world(found.best)
     budgets = []
     for number, budget in enumerate(problem.choosing.budgets):
-        said, without = deciding(budget.expr, world), least_without(problem, number)
+        said = deciding(budget.expr, world)
+        without = least_without(problem, number) if problem.choosing.cost is None else None
         budgets.append(
             Budget(
                 text=budget.text,
@@ -120,17 +165,24 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
                 without=without,
             )
         )
+    taken = found.joint.get(key_of(found.best))
+    for bound, (one, _) in zip(problem.choosing.bounds, taken.bounds if taken is not None else (), strict=False):
+        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit, share=None, without=None))
     candidates = [
         Candidate(
             strip=tuple(dict(key).get(layer) for layer in layers),
             sum=problem.sum(dict(key)),
-            joint=ScoreValue.of(joint),
+            joint=ScoreValue.of(judged.value),
+            bounds={
+                weighted_text(bound.terms): ScoreValue.of(one)
+                for bound, (one, _) in zip(problem.choosing.bounds, judged.bounds, strict=True)
+            },
         )
-        for key, joint in list(found.joint.items())[:SHOWN]
-        if math.isfinite(joint.value)
+        for key, judged in list(found.joint.items())[:SHOWN]
+        if math.isfinite(sum(judged.rank))
     ]
     return Choice(
-        metric=problem.choosing.metric,
+        metric=problem.choosing.objective,
         weights={metric: weight for weight, metric in problem.choosing.minimized},
         alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
         layers=tuple(problem.options),

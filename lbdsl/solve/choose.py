@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,14 +10,15 @@ from itertools import combinations
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import Measurement, Request, added
+from lbdsl.core.units import Unit
 from lbdsl.cost.cost import LayerCost, ModelCost
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.language.tree import Expr, walk
+from lbdsl.language.tree import Expr, Items, walk
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.recipe.schema import Choosing, Serves, terms_of
+from lbdsl.recipe.schema import Choosing, Serves, Terms
 from lbdsl.solve.case import Case
-from lbdsl.solve.evaluate import World, evaluate, rooms
+from lbdsl.solve.evaluate import World, evaluate, rooms, scores_in
 from lbdsl.solve.match import Match
 from lbdsl.solve.table import Choices
 from lbdsl.solve.until import resolve
@@ -37,6 +39,32 @@ Forms = Mapping[str, Sequence[Form]]
 """The formats of each engine."""
 
 
+TIE = 1e-3
+"""How much of the minimized cost, as a share of the base's, the whole of a bound is worth: of plans that cost about the
+same, that which loses less."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a plan is worth: `value` is minimized, `bounds` are what was measured for each bound, and how much it may be."""
+
+    value: Measurement
+    bounds: tuple[tuple[Measurement, float], ...] = ()
+
+    @property
+    def excess(self) -> float:
+        """By how much it is over a bound, relative to it, at most; 0 if it keeps all."""
+        over = [(one.value - most) / (abs(most) or 1.0) for one, most in self.bounds]
+        return max([0.0, *over]) if all(map(math.isfinite, over)) else math.inf
+
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """A plan that keeps all bounds is before one that does not; then the nearest, or that with the least value; then
+        that with most room. A broken model is the last."""
+        value = self.value.value if math.isfinite(self.value.value) else math.inf
+        return self.excess, value, max((one.value / (abs(most) or 1.0) for one, most in self.bounds), default=0.0)
+
+
 @dataclass(frozen=True)
 class Limit:
     """A budget as a sum: `start` + the change of each place that is chosen must be at least 0. `start` is for `plain`,
@@ -50,8 +78,9 @@ class Limit:
 @dataclass(frozen=True)
 class Problem:
     """options: the alternatives of each layer that has a choice. scores: what each of them does to the minimized metric
-    alone, 0 for one that changes nothing. pairs: what two of them, the lower layer first, do together beyond that. costs:
-    of a layer with an alternative; `fixed`, of every layer without any. forms: of the engines in budgets."""
+    alone, 0 for one that changes nothing; or what it saves of the minimized cost, as a share of the base's. pairs: what two
+    of them, the lower layer first, do together beyond that. costs: of a layer with an alternative; `fixed`, of every layer
+    without any. forms: of the engines in budgets. guides: the bounds, as if scores added up."""
 
     case: Case
     choosing: Choosing
@@ -61,6 +90,7 @@ class Problem:
     fixed: tuple[LayerCost, ...]
     forms: Forms = field(default_factory=dict)
     pairs: Mapping[tuple[LayerOption, LayerOption], float] = field(default_factory=dict)
+    guides: tuple[Limit, ...] = ()
 
     @classmethod
     def of(
@@ -83,20 +113,61 @@ class Problem:
         free = tables[0].rules[known.rule.number - 1].claims
         options = {i: tuple(a for a, layers in enumerate(case.possible) if i in layers) for i in free}
         scores, costs = {}, {}
+        lost: list[dict[LayerOption, float]] = [{} for _ in choosing.bounds]
         for layer, numbers in options.items():
             for number in numbers:
                 by = choosing.scores[number]
-                scores[layer, number] = 0.0 if by is None else sum_of(by, layer, measurements)
+                alone = {} if by is None else alone_of(by, layer, measurements)
+                scores[layer, number] = weighted(choosing.minimized, alone) if alone else 0.0
+                for bound, changes in zip(choosing.bounds, lost, strict=True):
+                    changes[layer, number] = -weighted(bound.terms, alone) if alone else 0.0
                 costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
             # What other rules make of the weights may not go with an alternative; if with none, `select` says why.
             fitting = tuple(n for n in numbers if not _misfits(costs[layer, n].spec, facts))
             options[layer] = fitting or numbers
         fixed = tuple(LayerCost.of(left.spec(facts, layer), facts) for layer in range(facts.layers))
         options = {layer: numbers for layer, numbers in options.items() if numbers}
-        found = cls(case, choosing, options, scores, costs, fixed, forms)
+        guides = tuple(Limit(n, bound.most, lost[n]) for n, bound in enumerate(choosing.bounds))
+        found = cls(case, choosing, options, scores, costs, fixed, forms, guides=guides)
         world = found.world(found.plain)
         problems = tuple(d for budget in choosing.budgets for d in evaluate(budget.expr, world).diagnostics)
-        return Diagnosed(None if problems else found, problems)
+        return Diagnosed(None if problems else replace(found, scores=found.saved() or scores), problems)
+
+    def saved(self) -> dict[LayerOption, float]:
+        """What each place changes of the minimized cost, as a share of the base's; of those that cost the same, that which
+        loses less is less. Nothing where a metric is minimized."""
+        if self.choosing.cost is None:
+            return {}
+        plain, found = self.price(self.plain), {}
+        for layer, number in self.places:
+            lost = sum(-guide.changes[layer, number] / (abs(guide.start) or 1.0) for guide in self.guides)
+            found[layer, number] = self.price({**self.plain, layer: number}) - plain + TIE * lost
+        return found
+
+    def guided(self, factors: Sequence[float]) -> Problem:
+        """The same with each guide's bound times a factor."""
+        guides = zip(self.guides, factors, strict=True)
+        return replace(self, guides=tuple(replace(guide, start=guide.start * factor) for guide, factor in guides))
+
+    def within_guides(self, chosen: Choices) -> bool:
+        return all(guide.start + sum(guide.changes[place] for place in chosen.items()) >= 0 for guide in self.guides)
+
+    def price(self, chosen: Choices) -> float:
+        """The minimized cost, as a share of the base's."""
+        assert self.choosing.cost is not None
+        facts = self.case.facts
+        base = ModelCost(facts, tuple(LayerCost.of(spec, facts) for spec in facts.layer_specs))
+        whole = evaluate(self.choosing.cost, World(facts, cost=base)).unwrap()
+        return float(evaluate(self.choosing.cost, self.world(chosen)).unwrap()) / float(whole or 1)
+
+    def judged(self, chosen: Choices, measured: Mapping[str, Measurement]) -> Judged:
+        """What a plan is worth by what was measured of it."""
+        bounds = tuple(added([(w, measured[metric]) for w, metric in bound.terms]) for bound in self.choosing.bounds)
+        if self.choosing.cost is None:
+            value = added([(weight, measured[metric]) for weight, metric in self.choosing.minimized])
+        else:
+            value = Measurement(self.price(chosen), math.nan, Unit.RATIO, 0, 0)
+        return Judged(value, tuple(zip(bounds, (bound.most for bound in self.choosing.bounds), strict=True)))
 
     def cost(self, chosen: Choices) -> ModelCost:
         """Of the whole model."""
@@ -244,10 +315,13 @@ class Problem:
         return None if two is None else {two[0]: one[1], two[1]: other[1]}
 
 
-def sum_of(by: Expr, layer: int, measurements: Mapping[Request, Measurement]) -> float:
-    """The weighted scores of a layer that `by` adds up."""
-    found = ((weight, Request(score.metric, score.action_text, layer)) for weight, score in terms_of(by))
-    return sum(weight * measurements[request].value for weight, request in found)
+def alone_of(scores: Items, layer: int, measurements: Mapping[Request, Measurement]) -> dict[str, float]:
+    """The scores of a layer by metric."""
+    return {one.metric: measurements[Request(one.metric, one.action_text, layer)].value for one in scores_in(scores)}
+
+
+def weighted(terms: Terms, alone: Mapping[str, float]) -> float:
+    return sum(weight * alone[metric] for weight, metric in terms)
 
 
 def engines_of(choosing: Choosing) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from lbdsl.core.measurement import Measurement
-from lbdsl.solve.choose import LayerOption, Problem
+from lbdsl.solve.choose import Judged, LayerOption, Problem
 from lbdsl.solve.optimum import solutions
-from lbdsl.solve.search import Found, MeasurePlans, key_of, value_of
+from lbdsl.solve.search import Found, MeasurePlans, key_of
 from lbdsl.solve.table import Choices
 
 
@@ -23,32 +22,37 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
     if least is None:
         return None
     plan, value, spent = problem.plain, 0.0, 0
-    last: Measurement | None = None
+    last: Judged | None = None
     if tries:
         # The other rules do damage, too.
         (last,) = measure([plan], 1.0)
-        value, spent = value_of(last), 1
+        value, spent = _value(last), 1
     known = {place: problem.scores[place] for place in problem.places}
     while problem.broken(plan):
         waiting = [(known[place] / gain, place, gain) for place, gain in _useful(problem, plan)]
         heapq.heapify(waiting)
-        tried: dict[LayerOption, Measurement] = {}
+        tried: dict[LayerOption, Judged] = {}
         while waiting:
             _, place, gain = waiting[0]
             if place in tried or spent >= tries:
                 break
             (tried[place],) = measure([_with(plan, place)], 1.0)
             spent += 1
-            known[place] = value_of(tried[place]) - value
+            known[place] = _value(tried[place]) - value
             heapq.heapreplace(waiting, (known[place] / gain, place, gain))
         else:
             return None
         plan, last = _with(plan, place), tried.get(place)
-        value = value + known[place] if last is None else value_of(last)
+        value = value + known[place] if last is None else _value(last)
         layer = place[0]
         known |= {(layer, other): problem.scores[layer, other] - problem.scores[place] for other in problem.options[layer]}
     joint = {} if last is None else {key_of(plan): last}
     return Found(plan, problem.sum(least), joint, float(spent))
+
+
+def _value(found: Judged) -> float:
+    """There is no bound beside a greedy choice."""
+    return found.rank[1]
 
 
 def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[LayerOption, float]]:

@@ -49,8 +49,8 @@ class _Matcher:
         if known.is_else:
             return Match(tuple(range(self.case.facts.layers)))
         if known.choosing is not None:
-            for score, layers in zip(known.choosing.scores, self.case.possible, strict=True):
-                if score is not None:
+            for scores, layers in zip(known.choosing.scores, self.case.possible, strict=True):
+                for score in scores_in(scores) if scores is not None else ():
                     for layer in sorted(layers):
                         self._value(score, layer)
             return Match(known.domain)

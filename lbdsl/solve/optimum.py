@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
@@ -33,7 +34,7 @@ MOST_REFUSED = 200
 def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
     """Those that keep every budget, the least sum first. With many pair terms some of the best: those where no change of
     one layer, and no exchange between two, gives less, and those that are the best without pair terms. Each may be worse
-    than the best that is left by a relative `gap`."""
+    than the best that is left by a relative `gap`. Where the guides leave none, those without them."""
     if not problem.options:
         # The solver solves nothing without a variable.
         yield from () if problem.broken({}) else ({},)
@@ -45,6 +46,9 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
         return
     programs = [_Program(problem, barred, gap=gap) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
+    if not waiting and problem.guides:
+        yield from solutions(replace(problem, guides=()), gap)
+        return
     heapq.heapify(waiting)
     given, refused = set(), 0
     while waiting and refused < MOST_REFUSED:
@@ -99,15 +103,15 @@ def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
     choosing = problem.choosing
     others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
-    values = (choosing.span, choosing.layers, choosing.alternatives, choosing.scores, choosing.minimized, others)
-    loose = replace(problem, choosing=Choosing(*values))
+    fields: list[Any] = [others if name == "budgets" else getattr(choosing, name) for name in Choosing._fields]
+    loose = replace(problem, choosing=Choosing(*fields))
     found = next(solutions(loose), None)
     return None if found is None else problem.sum(found)
 
 
 def unmet(problem: Problem) -> Diagnostic:
     """LB356: why no plan keeps the budgets."""
-    problem = replace(problem, pairs={})
+    problem = replace(problem, pairs={}, guides=())
     budgets, found = problem.choosing.budgets, []
     for barred in _ways(problem):
         for limit in problem.priced[0]:
@@ -212,7 +216,7 @@ class _Program:
             self._variable(problem.scores[place] / unit, 0.0 if place in places | unknown else 1.0)
         for layer, numbers in problem.options.items():
             self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
-        for limit in limits:
+        for limit in (*limits, *problem.guides):
             if limit is not without:
                 self._keep(limit)
         self._conflicts(pairs)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from itertools import chain, combinations, islice
 from random import Random
 
-from lbdsl.core.measurement import Measurement
 from lbdsl.core.processes import Killed
-from lbdsl.solve.choose import Problem
+from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.optimum import families, solutions
 from lbdsl.solve.table import Choices
 
@@ -28,9 +27,12 @@ those that are better there on all of it."""
 PATIENCE = 5
 """The search ends after as many rounds in a row without a better plan."""
 
+GUIDED = 5
+"""How often the guides are set anew by what was measured."""
+
 Key = tuple[tuple[int, int], ...]
-MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Measurement]]
-"""The joint value of each plan on a share of the text."""
+MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Judged]]
+"""What each plan is worth on a share of the text."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Found:
 
     best: Choices
     least: float
-    joint: Mapping[Key, Measurement]
+    joint: Mapping[Key, Judged]
     spent: float = 0.0
     stopped: bool = False
     first: Choices | None = None
@@ -56,18 +58,14 @@ def search(
     share: float = SHARE,
     best_so_far: bool = False,
 ) -> Found | None:
-    """The plan with the least joint value among those tried, at most `tries`; with 0 that with the least sum. None if no
-    plan keeps the budgets. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
+    """The plan of the best rank among those tried, at most `tries`; with 0 that with the least sum. None if no plan keeps
+    the budgets of costs. Where no start keeps the bounds of what is measured, or all have room to cost less, the guides are
+    set anew. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
     `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the least sum. Where the
     unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
         return Found(problem.plain, 0.0, {})
-    starts: list[Choices] = []
-    for plan in chain(families(problem), solutions(problem)):
-        if plan not in starts:
-            starts.append(plan)
-        if len(starts) >= min(STARTS, tries):
-            break
+    starts = _starts(problem, min(STARTS, tries))
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
@@ -75,12 +73,29 @@ def search(
     rejected: set[Key] = set()
     rest = 1 - share
     try:
-        state.measure_all(starts, 1.0)
+        # The unchanged model keeps the bounds, whatever it costs.
+        whole = (
+            [problem.plain]
+            if problem.unchanged and problem.choosing.cost is not None and problem.plain not in starts
+            else []
+        )
+        state.measure_all([*starts, *(plan for plan in whole if not problem.broken(plan))], 1.0)
+        latest, guided = starts, problem
+        for _ in range(GUIDED if problem.guides else 0):
+            factors = _factors(problem, [state.joint[key_of(plan)] for plan in latest])
+            if factors is None:
+                break
+            guided = guided.guided(factors)
+            most = min(STARTS, int(tries - state.spent))
+            latest = [plan for plan in _starts(guided, most) if key_of(plan) not in state.joint]
+            if not latest:
+                break
+            state.measure_all(latest, 1.0)
         while idle < PATIENCE:
             # With room to measure one of them on the rest of the text.
             most = min(PROPOSED, int((tries - state.spent - rest) / share))
             best = state.best
-            proposed = list(islice(_neighbours(problem, best, {*state.joint, *rejected}, random), max(0, most)))
+            proposed = list(islice(_neighbours(guided, best, {*state.joint, *rejected}, random), max(0, most)))
             if not proposed:
                 break
             here, *there = state.rough([best, *proposed], share)
@@ -98,15 +113,42 @@ def search(
     return Found(state.best, problem.sum(starts[0]), dict(state.ranked), state.spent, stopped, starts[0])
 
 
+def _starts(problem: Problem, most: int) -> list[Choices]:
+    """The best of each family, then the least sums; one where none are to be measured."""
+    found: list[Choices] = []
+    for plan in chain(families(problem), solutions(problem)):
+        if plan not in found:
+            found.append(plan)
+        if len(found) >= most:
+            break
+    return found
+
+
+def _factors(problem: Problem, latest: Sequence[Judged]) -> list[float] | None:
+    """What the guides are multiplied by: where none of the latest plans keeps the bounds, by what the nearest of them is
+    over each; where all do and a cost is minimized, by the room of that which has least. None where they stay."""
+    nearest = min(latest, key=lambda judged: judged.rank)
+    if nearest.excess > 0:
+        over = [(one.value, most) for one, most in nearest.bounds]
+        if not all(math.isfinite(value) for value, _ in over):
+            return [0.5] * len(over)
+        return [most / value if value > most > 0 else 1.0 for value, most in over]
+    if problem.choosing.cost is None or any(judged.excess for judged in latest):
+        return None
+    shares = [one.value / most for judged in latest for one, most in judged.bounds if most > 0 and one.value > 0]
+    room = 1 / max(shares) if shares else 2.0
+    return [min(room, 2.0)] * len(problem.guides) if room > 1.02 else None
+
+
 class _State:
     def __init__(self, measure: MeasurePlans):
         self._measure = measure
-        self.joint: dict[Key, Measurement] = {}
+        self.joint: dict[Key, Judged] = {}
         self.spent = 0.0
 
     @property
-    def ranked(self) -> list[tuple[Key, Measurement]]:
-        return sorted(self.joint.items(), key=lambda item: (value_of(item[1]), item[0]))
+    def ranked(self) -> list[tuple[Key, Judged]]:
+        return sorted(self.joint.items(), key=lambda item: (item[1].rank, item[0]))
 
     @property
     def best(self) -> Choices:
@@ -118,16 +160,11 @@ class _State:
             self.joint[key_of(plan)] = found
         self.spent += rest * len(plans)
 
-    def rough(self, plans: Sequence[Choices], share: float) -> list[float]:
+    def rough(self, plans: Sequence[Choices], share: float) -> list[tuple[float, float, float]]:
         """On a share of the text, where the first plan is measured already."""
-        values = [value_of(found) for found in self._measure(plans, share)]
+        values = [found.rank for found in self._measure(plans, share)]
         self.spent += share * (len(plans) - 1)
         return values
-
-
-def value_of(found: Measurement) -> float:
-    """A broken model has the largest."""
-    return found.value if math.isfinite(found.value) else math.inf
 
 
 def key_of(chosen: Choices) -> Key:
@@ -136,13 +173,14 @@ def key_of(chosen: Choices) -> Key:
 
 def _neighbours(problem: Problem, best: Choices, known: Set[Key], random: Random) -> Iterator[Choices]:
     """Plans within the budgets that differ from the best in one layer or two, none of them known: by turns that with the
-    least sum of those left, and any."""
+    least sum of those left, those first that the guides allow, and any."""
     moves = problem.moves(best)
     alone = [move for move in moves if len(move) == 1]
     pairs = [a | b for a, b in combinations(alone, 2) if a.keys() != b.keys()]
     moves += random.sample(pairs, min(len(pairs), len(moves)))
     unique = {key_of({**best, **move}): change for move, change in zip(moves, problem.changes(best, moves), strict=True)}
-    left = [dict(key) for key in sorted(unique, key=unique.__getitem__) if key not in known]
+    beyond = {key: not problem.within_guides(dict(key)) for key in unique}
+    left = [dict(key) for key in sorted(unique, key=lambda key: (beyond[key], unique[key])) if key not in known]
     while left:
         for place in (0, random.randrange(len(left))):
             if place < len(left):

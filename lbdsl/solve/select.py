@@ -22,9 +22,10 @@ from lbdsl.layer.paths import touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, Stat, stats_by_layer
 from lbdsl.parts import Slot
-from lbdsl.recipe.schema import Choosing, action_from, sum_text
+from lbdsl.recipe.schema import Choosing, action_from
 from lbdsl.solve.case import Case
-from lbdsl.solve.choose import Forms, Problem, sum_of
+from lbdsl.solve.choose import Forms, Problem, alone_of
+from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.lint import table_findings
 from lbdsl.solve.match import Match, match_rules, score_text
 from lbdsl.solve.optimum import solutions, unmet
@@ -189,7 +190,9 @@ def _why_chosen(choosing: Choosing, measurements: Mapping[Request, Measurement],
         by = choosing.scores[number]
         found[layer] = f"chosen among {len(choosing.alternatives)}"
         if by is not None:
-            found[layer] = f"{sum_text(by)} {score_text(sum_of(by, layer, measurements))}: {found[layer]}"
+            alone = alone_of(by, layer, measurements)
+            shown = ", ".join(f"{score.text} {score_text(alone[score.metric])}" for score in scores_in(by))
+            found[layer] = f"{shown}: {found[layer]}"
     return found
 
 

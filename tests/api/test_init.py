@@ -20,6 +20,7 @@ from lbdsl.language.format import format_text
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.schema import Choosing
 from lbdsl.solve.case import Case
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
@@ -217,11 +218,26 @@ def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
     assert json.loads(checked.stdout)["diagnostics"] == []
 
 
+def test_the_smallest_cache_for_what_is_found() -> None:
+    goals = ("recovery(needle(4Ki)) >= 90%", "weights <= 100%")
+    text = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", goals)
+    assert "among keep, swa(window=1Ki, sinks=4), swa(window=512, sinks=4)\n" in text
+    # -log(0.9) nats an answer, and the goal itself as the gate.
+    assert "minimizing kv(8Ki) subject to weights <= 100%, kl <= 0.05, recall <= 0.11\n" in text
+    assert text.endswith("assert recovery(needle(4Ki)) >= 90%\n")
+    found = recipe_from_text(text)
+    assert found.diagnostics == ()
+    (choosing,) = (rule.selector for rule in found.unwrap().rules if isinstance(rule.selector, Choosing))
+    assert [bound.most for bound in choosing.bounds] == [0.05, 0.11]
+    assert choosing.objective == "kv(8Ki)"
+
+
 GOALS = {
     "cache": (("kv(64) <= 60%",), "choose for layers", None),
     "bytes": (("kv(64) <= 60%", "weights <= 95%"), "drop(block)", None),
     "speed": (("throughput(32, 16, 2) >= 150%",), "drop(block)", None),
     "loss": (("nll <= 0.05",), "while nll <= 0.05", None),
+    "cost and loss": (("kv(64) <= 60%", "nll <= 0.1"), "subject to kv(64) <= 60%, nll <= 0.1", None),
     "never": (("kv(64) <= 1%",), "", "LB356"),
     "no condition": (("kv(64)",), "", "LB123"),
     "no syntax": (("kv(64",), "", "LB002"),

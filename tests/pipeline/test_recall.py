@@ -16,6 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lbdsl.core.measurement import Measurement
+from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
 from tests.measure_cases import naive_logp
 from tests.specs import attention_layer, layer_of
@@ -263,3 +265,49 @@ def test_a_plan_is_chosen_by_text_and_answers_together(workplace: Path, lbdsl, m
     shown = " ".join(lbdsl("show", "17.lbplan").out.split())
     assert f"the first has kl + 0.2 * recall {there:+.3g}" in shown
     assert "tokens of calibration text and 6 questions" in shown
+
+
+def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine, monkeypatch) -> None:
+    head = HEAD.replace("seq = 64;", "seq = 64; tries = 30;")
+    choosing = [row for i, row in enumerate(mine) if i // 2 % 2 == 0]
+    every = naive(choosing, dict.fromkeys(range(6), windowed(16)))[0]
+    rule = (
+        "choose for layers all among keep, swa(window=16) minimizing kv(8Ki) subject to kl <= 1, recall <= {}\nelse keep\n"
+    )
+    Path("r.lbr").write_text(head + rule.format(round(every / 2, 4)))
+    done = lbdsl("plan", "r.lbr", "model", "--json", "-o", "r.lbplan")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    choice, costs = plan["choice"], [plan[which]["kv_bytes"]["8192"] for which in ("after", "before")]
+    first = choice["candidates"][0]
+    assert first["joint"]["value"] == pytest.approx(costs[0] / costs[1])
+    changed = [layer for layer, number in enumerate(first["strip"]) if number]
+    assert 0 < len(changed) < 6
+    assert first["bounds"]["recall"]["value"] == pytest.approx(
+        naive(choosing, dict.fromkeys(changed, windowed(16)))[0], abs=1e-4
+    )
+    assert first["bounds"]["recall"]["value"] <= every / 2
+    # No plan that was measured keeps the bounds with a smaller cache.
+    for other in choice["candidates"][1:]:
+        over = other["bounds"]["recall"]["value"] > round(every / 2, 4)
+        assert over or other["joint"]["value"] >= first["joint"]["value"]
+    assert [budget["text"] for budget in choice["budgets"]] == ["kl <= 1", f"recall <= {round(every / 2, 4)}"]
+    assert not any(finding["code"] == "LB363" for finding in plan["findings"])
+    with monkeypatch.context() as patch:
+        lost = {name: Measurement(2.0 if name == "kl" else -9.0, 0.5, Unit.NATS, 10, 2) for name in ("kl", "recall")}
+        patch.setattr("lbdsl.session.choosing.elsewhere", lambda *_: [lost])
+        findings = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
+    (warned,) = (finding["message"] for finding in findings if finding["code"] == "LB363")
+    assert "`kl <= 1` is kept on what the plan was chosen by, and is 2 ± 0.5" in warned
+    shown = " ".join(lbdsl("show", "r.lbplan").out.split())
+    assert "by kv(8Ki):" in shown
+    assert f"recall <= {round(every / 2, 4)}: it is" in shown
+    Path("r.lbr").write_text(head + rule.format(0.0001).replace("kl <= 1", "kv(8Ki) <= 40%, kl <= 0.00001"))
+    none = lbdsl("plan", "r.lbr", "model")
+    assert (none.code, "LB356" in none.err, "measured: kv(8Ki)" in none.err) == (5, True, True), none.err
+    Path("r.lbr").write_text(head + rule.format(0).replace("kl <= 1", "kl <= 0"))
+    whole = lbdsl("plan", "r.lbr", "model", "-o", "whole.lbplan")
+    assert whole.code == 0, whole.err
+    assert "they take the whole of kv(8Ki)" in " ".join(whole.out.split())
+    plan = json.loads(lbdsl("show", "whole.lbplan", "--json").out)
+    assert all(layer["after"] == layer["before"] for layer in plan["layers"])

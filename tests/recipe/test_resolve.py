@@ -44,6 +44,34 @@ def resolved(text: str, **params: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
+    ("settings", "rest", "code", "said"),
+    [
+        ("", "minimizing kv(8Ki) subject to weights <= 90%", "LB152", "within what the plan may lose"),
+        ("", "minimizing throughput(1Ki, 256, 50) subject to kl <= 1", "LB152", "is predicted"),
+        ("", "minimizing kl subject to recall >= 0.1", "LB152", "`METRIC <= NUMBER`"),
+        ("", "minimizing kl subject to kv(1Ki) <= 50% and recall <= 0.1", "LB152", "one after the other"),
+        ("", "minimizing kl subject to recall <= 10%", "LB107", "a number of nats/token"),
+        ("", "minimizing kl subject to kl - nll <= 1", "LB152", "are added"),
+        ("", "minimizing kl subject to recall(drop) <= 1", "LB104", "without an action"),
+        ("", "minimizing kl subject to ppl_increase <= 5%", "LB108", "only after healing"),
+        (
+            "measure { strategy = greedy }",
+            "minimizing kl subject to kv(1Ki) <= 50%, recall <= 1",
+            "LB152",
+            "measures plans",
+        ),
+        ("measure { tries = 0 }", "minimizing kv(1Ki) subject to recall <= 1", "LB152", "measures plans"),
+    ],
+)
+def test_what_cannot_be_minimized_or_bounded_is_refused(settings: str, rest: str, code: str, said: str) -> None:
+    text = f"lbr 1\n{settings}\nchoose for layers all among keep, drop {rest}\nelse keep"
+    found = [d for d in recipe_from_text(text, "t.lbr", {}).diagnostics if d.is_error]
+    assert [d.code for d in found] == [code]
+    assert said in found[0].message
+    assert found[0].help
+
+
+@pytest.mark.parametrize(
     ("rule", "code", "said"),
     [
         ("lowest 2 by influence + kl(drop) drop", "LB107", "`influence` is no nats/token"),

@@ -11,7 +11,7 @@ import pytest
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
 from lbdsl.solve.case import Case
-from lbdsl.solve.choose import Problem
+from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.select import choice_of
 from lbdsl.solve.table import Choices
@@ -45,7 +45,7 @@ class Model:
     def measure(self, plans: Sequence[Choices], share: float) -> list[Measurement]:
         assert share == 1.0
         self.asked += plans
-        return [Measurement(self.value(plan), 0.0, Unit.NATS, 10, 2) for plan in plans]
+        return [Judged(Measurement(self.value(plan), 0.0, Unit.NATS, 10, 2)) for plan in plans]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,7 +60,7 @@ def test_where_scores_add_up_it_takes_the_least_and_measures_each_step_once(seed
     # And the plan that it begins with.
     assert found.spent == len(model.asked) == len(taken) + 1
     assert found.least == pytest.approx(problem.sum(found.best))
-    assert [measured.value for measured in found.joint.values()] == [pytest.approx(problem.sum(found.best))]
+    assert [judged.value.value for judged in found.joint.values()] == [pytest.approx(problem.sum(found.best))]
 
 
 @pytest.mark.parametrize("seed", range(4))
