@@ -1,4 +1,4 @@
-"""The recipes of examples/tutorial: each good, canonical and in the page, and the last ones, as those in recipes/, without a warning."""
+"""The recipes of examples/tutorial: good, canonical, in the page, the last without a warning; and those of recipes/."""
 
 from __future__ import annotations
 
