@@ -190,7 +190,7 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, damaged, heal) -> No
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert report.curve == whole_report.curve
-    assert 1000 < report.seconds < 1000 + 300
+    assert 1000 <= report.seconds < 1000 + 300
 
 
 def test_a_loss_that_is_no_number_is_a_coded_error(tmp_path) -> None:
