@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 from benchmarks.evaluated import made
@@ -49,7 +50,7 @@ TABLE = Table(
     title="recall of 20 plans of SmolLM2 beside the facts that they find",
     columns={"layers": ".0f", "recall": "+.3f", "error": ".3f"} | dict.fromkeys(("needle", *KINDS), ".2f"),
     rows=[
-        *(Row(f"plan-{number}", lambda work, number=number: figures(work, number)) for number in range(PLANS)),
+        *(Row(f"plan-{number}", partial(figures, number=number)) for number in range(PLANS)),
         Row("spearman", correlations),
     ],
     measures=(*CHANGING, *JUDGING, *CHOOSING),
