@@ -84,6 +84,8 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
     diagnostics = selected.diagnostics
     if found.stopped:
         message = f"the search was stopped after {found.spent:.0f} of at most {wanted.tries} plans"
+        if problem.choosing.bounds and (nearest is None or nearest.excess):
+            message += f", and none of them keeps {_bounds(problem)}"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
@@ -116,12 +118,15 @@ def _beyond(problem: Problem, found: Found) -> Diagnostic:
     for judged in sorted(found.joint.values(), key=lambda judged: judged.rank[1]):
         if judged.excess < least:
             least = judged.excess
-            front.append(f"{_said(problem, judged)}")
-    bounds = " and ".join(f"`{bound.text}`" for bound in problem.choosing.bounds)
+            front.append(_said(problem, judged))
     shown = [f"measured: {text}" for text in front[-SHOWN:]]
     help = (*shown, "raise the bounds or the budgets, allow what changes less, or give more `tries`")
-    message = f"of {plural(len(found.joint), 'plan')} that were measured none keeps {bounds}"
+    message = f"of {plural(len(found.joint), 'plan')} that were measured none keeps {_bounds(problem)}"
     return error("LB356", message, problem.choosing.span, help=help)
+
+
+def _bounds(problem: Problem) -> str:
+    return " and ".join(f"`{bound.text}`" for bound in problem.choosing.bounds)
 
 
 def _said(problem: Problem, judged: Judged) -> str:

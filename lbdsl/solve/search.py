@@ -28,7 +28,7 @@ PATIENCE = 5
 """The search ends after as many rounds in a row without a better plan."""
 
 GUIDED = 5
-"""How often the guides are set anew by what was measured."""
+"""How often, at most, the guides are scaled by what was measured."""
 
 Key = tuple[tuple[int, int], ...]
 MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Judged]]
@@ -60,7 +60,7 @@ def search(
 ) -> Found | None:
     """The plan of the best rank among those tried, at most `tries`; with 0 that with the least sum. None if no plan keeps
     the budgets of costs. Where no start keeps the bounds of what is measured, or all have room to cost less, the guides are
-    set anew. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
+    scaled. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
     `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the least sum. Where the
     unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
