@@ -30,12 +30,12 @@ def read_wikitext(path: Path) -> Iterator[str]:
 
 def read_jsonl(path: Path) -> Iterator[str]:
     """Yield one document per line, each a JSON object; blank lines are skipped."""
-    for record, where in jsonl_records(path):
+    for record, where, _ in jsonl_records(path):
         yield text_of_record(record, where)
 
 
-def jsonl_records(path: Path) -> Iterator[tuple[Any, str]]:
-    """Yield the JSON of each line, and what messages call the line; blank lines are skipped."""
+def jsonl_records(path: Path) -> Iterator[tuple[Any, str, int]]:
+    """Yield the JSON of each line, what messages call the line, and its number; blank lines are skipped."""
     # Only "\n" ends a line: str.splitlines also breaks at U+2028, which is legal inside a JSON string.
     for number, line in enumerate(_text_of(path).split("\n"), 1):
         if not line.strip():
@@ -45,7 +45,7 @@ def jsonl_records(path: Path) -> Iterator[tuple[Any, str]]:
             record = json.loads(line)
         except (ValueError, RecursionError) as problem:
             raise fail("LB443", f"{where}: not JSON ({problem})", help="a .jsonl file has one JSON object a line") from None
-        yield record, where
+        yield record, where, number
 
 
 def read_parquet(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -34,12 +34,13 @@ SHARED = 0.5
 class Question:
     """One question about a text. `before`: token ids up to the answer (the text, then the question); `answer`: its own.
     `kind`: a kind of fact, or the source of a user's own records. `text`: which text it is about, by which errors are
-    clustered; questions about one text share their beginning."""
+    clustered; questions about one text share their beginning. `line`: of the file of a user's own."""
 
     before: list[int]
     answer: list[int]
     kind: str
     text: int
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Record:
     text: str
     question: str
     answer: str
+    line: int = 0
     turns: tuple[dict[str, str], ...] = ()
 
 
@@ -66,7 +68,9 @@ def read_records(source: str, base_dir: Folder = None) -> tuple[Record, ...]:
     """The records of a file, in its order. Raises what `check_questions_file` raises; LB442 for a file that is not UTF-8,
     LB443 for a record that is no question, or whose answer does not stand in its text, LB444 for a file without any."""
     check_questions_file(source, base_dir)
-    found = tuple(_record(record, where) for record, where in jsonl_records(path_of(source, base_dir)))
+    found = tuple(
+        replace(_record(record, where), line=line) for record, where, line in jsonl_records(path_of(source, base_dir))
+    )
     if not found:
         raise fail("LB444", f"there is no question in {source}", help=FORM)
     return found
@@ -102,7 +106,11 @@ def read_questions(
         number = _same_chat(before, by_text) if record.turns else texts.setdefault(record.text, len(by_text))
         by_text.setdefault(len(by_text) if number is None else number, []).append((record, before, answer))
     kept = _spread(list(by_text.values()), count)
-    return tuple(Question(before, answer, source, text) for text, of_one in enumerate(kept) for _, before, answer in of_one)
+    return tuple(
+        Question(before, answer, source, text, record.line)
+        for text, of_one in enumerate(kept)
+        for record, before, answer in of_one
+    )
 
 
 def split_answer(tokenizer: Any, before_text: str, answer_text: str) -> tuple[list[int], list[int]]:
@@ -146,7 +154,7 @@ def _chat(record: dict[str, Any], where: str) -> Record:
     text = "\n".join(turn["content"] for turn in turns)
     if answer not in text:
         raise _not_there(where, answer, "earlier turns")
-    return Record(where, text, turns[-1]["content"], answer, tuple(turns))
+    return Record(where, text, turns[-1]["content"], answer, turns=tuple(turns))
 
 
 def _text(record: dict[str, Any], name: str, where: str) -> str:

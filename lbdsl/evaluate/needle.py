@@ -91,7 +91,18 @@ class NeedleTest:
             tuple(by_text.values()) if len(by_text) > 1 else tuple(answers),
             {f"{(2 * at + 1) / (2 * self.depths):.0%}": depths[at] for at in sorted(depths)},
             kinds=kinds if len(kinds) > 1 else {},
+            missed=self._missed(right),
         )
+
+    def _missed(self, right: Sequence[Sequence[float]]) -> dict[str, tuple[int, ...]]:
+        """The lines of a user's own questions, of one file, that each model has wrong."""
+        lines = [one.line for one in self.questions]
+        if not all(lines) or len({one.kind for one in self.questions}) > 1:
+            return {}
+        return {
+            model: tuple(sorted(line for line, share in zip(lines, shares, strict=True) if share != 1))
+            for model, shares in zip(("base", "artifact"), right, strict=False)
+        }
 
 
 def _by(keys: Sequence[Any], answers: Sequence[Answers]) -> dict[Any, Answers]:

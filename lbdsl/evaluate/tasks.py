@@ -25,8 +25,8 @@ class Answers(NamedTuple):
 @dataclass(frozen=True)
 class TaskResult:
     """`name` is as in a recipe, `task("hellaswag")`; `metric` says what a right answer is. `parts` are its parts by name,
-    such as the depths of a needle, `kinds` its kinds of facts. Standard errors are clustered; that of the recovery is
-    paired. `missing`: why no share says anything."""
+    such as the depths of a needle, `kinds` its kinds of facts; `missed` the lines of a user's own questions that each model
+    has wrong. Standard errors are clustered; that of the recovery is paired. `missing`: why no share says anything."""
 
     name: str
     metric: str
@@ -35,6 +35,7 @@ class TaskResult:
     parts: Mapping[str, Answers]
     missing: NoValue | None = None
     kinds: Mapping[str, Answers] = field(default_factory=dict)
+    missed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def base(self) -> Measurement:
@@ -88,6 +89,7 @@ class TaskResult:
             "stderr": {name: found.stderr for name, found in self.shares.items()},
             "parts": _shares(self.parts),
             **({"kinds": _shares(self.kinds)} if self.kinds else {}),
+            **({"missed": {model: list(lines) for model, lines in self.missed.items()}} if self.missed else {}),
         }
 
 

@@ -96,6 +96,9 @@ def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     for name, part in {**task.get("kinds", {}), **task["parts"]}.items():
         shares = [part[model] for model in ("base", "artifact") if model in part]
         table.add_row(Text(printable(name)), *(Text(part_text(share), style=_heat(share)) for share in shares))
+    missed = task.get("missed", {})
+    if any(missed.values()):
+        table.add_row("lines that are missed", *(", ".join(map(str, lines)) or "none" for lines in missed.values()))
     return table
 
 

@@ -69,6 +69,10 @@ def test_both_models_are_asked_and_the_answers_are_kept(place: Path, lbdsl) -> N
     assert (hidden["name"], own["name"]) == ("needle(256)", 'needle("own/mine.jsonl")')
     assert (own["questions"], own["base"], own["parts"]) == (len(known()), 1.0, {})
     assert own["recovery"] == own["artifact"]
+    assert own["missed"]["base"] == []
+    assert len(own["missed"]["artifact"]) == round((1 - own["artifact"]) * len(known())) > 0
+    lines = ", ".join(map(str, own["missed"]["artifact"]))
+    assert f"lines that are missed none {lines}" in " ".join(record["said"].split())
     # As a value with a type, that no task's name can be taken for.
     assert record["plan"]["eval"]["needle"] == [256, {"node": "questions", "file": "own/mine.jsonl"}]
     assert set(hidden["kinds"]) == {"numbers", "words", "changed"}
@@ -99,6 +103,8 @@ def test_a_base_is_asked_alone(place: Path, lbdsl, tmp_path_factory) -> None:
     write([*known(), {**known()[0], "answer": "Brest"}], str(other))
     done = lbdsl("eval", "model", "--tokens", "256", "--seq", "64", "--needle", str(other), "--needle", "256", "--json")
     own, hidden = json.loads(done.out)["tasks"]
+    assert own["missed"] == {"base": [len(known()) + 1]}
+    assert "missed" not in hidden
     assert (own["name"], hidden["name"]) == (f'needle("{other}")', "needle(256)")
     assert own["base"] == len(known()) / (len(known()) + 1)
     done = lbdsl("eval", "model", "--needle", "none.jsonl")
