@@ -131,6 +131,7 @@ def _plans(w: int, n: int) -> dict[str, list[Layer]]:
         "drop 0": [NONE, OWN, OWN, OWN],
         "swa 0": [swa(w, n), OWN, OWN, OWN],
         "drop + swa first": [NONE, swa(w, n), OWN, OWN],
+        "full heads": [Layer(w, n, full_heads=1), OWN, Layer(w, full_heads=1), NONE],
         "no full layer": [swa(w, n), NONE, swa(w, n), NONE],
         "all kept": [OWN, OWN, OWN, OWN],
         "drop mlp": [OWN, NO_MLP, OWN, NO_MLP],

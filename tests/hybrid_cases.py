@@ -14,8 +14,8 @@ FULL = attention_layer(heads=4, kv_heads=2, head_dim=8, width=48)
 NONE = layer_of(FULL, attention=False)
 
 
-def swa(window: int, sinks: int = 0) -> dict:
-    return layer_of(FULL, window, sinks)
+def swa(window: int, sinks: int = 0, full_heads: int = 0) -> dict:
+    return layer_of(FULL, window, sinks, full_heads=full_heads)
 
 
 def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
@@ -24,6 +24,8 @@ def plans(w: int = 5, n: int = 3) -> dict[str, list[dict]]:
         "drop 0": [NONE, FULL, FULL, FULL],
         "swa 0": [swa(w, n), FULL, FULL, FULL],
         "drop + swa first": [NONE, swa(w, n), FULL, FULL],
+        "full heads": [swa(w, n, 1), FULL, swa(2 * w, 0, 1), NONE],
+        "full heads everywhere": [swa(w, n, 1), swa(w, 0, 1), swa(w, n, 1), swa(2 * w, n, 1)],
         "no full layer": [swa(w, n), NONE, swa(w, n), NONE],
         "two window sizes": [swa(w, n), FULL, swa(2 * w, 0), swa(w + 2, 1)],
         "all kept": [FULL] * 4,
@@ -46,9 +48,16 @@ def hybrid_of(base, specs: list[dict]):
 
 
 def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
-    """Additive [B, 1, N, N] mask written token by token, from the definition of a window."""
+    """Additive [B, H, N, N] mask written token by token, from the definition of a window; H is 1 if all heads see alike."""
     length = real_BN.shape[1]
     window = window_of(spec) or {"size": length, "sink_tokens": 0}
+    full = window.get("full_heads", 0)
+    if full:
+        heads, each = spec["mixer"]["heads"], spec["mixer"]["heads"] // spec["mixer"]["kv_heads"]
+        same = {name: value for name, value in window.items() if name != "full_heads"}
+        other = explicit_mask(real_BN, {"mixer": {**spec["mixer"], "window": same}})
+        whole = explicit_mask(real_BN, {"mixer": {**spec["mixer"], "window": None}})
+        return torch.cat([whole] * (full * each) + [other] * (heads - full * each), dim=1)
     seen = []
     for real in real_BN.tolist():
         sinks = set([k for k in range(length) if real[k]][: window["sink_tokens"]])

@@ -18,6 +18,7 @@ class Layer:
     sinks: int = 0
     attention: bool = True
     mlp: bool = True
+    full_heads: int = 0
     kv_heads: int | None = None
     width: int | None = None
 
@@ -26,7 +27,7 @@ class Layer:
         mixer = base["mixer"] if self.kv_heads is None else {**base["mixer"], "kv_heads": self.kv_heads}
         ffn = base["ffn"] if self.width is None else {**base["ffn"], "width": self.width}
         own = {**base, "mixer": mixer, "ffn": ffn}
-        return layer_of(own, self.window, self.sinks, self.attention, self.mlp)
+        return layer_of(own, self.window, self.sinks, self.attention, self.mlp, self.full_heads)
 
 
 OWN, NONE, NO_MLP, GONE = Layer(), Layer(attention=False), Layer(mlp=False), Layer(attention=False, mlp=False)

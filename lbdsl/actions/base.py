@@ -47,7 +47,9 @@ plan has `{"share": 0.75}`."""
 
 
 def argument_text(value: object) -> str:
-    """An argument in recipe syntax: `true`, `75%`, `mean`."""
+    """An argument in recipe syntax: `true`, `75%`, `mean`, `[0, 2]`."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -73,7 +73,7 @@ class KVHeads(Action):
         for end in ("weight", "bias"):
             fused = f"{QKV}.{end}"
             if fused in old:
-                made[fused] = Concat(xs=tuple(new(of, x) for of, x in _fused(Ref(name=fused), mixer).items()), axis=0)
+                made[fused] = Concat(xs=tuple(new(of, x) for of, x in fused_rows(Ref(name=fused), mixer).items()), axis=0)
             for of in "qkv":
                 name = f"self_attn.{of}_proj.{end}"
                 if name in old and (of != "q" or "k" in aligned):
@@ -147,7 +147,7 @@ def _by_query(x: AnyExpr, mixer: Attention) -> Take:
     return Take(x=x, axis=0, indices=tuple(head // each for head in range(mixer.heads)))
 
 
-def _fused(x: Ref, mixer: Attention) -> dict[str, Slice]:
+def fused_rows(x: Ref, mixer: Attention) -> dict[str, Slice]:
     """The rows of queries, keys and values in a fused QKV projection."""
     query, key_value = mixer.heads * mixer.head_dim, mixer.kv_heads * mixer.head_dim
     ends = {"q": (0, query), "k": (query, query + key_value), "v": (query + key_value, query + 2 * key_value)}

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from lbdsl.actions.base import Action, unchangeable
+from lbdsl.actions.kv_heads import fused_rows
 from lbdsl.core.diagnostic import Diagnostic, error, warning
-from lbdsl.core.units import tokens_text
+from lbdsl.core.units import plural, tokens_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, Stat
+from lbdsl.layer.weights import AnyExpr, Concat, Largest, Mean, Ref, Stat, Take
 from lbdsl.parts import Window
 from lbdsl.parts.attention import SINK_LOGITS, Attention
 
 MOST_SINKS = 4096
+
+
+def _full_heads(value: Any) -> int | tuple[int, ...]:
+    if isinstance(value, list | tuple):
+        value = tuple(value)
+        if value and len(set(value)) == len(value) and all(type(head) is int and head >= 0 for head in value):
+            return tuple(sorted(value))
+    elif type(value) is int and value >= 0:
+        return value
+    raise PydanticCustomError("full_heads", "must be a whole number, or a list of heads, each once: `[0, 2]`")
 
 
 def _sinks(value: Any) -> int | str:
@@ -34,11 +46,15 @@ class SlidingWindow(Action):
     `sinks=learned` there are no such tokens; instead, each query head has one number s, and exp(s) is added to the
     denominator of its softmax. It is fitted on the calibration text, so that the head's output is closest to that of full
     attention, is -30,000 where no sink helps, which has no effect and stays, and else is trained in healing.
+    With `full_heads=1` one KV head of the layer keeps seeing all tokens, and its query heads with it: that whose window
+    would change the attention's output most on the calibration text; `full_heads=[0, 2]` names them, counted from 0. Saved
+    weights have the full heads first.
     Why: where a layer attends mostly to nearby tokens, its cache need not grow; four sinks undo most of a window's damage.
-    Learned sinks, which vLLM and llama.cpp can serve, undo nearly as much once they are trained (docs/healing.md).
-    Example: `else swa(window=512, sinks=4)`, `else swa(window=512, sinks=learned)`
+    Learned sinks, which vLLM and llama.cpp can serve, undo nearly as much once they are trained (docs/healing.md). Few KV
+    heads find what stands far back; where they stay full, the others of their layers need not.
+    Example: `else swa(window=512, sinks=4)`, `else swa(window=512, sinks=learned)`, `swa(window=512, full_heads=1)`
     Source: Longformer (arXiv 2004.05150); attention sinks, StreamingLLM (arXiv 2309.17453); learned sinks, gpt-oss (arXiv
-    2508.10925).
+    2508.10925); full heads beside windowed ones, DuoAttention (arXiv 2410.10819).
     """
 
     kind: Literal["swa"] = "swa"
@@ -49,8 +65,15 @@ class SlidingWindow(Action):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_SINKS}, {"const": "learned"}]}),
         Field(description=f"at most {MOST_SINKS}, or `learned`", json_schema_extra={"unit": "tokens"}),
     ] = 0
+    full_heads: Annotated[
+        int | tuple[int, ...],
+        PlainValidator(_full_heads),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "array", "items": {"type": "integer"}}]}),
+        Field(description="a count, or KV heads by number: `[0, 2]`"),
+    ] = 0
     example: ClassVar[str] = "swa(window=512, sinks=4)"
-    examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)",)
+    examples: ClassVar[tuple[str, ...]] = ("swa(window=512, sinks=learned)", "swa(window=512, sinks=4, full_heads=1)")
+    stage: ClassVar[int] = 1  # of the KV heads that others leave
 
     def claims(self) -> tuple[str, ...]:
         return ("mixer.window",)
@@ -66,22 +89,75 @@ class SlidingWindow(Action):
         tokens = 0 if isinstance(self.sinks, str) else self.sinks
         if own is not None and self.window >= own.size:
             return own.replace(sink_tokens=tokens, sink_logits=learned) if self.sinks else own
-        return Window(size=self.window, sink_tokens=tokens, sink_logits=learned)
+        return Window(
+            size=self.window, sink_tokens=tokens, sink_logits=learned, full_heads=self._count if own is None else 0
+        )
+
+    @property
+    def _count(self) -> int:
+        return self.full_heads if isinstance(self.full_heads, int) else len(self.full_heads)
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
-        mixer = layer.mixer
-        if not isinstance(mixer, Attention) or mixer.window is None or not mixer.window.sink_logits:
+        mixer, old = layer.mixer, base.mixer
+        if not isinstance(mixer, Attention) or mixer.window is None or not isinstance(old, Attention):
             return {}
-        if isinstance(base.mixer, Attention) and base.mixer.window == mixer.window:
+        if old.window == mixer.window:
             return {}
-        fitted = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
-        return {SINK_LOGITS.name: fitted}
+        made: dict[str, AnyExpr] = {}
+        if mixer.window.full_heads:
+            sizes = {"query": mixer.head_dim * mixer.heads // mixer.kv_heads, "key_value": mixer.head_dim}
+            for row in model.rows(mixer.kind):
+                for axis, dim in enumerate(row.dims):
+                    x = Ref(name=row.name)
+                    if dim in sizes:
+                        made[row.name] = Concat(xs=self._taken(x, axis, sizes[dim], old, mixer), axis=axis)
+                    elif dim == "qkv":
+                        parts = (
+                            self._taken(part, axis, sizes["query" if of == "q" else "key_value"], old, mixer)
+                            for of, part in fused_rows(x, mixer).items()
+                        )
+                        made[row.name] = Concat(xs=tuple(chain.from_iterable(parts)), axis=axis)
+        if mixer.window.sink_logits:
+            sinks: AnyExpr = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
+            if mixer.window.full_heads:
+                sinks = self._taken(sinks, 0, mixer.heads // mixer.kv_heads, old, mixer)[1]
+            made[SINK_LOGITS.name] = sinks
+        return made
+
+    def _taken(self, x: AnyExpr, axis: int, size: int, old: Attention, mixer: Attention) -> tuple[AnyExpr, AnyExpr]:
+        """The indices of `x` along an axis that belong to full KV heads, `size` a head, and the others."""
+        if not isinstance(self.full_heads, int):
+            others = tuple(head for head in range(mixer.kv_heads) if head not in self.full_heads)
+            full, rest = (
+                Take(x=x, axis=axis, indices=tuple(head * size + i for head in heads for i in range(size)))
+                for heads in (self.full_heads, others)
+            )
+            return full, rest
+        sinks = 4 if isinstance(self.sinks, str) else self.sinks  # learned ones do what these do
+        harm: AnyExpr = Stat(kind="window_harm", args=(("window", self.window), ("sinks", sinks)), dims=(old.kv_heads,))
+        if old.kv_heads != mixer.kv_heads:
+            harm = Mean(x=harm, axis=0, size=1, group=old.kv_heads // mixer.kv_heads)
+        largest = Largest(of=harm, count=self.full_heads, size=size)
+        return (
+            Take(x=x, axis=axis, indices=largest),
+            Take(x=x, axis=axis, indices=largest.replace(others=True)),
+        )
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
         if not isinstance(mixer, Attention):
             return unchangeable(self, facts, layer)
-        own = mixer.window
+        own, heads = mixer.window, mixer.kv_heads
+        most = self.full_heads if isinstance(self.full_heads, int) else max(self.full_heads, default=0)
+        if most >= heads or self._count >= heads:
+            said = f"of {plural(heads, 'KV head')} `{self.text()}` leaves none windowed, or names one that is not there"
+            help = f"they are 0 to {heads - 1}; at most {heads - 1} can be full" if heads > 1 else "leave out `full_heads`"
+            return (error("LB339", said, help=help),)
+        if self._count and own is not None:
+            said = (
+                f"`{self.text()}`: no head sees all tokens in layers with a window of {tokens_text(own.size)} by themselves"
+            )
+            return (error("LB339", said, help="leave those layers out, or leave out `full_heads`"),)
         if self.sinks == "learned" and facts.family_data.attention_softcap is not None:
             said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
             return (error("LB318", said, help="use sink tokens, `sinks=4`, or none"),)

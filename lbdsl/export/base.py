@@ -20,6 +20,8 @@ from lbdsl.export.expresses import Expresses, refusals
 from lbdsl.layer.difference import learned_sinks, window_size
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs, native_layers
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.gated_mlp import GatedMLP
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,28 @@ class Subject:
     def has_mlp(self, layer: int) -> bool:
         return self.specs[layer].ffn is not None
 
-    @property
+    @cached_property
     def left(self) -> tuple[int, ...]:
         """The layers of which anything is left."""
         return tuple(i for i in range(len(self.specs)) if self.has_attention(i) or self.has_mlp(i))
+
+    @cached_property
+    def kv_heads(self) -> tuple[int, ...]:
+        """The number of KV heads of each layer, 0 without softmax attention."""
+        mixers = (spec.mixer for spec in self.specs)
+        return tuple(mixer.kv_heads if isinstance(mixer, Attention) else 0 for mixer in mixers)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """The MLP width of each layer, 0 without a gated MLP."""
+        return tuple(spec.ffn.width if isinstance(spec.ffn, GatedMLP) else 0 for spec in self.specs)
 
     @property
     def has_sink_logits(self) -> bool:
         """Whether any layer has learned sinks."""
         return any(map(learned_sinks, self.specs))
 
-    @property
+    @cached_property
     def windows(self) -> dict[int, int]:
         """The window size in tokens of each layer that has a window."""
         sizes = {layer: window_size(spec) for layer, spec in enumerate(self.specs)}
@@ -100,9 +113,10 @@ class Exporter(ABC):
     """The part kinds, fields and values that the format can express; `refusals` refuses the rest."""
 
     @classmethod
-    def refusals(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        """Errors that name everything in the model that is not in `expresses`."""
-        return refusals(cls.expresses, subject.specs, subject.base, cls.where)
+    def refusals(cls, subject: Subject, *, empty: bool = True) -> tuple[Diagnostic, ...]:
+        """Errors that name everything in the model that is not in `expresses`. With `empty=False` empty slots are not
+        checked."""
+        return refusals(cls.expresses, subject.specs, subject.base, cls.where, empty=empty)
 
     @classmethod
     @abstractmethod

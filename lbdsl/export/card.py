@@ -45,20 +45,9 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
     lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]
     if record.evaluation is not None:
         perplexity = record.evaluation["perplexity"]
-        shown = [
-            f"{value:.2f}" if value is not None else "not a number"
-            for value in (perplexity["base"], perplexity["artifact"])
-        ]
-        lines += [f"Perplexity on `{record.evaluation['data']}`: base {shown[0]}, this model {shown[1]}.", ""]
+        values = (perplexity[model] for model in ("base", "artifact"))
+        base, this = (f"{value:.2f}" if value is not None else "not a number" for value in values)
+        lines += [f"Perplexity on `{record.evaluation['data']}`: base {base}, this model {this}.", ""]
     healed = record.heal if record.heal and any(stage.get("kept") != 0 for stage in healing_stages(record.heal)) else None
-    lines += [
-        f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.",
-        "",
-        "## Recipe",
-        "",
-        "```lbr",
-        plan.recipe.text.rstrip("\n"),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    lines += [f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.", ""]
+    return "\n".join([*lines, "## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""])

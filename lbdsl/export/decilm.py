@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,14 +12,11 @@ from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention
+from lbdsl.export.expresses import ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, fused_alike, kernels
-from lbdsl.families import FAMILIES, Family
+from lbdsl.export.reasons import first_attention, fused_alike, kernels, only_silu
+from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
-from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts.attention import Attention
-from lbdsl.parts.gated_mlp import GatedMLP
 
 CONFIGURATION = Path(__file__).parent / "flat" / "configuration_lbdsl_decilm.py"
 
@@ -48,11 +45,7 @@ class DeciLM(Exporter):
     kind = "decilm"
     engine = "vllm"
     where = "DeciLM"
-    expresses = Expresses(
-        mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW)},
-        ffn={"gated_mlp": {"width": ANY}},
-        weights=INTEGERS,
-    )
+    expresses = llama_layers(ONE_WINDOW)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -79,40 +72,27 @@ class DeciLM(Exporter):
 
 def decilm_config(subject: Subject) -> dict[str, Any]:
     """The fields of the export's config.json, derived from the layer specifications only here."""
-    layers = range(len(subject.specs))
-    windows = subject.windows
+    windows, facts, own = subject.windows, subject.facts, subject.facts.family_data.decilm
     fields = {name: value for name, value in subject.config.items() if name not in _DROPPED_FIELDS}
-    module = f"{CONFIGURATION.stem}.LbdslDeciLMConfig"
+    blocks = [
+        {"kv_heads": kv_heads or None, "width": width or None, "ffn_mult": ffn_mult(facts.hidden, width) if width else None}
+        for kv_heads, width in zip(subject.kv_heads, subject.widths, strict=True)
+    ]
     return {
         **fields,
-        **_own_fields(subject.facts.family_data),
+        **({} if isinstance(own, Lacks) else own),
         **subject.quantization(),
         "model_type": "lbdsl_decilm",
         "architectures": ["DeciLMForCausalLM"],
-        "auto_map": {"AutoConfig": module},
-        "head_dim": subject.facts.head_dim,
-        "num_key_value_heads": max(_kv_heads(subject), default=subject.facts.kv_heads),
-        "intermediate_size": max(_widths(subject), default=subject.facts.intermediate),
-        "tie_word_embeddings": subject.facts.tied,
-        "layer_types": ["sliding_attention" if i in windows else "full_attention" for i in layers],
+        "auto_map": {"AutoConfig": f"{CONFIGURATION.stem}.LbdslDeciLMConfig"},
+        "head_dim": facts.head_dim,
+        "num_key_value_heads": max(subject.kv_heads, default=0) or facts.kv_heads,
+        "intermediate_size": max(subject.widths, default=0) or facts.intermediate,
+        "tie_word_embeddings": facts.tied,
+        "layer_types": ["sliding_attention" if i in windows else "full_attention" for i in range(len(blocks))],
         "sliding_window": next(iter(windows.values()), None),
-        "lbdsl_blocks": [_block(spec, subject.facts.hidden) for spec in subject.specs],
+        "lbdsl_blocks": blocks,
     }
-
-
-def _block(spec: LayerSpec, hidden: int) -> dict[str, Any]:
-    """One entry of `lbdsl_blocks`."""
-    kv_heads = spec.mixer.kv_heads if isinstance(spec.mixer, Attention) else None
-    width = spec.ffn.width if isinstance(spec.ffn, GatedMLP) else None
-    return {"kv_heads": kv_heads, "width": width, "ffn_mult": None if width is None else ffn_mult(hidden, width)}
-
-
-def _kv_heads(subject: Subject) -> set[int]:
-    return {spec.mixer.kv_heads for spec in subject.specs if isinstance(spec.mixer, Attention)}
-
-
-def _widths(subject: Subject) -> set[int]:
-    return {spec.ffn.width for spec in subject.specs if isinstance(spec.ffn, GatedMLP)}
 
 
 def ffn_mult(hidden: int, intermediate: int) -> float | None:
@@ -127,51 +107,34 @@ def ffn_mult(hidden: int, intermediate: int) -> float | None:
     return None
 
 
-def _own_fields(family: Family) -> Mapping[str, Any]:
-    return {} if isinstance(family.decilm, Lacks) else family.decilm
-
-
-def _family(subject: Subject) -> tuple[Diagnostic, ...]:
+def _family(subject: Subject) -> Iterator[Diagnostic]:
     """LB506 for features of the family's layers that DeciLM does not support."""
     family = subject.facts.family_data
     if isinstance(family.decilm, Lacks):
         served = (name for name, row in FAMILIES.items() if not isinstance(row.decilm, Lacks))
-        return (
-            error(
-                "LB506",
-                f"DeciLM does not support {family.decilm.what}, which {family.model_type} models have",
-                help=f"DeciLM can say: {', '.join(served)}; see `plan --target vllm` for lbdsl's plug-in",
-            ),
+        yield error(
+            "LB506",
+            f"DeciLM does not support {family.decilm.what}, which {family.model_type} models have",
+            help=f"DeciLM can say: {', '.join(served)}; see `plan --target vllm` for lbdsl's plug-in",
         )
-    found = []
-    activation = subject.config.get("hidden_act", "silu")
-    if activation != "silu":
-        found.append(error("LB506", f"vLLM's DeciLM has no {activation} activation, only silu"))
-    return tuple(found)
+    else:
+        yield from only_silu(subject, "vLLM's DeciLM has")
 
 
-def _sglang(subject: Subject) -> tuple[Diagnostic, ...]:
+def _sglang(subject: Subject) -> Iterator[Diagnostic]:
     """LB510: notes on how SGLang handles the same files."""
+    vllm_only = "serve this export with vLLM only"
+    numbers = sorted({*subject.kv_heads} - {0})
+    widths = sorted({*subject.widths} - {0})
     if subject.windows:
-        return (
-            note(
-                "LB510",
-                f"SGLang's DeciLM has no sliding windows: it would use full attention in {layers_text(subject.windows)}",
-                help="serve this export with vLLM only",
-            ),
-        )
-    if len(numbers := _kv_heads(subject)) > 1:
-        said = " and ".join(map(str, sorted(numbers)))
-        return (
-            note(
-                "LB510",
-                f"SGLang cannot serve it: its cache has one number of KV heads for all layers, this model has {said}",
-                help="serve this export with vLLM only",
-            ),
-        )
-    odd = [str(width) for width in sorted(_widths(subject)) if ffn_mult(subject.facts.hidden, width) is None]
-    if odd:
-        return (note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {' or '.join(odd)}"),)
-    if subject.config.get("mlp_bias"):
-        return (note("LB510", "SGLang cannot load it: its DeciLM has no biases in the MLP"),)
-    return ()
+        layers = layers_text(subject.windows)
+        said = f"SGLang's DeciLM has no sliding windows: it would use full attention in {layers}"
+        yield note("LB510", said, help=vllm_only)
+    elif len(numbers) > 1:
+        has = " and ".join(map(str, numbers))
+        said = f"SGLang cannot serve it: its cache has one number of KV heads for all layers, this model has {has}"
+        yield note("LB510", said, help=vllm_only)
+    elif odd := [str(width) for width in widths if ffn_mult(subject.facts.hidden, width) is None]:
+        yield note("LB510", f"SGLang cannot load it: its DeciLM rule makes no MLP of {' or '.join(odd)}")
+    elif subject.config.get("mlp_bias"):
+        yield note("LB510", "SGLang cannot load it: its DeciLM has no biases in the MLP")

@@ -56,6 +56,11 @@ NO_LEARNED_SINKS = Can(
     refusal="cannot keep learned sinks",
     help="`granite`, `gguf` and `vllm` can, each for some families and plans: docs/exports.md",
 )
+NO_FULL_HEADS = Can(
+    values=(0,),
+    refusal="cannot keep KV heads full beside windowed ones in one layer",
+    help="`vllm`, with lbdsl's plug-in, can: docs/exports.md; or keep whole layers full",
+)
 ONE_WINDOW = Can(
     one=True,
     code="LB504",
@@ -65,15 +70,6 @@ ONE_WINDOW = Can(
 _ALIKE = "give all layers the same, or export to a format that has sizes of their own for layers: docs/exports.md"
 ONE_KV_HEADS = Can(one=True, refusal="has one number of KV heads for all layers", help=_ALIKE)
 ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIKE)
-
-INTEGERS = {"int": {"bits": ANY, "group": ANY, "activations": ANY, "method": ANY}}
-"""Storage as integers, in any of its forms."""
-
-
-def attention(kv_heads: Can, window: Can, learned_sinks: Can = NO_LEARNED_SINKS) -> Fields:
-    """The fields of `attention` with the base's query heads and no sink tokens; `window` applies to the window's size."""
-    sizes = {"heads": AS_BASE, "kv_heads": kv_heads, "head_dim": AS_BASE}
-    return {**sizes, "window": {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks}}
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,23 @@ class Expresses:
     empty: tuple[str, ...] = ("mixer", "ffn")
 
     def kinds(self, slot: Slot) -> Mapping[str, Fields]:
-        return {Slot.MIXER: self.mixer, Slot.FFN: self.ffn, Slot.WEIGHTS: self.weights}[slot]
+        fields: Mapping[str, Fields] = getattr(self, slot.value)
+        return fields
+
+
+def llama_layers(
+    window: Can, learned_sinks: Can = NO_LEARNED_SINKS, *, full_heads: Can = NO_FULL_HEADS, alike: bool = False
+) -> Expresses:
+    """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
+    integers in any of their forms. `alike`: all layers have the same sizes, and none lacks only one of its parts."""
+    seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
+    heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
+    return Expresses(
+        mixer={"attention": {**heads, "window": seen}},
+        ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}},
+        weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)},
+        empty=("block",) if alike else ("mixer", "ffn"),
+    )
 
 
 def refusals(
@@ -102,8 +114,8 @@ def refusals(
     `empty=False` empty slots are not checked."""
     found: dict[tuple[str, str, str], list[int]] = {}
 
-    def refuse(layer: int, code: str, message: str, help: str) -> None:
-        found.setdefault((code, message, help), []).append(layer)
+    def refuse(layer: int, what: str, can: Can = ANY) -> None:
+        found.setdefault((can.code, f"{where} {what}", can.help), []).append(layer)
 
     seen: dict[tuple[str, Can], dict[Any, list[int]]] = {}
     for layer, spec in enumerate(specs):
@@ -111,18 +123,17 @@ def refusals(
             if part is None:
                 whole = spec.mixer is None and spec.ffn is None
                 if empty and slot.value not in expresses.empty and not (whole and "block" in expresses.empty):
-                    refuse(layer, "LB505", f"{where} has a {NAMES[slot]} in every layer", ANY.help)
+                    refuse(layer, f"has a {NAMES[slot]} in every layer")
                 continue
             fields = expresses.kinds(slot).get(part.kind)
             if fields is None:
-                refuse(layer, "LB505", f"{where} has no {NAMES[slot]} called `{part.kind}`", ANY.help)
+                refuse(layer, f"has no {NAMES[slot]} called `{part.kind}`")
                 continue
             for path, value, own, can in _fields(slot.value, part, was, fields):
                 if can is None:
-                    refuse(layer, "LB505", f"{where} cannot say `{path}`", ANY.help)
+                    refuse(layer, f"cannot say `{path}`")
                 elif (can.values is not None and value not in can.values) or (can.base and value != own):
-                    said = can.refusal or f"cannot change `{path}`, here {value} instead of {own}"
-                    refuse(layer, can.code, f"{where} {said}", can.help)
+                    refuse(layer, can.refusal or f"cannot change `{path}`, here {value} instead of {own}", can)
                 elif can.one:
                     seen.setdefault((path, can), {}).setdefault(value, []).append(layer)
     errors = [

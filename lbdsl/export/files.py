@@ -27,13 +27,8 @@ def weight_names(artifact: Path) -> tuple[str, ...]:
 def companions(artifact: Path) -> tuple[str, ...]:
     """The artifact's files of tokenizer, chat templates and generation settings."""
     names = [name for name in IDENTITY_FILES if name != "config.json" and (artifact / name).is_file()]
-    names += sorted(
-        f"{folder.name}/{path.name}"
-        for folder in [artifact / TEMPLATE_FOLDER]
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.is_file()
-    )
+    templates = (path for path in (artifact / TEMPLATE_FOLDER).glob("*") if path.is_file())
+    names += sorted(f"{TEMPLATE_FOLDER}/{path.name}" for path in templates)
     return tuple(names)
 
 

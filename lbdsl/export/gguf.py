@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import ClassVar
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import Expresses
-from lbdsl.export.gguf_metadata import model_fields
-from lbdsl.export.gguf_target import EXPRESSES, GgufModel, target_of
+from lbdsl.export.gguf_rope import scaling_fields
+from lbdsl.export.gguf_target import EXPRESSES, ZERO_WIDTH, GgufModel, target_of
 from lbdsl.export.gguf_tensors import layer_tensors, out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
-from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.load_check import loading
 from lbdsl.model.safetensors_header import TensorInfo
@@ -41,10 +39,10 @@ class Gguf(Exporter):
     Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp and llama-vocab.cpp.
     """
 
-    kind: ClassVar[str] = "gguf"
-    engine: ClassVar[str] = "llamacpp"
-    where: ClassVar[str] = "llama.cpp"
-    expresses: ClassVar[Expresses] = EXPRESSES
+    kind = "gguf"
+    engine = "llamacpp"
+    where = "llama.cpp"
+    expresses = EXPRESSES
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -95,6 +93,8 @@ def write_model(
     artifact: Path, target: GgufModel, path: Path, *, numbers: str | None = None, progress: Report | None = None
 ) -> None:
     """Write the artifact in the form `target` to `path`; `numbers` as in `write_gguf`. Raises LB409, LB463, LB522."""
+    from lbdsl.export.gguf_writer import write_gguf
+
     outs = out_tensors(target, read_tensors(artifact))
     floats = ("float64", "float32", "float16", "bfloat16")
     odd = next((out.source for out in outs if out.source and not out.packed and out.source.dtype not in floats), None)
@@ -103,3 +103,45 @@ def write_model(
     with loading("LB522", f"the tokenizer of {artifact} cannot be read"):
         tokenizer = tokenizer_fields(artifact, target.layout.sizes.vocab, target.config, artifact.name)
     write_gguf(path, {**model_fields(target), **tokenizer}, outs, artifact, numbers, progress)
+
+
+def model_fields(target: GgufModel) -> dict[str, Any]:
+    """Metadata keys and values, without the tokenizer's; lists are arrays with one entry per layer."""
+    sizes, config, graph, family = target.layout.sizes, target.config, target.graph, target.layout.family
+    fields: dict[str, Any] = {
+        "block_count": len(target.layers),
+        "context_length": sizes.positions,
+        "embedding_length": sizes.hidden,
+        "vocab_size": sizes.vocab,
+        "attention.head_count": sizes.heads,
+        "attention.head_count_kv": target.kv_heads[0],
+        "attention.key_length": sizes.head_dim,
+        "attention.value_length": sizes.head_dim,
+        "rope.dimension_count": sizes.head_dim,
+        "rope.freq_base": target.rope.theta,
+        "feed_forward_length": target.widths[0],
+        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", family.epsilon)),
+        **scaling_fields(target.rope),
+    }
+    if graph.by_layer:
+        # llama.cpp reads the number of heads from the first layer.
+        fields["attention.head_count"] = [
+            sizes.heads if kv_heads or place == 0 else 0 for place, kv_heads in enumerate(target.kv_heads)
+        ]
+        fields["attention.head_count_kv"] = list(target.kv_heads)
+        fields["feed_forward_length"] = [width or ZERO_WIDTH for width in target.widths]
+    if graph.windows and (target.window is not None or graph.always_windowed):
+        fields["attention.sliding_window"] = target.window or sizes.positions
+        fields["attention.sliding_window_pattern"] = [target.window is None or target.windowed[0], *target.windowed[1:]]
+        if target.local_rope is not None:
+            fields["rope.freq_base_swa"] = target.local_rope.theta
+    if graph.rope_pattern:
+        fields["attention.rope_pattern"] = [int(has) for has in target.has_rope]
+    if graph.multipliers:
+        fields["logit_scale"] = 1.0
+    for key, (name, usual) in family.gguf.numbers.items():
+        fields[key] = float(config.get(name, usual) or 0.0)
+    return {
+        "general.architecture": graph.name,
+        **{f"{graph.name}.{key}": value for key, value in fields.items()},
+    }

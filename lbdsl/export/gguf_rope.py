@@ -9,7 +9,6 @@ from typing import Any
 
 from lbdsl.families import Family
 
-_DEFAULT_BETAS = (32.0, 1.0)
 _TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -34,20 +33,17 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     Reads `rope_parameters` (transformers 5, flat or by layer type) and the older `rope_theta`, `rope_local_base_freq` and
     `rope_scaling`.
     """
-    theta = config.get("rope_theta", family.rope_theta)
-    scaling = config.get("rope_scaling")
-    layer_type = None
-    if family.rope_by_layer_type:
-        layer_type = "sliding_attention" if windowed else "full_attention"
-    if layer_type is not None and windowed:
-        # In the older fields, scaling applies only to full-attention layers.
-        theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
+    theta, scaling = config.get("rope_theta", family.rope_theta), config.get("rope_scaling")
     kept = config.get("rope_parameters") or {}
-    if layer_type is None:
+    if not family.rope_by_layer_type:
         given = scaling or kept
     else:
+        if windowed:
+            # In the older fields, scaling applies only to full-attention layers.
+            theta, scaling = config.get("rope_local_base_freq", family.local_rope_theta or theta), None
+        of_type = kept.get("sliding_attention" if windowed else "full_attention")
         # Scaling of all layers is laid over what a type of layer has.
-        given = {**(kept[layer_type] if isinstance(kept.get(layer_type), Mapping) else kept), **(scaling or {})}
+        given = {**(of_type if isinstance(of_type, Mapping) else kept), **(scaling or {})}
     kind = given.get("rope_type", given.get("type", "default"))
     partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     rest = {
@@ -56,10 +52,8 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
         if value is not None and key not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")
     }
     if kind in ("llama3", "yarn"):
-        rest.setdefault(
-            "original_max_position_embeddings",
-            config.get("original_max_position_embeddings", config.get("max_position_embeddings")),
-        )
+        original = "original_max_position_embeddings"
+        rest.setdefault(original, config.get(original, config.get("max_position_embeddings")))
     return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
 
 
@@ -72,10 +66,10 @@ def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
     if rope.kind == "llama3" and not frequency_table:
         return "llama3 scaling, which this architecture does not read"
     if rope.kind == "yarn":
-        betas = (float(rope.rest.get("beta_fast", 32)), float(rope.rest.get("beta_slow", 1)))
+        betas = float(rope.rest.get("beta_fast", 32)), float(rope.rest.get("beta_slow", 1))
         usual = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
         scale = float(rope.rest.get("attention_factor", usual))
-        if betas != _DEFAULT_BETAS or not math.isclose(scale, usual, rel_tol=1e-6) or rope.factor < 1:
+        if betas != (32, 1) or not math.isclose(scale, usual, rel_tol=1e-6) or rope.factor < 1:
             return "YaRN with settings of its own (betas or attention_factor)"
         if rope.rest.get("truncate") is False or "mscale" in rope.rest or "mscale_all_dim" in rope.rest:
             return "YaRN with settings of its own (truncate or mscale)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.units import layers_text, plural
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import ANY, INTEGERS, ONE_WINDOW, Expresses, attention, refusals
+from lbdsl.export.expresses import ANY, ONE_WINDOW, llama_layers, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
@@ -18,16 +18,11 @@ from lbdsl.families.engines import ALL_BIASES, Graph
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window
-from lbdsl.parts.gated_mlp import GatedMLP
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
-EXPRESSES = Expresses(
-    mixer={"attention": attention(kv_heads=ANY, window=ONE_WINDOW, learned_sinks=ANY)},
-    ffn={"gated_mlp": {"width": ANY}},
-    weights=INTEGERS,
-)
+EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY)
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(
@@ -80,17 +75,18 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     windows = {i: size for i, size in subject.windows.items() if size < sizes.positions or family.rope_by_layer_type}
     dropped = tuple(i for i in left if not subject.has_attention(i))
     alone = tuple(i for i in left if not subject.has_mlp(i))
-    kv_heads = tuple(mixer.kv_heads if isinstance(mixer := subject.specs[i].mixer, Attention) else 0 for i in left)
-    widths = tuple(ffn.width if isinstance(ffn := subject.specs[i].ffn, GatedMLP) else 0 for i in left)
+    kv_heads, widths = (tuple(sizes[i] for i in left) for sizes in (subject.kv_heads, subject.widths))
     unlike = _unlike(left, kv_heads, widths)
-    found = list(_refusals(subject, left, windows, (*dropped, *alone), unlike))
+    found = list(_refusals(subject, windows, (*dropped, *alone), unlike))
     has_rope = tuple(family.has_rope(i, config) for i in left)
     graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope, subject.has_sink_logits)
     if graph is None:
         found.append(error("LB520", why, help="leave those layers as they are, or export to another engine"))
     else:
-        found += _rope_refusals(subject, family, graph, left, windows)
-        found += _shape_refusals(config, layout, graph, len(left))
+        found += _rope_refusals(subject, family, graph)
+        help = "the model needs another engine"
+        lacks = _shape_problems(config, layout, graph, len(left))
+        found += (error("LB524", f"llama.cpp's {graph.name} cannot compute {what}", help=help) for what in lacks)
         found += _notes(dropped, alone, left)
     if graph is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
@@ -114,35 +110,21 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     )
 
 
-def _refusals(
-    subject: Subject, left: tuple[int, ...], windows: Mapping[int, int], halves: tuple[int, ...], unlike: str
-) -> list[Diagnostic]:
+def _refusals(subject: Subject, windows: Mapping[int, int], halves: tuple[int, ...], unlike: str) -> Iterator[Diagnostic]:
     specs = tuple(spec if i in windows else _unwindowed(spec) for i, spec in enumerate(subject.specs))
-    found = list(refusals(EXPRESSES, specs, subject.base, "llama.cpp"))
-    if not left:
-        found.append(error("LB524", "no layer is left", help="keep at least one"))
+    yield from refusals(EXPRESSES, specs, subject.base, "llama.cpp")
+    if not subject.left:
+        yield error("LB524", "no layer is left", help="keep at least one")
     both = f"no architecture of llama.cpp has both windows ({layers_text(windows)}) and layers "
+    one = "choose one of the two"
     if windows and halves:
-        found.append(
-            error(
-                "LB521",
-                f"{both}without attention or MLP ({layers_text(halves)})",
-                help="choose one of the two, or remove such layers whole: `drop(block)` can be exported",
-            )
-        )
+        help = f"{one}, or remove such layers whole: `drop(block)` can be exported"
+        yield error("LB521", f"{both}without attention or MLP ({layers_text(halves)})", help=help)
     if subject.has_sink_logits and (halves or unlike) and not windows:
         said = "without attention or MLP" if halves else f"of different sizes: {unlike}"
-        what = f"no architecture of llama.cpp has both learned sinks and layers {said}"
-        found.append(error("LB521", what, help="choose one of the two"))
+        yield error("LB521", f"no architecture of llama.cpp has both learned sinks and layers {said}", help=one)
     if windows and unlike:
-        found.append(
-            error(
-                "LB521",
-                f"{both}of different sizes: {unlike}",
-                help="choose one of the two, or give all layers the same sizes",
-            )
-        )
-    return found
+        yield error("LB521", f"{both}of different sizes: {unlike}", help=f"{one}, or give all layers the same sizes")
 
 
 def _unlike(left: tuple[int, ...], kv_heads: tuple[int, ...], widths: tuple[int, ...]) -> str:
@@ -189,11 +171,8 @@ def _choose(
     )
 
 
-def _rope_refusals(
-    subject: Subject, family: Family, graph: Graph, left: tuple[int, ...], windows: Mapping[int, int]
-) -> list[Diagnostic]:
+def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[Diagnostic]:
     ropes = [rope_of(family, subject.config, windowed) for windowed in (False, True)[: 1 + family.rope_by_layer_type]]
-    found = []
     for rope, windowed in zip(ropes, (False, True), strict=False):
         problem = rope_problem(rope, frequency_table=graph.frequency_table)
         if problem is None and windowed and rope.kind != "default":
@@ -201,75 +180,52 @@ def _rope_refusals(
         if problem is None and not windowed and rope.kind == "yarn" and not graph.full_yarn:
             problem = "YaRN in one kind of layers"
         if problem is not None:
-            found.append(
-                error(
-                    "LB523",
-                    f"llama.cpp's {graph.name} cannot compute {problem}",
-                    help="the model needs another engine",
-                )
-            )
-    if len(ropes) > 1 and (ropes[0] != ropes[1]):
-        retyped = retyped_layers(subject, left, windows)
-        if retyped:
-            found.append(
-                error(
-                    "LB523",
-                    f"in {family.model_type} a layer's window decides its rotary embeddings, and llama.cpp has it "
-                    f"the same way: {layers_text(retyped)} would get the wrong ones",
-                    help="window only layers that have a window in the base model, with one window for all",
-                )
-            )
-    return found
-
-
-def _shape_refusals(config: Mapping[str, Any], layout: Layout, graph: Graph, layers: int) -> list[Diagnostic]:
-    found: list[Diagnostic] = []
-    sizes, gguf = layout.sizes, layout.family.gguf
-
-    def refuse(what: str) -> None:
-        found.append(
-            error("LB524", f"llama.cpp's {graph.name} cannot compute {what}", help="the model needs another engine")
+            said = f"llama.cpp's {graph.name} cannot compute {problem}"
+            yield error("LB523", said, help="the model needs another engine")
+    if len(ropes) > 1 and ropes[0] != ropes[1] and (retyped := retyped_layers(subject)):
+        yield error(
+            "LB523",
+            f"in {family.model_type} a layer's window decides its rotary embeddings, and llama.cpp has it "
+            f"the same way: {layers_text(retyped)} would get the wrong ones",
+            help="window only layers that have a window in the base model, with one window for all",
         )
 
+
+def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, layers: int) -> Iterator[str]:
+    """What the graph cannot compute."""
+    sizes, gguf = layout.sizes, layout.family.gguf
     activation = config.get("hidden_activation") or config.get("hidden_act") or graph.activation
     if activation != graph.activation and not (graph.activation == "silu" and activation == "swish"):
-        refuse(f"the activation {activation!r}; it has {graph.activation}")
+        yield f"the activation {activation!r}; it has {graph.activation}"
     if graph.square and sizes.heads * sizes.head_dim != sizes.hidden:
-        refuse(f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: they must be equal")
+        yield f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: they must be equal"
     needed = {"attention_bias": {"attn_q", "attn_k", "attn_v", "attn_output"}, "mlp_bias": {"ffn_gate"}}
     for flag in sorted(set(layout.flags) & set(needed)):
         if not needed[flag] <= graph.biases:
-            refuse(f"the biases of {flag}")
+            yield f"the biases of {flag}"
     scale = config.get("query_pre_attn_scalar")
     if scale is not None and gguf.biggest is not None:
         # llama.cpp recognizes the biggest model, which scales differently, by the number of layers in the file.
         wanted = sizes.hidden / sizes.heads if layers == gguf.biggest else sizes.head_dim
         if float(scale) != float(wanted):
-            refuse(f"query_pre_attn_scalar {scale} in {layers} layers; it takes {wanted:g}")
+            yield f"query_pre_attn_scalar {scale} in {layers} layers; it takes {wanted:g}"
     problem = gguf.problem(config)
     if problem is not None:
-        refuse(problem)
+        yield problem
     if layers > _MOST_LAYERS:
-        refuse(f"{layers} layers; it has room for {_MOST_LAYERS}")
-    return found
+        yield f"{layers} layers; it has room for {_MOST_LAYERS}"
 
 
-def _notes(dropped: tuple[int, ...], alone: tuple[int, ...], left: tuple[int, ...]) -> list[Diagnostic]:
-    found = []
+def _notes(dropped: tuple[int, ...], alone: tuple[int, ...], left: tuple[int, ...]) -> Iterator[Diagnostic]:
     if left and left[0] in dropped:
-        found.append(
-            note(
-                "LB525",
-                f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention "
-                "is written with a matrix of zeros: the same results and no cache, for hidden x hidden weights",
-            )
+        yield note(
+            "LB525",
+            f"llama.cpp reads its sizes from the first layer, so layer {left[0]} without attention "
+            "is written with a matrix of zeros: the same results and no cache, for hidden x hidden weights",
         )
     if alone:
-        found.append(
-            note(
-                "LB525",
-                f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: "
-                "llama.cpp would lose their attention",
-            )
+        yield note(
+            "LB525",
+            f"{layers_text(alone)} without MLP are written with one of {ZERO_WIDTH} zeros: "
+            "llama.cpp would lose their attention",
         )
-    return found

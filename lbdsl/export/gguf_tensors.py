@@ -110,20 +110,13 @@ def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRo
 
 def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
     """Constant tensors for removed sub-blocks that llama.cpp requires, and sinks that get no attention weight."""
-    block, hidden = f"blk.{place}.", sizes.hidden
-    found = []
+    hidden = sizes.hidden
+    found: dict[str, tuple[tuple[int, ...], float]] = {}
     if not target.kv_heads[place] and place == 0:
-        found += [
-            OutTensor(f"{block}attn_norm.weight", (hidden,), values=(1.0,)),
-            OutTensor(f"{block}attn_output.weight", (hidden, hidden)),
-        ]
+        found |= {"attn_norm": ((hidden,), 1.0), "attn_output": ((hidden, hidden), 0.0)}
     if not target.widths[place]:
-        found += [
-            OutTensor(f"{block}ffn_norm.weight", (hidden,), values=(1.0,)),
-            OutTensor(f"{block}ffn_gate.weight", (ZERO_WIDTH, hidden)),
-            OutTensor(f"{block}ffn_up.weight", (ZERO_WIDTH, hidden)),
-            OutTensor(f"{block}ffn_down.weight", (hidden, ZERO_WIDTH)),
-        ]
+        found |= {"ffn_norm": ((hidden,), 1.0), "ffn_down": ((hidden, ZERO_WIDTH), 0.0)}
+        found |= dict.fromkeys(("ffn_gate", "ffn_up"), ((ZERO_WIDTH, hidden), 0.0))
     if target.graph.sink_logits and not learned_sinks(target.specs[place]):
-        found.append(OutTensor(f"{block}attn_sinks.weight", (sizes.heads,), values=(NO_SINK,)))
-    return found
+        found["attn_sinks"] = (sizes.heads,), NO_SINK
+    return [OutTensor(f"blk.{place}.{name}.weight", shape, values=(value,)) for name, (shape, value) in found.items()]

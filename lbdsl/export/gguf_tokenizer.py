@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.export.gguf_pretokenizer import KNOWN, described, pre_tokenizer_name
 from lbdsl.model.config_file import read_json_object
+from lbdsl.model.gguf_splitting import SPLITTERS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types."""
@@ -31,16 +31,11 @@ def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any], name: 
             help="load the tokenizer with transformers and save it as a fast one",
         )
     tokenizer = read_json_object(folder / "tokenizer.json", "LB522")
-    settings = (
-        read_json_object(folder / "tokenizer_config.json", "LB522") if (folder / "tokenizer_config.json").is_file() else {}
-    )
+    beside = folder / "tokenizer_config.json"
+    settings = read_json_object(beside, "LB522") if beside.is_file() else {}
     model = tokenizer.get("model") or {}
-    if (
-        model.get("type") != "BPE"
-        or model.get("dropout")
-        or model.get("continuing_subword_prefix")
-        or model.get("end_of_word_suffix")
-    ):
+    odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    if model.get("type") != "BPE" or any(map(model.get, odd)):
         raise fail(
             "LB522",
             f"the tokenizer is a {model.get('type', 'model without type')} with settings that the export does not write",
@@ -62,9 +57,8 @@ def _tokens(tokenizer: Mapping[str, Any], vocab: int) -> tuple[list[str], list[i
     tokens = [f"[PAD{i}]" for i in range(vocab)]
     types = [UNUSED] * vocab
     entries = [(token, i, NORMAL) for token, i in tokenizer["model"]["vocab"].items()]
-    for added in tokenizer.get("added_tokens", ()):
-        kind = CONTROL if added.get("special") else USER_DEFINED
-        entries.append((added["content"], added["id"], kind))
+    added = tokenizer.get("added_tokens", ())
+    entries += ((token["content"], token["id"], CONTROL if token.get("special") else USER_DEFINED) for token in added)
     for token, i, kind in entries:
         if not 0 <= i < vocab:
             raise fail("LB522", f"the tokenizer has the token {token[:40]!a} at {i}, the model has {vocab} rows")
@@ -98,15 +92,11 @@ def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         raise fail(
             "LB522",
-            f"llama.cpp's way of splitting text like this tokenizer is not known: {described(tokenizer)}",
-            help=f"known: {', '.join(KNOWN)}",
+            f"llama.cpp's way of splitting text like this tokenizer is not known: {_described(tokenizer)}",
+            help=f"known: {', '.join(sorted(SPLITTERS))}",
         )
-    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": _merges(tokenizer)}
-
-
-def _merges(tokenizer: Mapping[str, Any]) -> list[str]:
-    merges = tokenizer["model"]["merges"]
-    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]]
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": merges}
 
 
 def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
@@ -124,8 +114,6 @@ def _pieces(tokenizer: Mapping[str, Any], tokens: list[str], types: list[int]) -
     for i, token in enumerate(tokens):
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[i] = BYTE
-        elif types[i] == NORMAL and token == tokenizer["model"].get("unk_token"):
-            types[i] = UNKNOWN
         elif types[i] == USER_DEFINED:
             # llama.cpp searches for added tokens before it replaces spaces.
             tokens[i] = token.replace(_SPACE, " ")
@@ -167,7 +155,7 @@ def _space_first(tokenizer: Mapping[str, Any]) -> bool:
 def _odd_pieces(tokenizer: Mapping[str, Any]) -> LbdslError:
     return fail(
         "LB522",
-        f"llama.cpp does not prepare text as this SentencePiece tokenizer does: {described(tokenizer)}",
+        f"llama.cpp does not prepare text as this SentencePiece tokenizer does: {_described(tokenizer)}",
         help="known: spaces replaced by U+2581, with or without one before the text",
     )
 
@@ -217,3 +205,41 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(template, list):
         template = next((item["template"] for item in template if item.get("name") == "default"), None)
     return {"tokenizer.chat_template": template} if isinstance(template, str) else {}
+
+
+def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
+    """llama.cpp's name for the pre-tokenizer of a byte-level BPE tokenizer.json, or None if llama.cpp has no equivalent.
+
+    An NFC normalizer is ignored: llama.cpp has none, but text is almost always in NFC. Any other gives None.
+    """
+    normalizer = tokenizer.get("normalizer")
+    if normalizer is not None and normalizer.get("type") != "NFC":
+        return None
+    found = _steps(tokenizer.get("pre_tokenizer")), bool(tokenizer["model"].get("ignore_merges"))
+    return next((name for name, splitter in SPLITTERS.items() if splitter == found), None)
+
+
+def _described(tokenizer: Mapping[str, Any]) -> str:
+    """A short description of the pre-tokenizer for messages."""
+    steps = " then ".join(_steps(tokenizer.get("pre_tokenizer"))) or "none"
+    before = tokenizer.get("normalizer")
+    text = f"{before.get('type')} then {steps}" if isinstance(before, Mapping) else steps
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _steps(step: Any) -> tuple[str, ...]:
+    if step is None:
+        return ()
+    kind = step.get("type")
+    if kind == "Sequence":
+        return tuple(name for inner in step["pretokenizers"] for name in _steps(inner))
+    if kind == "ByteLevel" and not step.get("add_prefix_space", True):
+        return ("bytes+regex",) if step.get("use_regex", True) else ("bytes",)
+    if kind == "Digits" and step.get("individual_digits"):
+        return ("digits",)
+    if kind == "Split" and step.get("behavior") in ("Isolated", "Removed"):
+        pattern = step.get("pattern", {})
+        # "Removed" with `invert` keeps the matches and drops the text between them; these patterns match all text.
+        if (step["behavior"] == "Removed") == bool(step.get("invert")) and isinstance(pattern.get("Regex"), str):
+            return (pattern["Regex"],)
+    return (str(kind),)

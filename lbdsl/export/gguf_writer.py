@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
+
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.export.gguf_tensors import OutTensor, PackedMatrix
@@ -39,19 +42,23 @@ def write_gguf(
     is given; else float32 stays float32 and 16-bit types become float16, except that a bfloat16 matrix with a value beyond
     float16's range stays bfloat16. Raises LB463 if writing fails.
     """
-    import gguf
-
     kinds = [numbers if numbers and len(t.shape) > 1 and not t.packed else number_type(folder, t) for t in tensors]
     writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
     matrices = [kind for kind, tensor in zip(kinds, tensors, strict=True) if len(tensor.shape) > 1]
     common = max(sorted(set(matrices)), key=matrices.count)
+    add: dict[type, Any] = {
+        bool: writer.add_bool,
+        str: writer.add_string,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+    }
     for key, value in {**fields, "general.file_type": _FILE_TYPES[common]}.items():
         if key != "general.architecture":
-            _add_field(writer, key, value)
+            add.get(type(value), writer.add_array)(key, value)
     for kind, tensor in zip(kinds, tensors, strict=True):
-        shape = tensor.shape if tensor.packed is None else (tensor.shape[0], tensor.shape[1] * _WIDTHS[kind] // _BLOCK)
-        size = math.prod(shape) * (_WIDTHS[kind] if tensor.packed is None else 1)
-        writer.add_tensor_info(tensor.name, shape, _out_dtype(kind), size, raw_dtype=gguf.GGMLQuantizationType[kind])
+        stored = gguf.GGMLQuantizationType[kind]
+        shape = gguf.quant_shape_to_byte_shape(tensor.shape, stored)
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=stored)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -88,7 +95,7 @@ def _write_data(
         stream.write(bytes(-stream.tell() % 32))
         for kind, tensor in zip(kinds, tensors, strict=True):
             chunks = (
-                ((_encoded(chunk, kind), chunk.size) for chunk in _chunks(folder, tensor))
+                ((gguf.quantize(c, gguf.GGMLQuantizationType[kind]).tobytes(), c.size) for c in _chunks(folder, tensor))
                 if tensor.packed is None
                 else _blocks(folder, tensor, tensor.packed)
             )
@@ -102,8 +109,6 @@ def _write_data(
 
 def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
     """Yield one tensor in order as float32 chunks [rows, columns]; bf16 is converted exactly."""
-    import numpy as np
-
     rows = tensor.shape[0]
     columns = math.prod(tensor.shape[1:])
     if tensor.source is None:
@@ -140,8 +145,6 @@ def _blocks(folder: Path, tensor: OutTensor, packed: PackedMatrix) -> Iterator[t
     A block is a float16 scale and 32 integers; in Q4_0 byte i holds integer i + 8 in its low and i + 16 + 8 in its high
     half. Scales are exact: float16 holds every bfloat16 from 2^-14 to 65,280.
     """
-    import numpy as np
-
     storage, parts = packed.storage, packed.parts
     words = parts["weight"] if storage.activations == 8 else parts["weight_packed"]
     raw = _row_chunks(_raw(folder, words).reshape(words.shape[0], -1), tensor)
@@ -171,47 +174,10 @@ def _mapped(folder: Path, info: TensorInfo) -> Any:
 
 def _raw(folder: Path, info: TensorInfo) -> Any:
     """The bytes of a tensor."""
-    import numpy as np
-
     return np.memmap(folder / info.file, dtype=np.uint8, mode="r", offset=info.start, shape=(info.stop - info.start,))
 
 
 def _widened(part: Any) -> Any:
-    import numpy as np
-
     if part.dtype == np.uint16:
         return (part.astype(np.uint32) << 16).view(np.float32)
     return part.astype(np.float32)
-
-
-def _encoded(chunk: Any, kind: str) -> bytes:
-    import numpy as np
-
-    if kind == "BF16":
-        bits = np.ascontiguousarray(chunk, dtype=np.float32).view(np.uint32)
-        # Round to nearest, ties to even.
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-    return chunk.astype("<f4" if kind == "F32" else "<f2").tobytes()
-
-
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "Q4_0": 18, "Q8_0": 34}
-"""Bytes of an element, or of a block."""
-
-
-def _out_dtype(kind: str) -> Any:
-    import numpy as np
-
-    return np.dtype({"F32": np.float32, "F16": np.float16, "BF16": np.float16}.get(kind, np.uint8))
-
-
-def _add_field(writer: Any, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_array(key, value)

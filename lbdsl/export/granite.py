@@ -5,41 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Any, ClassVar
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import (
-    ANY,
-    INTEGERS,
-    ONE_KV_HEADS,
-    ONE_WIDTH,
-    ONE_WINDOW,
-    Expresses,
-    attention,
-    refusals,
-)
+from lbdsl.export.expresses import ANY, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, write_json
 from lbdsl.export.gguf_rope import rope_of
-from lbdsl.export.native import LAYER_TYPES, OURS, half_layers, renamed, sizes_of
-from lbdsl.export.reasons import fused_alike, kernels
+from lbdsl.export.native import LAYER_TYPES, half_layers, left_fields, renamed
+from lbdsl.export.reasons import fused_alike, kernels, only_silu
 from lbdsl.families import FAMILIES
+from lbdsl.families.engines import StockClass
 from lbdsl.families.rows import ALL
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import layout_of
 from lbdsl.parts.attention import NO_SINK, SINK_LOGITS, Attention
 from lbdsl.run.file_layout import MadeTensor, plan_rewrite
 from lbdsl.run.shards import carry_out
-
-WHERE = "granite_swa"
-
-EXPRESSES = Expresses(
-    mixer={"attention": attention(kv_heads=ONE_KV_HEADS, window=ONE_WINDOW, learned_sinks=ANY)},
-    ffn={"gated_mlp": {"width": ONE_WIDTH}},
-    weights=INTEGERS,
-    empty=("block",),
-)
 
 
 class Granite(Exporter):
@@ -55,11 +38,11 @@ class Granite(Exporter):
     Source: transformers, models/granite_swa; vllm/model_executor/models/granite.py.
     """
 
-    kind: ClassVar[str] = "granite"
-    engine: ClassVar[str] = "vllm"
-    also: ClassVar[tuple[str, ...]] = ("transformers",)
-    where: ClassVar[str] = WHERE
-    expresses: ClassVar[Expresses] = EXPRESSES
+    kind = "granite"
+    engine = "vllm"
+    also = ("transformers",)
+    where = "granite_swa"
+    expresses = llama_layers(ONE_WINDOW, learned_sinks=ANY, alike=True)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -109,8 +92,8 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
     layout, config, left = layout_of(subject.config), subject.config, subject.left
     family = layout.family
     found = [
-        *refusals(EXPRESSES, subject.specs, subject.base, WHERE, empty=False),
-        *half_layers(subject, left, WHERE),
+        *Granite.refusals(subject, empty=False),
+        *half_layers(subject, Granite.where),
         *fused_alike(subject),
         *kernels(subject),
     ]
@@ -118,23 +101,15 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         names = ", ".join(name for name, row in FAMILIES.items() if row.granite_swa)
         said = f"granite_swa cannot compute the layers of {family.model_type} models"
         found.append(error("LB506", said, help=f"it has those of {names}"))
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        found.append(error("LB506", f"vLLM's granite_swa has no {activation} activation, only silu"))
+    found += only_silu(subject, "vLLM's granite_swa has")
     if any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
-    found.append(
-        note("LB531", "it loads as granite_swa; in transformers on a CPU with `eager` attention, slow on long prompts")
-    )
-    sizes, rope = sizes_of(subject.specs[left[0]], layout.sizes), rope_of(family, config)
-    new = {key: value for key, value in config.items() if key not in OURS}
+    slow = "in transformers on a CPU with `eager` attention, slow on long prompts"
+    found.append(note("LB531", f"it loads as granite_swa; {slow}"))
+    rope = rope_of(family, config)
     always_biased = any(row.name.endswith("q_proj.bias") and row.when is None for row in family.rows["attention"])
-    new |= {name: getattr(sizes, size) for size, name in family.sizes.items()}
+    new = left_fields(subject, layout, StockClass("granite_swa", "GraniteSWAForCausalLM"))
     new |= {
-        "model_type": "granite_swa",
-        "architectures": ["GraniteSWAForCausalLM"],
-        "num_hidden_layers": len(left),
-        "tie_word_embeddings": layout.tied,
         "attention_bias": always_biased or "attention_bias" in layout.flags,
         "mlp_bias": "mlp_bias" in layout.flags,
         "attention_multiplier": layout.sizes.head_dim**-0.5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -15,28 +15,32 @@ if TYPE_CHECKING:
     from lbdsl.export.base import Subject
 
 
-def first_attention(subject: Subject, where: str) -> tuple[Diagnostic, ...]:
+def only_silu(subject: Subject, layers_have: str) -> Iterator[Diagnostic]:
+    """LB506 for another activation."""
+    activation = subject.config.get("hidden_act", "silu")
+    if activation != "silu":
+        yield error("LB506", f"{layers_have} no {activation} activation, only silu")
+
+
+def first_attention(subject: Subject, where: str) -> Iterator[Diagnostic]:
     """LB502 if the first layer that is not empty has no attention. Layers before it without attention and MLP are
     no-ops."""
-    for layer in range(len(subject.specs)):
-        if subject.has_attention(layer):
-            return ()
-        if subject.has_mlp(layer):
-            return (
-                error(
-                    "LB502",
-                    f"{where} needs attention in the first layer that has anything, and layer {layer} has only its MLP",
-                    help=f"keep or window layer {layer}: `layers {layer} keep`",
-                ),
-            )
-    return (error("LB502", f"{where} needs at least one layer with attention"),)
+    first = next(iter(subject.left), None)
+    if first is None:
+        yield error("LB502", f"{where} needs at least one layer with attention")
+    elif not subject.has_attention(first):
+        yield error(
+            "LB502",
+            f"{where} needs attention in the first layer that has anything, and layer {first} has only its MLP",
+            help=f"keep or window layer {first}: `layers {first} keep`",
+        )
 
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices that vLLM computes as one."""
 
 
-def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
+def fused_alike(subject: Subject) -> Iterator[Diagnostic]:
     """LB512 for matrices that vLLM computes as one and that are not stored alike, with the rule that would."""
     found: dict[tuple[tuple[str, ...], str], list[int]] = {}
     for layer, spec in enumerate(subject.specs):
@@ -48,15 +52,11 @@ def fused_alike(subject: Subject) -> tuple[Diagnostic, ...]:
             if forms and (len(set(forms.values())) > 1 or len(forms) < len(modules)):
                 done = ", ".join(f"`{module}`" for module in modules if module in forms)
                 found.setdefault((names, done), []).append(layer)
-    return tuple(
-        error(
-            "LB512",
-            f"vLLM computes {', '.join(names)} as one matrix, so all must be quantized in the same way; here {done} "
-            f"in {layers_text(layers)}",
-            help="quantize them in one rule: `modules " + ", ".join(f'"*.{name}"' for name in names) + " quantize(...)`",
-        )
-        for (names, done), layers in found.items()
-    )
+    for (matrices, done), layers in found.items():
+        said = f"vLLM computes {', '.join(matrices)} as one matrix, so all must be quantized in the same way"
+        rule = ", ".join(f'"*.{name}"' for name in matrices)
+        help = f"quantize them in one rule: `modules {rule} quantize(...)`"
+        yield error("LB512", f"{said}; here {done} in {layers_text(layers)}", help=help)
 
 
 KERNELS: tuple[tuple[str, Callable[[Int, TensorShape], bool], str], ...] = (
@@ -90,20 +90,15 @@ KERNELS: tuple[tuple[str, Callable[[Int, TensorShape], bool], str], ...] = (
 kernels/mixed_precision; llm-compressor issue 973."""
 
 
-def kernels(subject: Subject) -> tuple[Diagnostic, ...]:
+def kernels(subject: Subject) -> Iterator[Diagnostic]:
     """LB513 for quantized weights that vLLM can compute only on some hardware."""
-    found: dict[int, list[int]] = {}
-    for layer, spec in enumerate(subject.specs):
-        for tensor, part in spec.matrices(subject.facts):
-            for number, (_, lacks, _) in enumerate(KERNELS):
-                if isinstance(part, Int) and lacks(part, tensor):
-                    found.setdefault(number, []).append(layer)
-    return tuple(
-        note("LB513", f"{KERNELS[number][0]} ({layers_text({*layers})})", help=KERNELS[number][2])
-        for number, layers in sorted(found.items())
-    )
+    stored = [(i, tensor, part) for i, spec in enumerate(subject.specs) for tensor, part in spec.matrices(subject.facts)]
+    for said, lacks, help in KERNELS:
+        if layers := {i for i, tensor, part in stored if isinstance(part, Int) and lacks(part, tensor)}:
+            yield note("LB513", f"{said} ({layers_text(layers)})", help=help)
 
 
-def retyped_layers(subject: Subject, left: Iterable[int], windows: Iterable[int]) -> list[int]:
+def retyped_layers(subject: Subject) -> list[int]:
     """The remaining layers that gained or lost a window compared to the base."""
-    return [i for i in left if (i in set(windows)) != (window_size(subject.base[i]) is not None)]
+    windows = subject.windows
+    return [i for i in subject.left if (i in windows) != (window_size(subject.base[i]) is not None)]

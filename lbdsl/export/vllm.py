@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ANY, INTEGERS, Expresses, attention
+from lbdsl.export.expresses import ANY, llama_layers
 from lbdsl.export.files import link_files
-from lbdsl.export.reasons import fused_alike, kernels
+from lbdsl.export.reasons import fused_alike, kernels, only_silu
 from lbdsl.families.engines import Lacks
 from lbdsl.vllm.served import served
 
@@ -22,7 +23,7 @@ class VllmPlugin(Exporter):
     Engine: vLLM (tested with 0.32) and lbdsl: run `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends only on vLLM, which finds it through the entry point `vllm.general_plugins`.
     Limits: no sink tokens (vLLM's sinks are learned ones). Unlike DeciLM, it supports a first layer without attention,
-    several windows, learned sinks, and norms of queries and keys.
+    several windows, learned sinks, full heads beside windowed ones (one GPU), and norms of queries and keys.
     Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 
@@ -30,11 +31,7 @@ class VllmPlugin(Exporter):
     engine = "vllm"
     plug_in = True
     where = "vLLM with lbdsl's plug-in"
-    expresses = Expresses(
-        mixer={"attention": attention(kv_heads=ANY, window=ANY, learned_sinks=ANY)},
-        ffn={"gated_mlp": {"width": ANY}},
-        weights=INTEGERS,
-    )
+    expresses = llama_layers(ANY, learned_sinks=ANY, full_heads=ANY)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -60,33 +57,22 @@ class VllmPlugin(Exporter):
         )
 
 
-def _family(subject: Subject) -> tuple[Diagnostic, ...]:
+def _family(subject: Subject) -> Iterator[Diagnostic]:
     family = subject.facts.family_data
     if isinstance(family.vllm, Lacks):
-        return (
-            error(
-                "LB506",
-                f"the plug-in's layers do not support {family.vllm.what}, which {family.model_type} models have",
-                help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
-            ),
+        yield error(
+            "LB506",
+            f"the plug-in's layers do not support {family.vllm.what}, which {family.model_type} models have",
+            help=f"the plug-in serves {', '.join(served())}; serve this one with transformers",
         )
-    lost = [flag for flag in family.vllm.without if flag in subject.facts.flags]
-    if lost:
+    elif lost := [flag for flag in family.vllm.without if flag in subject.facts.flags]:
         said = f"vLLM's {family.model_type} layers do not follow `{lost[0]}`"
-        return (error("LB506", said, help="serve this one with transformers"),)
-    activation = subject.config.get("hidden_act", "silu")
-    if activation != "silu":
-        return (error("LB506", f"vLLM's {family.model_type} layers have no {activation} activation, only silu"),)
-    return ()
+        yield error("LB506", said, help="serve this one with transformers")
+    else:
+        yield from only_silu(subject, f"vLLM's {family.model_type} layers have")
 
 
-def _something(subject: Subject) -> tuple[Diagnostic, ...]:
-    if any(subject.has_attention(i) for i in range(len(subject.specs))):
-        return ()
-    return (
-        error(
-            "LB502",
-            "vLLM serves no model in which every attention is gone",
-            help="keep or window at least one layer's attention",
-        ),
-    )
+def _something(subject: Subject) -> Iterator[Diagnostic]:
+    if all(spec.mixer is None for spec in subject.specs):
+        said = "vLLM serves no model in which every attention is gone"
+        yield error("LB502", said, help="keep or window at least one layer's attention")

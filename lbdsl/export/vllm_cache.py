@@ -19,7 +19,7 @@ which layers are stored one after another. Verified against vLLM's log. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,13 +44,10 @@ class Serving:
     batches: int = 2
     memory: int = GIB
 
-    @property
-    def in_flight(self) -> int:
-        return self.batched_tokens * self.batches
-
 
 class CacheKind(NamedTuple):
-    """The properties by which vLLM groups layers: window in tokens (None for full attention) and number of KV heads."""
+    """The properties by which vLLM groups attentions: window in tokens (None for full attention) and number of KV heads. A
+    layer with full heads beside windowed ones has two."""
 
     window: int | None
     kv_heads: int
@@ -132,7 +129,8 @@ class CacheLayout:
         tokens = self.block_tokens(group, serving)
         if group.window is None:
             return -(-serving.max_model_len // tokens)
-        kept = min(group.window - 1 + serving.in_flight, serving.max_model_len)
+        in_flight = serving.batched_tokens * serving.batches
+        kept = min(group.window - 1 + in_flight, serving.max_model_len)
         # A window need not start at a block boundary.
         return -(-kept // tokens) + 1
 
@@ -157,18 +155,18 @@ class CacheLayout:
         }
 
 
-def cache_layout(kinds: Mapping[int, CacheKind], head_bytes: int) -> CacheLayout:
-    """The layout for layers with a cache. `kinds` is by layer index, without layers that have no attention."""
+def cache_layout(kinds: Iterable[tuple[int, CacheKind]], head_bytes: int) -> CacheLayout:
+    """The layout for the attentions of layers, each with the layer's index, in order."""
+    kinds = list(kinds)
     layers_of: dict[CacheKind, list[int]] = {}
-    for layer in sorted(kinds):
-        layers_of.setdefault(kinds[layer], []).append(layer)
+    for layer, kind in kinds:
+        layers_of.setdefault(kind, []).append(layer)
     if not layers_of:
         return CacheLayout((), 0, head_bytes)
     windows = {kind.window for kind in layers_of}
     if len(windows) == 1:
-        every = tuple(sorted(kinds))
-        one = CacheGroup(windows.pop(), every, tuple(kinds[layer].kv_heads for layer in every))
-        return CacheLayout((one,), len(every), head_bytes)
+        one = CacheGroup(windows.pop(), tuple(layer for layer, _ in kinds), tuple(kind.kv_heads for _, kind in kinds))
+        return CacheLayout((one,), len(kinds), head_bytes)
     fewest, most = min(map(len, layers_of.values())), max(map(len, layers_of.values()))
     size = most if most < 1.5 * fewest else fewest
     groups = []
@@ -184,9 +182,11 @@ def cache_layout(kinds: Mapping[int, CacheKind], head_bytes: int) -> CacheLayout
 def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayout:
     """The layout for the layers with softmax attention; all must have the same head size."""
     attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
-    kinds = {
-        i: CacheKind(mixer.window.size if mixer.window is not None else None, mixer.kv_heads)
-        for i, mixer in attentions.items()
-    }
+    kinds: list[tuple[int, CacheKind]] = []
+    for i, mixer in attentions.items():
+        if mixer.full_heads:
+            kinds.append((i, CacheKind(None, mixer.full_heads)))
+        if mixer.window is not None:
+            kinds.append((i, CacheKind(mixer.window.size, mixer.kv_heads - mixer.full_heads)))
     head_bytes = max((mixer.token_bytes(model) // mixer.kv_heads for mixer in attentions.values()), default=0)
     return cache_layout(kinds, head_bytes)

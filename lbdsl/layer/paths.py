@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
+from lbdsl.core.diagnostic import fail
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
 
@@ -51,7 +54,7 @@ def has_path(spec: LayerSpec, path: str) -> bool:
 
 
 def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> LayerSpec:
-    """`spec` with the values of `other` at `paths`."""
+    """`spec` with the values of `other` at `paths`. Raises LB339 for values that do not go together."""
     for path in paths:
         slot, _, rest = path.partition(".")
         if path == Slot.WEIGHTS:
@@ -61,7 +64,12 @@ def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> 
             stored = other.storage(rest)
             spec = spec.replace(weights={**kept, rest: stored} if stored is not None else kept)
         else:
-            spec = spec.replace(**{slot: _set(getattr(spec, slot), getattr(other, slot), rest)})
+            try:
+                part = _set(getattr(spec, slot), getattr(other, slot), rest)
+            except ValidationError as problem:
+                said = problem.errors()[0]["msg"].removeprefix("Value error, ")
+                raise fail("LB339", f"what rules make of one layer does not go together: {said}") from None
+            spec = spec.replace(**{slot: part})
     return spec
 
 

@@ -274,6 +274,11 @@ class LayerChange(NamedTuple):
         """Whether it has weights that the base does not have: new ones, or rounded ones."""
         return bool(self.weights) or self.spec.packs
 
+    @property
+    def stats(self) -> tuple[Stat, ...]:
+        """The statistics that its new weights are made from."""
+        return stats_in(expr for _, expr in self.weights)
+
     def new_shapes(self, old: Shapes) -> dict[str, Shape]:
         """The shapes of these weights, by name relative to the layer; `old` are those of the base's."""
         shapes = {name: expr.shape(old) for name, expr in self.weights}

@@ -15,7 +15,7 @@ from lbdsl.core.cache import HASHES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.files import replace_entry
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.model.checkpoint import INDEX, SINGLE, TEMPLATE_FOLDER, weight_files
 from lbdsl.model.source import ModelSource
 
@@ -64,7 +64,7 @@ def identity_files(source: ModelSource) -> tuple[str, ...]:
     return tuple(sorted({*weights, *index, *beside, *templates}))
 
 
-def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress: Report | None = None) -> str:
+def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress: Report = unreported) -> str:
     """sha256 (64 hex digits) over names and hashes of `identity_files`; one flipped byte changes it.
 
     Hashes of single files are cached below `cache_dir` by path, size, inode, mtime and ctime.
@@ -79,12 +79,11 @@ def model_digest(source: ModelSource, cache_dir: Path | None = None, *, progress
     for name, path in zip(names, paths, strict=True):
 
         def report(read: int, before: int = done, name: str = name) -> None:
-            if progress is not None:
-                progress(before + read, total, name)
+            progress(before + read, total, name)
 
         hashes.append([name, file_digest(path, cache, report)])
         done += path.stat().st_size
-        report(0, done)
+        progress(done, total, name)
     # A renamed GGUF file is still the same model, but file names within a folder matter.
     return digest_of(hashes if source.gguf_file is None else [["gguf", hashes[0][1]]])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_file
 from lbdsl.core.files import umask
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, file_digest, model_digest
@@ -66,10 +66,7 @@ def _files(folder: Path) -> list[str]:
 
 def _seal(place: Path) -> None:
     """Write the digests of all files. Nothing is written there again: a copy that was edited would be another base."""
-    digests = {}
-    for name in _files(place):
-        with (place / name).open("rb") as stream:
-            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    digests = {name: digest_file(place / name) for name in _files(place)}
     (place / DIGESTS).write_text(json.dumps(digests, indent=1))
     for name in (*digests, DIGESTS):
         (place / name).chmod(0o444 & ~umask())

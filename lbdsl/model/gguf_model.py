@@ -51,26 +51,18 @@ def _refuse_lost(path: Path, family: Family, header: GgufHeader) -> None:
     scaling = header.metadata.get(f"{name}.rope.scaling.type", "none")
     factors = (header.metadata.get(f"{name}.{key}", 0) for key in ("rope.scaling.factor", "rope.scale_linear"))
     scaled_table = any(info.name.startswith("rope_freqs") for info in header.tensors)
-    if scaled_table or scaling not in ("none", "") or any(factor not in (0, 1) for factor in factors):
-        raise fail(
-            "LB410",
-            f"{path.name} uses RoPE scaling, which is lost when a GGUF file is read",
-            help="give the model's safetensors folder instead",
-        )
     biases = {row.gguf for row in family.layer_rows if row.when is not None}
-    lost = [info.name for info in header.tensors if info.name.split(".", 2)[-1] in biases]
-    if lost:
-        raise fail(
-            "LB410",
-            f"{path.name} has biases ({lost[0]}), which are lost when a GGUF file is read",
-            help="give the model's safetensors folder instead",
-        )
-    if isinstance(header.metadata.get(f"{name}.attention.sliding_window_pattern"), ArrayLength):
-        raise fail(
-            "LB410",
-            f"{path.name} says of each layer whether it has a window, which is lost when a GGUF file is read",
-            help="give the model's safetensors folder instead",
-        )
+    biased = next((info.name for info in header.tensors if info.name.split(".", 2)[-1] in biases), None)
+    lost = None
+    if scaled_table or scaling not in ("none", "") or any(factor not in (0, 1) for factor in factors):
+        lost = "uses RoPE scaling, which is"
+    elif biased is not None:
+        lost = f"has biases ({biased}), which are"
+    elif isinstance(header.metadata.get(f"{name}.attention.sliding_window_pattern"), ArrayLength):
+        lost = "says of each layer whether it has a window, which is"
+    if lost is not None:
+        message = f"{path.name} {lost} lost when a GGUF file is read"
+        raise fail("LB410", message, help="give the model's safetensors folder instead")
     experts = header.metadata.get(f"{name}.expert_count", 0)
     if experts:
         raise fail("LB403", f"{path.name} holds a mixture of {experts} experts", help="only dense models are supported")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
@@ -31,6 +31,7 @@ _ALIASES = {
     "f32": "float32",
     "float": "float32",
 }
+_SIZES = ("hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "positions", "tied", "other_params")
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 _SHOWN = 3
 """How many tensors one message names; the rest are counted."""
@@ -50,11 +51,12 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         else:
             config = read_json_object(source.path / "config.json")
             layout = layout_of(config)
-            tensors = _relevant(layout, read_tensors(source.path))
+            ignored, found = layout.family.ignored, read_tensors(source.path)
+            tensors = {name: info for name, info in found.items() if not name.endswith(ignored)}
             usual = "" if wanted else _checkpoint_dtype(config, tensors)
-        problems = _misfits(layout, tensors, quantized=source.gguf_path is not None)
+        problems = tuple(_misfits(layout, tensors, quantized=source.gguf_path is not None))
         if not problems and source.gguf_path is None:
-            problems = _untied(layout, source, tensors)
+            _check_tied(layout, source, tensors)
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)
     if problems:
@@ -102,23 +104,11 @@ def facts_summary(
     base model."""
     summary: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "family": facts.family,
-        "architecture": facts.architecture,
-        "layers": facts.layers,
-        "params": facts.params,
-        "dtype": facts.dtype,
+        **{name: getattr(facts, name) for name in ("family", "architecture", "layers", "params", "dtype")},
         "weight_bytes": weight_bytes(facts),
         "kv_bytes_per_token": facts.kv_bytes(1),
         "kv_bytes_at_positions": facts.kv_bytes(facts.positions),
-        "hidden": facts.hidden,
-        "heads": facts.heads,
-        "kv_heads": facts.kv_heads,
-        "head_dim": facts.head_dim,
-        "intermediate": facts.intermediate,
-        "vocab": facts.vocab,
-        "positions": facts.positions,
-        "tied": facts.tied,
-        "other_params": facts.other_params,
+        **{name: getattr(facts, name) for name in _SIZES},
         "layer_params": [LayerCost.of(spec, facts).params for spec in facts.layer_specs],
         "layer_specs": [spec.to_json() for spec in facts.layer_specs],
         "dropped": {WORDS[slot].lower(): layers for slot, layers in dropped_layers(facts).items()},
@@ -135,42 +125,30 @@ def facts_summary(
     return summary
 
 
-def _relevant(layout: Layout, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    return {name: info for name, info in tensors.items() if not name.endswith(layout.family.ignored)}
-
-
 def weight_bytes(facts: ModelFacts) -> int:
     """Bytes of a model's weights, in the form in which its layers store them."""
     outside = facts.other_params * facts.dtype_bytes
     return outside + sum(LayerCost.of(spec, facts).weights for spec in facts.layer_specs)
 
 
-def _expected(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """The shape of every saved tensor, by its full name."""
-    found = {tensor.name: tensor.shape for tensor in facts.outside}
+def _expected(facts: ModelFacts) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shape of every saved tensor, and the dtypes of those that are integers, by their full names."""
+    found, integers = {tensor.name: tensor.shape for tensor in facts.outside}, {}
     for layer, spec in enumerate(facts.layer_specs):
         prefix = facts.family_data.layer_prefix.format(layer)
         found |= {prefix + tensor.name: tensor.shape for tensor in spec.tensors(facts)}
         for tensor, storage in spec.matrices(facts):
             del found[prefix + tensor.name]
-            for name, (_, shape) in storage.saved_tensors(tensor, facts).items():
-                found[f"{prefix}{tensor.module}.{name}"] = shape
-    return found
+            for name, (dtype, shape) in storage.saved_tensors(tensor, facts).items():
+                full = f"{prefix}{tensor.module}.{name}"
+                found[full] = shape
+                if dtype not in _FLOATS:
+                    integers[full] = dtype
+    return found, integers
 
 
-def _integers(facts: ModelFacts) -> dict[str, str]:
-    """The dtypes of the saved tensors that are integers, by their full names."""
-    return {
-        f"{facts.family_data.layer_prefix.format(layer)}{tensor.module}.{name}": dtype
-        for layer, spec in enumerate(facts.layer_specs)
-        for tensor, storage in spec.matrices(facts)
-        for name, (dtype, _) in storage.saved_tensors(tensor, facts).items()
-        if dtype not in _FLOATS
-    }
-
-
-def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> tuple[Diagnostic, ...]:
-    expected = _expected(layout.facts("float32"))
+def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bool) -> Iterator[Diagnostic]:
+    expected, integers = _expected(layout.facts("float32"))
     head, embedding = layout.family.head.name, layout.family.embedding.name
     if layout.tied and head in tensors:
         # Converted checkpoints often have a tied tensor under both names, or under either one.
@@ -180,70 +158,37 @@ def _misfits(layout: Layout, tensors: Mapping[str, TensorInfo], *, quantized: bo
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in expected]
     wrong = [name for name in expected if name in tensors and tensors[name].shape != expected[name]]
-    integers = _integers(layout.facts("float32"))
     floats = [] if quantized else expected.keys() - integers.keys()
     odd = [name for name in expected if name in floats and name in tensors and tensors[name].dtype not in _FLOATS]
     cast = [name for name, dtype in integers.items() if name in tensors and tensors[name].dtype != dtype]
-    found = []
     if missing:
-        found.append(
-            error(
-                "LB409",
-                f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}",
-                help="the checkpoint is not complete, or its config.json is another model's",
-            )
-        )
+        message = f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}"
+        yield error("LB409", message, help="the checkpoint is not complete, or its config.json is another model's")
     if extra:
-        found.append(
-            error(
-                "LB409",
-                f"{len(extra)} tensors are not part of the model: {_some(extra)}",
-                help="the checkpoint is quantized, holds an adapter, or its config.json is another model's",
-            )
-        )
+        message = f"{len(extra)} tensors are not part of the model: {_some(extra)}"
+        help = "the checkpoint is quantized, holds an adapter, or its config.json is another model's"
+        yield error("LB409", message, help=help)
     if wrong:
         name = wrong[0]
-        found.append(
-            error(
-                "LB409",
-                f"{len(wrong)} tensors have a different shape than the configuration gives: "
-                f"{name} is {list(tensors[name].shape)}, expected {list(expected[name])}",
-                help="config.json is another model's",
-            )
-        )
+        message = f"{len(wrong)} tensors have a different shape than the configuration gives: {name} is "
+        message += f"{list(tensors[name].shape)}, expected {list(expected[name])}"
+        yield error("LB409", message, help="config.json is another model's")
     if cast:
         name = cast[0]
-        found.append(
-            error(
-                "LB409",
-                f"{len(cast)} tensors have another number format than the configuration gives: {name} is "
-                f"{tensors[name].dtype}, expected {integers[name]}",
-                help="something rewrote the quantized weights; apply the recipe again",
-            )
-        )
+        message = f"{len(cast)} tensors have another number format than the configuration gives: {name} is "
+        message += f"{tensors[name].dtype}, expected {integers[name]}"
+        yield error("LB409", message, help="something rewrote the quantized weights; apply the recipe again")
     if odd:
-        found.append(
-            error(
-                "LB404",
-                f"{len(odd)} tensors are not floating point: {odd[0]} is {tensors[odd[0]].dtype}",
-                help="the weights are quantized already; start from the unquantized model",
-            )
-        )
-    return tuple(found)
+        message = f"{len(odd)} tensors are not floating point: {odd[0]} is {tensors[odd[0]].dtype}"
+        yield error("LB404", message, help="the weights are quantized already; start from the unquantized model")
 
 
-def _untied(layout: Layout, source: ModelSource, tensors: Mapping[str, TensorInfo]) -> tuple[Diagnostic, ...]:
+def _check_tied(layout: Layout, source: ModelSource, tensors: Mapping[str, TensorInfo]) -> None:
     """LB404 if tied weights differ in the checkpoint: transformers then unties them and ignores the configuration."""
     head, embedding = tensors.get(layout.family.head.name), tensors.get(layout.family.embedding.name)
-    if not layout.tied or head is None or embedding is None or same_bytes(source.path, head, embedding):
-        return ()
-    return (
-        error(
-            "LB404",
-            "head and embeddings are tied in the configuration, but differ in the checkpoint",
-            help="set tie_word_embeddings to false in config.json",
-        ),
-    )
+    if layout.tied and head is not None and embedding is not None and not same_bytes(source.path, head, embedding):
+        message = "head and embeddings are tied in the configuration, but differ in the checkpoint"
+        raise fail("LB404", message, help="set tie_word_embeddings to false in config.json")
 
 
 def _some(names: list[str]) -> str:

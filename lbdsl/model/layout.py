@@ -104,25 +104,17 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     model_type = config.get("model_type")
     artifact = isinstance(model_type, str) and model_type.startswith(ARTIFACT_PREFIX)
     base_type = model_type.removeprefix(ARTIFACT_PREFIX) if isinstance(model_type, str) else None
-    family = FAMILIES.get(base_type) if base_type is not None else None
+    family = FAMILIES.get(base_type or "")
     if family is None:
         named = f"model_type {str(model_type)[:40]!r}" if model_type is not None else "a config.json without model_type"
         reason = missing(base_type) if base_type is not None else None
-        raise fail(
-            "LB403",
-            f"{named} is not a supported family" + (f": it {reason}" if reason else ""),
-            help=(
-                "supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values()),
-                *(
-                    ()
-                    if reason or base_type is None
-                    else (
-                        "a family of pre- or post-norm layers with softmax "
-                        "attention and a gated MLP is one file: docs/families.md",
-                    )
-                ),
-            ),
-        )
+        message = f"{named} is not a supported family" + (f": it {reason}" if reason else "")
+        help = ["supported: " + "; ".join(f"{row.model_type} ({row.examples})" for row in FAMILIES.values())]
+        if base_type is not None and not reason:
+            help.append(
+                "a family of pre- or post-norm layers with softmax attention and a gated MLP is one file: docs/families.md"
+            )
+        raise fail("LB403", message, help=tuple(help))
     sizes = _sizes(family, config)
     _check_obeyed(config)
     _check_numbers(config, sizes.layers)
@@ -316,7 +308,7 @@ def artifact_specs(entry: Any, layers: int) -> tuple[LayerSpec, ...]:
             f"lbdsl.version in the configuration is {version!r}; this lbdsl reads version {LAYERS_VERSION}",
             help="make the artifact again from its base model: its recipe is in lbdsl.json",
         )
-    return checked_specs(entry.get("layers") if isinstance(entry, dict) else None, layers)
+    return checked_specs(entry.get("layers"), layers)
 
 
 def checked_specs(specs: Any, layers: int) -> tuple[LayerSpec, ...]:

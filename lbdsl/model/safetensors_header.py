@@ -64,20 +64,12 @@ def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
             size = path.stat().st_size
             prefix = stream.read(8)
             if len(prefix) < 8:
-                raise fail(
-                    "LB405",
-                    f"{path.name} has {size} bytes, too few for a safetensors file",
-                    help="copy or download it again",
-                )
+                raise _cut(f"{path.name} has {size} bytes, too few for a safetensors file")
             length = int.from_bytes(prefix, "little")
             if length > HEADER_CAP:
                 raise _bad(path, f"its header claims {length} bytes; at most {HEADER_CAP} are allowed")
             if 8 + length > size:
-                raise fail(
-                    "LB405",
-                    f"{path.name} is truncated: expected at least {8 + length} bytes, found {size}",
-                    help="copy or download it again",
-                )
+                raise _cut(f"{path.name} is truncated: expected at least {8 + length} bytes, found {size}")
             raw = stream.read(length)
     except OSError as problem:
         raise fail("LB405", f"cannot read {path.name}: {problem.strerror}") from problem
@@ -137,9 +129,7 @@ def _check_layout(path: Path, infos: tuple[TensorInfo, ...], base: int, size: in
             raise _bad(path, f"there is a hole of {info.start - end} bytes before {_shown(info.name)}")
         end = info.stop
     if size < end:
-        raise fail(
-            "LB405", f"{path.name} is truncated: expected {end} bytes, found {size}", help="copy or download it again"
-        )
+        raise _cut(f"{path.name} is truncated: expected {end} bytes, found {size}")
     if size > end:
         raise _bad(path, f"expected {end} bytes, found {size}: {size - end} bytes belong to no tensor")
 
@@ -152,6 +142,10 @@ def _shown(value: Any) -> str:
     """Untrusted text, shortened and printable."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _cut(message: str) -> LbdslError:
+    return fail("LB405", message, help="copy or download it again")
 
 
 def _bad(path: Path, what: str) -> LbdslError:

@@ -10,8 +10,8 @@ from pydantic import model_validator
 
 from lbdsl.parts.base import Count, Mark, ModelShape, Part, Slot, TensorRow, Window
 
-SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",))
-"""The learned sink of each query head, where a window has them; no family has them by itself."""
+SINK_LOGITS = TensorRow("self_attn.sinks", "attn_sinks.weight", ("windowed_heads",))
+"""The learned sink of each windowed query head, where a window has them; no family has them by itself."""
 NO_SINK = -3e4
 """A learned sink without effect: exp of it is 0, and it is finite in float16 and bfloat16."""
 
@@ -19,7 +19,8 @@ NO_SINK = -3e4
 class Attention(Part):
     """Causal softmax attention: `heads` query heads of size `head_dim`, which share `kv_heads` KV heads.
 
-    A query at position q attends to keys k <= q; with a window only to q - size < k <= q and the sink tokens.
+    A query at position q attends to keys k <= q; with a window only to q - size < k <= q and the sink tokens, but for those
+    of the window's full heads.
     """
 
     slot: ClassVar[Slot] = Slot.MIXER
@@ -36,7 +37,14 @@ class Attention(Part):
     def _grouped(self) -> Attention:
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} KV heads alike")
+        if self.full_heads >= self.kv_heads and self.window is not None:
+            raise ValueError(f"{self.full_heads} of {self.kv_heads} KV heads are full: none has the window")
         return self
+
+    @property
+    def full_heads(self) -> int:
+        """KV heads that see all tokens."""
+        return self.kv_heads if self.window is None else self.window.full_heads
 
     def field_text(self, name: str) -> str:
         return "full" if getattr(self, name) is None else super().field_text(name)
@@ -44,7 +52,8 @@ class Attention(Part):
     def dims(self) -> Mapping[str, int]:
         query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
         fused = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value}
-        return {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, **fused}
+        heads = {"heads": self.heads, "windowed_heads": self.heads - self.full_heads * self.heads // self.kv_heads}
+        return {**heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, **fused}
 
     @property
     def own_rows(self) -> tuple[TensorRow, ...]:
@@ -54,24 +63,34 @@ class Attention(Part):
     def sees(self) -> Window | None:
         return self.window
 
-    def seen(self, ctx: int) -> int:
-        return ctx if self.window is None else min(ctx, self.window.held)
+    def _held(self, ctx: int) -> dict[int, int]:
+        """KV heads by the number of tokens that they hold of `ctx`."""
+        held = {ctx: self.full_heads} if self.full_heads else {}
+        if self.window is not None:
+            tokens = min(ctx, self.window.held)
+            held[tokens] = held.get(tokens, 0) + self.kv_heads - self.full_heads
+        return held
 
-    @property
-    def pair_flops(self) -> int:
-        return 4 * self.heads * self.head_dim
+    def seen(self, ctx: int) -> Mapping[int, int]:
+        flops = 4 * self.head_dim * self.heads // self.kv_heads
+        return {tokens: flops * heads for tokens, heads in self._held(ctx).items()}
 
     def token_bytes(self, model: ModelShape) -> int:
-        """Bytes of one token's keys and values."""
+        """Bytes of one token's keys and values in all of its heads."""
         return 2 * self.kv_heads * self.head_dim * model.dtype_bytes
 
     def cache_bytes(self, model: ModelShape, ctx: int) -> int:
-        return self.token_bytes(model) * self.seen(ctx)
+        return sum(tokens * heads for tokens, heads in self._held(ctx).items()) * self.token_bytes(model) // self.kv_heads
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if not isinstance(before, Attention):
             return super().marks(before)
-        if self.window != before.window:
+        if self.window is not None and self.window.full_heads:
+            sign = str(self.full_heads) if self.full_heads < 10 else "+"
+            attn = Mark(
+                "attn", sign, "change", "digits: full KV heads, the others windowed", "windowed but for full KV heads"
+            )
+        elif self.window != before.window:
             attn = Mark("attn", "~", "change", "window", "windowed")
         elif self.replace(kv_heads=1) != before.replace(kv_heads=1):
             return super().marks(before)

@@ -128,13 +128,15 @@ class Value(BaseModel):
 class Window(Value):
     """The last `size` tokens, including the current one, and the first `sink_tokens` of the row that are not padding.
 
-    With `sink_logits` the softmax's denominator has one more term, exp(s), with a learned s for each query head. It is left
-    out of the JSON when it is false: artifacts that know nothing of it stay as they are.
+    With `sink_logits` the softmax's denominator has one more term, exp(s), with a learned s for each query head. The first
+    `full_heads` KV heads, and their query heads, see all tokens instead, without sinks. Both are left out of the JSON where
+    they have their defaults: artifacts that know nothing of them stay as they are.
     """
 
     size: Count
     sink_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     sink_logits: bool = False
+    full_heads: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _one_kind(self) -> Window:
@@ -145,22 +147,22 @@ class Window(Value):
     @model_serializer(mode="wrap")
     def _without_default(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = as_usual(self)
-        if not self.sink_logits:
-            fields.pop("sink_logits", None)
-        return fields
+        return {name: value for name, value in fields.items() if value or name in ("size", "sink_tokens")}
 
     @property
     def held(self) -> int:
-        """The maximum number of tokens that are attended to and cached."""
+        """The maximum number of tokens that its heads attend to and cache."""
         return self.size + self.sink_tokens
 
     @property
-    def sinks(self) -> str:
-        """As text: `4 sinks`, `learned sinks`, or nothing."""
-        return "learned sinks" if self.sink_logits else f"{self.sink_tokens} sinks" if self.sink_tokens else ""
+    def beside(self) -> list[str]:
+        """As text, what heads see but the window: `4 sinks` or `learned sinks`, `2 full heads`."""
+        sinks = "learned sinks" if self.sink_logits else f"{self.sink_tokens} sinks" if self.sink_tokens else ""
+        full = f"{self.full_heads} full head{'s' if self.full_heads > 1 else ''}" if self.full_heads else ""
+        return [said for said in (sinks, full) if said]
 
     def __str__(self) -> str:
-        return f"{self.size} + {self.sinks}" if self.sinks else str(self.size)
+        return " + ".join([str(self.size), *self.beside])
 
 
 class Part(Value):
@@ -222,14 +224,10 @@ class Part(Value):
         """The window through which it sees the tokens before; None without one."""
         return None
 
-    def seen(self, ctx: int) -> int:
-        """The number of tokens that a new one is compared with after `ctx` tokens, and that the cache holds."""
-        return 0
-
-    @property
-    def pair_flops(self) -> int:
-        """FLOPs of comparing a token with one that it sees."""
-        return 0
+    def seen(self, ctx: int) -> Mapping[int, int]:
+        """What a new token is compared with after `ctx` tokens: by the number of tokens, the FLOPs of comparing it with one
+        of them."""
+        return {}
 
     def cache_bytes(self, model: ModelShape, ctx: int) -> int:
         """Bytes of cache for one sequence of `ctx` tokens."""
@@ -237,12 +235,11 @@ class Part(Value):
 
     def decode_flops(self, model: ModelShape, ctx: int) -> int:
         """FLOPs of one decoded token at context `ctx`, in addition to two for each element of its matrices."""
-        return self.pair_flops * self.seen(ctx)
+        return sum(flops * seen for seen, flops in self.seen(ctx).items())
 
     def prefill_flops(self, model: ModelShape, n: int) -> int:
         """FLOPs of a prefill of `n` tokens, in addition to two for each token and element of its matrices."""
-        seen = self.seen(n)
-        return self.pair_flops * (2 * n * seen - seen * seen) // 2
+        return sum(flops * (2 * n * seen - seen * seen) // 2 for seen, flops in self.seen(n).items())
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         """The part's marks, one per row of the strip; `before` is the part in the base model."""

@@ -26,7 +26,8 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
     window = mixer["window"]
     if window is None:
         return None
-    check_fields({"sink_logits": False, **window}, ("size", "sink_tokens", "sink_logits"), f"{where}: a window")
+    optional = {"sink_logits": False, "full_heads": 0}
+    check_fields({**optional, **window}, ("size", "sink_tokens", *optional), f"{where}: a window")
     if window["sink_tokens"]:
         raise ValueError(
             f"{where}: vLLM cannot keep sink tokens (sink_tokens={window['sink_tokens']}); it frees the first blocks of a "
@@ -39,6 +40,11 @@ def window_of(mixer: dict[str, Any], where: str) -> int | None:
 def has_sink_logits(mixer: dict[str, Any]) -> bool:
     """Whether the window has learned sinks."""
     return bool((mixer["window"] or {}).get("sink_logits"))
+
+
+def full_heads_of(mixer: dict[str, Any]) -> int:
+    """How many KV heads, the first ones, see all tokens beside others with the window."""
+    return int((mixer["window"] or {}).get("full_heads", 0))
 
 
 def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
@@ -64,3 +70,5 @@ def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: lbdsl's vLLM plug-in has no layers with another {name}: {mixer[name]}, not {own}")
     if heads % mixer["kv_heads"]:
         raise ValueError(f"{where}: {heads} query heads cannot share {mixer['kv_heads']} KV heads alike")
+    if not 0 <= full_heads_of(mixer) < mixer["kv_heads"]:
+        raise ValueError(f"{where}: {full_heads_of(mixer)} of {mixer['kv_heads']} KV heads are full: one has the window")

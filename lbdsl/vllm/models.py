@@ -20,7 +20,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from vllm.model_executor.utils import set_weight_attrs
 
 from lbdsl.model.hybrid.lbdsl_layers import config_with
-from lbdsl.vllm.layers import has_sink_logits, sizes_of, window_of
+from lbdsl.vllm.layers import full_heads_of, has_sink_logits, sizes_of, window_of
 from lbdsl.vllm.served import layers_of, served
 
 
@@ -41,8 +41,8 @@ class LbdslDecoderLayer(nn.Module):
         if spec["mixer"] is not None:
             cache_config = cache_for(vllm_config.cache_config, window_of(spec["mixer"], prefix))
             self.self_attn = parts.attention(own, cache_config, quant_config, f"{prefix}.self_attn")
-            if has_sink_logits(spec["mixer"]):
-                add_sinks(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn.attn")
+            if has_sink_logits(spec["mixer"]) or full_heads_of(spec["mixer"]):
+                remake(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn", spec["mixer"])
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec["ffn"] is not None:
             self.mlp = parts.mlp(own, quant_config, f"{prefix}.mlp")
@@ -72,23 +72,52 @@ def cache_for(cache_config, window):
     return cache_config
 
 
-def add_sinks(attention, vllm_config, cache_config, name):
-    """Give an attention module of vLLM learned sinks, one a query head: vLLM takes them when its attention layer `name` is
-    made, so that is made again."""
-    old = attention.attn
-    attention.sinks = nn.Parameter(torch.empty(old.num_heads), requires_grad=False)
-    set_weight_attrs(attention.sinks, {"weight_loader": sharded_weight_loader(0)})
-    del vllm_config.compilation_config.static_forward_context[name]
-    attention.attn = Attention(
-        old.num_heads,
-        old.head_size,
-        attention.scaling,
-        num_kv_heads=old.num_kv_heads,
-        cache_config=cache_config,
-        quant_config=vllm_config.quant_config,
-        prefix=name,
-        sinks=attention.sinks,
-    )
+class FullHeads(nn.Module):
+    """Two attentions of vLLM in place of one: of the first KV heads over all tokens, and of the others within the window.
+    Each has a cache of its own, so vLLM frees what the window has passed."""
+
+    def __init__(self, full, windowed):
+        super().__init__()
+        self.full, self.windowed = full, windowed
+
+    def forward(self, query, key, value):
+        size = self.full.head_size
+        n, m = self.full.num_heads * size, self.full.num_kv_heads * size
+        full = self.full(query[..., :n].contiguous(), key[..., :m].contiguous(), value[..., :m].contiguous())
+        windowed = self.windowed(query[..., n:].contiguous(), key[..., m:].contiguous(), value[..., m:].contiguous())
+        return torch.cat([full, windowed], dim=-1)
+
+
+def remake(attention, vllm_config, cache_config, prefix, mixer):
+    """Give an attention module of vLLM learned sinks, one a windowed query head, or full heads: vLLM takes both when its
+    attention layer is made, so that is made again. Raises ValueError where the full heads cannot be split over ranks."""
+    old, full = attention.attn, full_heads_of(mixer)
+    ranks = mixer["kv_heads"] // old.num_kv_heads
+    if full and ranks > 1:
+        raise ValueError(f"{prefix}: full heads beside windowed ones are served by one rank, here by {ranks}")
+    each = old.num_heads // old.num_kv_heads
+    learned = {}
+    if has_sink_logits(mixer):
+        attention.sinks = nn.Parameter(torch.empty(old.num_heads - full * each), requires_grad=False)
+        set_weight_attrs(attention.sinks, {"weight_loader": sharded_weight_loader(0)})
+        learned = {"sinks": attention.sinks}
+    del vllm_config.compilation_config.static_forward_context[f"{prefix}.attn"]
+
+    def made(kv_heads, cache_config, name, **sinks):
+        return Attention(
+            kv_heads * each,
+            old.head_size,
+            attention.scaling,
+            num_kv_heads=kv_heads,
+            cache_config=cache_config,
+            quant_config=vllm_config.quant_config,
+            prefix=f"{prefix}.{name}",
+            **sinks,
+        )
+
+    whole = made(full, cache_for(cache_config, None), "attn.full") if full else None
+    windowed = made(old.num_kv_heads - full, cache_config, "attn.windowed" if full else "attn", **learned)
+    attention.attn = FullHeads(whole, windowed) if full else windowed
 
 
 def config_for(config, spec):

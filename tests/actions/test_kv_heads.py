@@ -15,7 +15,6 @@ from torch import Tensor
 from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.weights import Concat, LayerChange, MatMul, Mean, stats_by_layer
 from lbdsl.measure.expressions import made_of, tensor_of
@@ -61,7 +60,7 @@ def assert_same(found: Tensor, wanted: Tensor) -> None:
 
 
 def statistics_of(hybrid, facts: ModelFacts, changes: Mapping[int, LayerChange], ids: Tensor) -> Statistics:
-    blocks = TokenBlocks(ids, "", "random", TextPart.SCORE, 0, 1, None)
+    blocks = TokenBlocks(ids, "", "random", 1, None)
     wanted = stats_by_layer({layer: [expr for _, expr in change.weights] for layer, change in changes.items()})
     with TemporaryDirectory() as folder:
         found = take_statistics(lambda: LoadedModel(hybrid), facts, wanted, blocks, Path(folder), "0" * 64)

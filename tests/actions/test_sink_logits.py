@@ -9,7 +9,7 @@ import torch
 
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.measure.observed_attention import observed_attention
+from lbdsl.measure.statistics import observed_attention
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import NO_SINK
 from lbdsl.statistics import Attended, Observed

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.export.gguf import Gguf
-from lbdsl.export.gguf_metadata import model_fields
+from lbdsl.export.gguf import Gguf, model_fields
 from lbdsl.export.gguf_target import target_of
 from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.export.gguf_tokenizer import tokenizer_fields

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lbdsl.export.native import Native, native_form
+from lbdsl.export.native import Native, native_config
 from tests.export_cases import base_subject
 from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 
@@ -47,24 +47,25 @@ def test_it_refuses(what):
 
 
 def test_lists_by_layer_are_cut_and_windows_named():
-    form = native_form(base_subject("smollm3", [GONE, swa(9), OWN, OWN])).unwrap()
-    assert form.layers == (1, 2, 3)
-    assert form.config["num_hidden_layers"] == 3
-    assert form.config["no_rope_layers"] == [1, 1, 0]
-    assert form.config["layer_types"] == ["sliding_attention", "full_attention", "full_attention"]
-    assert form.config["sliding_window"] == 9
-    assert form.config["use_sliding_window"] is True
+    subject = base_subject("smollm3", [GONE, swa(9), OWN, OWN])
+    assert subject.left == (1, 2, 3)
+    config = native_config(subject).unwrap()
+    assert config["num_hidden_layers"] == 3
+    assert config["no_rope_layers"] == [1, 1, 0]
+    assert config["layer_types"] == ["sliding_attention", "full_attention", "full_attention"]
+    assert config["sliding_window"] == 9
+    assert config["use_sliding_window"] is True
 
 
 def test_another_class_is_said():
-    found = native_form(base_subject("llama", [OWN, swa(9), OWN, OWN]))
+    found = native_config(base_subject("llama", [OWN, swa(9), OWN, OWN]))
     assert [d.code for d in found.diagnostics] == ["LB531"]
-    assert found.unwrap().config["architectures"] == ["MinistralForCausalLM"]
+    assert found.unwrap()["architectures"] == ["MinistralForCausalLM"]
     # Ministral's default is another than Llama's.
-    assert found.unwrap().config["num_key_value_heads"] == 2
+    assert found.unwrap()["num_key_value_heads"] == 2
 
 
 def test_sizes_that_all_layers_have_are_said():
-    form = native_form(base_subject("phi3", [sized(1, 64), sized(4, 48, of=GONE), sized(1, 64), sized(1, 64)])).unwrap()
-    assert (form.config["num_key_value_heads"], form.config["intermediate_size"]) == (1, 64)
-    assert form.config["num_attention_heads"] == 4
+    config = native_config(base_subject("phi3", [sized(1, 64), sized(4, 48, of=GONE), sized(1, 64), sized(1, 64)])).unwrap()
+    assert (config["num_key_value_heads"], config["intermediate_size"]) == (1, 64)
+    assert config["num_attention_heads"] == 4

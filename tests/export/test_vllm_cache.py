@@ -16,7 +16,9 @@ CPU = Serving(max_model_len=2048, block_size=128, batched_tokens=4096, batches=1
 
 
 def layout(full: int, windowed: int, window: int = 256) -> CacheLayout:
-    return cache_layout({i: CacheKind(None if i < full else window, 3) for i in range(full + windowed)}, SMOLLM2_HEAD)
+    return cache_layout(
+        ({i: CacheKind(None if i < full else window, 3) for i in range(full + windowed)}).items(), SMOLLM2_HEAD
+    )
 
 
 @pytest.mark.parametrize(("full", "windowed", "logged"), [(30, 0, 46592), (6, 16, 55632)])
@@ -48,7 +50,9 @@ def test_groups(full: int, windowed: int, size: int, groups: int, padding: int) 
 
 
 def test_two_windows_are_two_kinds() -> None:
-    found = cache_layout({0: CacheKind(8, 1), 1: CacheKind(None, 1), 2: CacheKind(16, 1), 3: CacheKind(8, 1)}, 100)
+    found = cache_layout(
+        ({0: CacheKind(8, 1), 1: CacheKind(None, 1), 2: CacheKind(16, 1), 3: CacheKind(8, 1)}).items(), 100
+    )
     assert [(group.window, group.layers) for group in found.groups] == [(8, (0,)), (8, (3,)), (None, (1,)), (16, (2,))]
 
 
@@ -57,7 +61,7 @@ KINDS = st.builds(CacheKind, st.sampled_from([None, 16, 64, 1000]), st.sampled_f
 
 @given(st.lists(KINDS, min_size=1, max_size=40), st.integers(1, 4000), st.booleans())
 def test_every_layer_has_one_place(kinds: list[CacheKind], max_model_len: int, cpu: bool) -> None:
-    found = cache_layout(dict(enumerate(kinds)), SMOLLM2_HEAD)
+    found = cache_layout(enumerate(kinds), SMOLLM2_HEAD)
     assert sorted(layer for group in found.groups for layer in group.layers) == list(range(len(kinds)))
     assert all(1 <= len(group.layers) <= found.size for group in found.groups)
     assert max(len(group.layers) for group in found.groups) == found.size
@@ -74,7 +78,7 @@ def test_every_layer_has_one_place(kinds: list[CacheKind], max_model_len: int, c
 def test_layers_of_one_window_are_one_group_whatever_their_kv_heads() -> None:
     """Nothing is padded, so the capacity is that of the bytes."""
     for window in (None, 256):
-        found = cache_layout({i: CacheKind(window, 1 if i % 3 else 3) for i in range(12)}, SMOLLM2_HEAD)
+        found = cache_layout({i: CacheKind(window, 1 if i % 3 else 3) for i in range(12)}.items(), SMOLLM2_HEAD)
         assert (len(found.groups), found.size, found.padding, found.lost) == (1, 12, 0, 0)
         assert found.groups[0].kv_heads == (3, 1, 1) * 4
         assert found.block_bytes(CPU) == (4 * 3 + 8) * 128 * SMOLLM2_HEAD
@@ -83,7 +87,7 @@ def test_layers_of_one_window_are_one_group_whatever_their_kv_heads() -> None:
 def test_beside_windows_thin_layers_have_longer_blocks() -> None:
     """SmolLM2 on a CPU, two layers of each kind: 1 of 3 KV heads makes blocks of 384 tokens instead of 128."""
     kinds = (CacheKind(None, 3), CacheKind(None, 1), CacheKind(256, 3), CacheKind(256, 1))
-    found = cache_layout({i: kinds[i % 4] for i in range(8)}, SMOLLM2_HEAD)
+    found = cache_layout({i: kinds[i % 4] for i in range(8)}.items(), SMOLLM2_HEAD)
     assert [found.block_tokens(group, CPU) for group in found.groups] == [128, 384, 128, 384]
     assert (found.size, found.padding, found.lost) == (2, 0, 0)
     assert found.block_bytes(CPU) == 2 * 3 * 128 * SMOLLM2_HEAD
@@ -92,7 +96,7 @@ def test_beside_windows_thin_layers_have_longer_blocks() -> None:
 
 
 def test_kv_heads_that_do_not_divide_the_most_lose_the_rest_of_their_pages() -> None:
-    found = cache_layout({0: CacheKind(None, 3), 1: CacheKind(64, 2)}, SMOLLM2_HEAD)
+    found = cache_layout({0: CacheKind(None, 3), 1: CacheKind(64, 2)}.items(), SMOLLM2_HEAD)
     assert [found.block_tokens(group, CPU) for group in found.groups] == [128, 128]
     assert (found.padding, found.lost) == (0, pytest.approx(1 / 6))
 
@@ -107,5 +111,5 @@ def test_layers_of_specifications() -> None:
     facts = llama_facts(dtype="bfloat16")
     specs = [LayerSpec.model_validate(spec) for spec in changed_specs(facts, [OWN, NONE, swa(5), sized(1)])]
     found = layout_of_layers(specs, facts)
-    assert found == cache_layout({0: CacheKind(None, 2), 2: CacheKind(5, 2), 3: CacheKind(None, 1)}, 2 * 16 * 2)
-    assert cache_layout({}, 100).capacity(CPU) == 0
+    assert found == cache_layout({0: CacheKind(None, 2), 2: CacheKind(5, 2), 3: CacheKind(None, 1)}.items(), 2 * 16 * 2)
+    assert cache_layout({}.items(), 100).capacity(CPU) == 0

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.export.gguf_pretokenizer import pre_tokenizer_name
+from lbdsl.export.gguf_tokenizer import pre_tokenizer_name
 from lbdsl.model.gguf_splitting import SPLITTERS, restore_splitting
 from tests.export_cases import small_tokenizer
 

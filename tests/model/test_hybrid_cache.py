@@ -16,7 +16,15 @@ UNBOUNDED = 10**9
 
 
 def formula(specs, tokens: int) -> int:
-    return TOKEN_BYTES * sum(min(tokens, held(spec)) for spec in specs)
+    return (
+        TOKEN_BYTES
+        // 2
+        * sum(
+            full * tokens + (2 - full) * min(tokens, held(spec))
+            for spec in specs
+            for full in [(window_of(spec) or {}).get("full_heads", 0)]
+        )
+    )
 
 
 def held(spec) -> int:
@@ -188,10 +196,10 @@ def test_a_static_cache_gives_the_same(name: str, beams: int) -> None:
     rows = 2 * beams
     reserved = [layer for layer, spec in zip(cache_of(static).layers, specs, strict=True) if held(spec) == UNBOUNDED]
     assert all(layer.keys.shape[2] >= 31 for layer in reserved)
-    others = sum(held(spec) for spec in specs if held(spec) < UNBOUNDED)
+    others = formula([spec for spec in specs if held(spec) < UNBOUNDED], 31)
     full = sum(layer.keys.shape[2] for layer in reserved)
     counters = 8 * len(reserved)
-    assert cache_storage_bytes(cache_of(static)) == rows * TOKEN_BYTES * (others + full) + counters
+    assert cache_storage_bytes(cache_of(static)) == rows * (others + TOKEN_BYTES * full) + counters
     # Its space is used again.
     again = DynamicCache() if beams > 1 else cache_of(static)
     again.reset()

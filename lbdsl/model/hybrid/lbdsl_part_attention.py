@@ -22,6 +22,7 @@ from torch import nn
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from .lbdsl_full_attention import make_full_mask
+from .lbdsl_full_heads import FullHeadsLayer, full_heads_attention, make_masks
 from .lbdsl_layers import check_fields, config_with
 from .lbdsl_redirect import attend, redirect
 from .lbdsl_window_attention import RingLayer, make_window_mask, window_attention
@@ -44,19 +45,24 @@ class AttentionPart:
         module.config = config
         if _window(part) is None:
             return redirect(module, attend)
+        full = _full_heads(part)
         if part["window"].get("sink_logits"):
-            module.sinks = nn.Parameter(torch.zeros(part["heads"]))
-        return redirect(module, window_attention)
+            module.sinks = nn.Parameter(torch.zeros(part["heads"] - full * part["heads"] // part["kv_heads"]))
+        module.full_heads = full
+        return redirect(module, full_heads_attention if full else window_attention)
 
     def make_cache(self, config, layer_idx, part, reserved):
         window = _window(part)
         if window is not None:
-            return RingLayer(*window)
+            full = _full_heads(part)
+            return FullHeadsLayer(*window, full) if full else RingLayer(*window)
         return DynamicLayer() if reserved is None else StaticLayer(max_cache_len=reserved)
 
     def make_mask(self, context, part):
         window = _window(part)
-        return make_full_mask(context) if window is None else make_window_mask(context, *window)
+        if window is None:
+            return make_full_mask(context)
+        return make_masks(context, *window) if _full_heads(part) else make_window_mask(context, *window)
 
 
 def _window(part):
@@ -64,11 +70,20 @@ def _window(part):
     window = part["window"]
     if window is None:
         return None
-    check_fields({"sink_logits": False, **window}, ("size", "sink_tokens", "sink_logits"), "a window")
+    optional = {"sink_logits": False, "full_heads": 0}
+    check_fields({**optional, **window}, ("size", "sink_tokens", *optional), "a window")
     size, sinks = window["size"], window["sink_tokens"]
     if type(size) is not int or type(sinks) is not int or size < 1 or sinks < 0:
         raise ValueError(f"a window has a size of at least 1 and sink_tokens of at least 0, both integers: {window}")
     return size, sinks
+
+
+def _full_heads(part):
+    """How many KV heads see all tokens. Raises ValueError."""
+    full = part["window"].get("full_heads", 0)
+    if type(full) is not int or not 0 <= full < part["kv_heads"]:
+        raise ValueError(f"{full!r} of {part['kv_heads']} KV heads are full: at least one has the window")
+    return full
 
 
 PART = AttentionPart()

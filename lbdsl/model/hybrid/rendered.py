@@ -16,13 +16,13 @@ from lbdsl.parts import Slot
 
 CONFIGURATION = '''"""Configuration of {model_type} models whose layers differ."""
 
-from transformers import {config}
+from transformers import {of.config}
 
 from .lbdsl_layers import checked_layers
 
 
-class Lbdsl{stem}Config({config}):
-    """{config} with one more entry, `lbdsl`; see `lbdsl_layers.checked_layers`."""
+class Lbdsl{of.stem}Config({of.config}):
+    """{of.config} with one more entry, `lbdsl`; see `lbdsl_layers.checked_layers`."""
 
     model_type = "lbdsl_{model_type}"
 
@@ -32,36 +32,36 @@ class Lbdsl{stem}Config({config}):
 '''
 MODELING = '''"""Models of the family {model_type} whose layers differ: each is what its specification says."""
 
-from transformers.models.{module}.modeling_{module} import (
+from transformers.models.{of.module}.modeling_{of.module} import (
 {imports}
 )
 
-from .configuration_lbdsl_{model_type} import Lbdsl{stem}Config
+from .configuration_lbdsl_{model_type} import Lbdsl{of.stem}Config
 from .lbdsl_hybrid import HybridCausalLMMixin, HybridDecoderLayer, HybridModelMixin
 
 
-class Lbdsl{stem}DecoderLayer(HybridDecoderLayer):
-    attention_class = {attention}
-    mlp_class = {mlp}
-    norm_class = {norm}
+class Lbdsl{of.stem}DecoderLayer(HybridDecoderLayer):
+    attention_class = {of.attention}
+    mlp_class = {of.mlp}
+    norm_class = {of.norm}
     attention_norms = {attention_norms}
     mlp_norms = {mlp_norms}
 {layer_fields}
 
-class Lbdsl{stem}Model(HybridModelMixin, {body}):
-    """{body} with each layer as its specification says."""
+class Lbdsl{of.stem}Model(HybridModelMixin, {of.body}):
+    """{of.body} with each layer as its specification says."""
 
-    config_class = Lbdsl{stem}Config
-    layer_class = Lbdsl{stem}DecoderLayer
-    _no_split_modules = ["Lbdsl{stem}DecoderLayer"]
+    config_class = Lbdsl{of.stem}Config
+    layer_class = Lbdsl{of.stem}DecoderLayer
+    _no_split_modules = ["Lbdsl{of.stem}DecoderLayer"]
 {model_fields}
 
-class Lbdsl{stem}ForCausalLM(HybridCausalLMMixin, {causal_lm}):
-    """{causal_lm} on a hybrid body."""
+class Lbdsl{of.stem}ForCausalLM(HybridCausalLMMixin, {of.causal_lm}):
+    """{of.causal_lm} on a hybrid body."""
 
-    config_class = Lbdsl{stem}Config
-    body_class = Lbdsl{stem}Model
-    _no_split_modules = ["Lbdsl{stem}DecoderLayer"]
+    config_class = Lbdsl{of.stem}Config
+    body_class = Lbdsl{of.stem}Model
+    _no_split_modules = ["Lbdsl{of.stem}DecoderLayer"]
 {causal_lm_fields}'''
 NO_SDPA = "    # SDPA cannot cap attention scores.\n    _supports_sdpa = False\n"
 
@@ -81,14 +81,7 @@ def flat_files(family: Family) -> dict[str, str]:
     imported = (classes.attention, classes.causal_lm, classes.mlp, classes.body, classes.norm)
     fields = {
         "model_type": family.model_type,
-        "module": classes.module,
-        "stem": classes.stem,
-        "config": classes.config,
-        "attention": classes.attention,
-        "mlp": classes.mlp,
-        "norm": classes.norm,
-        "body": classes.body,
-        "causal_lm": classes.causal_lm,
+        "of": classes,
         "imports": "\n".join(f"    {name}," for name in sorted(imported)),
         "attention_norms": _norms(family.norms[Slot.MIXER]),
         "mlp_norms": _norms(family.norms[Slot.FFN]),

@@ -1,0 +1,80 @@
+"""Full KV heads beside windowed ones against full layers beside windowed ones, at equal cache: what SmolLM2 finds in long
+texts, as shares of what its base finds, and perplexity.
+
+Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-SHARE: by `heads` each layer has as many
+full KV heads as `choose` gives it, by `layers` all of them or none; at most SHARE percent of the KV heads are full, and the
+cache at 8Ki tokens is what that takes. Both choose by `kl + 0.2 * recall`, estimated by a screen; nothing is healed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluated import increases, judge, made
+from benchmarks.table import CHANGING, CHOOSING, JUDGING, Row, Table, once
+from benchmarks.tables.needle import figures
+
+CONTEXTS = ("512", "1Ki", "2Ki")
+TEXTS = {"wikitext": 2048, "pydoc": 2048}
+WINDOW, POSITIONS = 260, 8192
+WAYS = {
+    "heads": "keep, swa(256, 4, full_heads=2), swa(256, 4, full_heads=1), swa(256, 4)",
+    "layers": "keep, swa(256, 4)",
+}
+SHARES = (10, 20, 30)
+
+
+def recipe(way: str, share: int) -> str:
+    cache = share + (100 - share) * WINDOW / POSITIONS
+    measure = 'measure { data = "builtin:pydoc"; tokens = 8Ki; strategy = screen; tries = 0 }'
+    budget = f"minimizing kl + 0.2 * recall subject to kv(8Ki) <= {cache + 0.01:.2f}%"
+    return f"{measure}\nchoose for layers all among {WAYS[way]} {budget}\nelse keep"
+
+
+def answers(work: Path, way: str, share: int) -> dict[str, Any]:
+    """What `lbdsl eval --json` says of one artifact and of its base, by text, and what its plan costs."""
+    name = f"{way}-{share}"
+
+    def make(path: Path) -> None:
+        folder = made(work, name, recipe(way, share))
+        asked = [word for context in CONTEXTS for word in ("--needle", context)]
+        found = {
+            text: judge(
+                folder, text, *(asked if text == "wikitext" else ()), "-o", str(work / f"{name}.png"), seq=seq, tokens=16384
+            )
+            for text, seq in TEXTS.items()
+        }
+        path.write_text(json.dumps(found))
+
+    found = dict(json.loads(once(work / f"{name}.json", make).read_text()))
+    plan = json.loads((work / name / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
+    mixers = [layer["after"]["mixer"] for layer in plan["layers"]]
+    full = [mixer["kv_heads"] if mixer["window"] is None else mixer["window"].get("full_heads", 0) for mixer in mixers]
+    costs = {
+        "kv": plan["after"]["kv_bytes"]["8192"] / plan["before"]["kv_bytes"]["8192"],
+        "full": sum(full) / sum(mixer["kv_heads"] for mixer in mixers),
+    }
+    return {**found, "costs": costs}
+
+
+def row(way: str, share: int) -> Row:
+    def run(work: Path) -> dict[str, float]:
+        found = answers(work, way, share)
+        costs = found.pop("costs")
+        asked = zip(CONTEXTS, found["wikitext"]["tasks"], strict=True)
+        shares = {f"{context}{what}": value for context, task in asked for what, value in figures(task).items()}
+        return costs | shares | increases(found)
+
+    return Row(f"{way}-{share}", run)
+
+
+TABLE = Table(
+    title="facts found by SmolLM2 with full KV heads and with full layers, as shares of its base's, at equal cache",
+    columns={"kv": ".1%", "full": ".1%"}
+    | {f"{context}{what}": ".0%" for context in CONTEXTS for what in ("", " error", " worst")}
+    | {f"{text}{what}": "+.1%" if not what else ".1%" for text in TEXTS for what in ("", " error")},
+    rows=[row(way, share) for share in SHARES for way in WAYS],
+    measures=(*CHANGING, *JUDGING, *CHOOSING),
+)
