@@ -58,7 +58,7 @@ def facts_of(model: LlamaForCausalLM) -> ModelFacts:
 def text(sequences: int = 5, seq: int = 37, part: TextPart = TextPart.SCORE) -> TokenBlocks:
     generator = torch.Generator().manual_seed(sequences * 1000 + seq)
     ids = torch.randint(0, VOCAB, (sequences, seq), generator=generator)
-    return TokenBlocks(ids, f"digest-{sequences}-{seq}-{part}", "test", part, 0, 1, None)
+    return TokenBlocks(ids, f"digest-{sequences}-{seq}-{part}", "test", 1, None)
 
 
 def naive_logp(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import Planned
-from lbdsl.api.processes import check_processes
 from lbdsl.artifact.card import picture_findings
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
 from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
 from lbdsl.core.place import Folder
-from lbdsl.core.processes import shares_model
+from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
@@ -27,8 +26,8 @@ from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.schema import Plan, RecipeRef
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe.schema import Recipe
-from lbdsl.recipe.schema_blocks import SelfText, sources_of
-from lbdsl.run.output import Input
+from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
+from lbdsl.run.output import Input, check_free, check_places
 from lbdsl.session.asking import recall_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
@@ -91,9 +90,7 @@ def check_place(recipe: Recipe, bench: OpenModel, chosen: ApplyOptions, *others:
     """Raise LB460, before anything is measured, when writing the output would move an input of the run (or one of
     `others`), or when the output already exists and cannot be this run's artifact; LB485 for
     a tracker that is not installed."""
-    from lbdsl.run import output as place
-
-    check_processes(None if chosen.no_heal else recipe.heal)
+    _check_processes(None if chosen.no_heal else recipe.heal)
     for tracker in chosen.report_to:
         check_installed(tracker, f"`--report-to {tracker}`")
     output, source = output_of(recipe, bench, chosen), bench.source
@@ -101,7 +98,7 @@ def check_place(recipe: Recipe, bench: OpenModel, chosen: ApplyOptions, *others:
     own = recipe.eval.own_questions if recipe.eval is not None else ()
     named = (*texts_of(recipe), *(questions.file for questions in own))
     texts = [path_of(text, folder) for text in named if is_there(text, folder)]
-    place.check_places(
+    check_places(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
@@ -112,14 +109,36 @@ def check_place(recipe: Recipe, bench: OpenModel, chosen: ApplyOptions, *others:
     )
     before = read_record(output).value
     if before is None or before.plan.recipe.sha256 != recipe.sha256 or before.plan.recipe.params != recipe.params:
-        place.check_free(output, chosen.force)
+        check_free(output, chosen.force)
+
+
+def _check_processes(heal: Heal | None) -> None:
+    """Raise LB457 for a stage whose batch the processes cannot share equally, and for a way to share the model that lbdsl
+    does not have."""
+    if process_count() == 1:
+        return
+    for name, asked, help in (
+        ("DeepSpeed", _is("ACCELERATE_USE_DEEPSPEED"), "use `distributed_type: FSDP` with `fsdp_version: 2`"),
+        ("FSDP1", shares_model() and not _is("FSDP_VERSION", "2"), "set `fsdp_version: 2`"),
+        ("weights on the CPU", shares_model() and _is("FSDP_OFFLOAD_PARAMS"), "set `fsdp_offload_params: false`"),
+    ):
+        if asked:
+            raise fail("LB457", f"accelerate's configuration asks for {name}, which lbdsl does not have", help=help)
+    for stage in heal.runs if heal is not None else ():
+        if stage.batch % process_count():
+            more = -(-stage.batch // process_count()) * process_count()
+            message = f"a batch of {stage.batch} sequences cannot be shared by {process_count()} processes"
+            where = stage.set_at.get("batch", stage.span)
+            raise fail("LB457", message, where, help=f"write `batch = {more}` in the heal block, or start fewer processes")
+
+
+def _is(variable: str, value: str = "true") -> bool:
+    return os.environ.get(variable, "").lower() == value
 
 
 def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
     """False when the output is already the artifact of this plan and of the texts that heal and judge it, True when there
     is work to do. Raises LB460 when something else is there and `force` is not given."""
-    from lbdsl.run.output import check_free
-
     check_place(planned.recipe, planned.bench, chosen)
     output, other = output_of(planned.recipe, planned.bench, chosen), ""
     record = None if chosen.force else _made_as_planned(output, planned.plan, chosen.no_heal)
@@ -136,9 +155,8 @@ def _made_as_planned(output: Path, plan: Plan, no_heal: bool) -> Record | None:
     from lbdsl.artifact.restore import check_files
 
     record = read_record(output).value
-    if record is None or record.status != "accepted":
-        return None
-    if record.plan_digest != plan.digest or record.no_heal != no_heal:
+    asked = ("accepted", plan.digest, no_heal)
+    if record is None or (record.status, record.plan_digest, record.no_heal) != asked:
         return None
     try:
         check_files(output, record)
@@ -200,7 +218,7 @@ def apply_plan(
     heal = result.record.heal
     if heal is not None and not chosen.resume and heal["seconds"] > 0:
         pace_of(bench).note("heal", _healing_work(result.record) / heal["seconds"])
-    found: list[Diagnostic] = []
+    found = []
     if result.moved_aside is not None:
         found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
     if heal is not None and all(stage.get("kept") == 0 for stage in healing_stages(heal)):
@@ -208,16 +226,10 @@ def apply_plan(
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
-    found += picture_findings(result.record)
-    found += seen_findings(inputs.eval_blocks, inputs.seen)
+    found += (*picture_findings(result.record), *seen_findings(inputs.eval_blocks, inputs.seen))
     if result.record.evaluation is None:
-        found.append(
-            warning(
-                "LB470",
-                "the finished model was not judged",
-                help="add an `eval` block or an assert such as `assert ppl_increase < 5%`",
-            )
-        )
+        help = "add an `eval` block or an assert such as `assert ppl_increase < 5%`"
+        found.append(warning("LB470", "the finished model was not judged", help=help))
     found += failures(result.record.asserts, where=f"the result was set aside in {result.folder}")
     return Applied(result.record, result.folder, tuple(found))
 
@@ -230,7 +242,7 @@ def _healing_work(record: Record) -> float:
     heal, runs = record.heal, record.plan.heal.runs if record.plan.heal is not None else ()
     assert heal is not None, "it was healed"
     stages = zip(healing_stages(heal), runs, strict=True)
-    watched = sum(len(stage["validation"]) * validation_sequences(run.seq) * run.seq for stage, run in stages)
+    watched = sum(len(stage["validation"]) * validation_sequences(run) * run.seq for stage, run in stages)
     return float(heal["tokens"] + watched * 2 / HEAL_FORWARDS)
 
 
@@ -373,22 +385,11 @@ def _checked_statistics(plan: Plan, bench: OpenModel) -> Statistics:
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
     """The reasons why a plan cannot be applied, from the plan itself."""
-    found = [
-        Diagnostic(item.code, Severity.ERROR, item.message, help=item.help)
-        for item in plan.findings
-        if item.severity == "error"
-    ]
+    found = [error(item.code, item.message, help=item.help) for item in plan.findings if item.severity == "error"]
     found += [
         error("LB321" if item.phase == "static" else "LB322", f"`assert {item.text}` fails")
         for item in plan.asserts
         if item.failed and not any(item.text in d.message for d in found)
     ]
-    if not found:
-        found.append(
-            error(
-                "LB323",
-                "the plan is not complete: the loss of the whole changed model is not measured",
-                help="make it again with `lbdsl plan`",
-            )
-        )
-    return tuple(found)
+    incomplete = "the plan is not complete: the loss of the whole changed model is not measured"
+    return tuple(found) or (error("LB323", incomplete, help="make it again with `lbdsl plan`"),)

@@ -6,23 +6,23 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lbdsl.api.notebook import NotebookResult
+from lbdsl.artifact.card import write_speed
 from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
+from lbdsl.bench.cells import Measured
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
 from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
 from lbdsl.core.units import plural
+from lbdsl.measure.machine import machine_described
 from lbdsl.session.model import opened
 from lbdsl.session.options import RunOptions
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Measured
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +41,7 @@ class Benched(NotebookResult):
         """The JSON of `bench --json`."""
         one = self.measured
         named = {"engine": one.engine, "engine_version": one.version, "export": one.export, "machine": self.machine}
-        return {"format_version": 1, **named, "served": one.served, "cells": [cell.to_json() for cell in one.cells]}
+        return {"format_version": 1, **named, "served": one.served, "cells": [asdict(cell) for cell in one.cells]}
 
 
 def bench_artifact(
@@ -59,8 +59,6 @@ def bench_artifact(
     that result is not kept. Raises LbdslError when the folder is no artifact or was edited (LB465, LB466), the base is not
     the one it was made from and not named (LB473), and what `measure` of what is asked raises.
     """
-    from lbdsl.measure.machine import machine_described
-
     folder = Path(artifact)
     record, base, said = opened(folder, against, options, progress)
     with ExitStack() as stack:
@@ -82,8 +80,6 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
     """Write it into the artifact's record and card, if they are still of what was timed: in place of the engine's earlier
     cells, or among other cells that the same version of the engine gave on the same machine. A server's cells are beside
     those of offline runs."""
-    from lbdsl.artifact.card import write_speed
-
     new, timed = found.to_json(), found.record
     name = new["engine"] + ("-served" if new["served"] else "")
     try:
@@ -95,7 +91,8 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
             kept = record.bench or {}
             earlier = kept.get(name, new)
             if {"served": False, **earlier, "cells": []} == {**new, "cells": []}:
-                cells = {_place(cell): cell for cell in (*earlier["cells"], *new["cells"])}
+                names = ("metric", "context", "batch", "output")
+                cells = {tuple(map(cell.get, names)): cell for cell in (*earlier["cells"], *new["cells"])}
                 new["cells"] = sorted(cells.values(), key=lambda cell: cell["context"])
             record = record.model_copy(update={"bench": {**kept, name: new}})
             write_speed(record, folder)
@@ -115,7 +112,3 @@ def _locked(path: Path) -> Iterator[None]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield
                 return
-
-
-def _place(cell: dict[str, Any]) -> tuple[Any, ...]:
-    return cell["metric"], cell["context"], cell["batch"], cell["output"]

@@ -97,17 +97,14 @@ def _without_unused(
     left = dict(values)
     while True:
         found = recipe_from_text(text, path, left, reader=FolderReader(Path(path))).diagnostics
-        spans = [
-            d.span for d in found if d.code == UNUSED and d.message not in before and d.span and not d.span.source.base
-        ]
+        unused = (d for d in found if d.code == UNUSED and d.message not in before)
+        spans = [d.span for d in unused if d.span and not d.span.source.base]
         if not spans:
             return text, left
         tree = parse(Source(path, text)).value
         for statement in reversed(tree.statements if tree is not None else ()):
-            name = next(
-                (s.text for s in spans if statement.span and statement.span.start <= s.start < statement.span.end), ""
-            )
-            if name and statement.span is not None:
-                start, end = statement.span.start, statement.span.end
-                text = text[:start] + text[_line_end(text, start, end) :]
+            here = statement.span
+            name = next((s.text for s in spans if here and here.start <= s.start < here.end), "")
+            if name and here:
+                text = text[: here.start] + text[_line_end(text, here.start, here.end) :]
                 left.pop(name.lstrip("$"), None)

@@ -101,14 +101,19 @@ def prune(chosen: Cached) -> tuple[Cached, tuple[Diagnostic, ...]]:
     deleted: list[Entry] = []
     problems: list[Diagnostic] = []
     with ExitStack() as stack:
-        for name in {entry.kind.root for entry in chosen.entries}:
-            _take(stack, chosen.roots[name])
+        for root in {chosen.roots[entry.kind.root] for entry in chosen.entries}:
+            try:
+                if not stack.enter_context(alone(root)):
+                    raise _in_use(root)
+            except OSError as problem:
+                raise fail("LB448", f"{root} cannot be locked, so nothing is deleted: {problem.strerror}") from None
         # Before anything is read here, which is a use, too.
         unused = [entry for entry in chosen.entries if _entry(entry.kind, entry.place, entry.paths).used <= entry.used]
         for entry in unused:
             # On another machine the folder's lock may not be seen.
-            if entry.kind is MEASUREMENTS and in_use(chosen.roots["cache"] / entry.place):
-                raise _in_use(chosen.roots["cache"] / entry.place)
+            place = chosen.roots[entry.kind.root] / entry.place
+            if entry.kind is MEASUREMENTS and in_use(place):
+                raise _in_use(place)
         for entry in unused:
             try:
                 for path in entry.paths:
@@ -117,14 +122,6 @@ def prune(chosen: Cached) -> tuple[Cached, tuple[Diagnostic, ...]]:
             except OSError as problem:
                 problems.append(error("LB448", f"{problem.filename} cannot be deleted: {problem.strerror}"))
     return replace(chosen, entries=tuple(deleted)), tuple(problems)
-
-
-def _take(stack: ExitStack, root: Path) -> None:
-    try:
-        if not stack.enter_context(alone(root)):
-            raise _in_use(root)
-    except OSError as problem:
-        raise fail("LB448", f"{root} cannot be locked, so nothing is deleted: {problem.strerror}") from None
 
 
 def _in_use(path: Path) -> LbdslError:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from lbdsl.api.applying import ApplyOptions, apply_plan
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import plan_text
+from lbdsl.bench.cells import Cell
 from lbdsl.bench.contexts import Contexts
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
@@ -36,12 +38,11 @@ from lbdsl.cost.profile import (
     weighed,
 )
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.measure.machine import machine_described
+from lbdsl.measure.profiles import fit, profile_path, write_profile
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.version import VERSION
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell
 
 VARIANTS: Mapping[str, str] = {
     "half of the attentions": "layers every 2 from 1 drop",
@@ -107,9 +108,6 @@ def calibrate_model(
     `bench_artifact` raises."""
     if isinstance(asked, Requests) and asked.served:
         raise ValueError("a profile is of offline runs: served=False")
-    from lbdsl.measure.machine import machine_described
-    from lbdsl.measure.profiles import profile_path, write_profile
-
     base = OpenModel(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     variants = {**VARIANTS, **asked.QUANTIZED}
@@ -129,11 +127,9 @@ def calibrate_model(
         else:
             timed = _timed(base, asked, name, rule.format(window=window), window)
             if not timed.alike(found):
-                message = (
-                    f"{timed.engine} is of version {timed.version} now, and was {found[0].version} before it was stopped"
-                )
                 _forget(base.cache_dir, begun)
-                raise fail("LB355", message, help="calibrate again")
+                message = f"{timed.engine} is of version {timed.version} now, and was {found[0].version}"
+                raise fail("LB355", f"{message} before it was stopped", help="calibrate again")
             timed.keep(kept)
         found.append(timed)
     _forget(base.cache_dir, begun)
@@ -163,24 +159,15 @@ class _Timed:
 
     def keep(self, path: Path) -> None:
         """Where the cache folder cannot be written nothing is kept."""
-        content = {
-            **vars(self),
-            "specs": [spec.to_json() for spec in self.specs],
-            "cells": [cell.to_json() for cell in self.cells],
-        }
         with suppress(OSError):
-            replace_entry(path, json.dumps(content).encode())
+            replace_entry(path, TypeAdapter(_Timed).dump_json(self))
 
     @classmethod
     def read(cls, path: Path) -> _Timed | None:
         """None if it is not there, or cannot be read."""
-        from lbdsl.bench.cells import Cell
-
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            specs = tuple(LayerSpec.model_validate(spec) for spec in kept["specs"])
-            return cls(**{**kept, "specs": specs, "cells": [Cell(**cell) for cell in kept["cells"]]})
-        except (OSError, ValueError, KeyError, TypeError):
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError):
             return None
 
 
@@ -249,19 +236,16 @@ def _row(engine: str, variant: str, cost: ModelCost, cell: Cell, value: float) -
 
 def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile, grown: int) -> tuple[Profile, list[FittedCell]]:
     """The profile with what was `found`, and its cells; see `_ranges`."""
-    from lbdsl.measure.profiles import fit
-
     rows = _rows(facts, found)
     constants: dict[str, dict[int, Constants]] = {}
     errors: dict[str, float] = {}
-    cells = []
+    cells: list[FittedCell] = []
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
         fitted, worst = fit([row.features for row in own], [row.amount for row in own])
         constants.setdefault(group[0], {})[group[1]] = fitted
         errors[group[0]] = max(worst, errors.get(group[0], 0.0))
-        for row in own:
-            cells.append(FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)))
+        cells += (FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)) for row in own)
     packed = packed_forms(spec for timed in found for spec in timed.specs)
     ranges = _ranges(found[0].cells, grown)
     return replace(profile, ranges=ranges, errors=errors, constants=constants, packed=packed), cells
@@ -272,13 +256,13 @@ def _ranges(cells: Sequence[Cell], grown: int) -> dict[str, tuple[int, int]]:
     many."""
     tokens: dict[str, list[int]] = {}
     for cell in cells:
-        match cell.metric:
-            case "prefill":
-                tokens.setdefault("prefill", []).append(cell.context)
-            case "decode" | "memory":
-                group = "steps" if cell.metric == "decode" else "memory"
-                tokens.setdefault(group, []).extend([cell.context, cell.context + grown])
-            case "throughput":
-                tokens.setdefault("runs", []).append(cell.context)
-                tokens.setdefault("written", []).append(cell.output or 0)
+        grows = [cell.context, cell.context + grown]
+        of_cell = {
+            "prefill": {"prefill": [cell.context]},
+            "decode": {"steps": grows},
+            "memory": {"memory": grows},
+            "throughput": {"runs": [cell.context], "written": [cell.output or 0]},
+        }
+        for group, lengths in of_cell.get(cell.metric, {}).items():
+            tokens.setdefault(group, []).extend(lengths)
     return {group: (min(of), max(of)) for group, of in tokens.items()}

@@ -44,20 +44,20 @@ def check_recipe(
     """
     if isinstance(text, Path):
         return check_file(text, set_params, facts=facts)
-    found = recipe_from_text(text, name, set_params or {})
-    return found if facts is None else on_model(found, facts)
+    return on_model(recipe_from_text(text, name, set_params or {}), facts)
 
 
 def check_file(
     path: str | Path, set_params: Mapping[str, object] | None = None, *, facts: ModelFacts | ModelAtHand | None = None
 ) -> Diagnosed[Recipe]:
     """As `check_recipe`, for a file; a file that cannot be read gives a diagnostic too."""
-    found = load_recipe(path, set_params or {})
-    return found if facts is None else on_model(found, facts)
+    return on_model(load_recipe(path, set_params or {}), facts)
 
 
-def on_model(found: Diagnosed[Recipe], model: ModelFacts | ModelAtHand) -> Diagnosed[Recipe]:
+def on_model(found: Diagnosed[Recipe], model: ModelFacts | ModelAtHand | None) -> Diagnosed[Recipe]:
     """Add the diagnostics of a checked recipe on a model; the value is None when the recipe does not fit the model."""
+    if model is None:
+        return found
     from lbdsl.plan.findings import static_findings
     from lbdsl.solve.case import Case
 

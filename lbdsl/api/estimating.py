@@ -83,7 +83,10 @@ def estimate_recipe(
     known, facts = replace(asked, heal=heal), bench.computed if devices.kind == "cpu" else bench.facts
     memory, rate = devices.memory, devices.flops and devices.count * devices.flops
     if devices.kind == "cpu":
-        memory, rate = _this_machine(bench, devices.count)
+        from lbdsl.measure.machine import machine_for
+
+        machine = machine_for("cpu", bench.computed, bench.cache_dir)
+        memory, rate = machine.mem_bytes / devices.count, machine.flops
     flops = _flops(known, needed.value, facts)
     # The first process judges alone.
     alone = {"judging": devices.count if devices.flops else 1}
@@ -101,34 +104,24 @@ def _shareable(heal: Heal, processes: int) -> Heal:
     return heal.model_copy(update={**raised(heal), "stages": stages})
 
 
-def _this_machine(bench: OpenModel, processes: int) -> tuple[float, float]:
-    """Bytes of memory for each process, and FLOP/s of all."""
-    from lbdsl.measure.machine import machine_for
-
-    machine = machine_for("cpu", bench.computed, bench.cache_dir)
-    return machine.mem_bytes / processes, machine.flops
-
-
 def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
     from lbdsl.run.healing import room_to_heal
 
-    weights = facts.params * facts.dtype_bytes
-    found = {}
-    for name, shared in (("whole", False), *([("shared", True)] if devices.count > 1 and heal is not None else [])):
-        for place in ("loaded", "cached") if heal is not None else ("loaded",):
+    weights, on_cpu, found = facts.params * facts.dtype_bytes, devices.kind == "cpu", {}
+    for shared in (False, True) if devices.count > 1 and heal is not None else (False,):
+        for teacher in ("loaded", "cached") if heal is not None else ("loaded",):
+            update: dict[str, Any] = {"teacher": teacher}
             stages = heal and heal.model_copy(
-                update={"teacher": place, "stages": tuple(s.model_copy(update={"teacher": place}) for s in heal.stages)}
+                update={**update, "stages": tuple(stage.model_copy(update=update) for stage in heal.stages)}
             )
-            if place == "cached" and stages is not None and any(stage.name == "match" for stage in stages.runs):
+            if teacher == "cached" and stages is not None and any(stage.name == "match" for stage in stages.runs):
                 continue
-            held = Held(devices.count, shared)
-            on_cpu = devices.kind == "cpu"
-            device = healing_bytes(stages, facts, held, "cpu" if on_cpu else "cuda")
+            device = healing_bytes(stages, facts, Held(devices.count, shared), "cpu" if on_cpu else "cuda")
             # Shares are taken of models that each process reads into the machine's memory.
             machine = 0 if on_cpu else devices.count * round((2 * model_bytes(facts) if shared else weights) + RUNTIME)
             disk = weights + room_to_heal(stages, facts, facts.dtype)
-            fits = None if memory is None else device <= memory
-            found[f"{name}, cached" if place == "cached" else name] = Way(device, machine, disk, fits)
+            name = ("shared" if shared else "whole") + (", cached" if teacher == "cached" else "")
+            found[name] = Way(device, machine, disk, None if memory is None else device <= memory)
     return found
 
 
@@ -155,12 +148,10 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
     if any(known.while_ is not None for known in case.rules):
         wholes += facts.layers.bit_length()
     joint = joint_tokens(measure) * 2 + wholes * measure.tokens
-    healed = (
-        sum(HEAL_FORWARDS * forward(stage.tokens_seen, stage.seq) for stage in recipe.heal.runs) if recipe.heal else 0.0
-    )
+    stages = recipe.heal.runs if recipe.heal is not None else ()
     judged = judged_tokens(recipe.eval, healed=recipe.heal is not None)
     return {
         "measuring": forward(passes * measure.tokens + joint, measure.seq),
-        "healing": healed,
+        "healing": sum((HEAL_FORWARDS * forward(stage.tokens_seen, stage.seq) for stage in stages), 0.0),
         "judging": forward(judged, recipe.eval.seq if recipe.eval is not None else None),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
 from lbdsl.session.model import OpenModel, opened
 from lbdsl.session.options import RunOptions
 from lbdsl.session.saved_recipe import came_from, planned_recipe
+from lbdsl.session.seen import seen_by_artifact
+from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,56 +67,40 @@ def evaluate_artifact(
     record is another one now; a base that is named may be another, with the same vocabulary.
     """
     from lbdsl.artifact.restore import artifact_beside
-    from lbdsl.evaluate.quality import evaluation_json, judge_on
-    from lbdsl.evaluate.tasks import ask
-    from lbdsl.session.seen import seen_by_artifact
-    from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
 
     folder = Path(artifact)
     record, bench, found = opened(folder, against, options, progress)
     plan, facts = record.plan, facts_of(record)
     bench.came_from = came_from(plan, folder)
     block, place = plan.eval or Evaluate(), bench.place(plan.recipe.path)
-    named = (data,) if isinstance(data, str) else tuple(data or ())
     known = (*block.data, *(plan.heal.sources if plan.heal is not None else ()))
-    given = tuple(_named(text, known, place.folder) for text in named)
+    texts = tuple(_named(text, known, place.folder) for text in _texts(data))
     own_tasks = tuple(_named(task, block.tasks, place.folder) for task in tasks)
-    own_files = (needle.file for needle in block.own_questions)
-    needles = _needles(needle, tuple(own_files), place.folder)
-    place = replace(place, given=_given(*given, *own_tasks, *_files(needles)))
-    asked = {
-        "data": given or block.data,
-        "tokens": tokens or block.tokens,
-        "seq": seq or block.seq,
-        "tasks": own_tasks or block.tasks,
-        "limit": limit or block.limit,
-        "needle": needles or block.needle,
-        "needle_texts": needle_texts or block.needle_texts,
-    }
+    needles = _needles(needle, [questions.file for questions in block.own_questions], place.folder)
+    place = replace(place, given=_given(texts, own_tasks, needles))
+    given = {"data": texts, "tokens": tokens, "seq": seq, "tasks": own_tasks, "limit": limit, "needle": needles}
+    asked = _replaced(block, {**given, "needle_texts": needle_texts})
     recipe = planned_recipe(plan)
-    asked_of = block.model_copy(update=asked).with_tasks(tasks_asked(recipe))
     both = replace(facts, positions=min(facts.positions, bench.facts.positions))
-    wanted = judged_lengths(asked_of, plan.specs, both).unwrap()
+    wanted = judged_lengths(asked.with_tasks(tasks_asked(recipe)), plan.specs, both).unwrap()
     check_asked(wanted.tasks, bench, place)
-    texts = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
+    blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
+    tests = eval_tests(wanted, bench, place)
     base = bench.judged_base
     changed = artifact_beside(base, folder, plan, dtype=bench.facts.dtype, compute=bench.computed.dtype)
-    judged = judge_on(base, changed, texts, "judging", bench.progress, bench.options.batch)
-    answers = ask(base, changed, eval_tests(wanted, bench, place), bench.progress)
+    judged, answers, quality = _judged(bench, changed, blocks, tests)
     found += (*judging_findings(recipe, wanted, facts), *unwritten(wanted, bench))
     asserts = gate_of(plan.model_copy(update={"eval": wanted}), recipe, facts, no_heal=record.no_heal)(
-        {quality.data: quality.scores for quality in judged}, {task.name: task.post_scores() for task in answers}
+        {on.data: on.scores for on in judged}, {task.name: task.post_scores() for task in answers}
     )
     found += failures(asserts)
     sources = record.evaluation["sources"] if record.evaluation else ()
     first = {source["data_digest"]: source["seen"] for source in sources if "seen" in source}
-    seen, said = seen_by_artifact(plan, record.no_heal, first, texts, bench, place)
-    found += said
-    quality = evaluation_json(judged, tasks=answers)
+    seen, said = seen_by_artifact(plan, record.no_heal, first, blocks, bench, place)
     for source in quality["sources"]:
         if source["data_digest"] in seen:
             source["seen"] = seen[source["data_digest"]]
-    return Judged(plan.model.name, record, quality, asserts, tuple(found))
+    return Judged(plan.model.name, record, quality, asserts, (*found, *said))
 
 
 def evaluate_model(
@@ -133,42 +119,45 @@ def evaluate_model(
     """A base alone: its perplexity on texts (`builtin:wikitext`), and its shares of right answers. What it cannot do itself
     no artifact of it can. Settings as in `evaluate_artifact`; raises LbdslError for what is wrong with them or the model,
     LB451 where it computes NaN or infinity."""
-    from lbdsl.evaluate.quality import evaluation_json, judge_on
-    from lbdsl.evaluate.tasks import ask
-    from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
-
-    bench, texts = OpenModel(model, options, progress), (data,) if isinstance(data, str) else tuple(data or ())
+    bench, texts = OpenModel(model, options, progress), _texts(data)
     needles = _needles(needle, (), Path.cwd())
-    place = FileScope(Path.cwd(), (Path.cwd(),), given=_given(*texts, *tasks, *_files(needles)))
-    given: dict[str, Any] = {
-        "data": texts,
-        "tokens": tokens,
-        "seq": seq,
-        "tasks": tuple(tasks),
-        "limit": limit,
-        "needle": needles,
-    }
-    given |= {"needle_texts": needle_texts}
-    asked = Evaluate().model_copy(update={name: value for name, value in given.items() if value})
+    place = FileScope(Path.cwd(), (Path.cwd(),), given=_given(texts, tasks, needles))
+    given = {"data": texts, "tokens": tokens, "seq": seq, "tasks": tuple(tasks), "limit": limit, "needle": needles}
+    asked = _replaced(Evaluate(), {**given, "needle_texts": needle_texts})
     wanted = judged_lengths(asked, bench.facts.layer_specs, bench.facts).unwrap()
     check_asked(wanted.tasks, bench, place)
     blocks, tests = eval_blocks(wanted, Measure(), None, bench, place), eval_tests(wanted, bench, place)
-    judged = judge_on(bench.judged_base, None, blocks, "judging", bench.progress, bench.options.batch)
-    quality = evaluation_json(judged, tasks=ask(bench.judged_base, None, tests, bench.progress))
+    quality = _judged(bench, None, blocks, tests)[2]
     return Judged(bench.source.short_name, None, quality, (), unwritten(wanted, bench))
 
 
-def _given(*names: str) -> frozenset[str]:
+def _judged(bench: OpenModel, changed: Any, blocks: Any, tests: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The quality on each text, the answers to the tests, and both as JSON."""
+    from lbdsl.evaluate.quality import evaluation_json, judge_on
+    from lbdsl.evaluate.tasks import ask
+
+    judged = judge_on(bench.judged_base, changed, blocks, "judging", bench.progress, bench.options.batch)
+    answers = ask(bench.judged_base, changed, tests, bench.progress)
+    return judged, answers, evaluation_json(judged, tasks=answers)
+
+
+def _texts(data: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (data,) if isinstance(data, str) else tuple(data or ())
+
+
+def _replaced(block: Evaluate, given: Mapping[str, Any]) -> Evaluate:
+    """The block with the settings that are given."""
+    return block.model_copy(update={name: value for name, value in given.items() if value})
+
+
+def _given(texts: Sequence[str], tasks: Sequence[str], needles: Sequence[Needle]) -> frozenset[str]:
     """The names of files that the user gave."""
-    return frozenset(name.removeprefix(WIKITEXT) for name in names)
+    files = (needle.file for needle in needles if isinstance(needle, OwnQuestions))
+    return frozenset(name.removeprefix(WIKITEXT) for name in (*texts, *tasks, *files))
 
 
 def _needles(given: Iterable[int | str], known: Sequence[str], folder: Path) -> tuple[Needle, ...]:
     return tuple(one if isinstance(one, int) else OwnQuestions(file=_named(one, known, folder)) for one in given)
-
-
-def _files(needles: Iterable[Needle]) -> Iterator[str]:
-    return (needle.file for needle in needles if isinstance(needle, OwnQuestions))
 
 
 def _named(given: str, known: Iterable[Any], folder: Path) -> str:

@@ -10,10 +10,14 @@ from lbdsl.core.digest import digest_text
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.metrics import Of, metric_of, metrics_of
 from lbdsl.model.layout import layout_of
+from lbdsl.plan.build import build
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
+from lbdsl.solve.select import select
 
 EXAMPLE_NAME = "recipe.lbr"
 """The name of the file that an example is in."""
@@ -23,12 +27,10 @@ EXAMPLE_FILES: Mapping[str, str] = {
 }
 """The other files in the example's folder."""
 
-EXAMPLE_LAYERS = 30
-
 EXAMPLE_MODEL = layout_of(
     {
         "model_type": "llama",
-        "num_hidden_layers": EXAMPLE_LAYERS,
+        "num_hidden_layers": 30,
         "hidden_size": 576,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
@@ -50,9 +52,7 @@ def text_findings(text: str) -> tuple[Diagnostic, ...]:
     """All findings in a recipe: without a model, and when that has no errors, also on the example model."""
     files = ((name, held, digest_text(held)) for name, held in {**EXAMPLE_FILES, EXAMPLE_NAME: text}.items())
     checked = recipe_from_text(text, EXAMPLE_NAME, reader=TextsReader(files, EXAMPLE_NAME, "beside the recipe"))
-    if checked.value is None:
-        return checked.diagnostics
-    return (*checked.diagnostics, *planned_findings(checked.value))
+    return (*checked.diagnostics, *(planned_findings(checked.value) if checked.value is not None else ()))
 
 
 def _scores(case: Case) -> Mapping[Request, Measurement]:
@@ -69,11 +69,6 @@ def _scores(case: Case) -> Mapping[Request, Measurement]:
 
 def planned_findings(recipe: Recipe) -> tuple[Diagnostic, ...]:
     """The planner's findings for a valid recipe on the example model."""
-    from lbdsl.plan.build import build
-    from lbdsl.plan.lengths import with_lengths
-    from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
-    from lbdsl.solve.select import select
-
     facts = EXAMPLE_MODEL
     lengths = with_lengths(Case(recipe, facts))
     if lengths.value is None:

@@ -60,8 +60,7 @@ def fix_bytes(
     """Fix the recipe in a file's bytes."""
 
     def check(text: str) -> tuple[Diagnostic, ...]:
-        found = recipe_from_text(text, name, set_params, reader=reader)
-        return (found if facts is None else on_model(found, facts)).diagnostics
+        return on_model(recipe_from_text(text, name, set_params, reader=reader), facts).diagnostics
 
     first = recipe_from_bytes(data, name, set_params, reader=reader)
     if any(d.code in ("LB019", "LB020", "LB138") for d in first.diagnostics):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lbdsl.core.diagnostic import Diagnostic
 
@@ -43,19 +43,19 @@ def fix_text(text: str, check: Check) -> Fixed:
 
     The result has no error that `text` did not have: fixes that cause one are left out.
     """
-    before = _errors(check(text))
+    before = Counter((d.code, d.message) for d in check(text) if d.is_error)
     refused: set[tuple[str, str]] = set()
     left_out: list[Applied] = []
     for _ in range(_RESTARTS):
         good, last = _rounds(text, check, before, refused)
         worse = _new_errors(last.diagnostics, before)
         if not worse:
-            return Fixed(text, last.text, last.applied, last.diagnostics, tuple(left_out))
+            return replace(last, left_out=tuple(left_out))
         lines = {d.span.start_line_column[0] for d in worse if d.span is not None}
         guilty = [item for item in last.applied if item.line in lines] or list(last.applied)
         left_out += guilty
         refused |= {(item.code, item.title) for item in guilty}
-    return Fixed(text, good.text, good.applied, good.diagnostics, tuple(left_out))
+    return replace(good, left_out=tuple(left_out))
 
 
 def _rounds(
@@ -74,7 +74,9 @@ def _rounds(
         changed = _edited(last.text, chosen)
         if changed == last.text:
             break
-        last = Fixed(text, changed, last.applied + tuple(_applied(d) for d in chosen), check(changed))
+        fixes = ((d.code, d.fix) for d in chosen if d.fix is not None)
+        applied = (Applied(code, fix.title, fix.edits[0].span.start_line_column[0]) for code, fix in fixes)
+        last = Fixed(text, changed, (*last.applied, *applied), check(changed))
         if not _new_errors(last.diagnostics, before):
             good = last
     return good, last
@@ -95,15 +97,12 @@ def chosen_fixes(text: str, found: Sequence[Diagnostic], refused: Set[tuple[str,
     for d in sorted(fixable, key=lambda d: min(edit.span.start for edit in d.fix.edits)):  # type: ignore[union-attr]
         assert d.fix is not None
         ranges = [(edit.span.start, edit.span.end) for edit in d.fix.edits]
-        if not any(_overlap(one, other) for one in ranges for other in taken):
+        # Of two insertions at the same position the order would be a guess.
+        pairs = [(one, other) for one in ranges for other in taken]
+        if not any(one == other or (one[0] < other[1] and other[0] < one[1]) for one, other in pairs):
             chosen.append(d)
             taken += ranges
     return chosen
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True when two ranges overlap, or are insertions at the same position: their order would be a guess."""
-    return one == other or (one[0] < other[1] and other[0] < one[1])
 
 
 def _edited(text: str, chosen: Iterable[Diagnostic]) -> str:
@@ -113,23 +112,12 @@ def _edited(text: str, chosen: Iterable[Diagnostic]) -> str:
     return text
 
 
-def _applied(d: Diagnostic) -> Applied:
-    assert d.fix is not None
-    return Applied(d.code, d.fix.title, d.fix.edits[0].span.start_line_column[0])
-
-
-def _errors(found: Iterable[Diagnostic]) -> Counter[tuple[str, str]]:
-    return Counter((d.code, d.message) for d in found if d.is_error)
-
-
 def _new_errors(found: Sequence[Diagnostic], before: Counter[tuple[str, str]]) -> list[Diagnostic]:
     """The errors that the original text did not have; a message that only moved is not new."""
-    left = Counter(before)
-    new = []
+    left, new = Counter(before), []
     for d in found:
         if d.is_error:
-            if left[d.code, d.message]:
-                left[d.code, d.message] -= 1
-            else:
+            left[d.code, d.message] -= 1
+            if left[d.code, d.message] < 0:
                 new.append(d)
     return new

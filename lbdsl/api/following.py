@@ -83,6 +83,7 @@ def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options
     from lbdsl.api.applying import inputs_for
     from lbdsl.run.changes import apply_changes, made_from
     from lbdsl.run.healing import healed_model
+    from lbdsl.run.inputs import Run
     from lbdsl.run.workdir import WorkFolder
     from lbdsl.session.saved_recipe import planned_recipe
 
@@ -90,4 +91,4 @@ def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options
     inputs = inputs_for(plan, planned_recipe(plan), bench)
     model = inputs.changed()
     apply_changes(model, plan, made_from(inputs.statistics))
-    healed_model(plan, inputs, model, WorkFolder(output), resume, Silent(), lambda: False)
+    healed_model(Run(plan, inputs, WorkFolder(output), Silent(), resume), model)

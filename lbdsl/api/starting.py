@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lbdsl.actions import Action, actions
+from lbdsl.api.goals import MOST_RISE, Goals
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.paths import plain_name
@@ -20,13 +20,17 @@ from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
-from lbdsl.plan.findings import impossible_untils
+from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 
 Template = Literal["balanced", "cache", "speed", "goal"]
+
+SWA = "swa(window=$window)"
+BY_WINDOW = f"kl({SWA})"
+"""What windows are ranked by: a score of the windows themselves."""
 
 MAX_CONTEXT = 8 * 1024
 """Context length in tokens of cost asserts and of evaluation; the model's positions when those are fewer. The built-in
@@ -63,7 +67,7 @@ def starting_recipe(
     text, notes = recipe_for(found, template, goals), found.diagnostics
     if goals:
         loaded = recipe_from_text(text, "--goal")
-        problems = loaded.diagnostics if loaded.value is None else impossible_untils(Case(loaded.value, found.facts))
+        problems = loaded.diagnostics if loaded.value is None else static_findings(Case(loaded.value, found.facts))
         if any(d.is_error for d in problems):
             raise LbdslError(problems)
         notes += tuple(_profiles_needed(loaded.unwrap(), found.source.text))
@@ -80,16 +84,14 @@ def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
 
 def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) -> str:
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
-    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"))
-    for goal in goals:
-        # Its errors are shown beside it, and not beside the recipe.
-        format_text(f"assert {goal}", "--goal").unwrap()
-    rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, goals)
-    chooses = any(line.startswith("choose ") for line in rules)
-    named = [_count(size) for line in rules for size in re.findall(r"swa\(window=([\d.]+(?:Ki)?)", line)]
-    widest = max(named, default=0)
-    text = "\n".join([*_head(shape, template, chooses, widest), *rules, *_tail(shape, template, goals, widest)])
-    return format_text(text, "--goal").unwrap() if goals else format_text(text).unwrap()
+    wanted = Goals.of(goals)
+    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=bool(wanted.gates))
+    rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, wanted)
+    # Where whole plans are measured, too: alone a screen may rank worse.
+    screens = any(line.startswith("choose ") for line in rules)
+    widest = max(_sizes(shape, wanted)) if wanted.gates else 0
+    text = "\n".join([*_head(shape, template, screens, widest), *rules, *_tail(shape, template, wanted, widest)])
+    return format_text(text, "--goal" if goals else "<string>").unwrap()
 
 
 @dataclass(frozen=True)
@@ -110,26 +112,21 @@ class _Shape:
     ctx: int
 
     @classmethod
-    def of(cls, facts: ModelFacts, name: str) -> _Shape:
+    def of(cls, facts: ModelFacts, name: str, *, whole: bool = False) -> _Shape:
+        """With `whole` the ends are free, too."""
         mixers = ((i, spec.mixer) for i, spec in enumerate(facts.layer_specs))
         attentions = {i: mixer for i, mixer in mixers if mixer is not None and "window" in mixer.changeable}
         full = [i for i, attention in attentions.items() if attention.sees is None]
         chosen = full or list(attentions)
-        seen = min([facts.positions, *(attentions[i].seen(facts.positions) for i in chosen)])
+        seen = min([facts.positions, *(tokens for i in chosen for tokens in attentions[i].seen(facts.positions))])
         if not chosen or seen < 8:
-            raise fail(
-                "LB048",
-                f"{name} has no attention that a starter recipe could change",
-                help=(
-                    f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens"
-                    if chosen
-                    else f"none of its {facts.layers} layers has attention"
-                ),
-            )
+            has = f"{facts.layers} layers, {len(chosen)} with attention over {seen} tokens"
+            help = has if chosen else f"none of its {facts.layers} layers has attention"
+            raise fail("LB048", f"{name} has no attention that a starter recipe could change", help=help)
         own = [i for i in range(facts.layers) if i not in chosen]
         first, last = (2, 1) if facts.layers >= 12 else (1, 1) if facts.layers >= 4 else (0, 0)
         ends = {*range(first), *range(facts.layers - last, facts.layers)}
-        if ends >= set(chosen):
+        if whole or ends >= set(chosen):
             first, last, ends = 0, 0, set()
         widest = _power_of_two(seen // 2)
         window = min(widest, 1024, max(64, _power_of_two(max(1, facts.positions // 16))))
@@ -143,24 +140,6 @@ class _Shape:
             windows=(max(1, window // 8), widest),
             ctx=min(facts.positions, MAX_CONTEXT),
         )
-
-    @property
-    def swa(self) -> str:
-        return "swa(window=$window)"
-
-    @property
-    def window_score(self) -> str:
-        """What windows are ranked by: a score of the windows themselves."""
-        return f"kl({self.swa})"
-
-    @property
-    def recall_gate(self) -> str | None:
-        """The assert on what stands beyond the windows; None for a model with too few positions."""
-        return recall_gate(self.window, self.ctx, self.facts.positions)
-
-    @property
-    def window_action(self) -> Action:
-        return actions()["swa"].model_validate({"window": self.window})
 
     def part(self, share: float) -> int:
         """The number of layers in this share of the free layers, rounded."""
@@ -183,7 +162,7 @@ class _Shape:
 # The parts of the text -----------------------------------------------------------------------------------------------
 
 
-def _head(shape: _Shape, template: Template, chooses: bool, widest: int) -> list[str]:
+def _head(shape: _Shape, template: Template, screens: bool, widest: int) -> list[str]:
     """`widest`: of the windows that the rules name by number; 0 where they have `$window`."""
     facts = shape.facts
     lines = [
@@ -208,13 +187,17 @@ def _head(shape: _Shape, template: Template, chooses: bool, widest: int) -> list
     tokens = 4096 if facts.params >= 3e9 else 8192
     if template != "speed":
         # Four sequences of twice the window are the minimum.
-        tokens = max(tokens, 8 * (widest or shape.window))
+        # A bound on what is measured decides by more.
+        tokens = max(tokens, 16 * widest, 8 * shape.window)
     lines.append("# Text for measuring. More tokens rank the layers better and take longer; your own file is best.")
     strategy = ""
     # A screen needs the whole model in memory.
-    if chooses and facts.params < 3e9:
-        lines.append("# `screen` estimates what each change does, which is quicker; the best plans are measured.")
+    if screens and facts.params < 3e9:
+        lines.append("# `screen` estimates what each change does, which is quicker; whole plans are measured.")
         strategy = "; strategy = screen"
+    if widest:
+        lines.append("# Each of the plans that are tried is asked all questions, too.")
+        strategy += "; tries = 24"
     return [
         *lines,
         f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)}{strategy} }}',
@@ -237,38 +220,34 @@ def _kept(shape: _Shape) -> list[str]:
 
 def _balanced(shape: _Shape) -> list[str]:
     drops, windows = shape.part(0.2), max(1, shape.part(0.45))
-    lines = [f"lowest {drops} of rest by sensitivity drop"] if drops else []
-    bound = _bound(shape.cache_share([(_drop(), drops), (shape.window_action, windows)]))
+    bound = _bound(shape.cache_share([(_action("drop"), drops), (_action("swa", window=shape.window), windows)]))
     return [
-        *lines,
-        f"lowest {windows} of rest by {shape.window_score} {shape.swa}",
-        "else keep",
-        "",
+        *([f"lowest {drops} of rest by sensitivity drop"] if drops else []),
+        f"lowest {windows} of rest by {BY_WINDOW} {SWA}",
         *_cache_gate(shape, bound),
     ]
 
 
 def _cache(shape: _Shape) -> list[str]:
-    least = shape.cache_share([(shape.window_action, len(shape.free))])
+    least = shape.cache_share([(_action("swa", window=shape.window), len(shape.free))])
     bound = _bound(max(least, 0.3))
-    goal = f"kv({_tokens(shape.ctx)}) <= {bound}%"
     return [
         "# As few windows as reach the goal, where they hurt least; no attention goes.",
-        f"lowest of rest by {shape.window_score} until {goal} {shape.swa}",
-        "else keep",
-        "",
+        f"lowest of rest by {BY_WINDOW} until kv({_tokens(shape.ctx)}) <= {bound}% {SWA}",
         *_cache_gate(shape, bound),
     ]
 
 
 def _speed(shape: _Shape) -> list[str]:
     blocks, drops = shape.part(0.1), max(1, shape.part(0.3))
-    choices = [(actions()["drop"].model_validate({"target": "block"}), blocks), (_drop(), drops)]
-    lines = ["# Whole layers cost the most and help every engine."] if blocks else []
-    lines += [f"lowest {blocks} of rest by nll(drop(block)) drop(block)"] if blocks else []
+    choices = [(_action("drop", target="block"), blocks), (_action("drop"), drops)]
+    lines = [
+        "# Whole layers cost the most and help every engine.",
+        f"lowest {blocks} of rest by nll(drop(block)) drop(block)",
+    ]
     share = shape.after(choices).flops(shape.ctx) / shape.facts.cost.flops(shape.ctx)
     return [
-        *lines,
+        *(lines if blocks else []),
         f"lowest {drops} of rest by sensitivity drop",
         "else keep",
         "",
@@ -277,20 +256,23 @@ def _speed(shape: _Shape) -> list[str]:
     ]
 
 
-def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
-    asked = [found for goal in goals if (found := _RECOVERED.fullmatch(goal.strip()))]
-    if asked:
-        return _recovering(shape, goals, asked)
-    losses = set(metrics_of(Of.CHANGED))
-    if all(losses & set(re.findall(r"\w+", goal)) for goal in goals):
-        condition = goals[0] if len(goals) == 1 else " and ".join(f"({goal})" for goal in goals)
+def _goal(shape: _Shape, goals: Goals) -> list[str]:
+    if goals.gates:
+        return _gated(shape, goals)
+    if not goals.budgets:
+        condition = " and ".join(f"({score})" if " or " in score else score for score in goals.scores)
+        # `kl` ranks better than the rise of the loss, which a bound may be about.
+        named = [name for name in re.findall(r"[a-z_]\w*", condition) if name in metrics_of(Of.CHANGED)]
+        names = dict.fromkeys("recall" if name == "recall" else "kl" for name in named)
+        by = " + ".join(f"{name}({SWA})" for name in sorted(names, reverse=True))
         return [
             "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
-            f"lowest of rest by {shape.window_score} while {condition} {shape.swa}",
+            f"lowest of rest by {by} while {condition} {SWA}",
             "else keep",
         ]
-    alternatives = ["keep", shape.swa, "drop"]
-    if any(word in goal for goal in goals for word in ("weights", "params", "flops", "latency", "memory", "throughput")):
+    alternatives = ["keep", SWA, "drop"]
+    words = ("weights", "params", "flops", "latency", "memory", "throughput")
+    if any(word in goal for goal in goals.budgets for word in words):
         alternatives.append("drop(block)")
     return [
         "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",
@@ -298,54 +280,59 @@ def _goal(shape: _Shape, goals: Sequence[str]) -> list[str]:
         '# More budgets: `weights <= 80%`, `serves("vllm")`.',
         f"choose for layers {ranges_text(shape.free)} among {', '.join(alternatives)}",
         "  minimizing kl",
-        f"  subject to {', '.join(goals)}",
+        f"  subject to {', '.join((*goals.budgets, *goals.scores))}",
         "else keep",
     ]
 
 
-_RECOVERED = re.compile(r"recovery\(needle\((?P<context>[\d.]+ ?(?:Ki)?)\)\) *>=? *(?P<share>[\d.]+)%")
+def _sizes(shape: _Shape, goals: Goals) -> list[int]:
+    """Windows of an eighth and a quarter of the context that a gate asks about."""
+    context = min(goals.context or 4 * shape.window, shape.facts.positions)
+    low, high = shape.windows
+    return [size for size in (context // 8, context // 4) if low <= size <= high] or [shape.window]
 
 
-def _recovering(shape: _Shape, goals: Sequence[str], asked: Sequence[re.Match[str]]) -> list[str]:
-    """The smallest cache with which answers are lost no more than the goal allows."""
-    context = max(_count(found["context"]) for found in asked)
-    lost = -math.log(min(0.99, max(0.01, max(float(found["share"]) for found in asked) / 100)))
-    sizes = [size for size in (context // 4, context // 8) if shape.windows[0] <= size <= shape.windows[1]]
-    windows = [f"swa(window={_tokens(size)}, sinks=4)" for size in sizes or [shape.windows[1]]]
-    budgets = [goal for goal in goals if not _RECOVERED.fullmatch(goal.strip())]
+def _gated(shape: _Shape, goals: Goals) -> list[str]:
+    """The smallest cache with which no more is lost than the gates allow."""
+    served = any("serves" in goal for goal in goals.budgets)
+    sinks = "learned" if served else "4"
+    only = [] if served else ['# Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.']
+    windows = [f"swa(window={_tokens(size)}, sinks={sinks})" for size in reversed(_sizes(shape, goals))]
+    bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items()]
     return [
-        "# The smallest cache that loses at most so much, before healing: an answer that is lost in one of ten texts costs",
-        "# about 0.1 nats (docs/choosing.md). Only transformers serves sink tokens; healed, `sinks=learned` does as much.",
+        "# The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
+        "# the asserts below need: docs/choosing.md.",
+        *only,
         f"choose for layers {ranges_text(shape.free)} among {', '.join(['keep', *windows])}",
-        f"  minimizing kv({_tokens(shape.ctx)})",
-        f"  subject to {', '.join([*budgets, 'kl <= 0.05', f'recall <= {lost:.2g}'])}",
+        f"  minimizing kv({_tokens(min(goals.context or shape.ctx, shape.ctx))})",
+        f"  subject to {', '.join((*goals.budgets, *goals.scores, *bounds))}",
         "else keep",
     ]
-
-
-def _count(text: str) -> int:
-    return int(float(text.removesuffix("Ki").strip()) * (1024 if text.endswith("Ki") else 1))
 
 
 def _cache_gate(shape: _Shape, bound: int) -> list[str]:
     return [
+        "else keep",
+        "",
         "# Bytes of cache, as a share of the base model's; known before anything is changed.",
         f"assert kv({_tokens(shape.ctx)}) <= {bound}%",
     ]
 
 
-def _tail(shape: _Shape, template: Template, goals: Sequence[str], widest: int) -> list[str]:
+def _tail(shape: _Shape, template: Template, goals: Goals, widest: int) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
-    wanted = [goal for goal in goals if _RECOVERED.fullmatch(goal.strip())]
     # Sequences shorter than twice the window would not heal what the window takes away.
     # Those of `builtin:recall` ask for what stands up to four windows back.
-    times = 4 if wanted else 2
+    times = 4 if goals.remembers else 2
     seq = min(max(1024, times * (widest or shape.window) if template != "speed" else 0), facts.positions)
-    gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": 50}[template]
-    recall = shape.recall_gate if template != "speed" else None
-    gates = [f"assert {goal}" for goal in wanted] or ([recall] if recall else [])
-    data = 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' if wanted else '"builtin:pydoc"'
+    gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": round(100 * MOST_RISE) if goals.gates else 50}[template]
+    recall = recall_gate(shape.window, shape.ctx, facts.positions) if template != "speed" else None
+    asked = [f"assert {goal}" for goal in goals.gates]
+    perplexity = [] if any("ppl" in gate for gate in asked) else [f"assert ppl_increase < {gate}%"]
+    beyond = any("needle" in gate for gate in asked)
+    gates = asked if beyond or not recall else [*asked, recall]
+    data = 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' if goals.remembers else '"builtin:pydoc"'
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",
@@ -354,7 +341,7 @@ def _tail(shape: _Shape, template: Template, goals: Sequence[str], widest: int) 
         "",
         "# The result is judged on text of another source, at the context above, and saved only if every assert holds.",
         'eval { data = "builtin:wikitext" }',
-        f"assert ppl_increase < {gate}%",
+        *perplexity,
         *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", *gates) if gates else ()),
     ]
 
@@ -362,8 +349,8 @@ def _tail(shape: _Shape, template: Template, goals: Sequence[str], widest: int) 
 _TEMPLATES: Mapping[Template, Callable[[_Shape], list[str]]] = {"balanced": _balanced, "cache": _cache, "speed": _speed}
 
 
-def _drop() -> Action:
-    return actions()["drop"].model_validate({})
+def _action(name: str, **values: Any) -> Action:
+    return actions()[name].model_validate(values)
 
 
 def _bound(share: float) -> int:

@@ -50,10 +50,8 @@ def plan_sweep(
         except KeyboardInterrupt as stop:
             if isinstance(stop, Killed) or not any(item.planned is not None for item in found):
                 raise
-            stopped = error(
-                "LB357", f"stopped before `{name} = {value}` had a plan", help="the same command continues from there"
-            )
-            found.append(Swept(value, None, (stopped,)))
+            said = f"stopped before `{name} = {value}` had a plan"
+            found.append(Swept(value, None, (error("LB357", said, help="the same command continues from there"),)))
             break
     if all(item.planned is None for item in found):
         raise LbdslError(found[0].errors)

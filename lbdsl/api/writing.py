@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
@@ -17,20 +15,13 @@ def write_beside(path: Path, text: str, *, replace: bool = False) -> None:
     """
     data = text.encode()
     try:
-        if _is_there(path) and not replace:
+        there = path.exists()
+        if there and not path.is_file():
+            raise fail("LB047", f"cannot write {path}: it is not a file")
+        if there and not replace:
             if path.read_bytes() == data:
                 return
             raise fail("LB046", f"{path} already exists", help="give another name with -o, or add --force")
         replace_file(path, data)
     except OSError as problem:
         raise fail("LB047", f"cannot write {path}: {problem.strerror or problem}") from None
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(found.st_mode):
-        raise fail("LB047", f"cannot write {path}: it is not a file")
-    return True

@@ -44,7 +44,9 @@ class Branches:
         self._beginning = model.prepare(joined_1MD[:, :shared], cache=self._cache, use_cache=True)
         self._kept: dict[int, Any] | None = {} if keeps else None
         # The cache says where the rows begin.
-        self._cache.layers[0] = _counting(shared)
+        counting = NoCacheLayer()
+        counting.advance(shared)
+        self._cache.layers[0] = counting
         together = max(1, TOGETHER // shared)
         self._spans = [slice(start, min(start + together, rows)) for start in range(0, rows, together)]
         behind_BND = self.rows_of(joined_1MD)
@@ -85,11 +87,5 @@ class Branches:
 
 def _copied(layer: Any) -> Any:
     """A cache layer that can be filled on, and this one stays as it is."""
-    # What grows by concatenation leaves the old tensors alone; a ring is overwritten.
-    return copy.copy(layer) if type(layer) is DynamicLayer else copy.deepcopy(layer)
-
-
-def _counting(tokens: int) -> NoCacheLayer:
-    layer = NoCacheLayer()
-    layer.advance(tokens)
-    return layer
+    # What grows by concatenation leaves the old tensors alone; a ring is overwritten, but not where a graph needs it.
+    return copy.copy(layer) if type(layer) is DynamicLayer or torch.is_grad_enabled() else copy.deepcopy(layer)

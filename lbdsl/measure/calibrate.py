@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import torch
 
 from lbdsl.cost.cost import Machine
 from lbdsl.measure.memory import total_bytes
+from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 
 _BUDGET = 0.25
 """Time budget in seconds to measure one constant, after the warm-up runs."""
@@ -81,9 +81,7 @@ def _decode_seconds(layers: int, device: torch.device, dtype: torch.dtype) -> fl
     )
     model: Any = LlamaForCausalLM(config)
     model = model.to(device=device, dtype=dtype).eval()
-    # The keyword that takes the cache is `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.
-    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    keywords = {keyword: DynamicCache(config=config), "use_cache": True}
+    keywords = {CACHE_NAME: DynamicCache(config=config), "use_cache": True}
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
 
     def step() -> None:

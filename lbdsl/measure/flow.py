@@ -15,7 +15,8 @@ from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.branches import Branches, joined
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.memory import free_bytes
-from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
+from lbdsl.measure.variant import variant_of
 from lbdsl.plan.estimate import SOFTMAX_COST
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def push(
     *,
     around: Around | None = None,
     kept: Variants | None = None,
-    statistics: StatisticsOf = no_statistics,
+    statistics: StatisticsOf = NO_STATISTICS,
     stop: int | None = None,
 ) -> None:
     """Run `flows` from tokens through the last layer, or through layer `stop` - 1. Models that are
@@ -156,7 +157,7 @@ class Meter:
     """Progress in units of one sequence through one layer, so that the ETA is accurate. The head counts as the number of
     layers that take as long, computed from the shapes of the last layer and the head alone."""
 
-    def __init__(self, progress: Report | None, source: LayerSource):
+    def __init__(self, progress: Report, source: LayerSource):
         head = source.hybrid.lm_head.weight
         layer = sum(p.numel() for p in source.hybrid.model.layers[-1].parameters())
         self._head = head.shape[0] * (head.shape[1] + SOFTMAX_COST) / max(layer, head.shape[1])
@@ -179,8 +180,7 @@ class Meter:
 
     def add(self, units: float, note: str) -> None:
         self._done += units
-        if self._progress is not None:
-            self._progress(self._done, self._total, note)
+        self._progress(self._done, self._total, note)
 
     def layers_of(self, flows: Sequence[Flow], where: str) -> Callable[[int], None]:
         """The `done` callback for `push`: adds progress for each layer that `flows` have passed."""

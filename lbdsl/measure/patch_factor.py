@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,16 +13,12 @@ from torch import Tensor
 from lbdsl.actions.patches import FULL, Patch, SubBlock, patches_of, refactored, with_factor
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Request
-from lbdsl.core.progress import Report
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.flow import Changes
-from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.patches import kept_patch
-from lbdsl.measure.runs import Run, measure_runs
+from lbdsl.measure.runs import Measuring, Run
 from lbdsl.measure.statistics import keep_value, value_digest
-from lbdsl.measure.store import MODEL_LAYER, Store
-from lbdsl.measure.variant import StatisticsOf
+from lbdsl.measure.store import MODEL_LAYER
 from lbdsl.plan.schema import PatchCheck
 
 FACTORS = ("0", "0.25", "0.5", "0.75", FULL)
@@ -29,24 +26,13 @@ FACTORS = ("0", "0.25", "0.5", "0.75", FULL)
 
 
 def scale_patches(
-    model: Callable[[], LayerSource],
-    facts: ModelFacts,
-    changes: Changes,
-    check: TokenBlocks,
-    store: Store,
-    check_fingerprint: str,
-    statistics: StatisticsOf,
-    folder: Path,
-    fingerprint: str,
-    *,
-    progress: Report | None = None,
-    batch: int = 1,
+    check: Measuring, facts: ModelFacts, changes: Changes, folder: Path, fingerprint: str
 ) -> tuple[tuple[SubBlock, ...], PatchCheck]:
     """Choose one of `FACTORS` for all patches of a plan, which are fitted, and save the patches multiplied by it: the
-    smallest whose divergence from the base on `check` is within one standard error of the least, since other text is
-    further away still (the rule is that of Breiman et al., Classification and Regression Trees, 1984). Returns the dropped
-    sub-blocks that get no patch, because it does not help, and what the others bring. Measurements are stored under
-    `check_fingerprint`, and resumed.
+    smallest whose divergence from the base on the text of `check` is within one standard error of the least, since other
+    text is further away still (the rule is that of Breiman et al., Classification and Regression Trees, 1984). Returns the
+    dropped sub-blocks that get no patch, because it does not help, and what the others bring. The patches are in `folder`
+    under `fingerprint`.
     """
     patches = patches_of(facts, changes)
     fitted = [value_digest(_fitted(folder, fingerprint, patch)) for patch in patches]
@@ -61,11 +47,9 @@ def scale_patches(
             for factor in FACTORS
             if patch.at.layer == layer
         }
-        return {**statistics(layer), **values}
+        return {**check.statistics(layer), **values}
 
-    found = measure_runs(
-        model, runs, (), check, store, check_fingerprint, progress=progress, batch=batch, statistics=scaled
-    )
+    found = replace(check, statistics=scaled).means(runs)
     least = min((found[request] for request in asked.values()), key=lambda kl: kl.value)
     # NaN, the error of a single sequence, is no reason to prefer a smaller factor.
     most = least.value + (least.stderr if math.isfinite(least.stderr) else 0.0)

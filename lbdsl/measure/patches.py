@@ -20,14 +20,15 @@ from lbdsl.actions.patches import (
     with_factor,
     without_patches,
 )
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.flow import Changes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.statistics import check_streams, checked, keep_value, kept_values
-from lbdsl.measure.variant import StatisticsOf, variant_of
+from lbdsl.measure.taken import StatisticsOf
+from lbdsl.measure.variant import variant_of
 from lbdsl.parts import Slot
 from lbdsl.statistics import Observed, statistic_of
 from lbdsl.statistics.patch import Patch as Statistic
@@ -49,7 +50,7 @@ def fit_patches(
     folder: Path,
     fingerprint: str,
     *,
-    progress: Report | None = None,
+    progress: Report = unreported,
     batch: int = 1,
 ) -> None:
     """Fit the patches of every changed model that are not in `folder` yet on the text `blocks`, check them on `check`, and
@@ -60,12 +61,11 @@ def fit_patches(
     memory.
     """
 
-    full = [with_factor(changes, FULL) for changes in models]
-    models = [
-        changes
-        for changes in full
-        if any(kept_patch(folder, fingerprint, patch) is None for patch in patches_of(facts, changes))
-    ]
+    def is_fitted(patch: Patch) -> bool:
+        return kept_patch(folder, fingerprint, patch) is not None
+
+    full = (with_factor(changes, FULL) for changes in models)
+    models = [changes for changes in full if not all(map(is_fitted, patches_of(facts, changes)))]
     if not models:
         return
     source = model()
@@ -87,8 +87,7 @@ def fit_patches(
                     patching.step(place)
                 running = [patching for patching in running if patching.stop != place]
                 base = [after for after, _ in run.half(place, run.own(place), base)] if waiting else []
-        if progress is not None:
-            progress(index + 1, last + 1, f"layer {index}")
+        progress(index + 1, last + 1, f"layer {index}")
 
 
 class _Run:

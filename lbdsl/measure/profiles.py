@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
@@ -55,11 +57,8 @@ def profile_path(engine: str, facts: ModelFacts, device: Any, cache_dir: Path) -
 def read_profile(path: Path) -> Profile | None:
     """None if there is none, or it cannot be read."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        constants = {group: {int(b): tuple(c) for b, c in of.items()} for group, of in kept["constants"].items()}
-        ranges = {group: tuple(both) for group, both in kept["ranges"].items()}
-        return Profile(**{**kept, "constants": constants, "ranges": ranges, "packed": tuple(kept["packed"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return TypeAdapter(Profile).validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
 
 

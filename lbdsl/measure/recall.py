@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lbdsl.core.digest import digest_of
@@ -14,32 +15,15 @@ from lbdsl.data.records import Question
 from lbdsl.data.split import TextPart
 from lbdsl.measure.answers import Answered
 from lbdsl.measure.rows import AnswerRows, answer_rows
+from lbdsl.plan.recall import FINDS, RecallOfKind
 
 VERSION = 1
 """Part of the digest: answers that were counted by another rule are not compared."""
-
-FINDS = 0.2
-"""The least share of a kind's questions that the base has to find: of what it does not find nothing can be lost."""
 
 NOTHING_FOUND = NoValue(
     f"has no value: the base finds under {FINDS:.0%} of the answers of every kind",
     'name questions that it can answer, `recall = "mine.jsonl"` in the `measure` block, or rank by `kl`',
 )
-
-
-@dataclass(frozen=True)
-class KindRecall:
-    """Of the questions of one kind: how many there are, how many the base and the changed model find, and the rise of the
-    loss in nats a token of an answer."""
-
-    asked: int
-    base: int
-    found: int
-    rise: float
-
-    @property
-    def counts(self) -> bool:
-        return self.base >= FINDS * self.asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +41,7 @@ class RecallQuestions:
         asked = tuple(questions)
         rows = answer_rows([(one.before, one.answer) for one in asked], positions, batch)
         digest = digest_of(["recall", VERSION, [[one.before, one.answer, one.kind, one.text] for one in asked], positions])
-        blocks = TokenBlocks(rows.ids_SN, digest, "recall", TextPart.SCORE, 0, 1, None)
+        blocks = TokenBlocks(rows.ids_SN, digest, "recall")
         return cls(asked, rows, blocks, max(len(one.before) + len(one.answer) for one in asked))
 
     @property
@@ -68,39 +52,61 @@ class RecallQuestions:
     def kinds(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(one.kind for one in self.questions))
 
-    def by_kind(self, base: Answered, changed: Answered) -> dict[str, KindRecall]:
+    def by_kind(self, base: Answered, changed: Answered) -> dict[str, RecallOfKind]:
         """What each kind's questions lose; a rise of NaN where the changed model has no likelihoods."""
         found = {}
         for kind in self.kinds:
             of_kind = [(row, one) for row, one in zip(self.rows.row_of, self.questions, strict=True) if one.kind == kind]
             rise = sum(changed.losses[row] - base.losses[row] for row, _ in of_kind)
-            found[kind] = KindRecall(
-                len(of_kind),
-                sum(base.misses[row] == 0 for row, _ in of_kind),
-                sum(changed.misses[row] == 0 for row, _ in of_kind),
-                rise / sum(len(one.answer) for _, one in of_kind),
+            found[kind] = RecallOfKind(
+                asked=len(of_kind),
+                base=sum(base.misses[row] == 0 for row, _ in of_kind),
+                found=sum(changed.misses[row] == 0 for row, _ in of_kind),
+                rise=rise / sum(len(one.answer) for _, one in of_kind),
             )
         return found
+
+    def weights(self, base: Answered) -> dict[int, float]:
+        """By row, what a nat of its answer counts in `cost`: kinds that count weigh alike, and their tokens."""
+        counting = {kind for kind, found in self.by_kind(base, base).items() if found.counts}
+        tokens = Counter[str]()
+        for one in self.questions:
+            tokens[one.kind] += len(one.answer)
+        pairs = zip(self.rows.row_of, self.questions, strict=True)
+        return {row: 1 / tokens[one.kind] / len(counting) for row, one in pairs if one.kind in counting}
 
     def cost(self, base: Answered, changed: Answered) -> Measurement:
         """The mean over kinds that count of each kind's rise a token of an answer, in nats. Its standard error is clustered
         by text, as of a mean of ratio estimators. Without a kind that counts there is no value."""
-        kinds = {kind: found for kind, found in self.by_kind(base, changed).items() if found.counts}
-        texts = {one.text for one in self.questions if one.kind in kinds}
-        tokens = sum(len(one.answer) for one in self.questions if one.kind in kinds)
-        if not kinds:
+        weights, kinds = self.weights(base), self.by_kind(base, changed)
+        asked = [(row, one) for row, one in zip(self.rows.row_of, self.questions, strict=True) if row in weights]
+        if not asked:
             return Measurement(math.nan, math.nan, Unit.NATS, 0, 0, NOTHING_FOUND)
-        value = math.fsum(found.rise for found in kinds.values()) / len(kinds)
-        if not math.isfinite(value) or len(texts) < 2:
-            return Measurement(value, math.nan, Unit.NATS, tokens, len(texts))
-        size = {kind: sum(len(one.answer) for one in self.questions if one.kind == kind) for kind in kinds}
-        share = dict.fromkeys(texts, 0.0)
-        for row, one in zip(self.rows.row_of, self.questions, strict=True):
-            if one.kind in kinds:
-                rest = changed.losses[row] - base.losses[row] - kinds[one.kind].rise * len(one.answer)
-                share[one.text] += rest / size[one.kind] / len(kinds)
-        spread = len(texts) / (len(texts) - 1) * math.fsum(each**2 for each in share.values())
-        return Measurement(value, math.sqrt(spread), Unit.NATS, tokens, len(texts))
+        share = dict.fromkeys((one.text for _, one in asked), 0.0)
+        for row, one in asked:
+            rest = changed.losses[row] - base.losses[row] - kinds[one.kind].rise * len(one.answer)
+            share[one.text] += rest * weights[row]
+        value = math.fsum((changed.losses[row] - base.losses[row]) * weights[row] for row, _ in asked)
+        return self._measurement(value, [*share.values()], weights)
+
+    def slope(self, base: Answered, slopes: Sequence[float]) -> Measurement:
+        """As `cost`, of the slopes that groups of rows give with these weights in them; clustered by group."""
+        weights = self.weights(base)
+        if not weights:
+            return Measurement(math.nan, math.nan, Unit.NATS, 0, 0, NOTHING_FOUND)
+        size = {row: len(one.answer) for row, one in zip(self.rows.row_of, self.questions, strict=True)}
+        parts = [math.fsum(weights[row] * size[row] for row in group if row in weights) for group in self.rows.groups]
+        value = math.fsum(slopes)
+        rests = [slope - value * part for slope, part in zip(slopes, parts, strict=True) if part]
+        return self._measurement(value, rests, weights)
+
+    def _measurement(self, value: float, rests: Sequence[float], weights: Mapping[int, float]) -> Measurement:
+        """`rests`: how far each cluster is from its part of the value."""
+        tokens = sum(len(one.answer) for row, one in zip(self.rows.row_of, self.questions, strict=True) if row in weights)
+        if not math.isfinite(value) or len(rests) < 2:
+            return Measurement(value, math.nan, Unit.NATS, tokens, len(rests))
+        spread = len(rests) / (len(rests) - 1) * math.fsum(rest**2 for rest in rests)
+        return Measurement(value, math.sqrt(spread), Unit.NATS, tokens, len(rests))
 
 
 def own_part(questions: Sequence[Question], part: TextPart) -> list[Question]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbdsl.data.records import common_start
 from lbdsl.data.written import generated
 from lbdsl.measure.answers import AnswerLoss, AnswerMiss, first_choices
 from lbdsl.measure.branches import SHARED, shared_tokens
@@ -53,7 +54,9 @@ def answer_rows(pairs: Sequence[Pair], positions: int, batch: int = 1) -> Answer
     groups: list[range] = []
     short: list[tuple[int, Pair]] = []
     for rows in _sharing(_of_questions(pairs, positions)):
-        if len(rows) > 1 and _shared([before for _, (before, _) in rows]) > SHARED:
+        befores = [before for _, (before, _) in rows]
+        # What the first and the last in order begin with, all begin with.
+        if len(rows) > 1 and common_start(min(befores), max(befores)) > SHARED:
             groups.append(range(len(order), len(order) + len(rows)))
             order += rows
         else:
@@ -101,7 +104,7 @@ def _sharing(questions: Iterable[list[tuple[int, Pair]]]) -> Iterator[list[tuple
     for of_one in questions:
         before = of_one[0][1][0]
         first = rows[0][1][0] if rows else []
-        shared = _shared([first, before])
+        shared = common_start(first, before)
         behind += sum(len(before) - shared + len(answer) for _, (_, answer) in of_one)
         if rows and (shared <= max(SHARED, SAME * max(len(first), len(before))) or behind > BEHIND):
             yield rows
@@ -111,12 +114,6 @@ def _sharing(questions: Iterable[list[tuple[int, Pair]]]) -> Iterator[list[tuple
         rows = rows + of_one
     if rows:
         yield rows
-
-
-def _shared(befores: Sequence[list[int]]) -> int:
-    """How many tokens all of them begin with."""
-    first, last = min(befores), max(befores)
-    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 @torch.inference_mode()

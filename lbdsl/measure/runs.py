@@ -11,8 +11,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from lbdsl.core.digest import digest_of
-from lbdsl.core.measurement import Measurement, Request, clustered_mean
-from lbdsl.core.progress import Report
+from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.progress import Report, unreported
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.answers import ANSWERED
@@ -20,8 +20,8 @@ from lbdsl.measure.branches import shared_tokens
 from lbdsl.measure.flow import Changes, Flow, Meter, Observer, Variants, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare, sums_of
-from lbdsl.measure.store import MODEL_LAYER, SequenceSum, Store
-from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.measure.store import MODEL_LAYER, SequenceSum, Store, mean_of
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
 from lbdsl.metrics import LogitsMetric, ResidualMetric, metrics
 
 BASE_NLL = Request("base_nll", "", MODEL_LAYER)
@@ -88,19 +88,9 @@ class _MicroBatch:
         )
 
 
-def measure_runs(
-    model: Callable[[], LayerSource],
-    runs: Sequence[Run],
-    residuals: Sequence[Request],
-    blocks: TokenBlocks,
-    store: Store,
-    fingerprint: str,
-    *,
-    progress: Report | None,
-    batch: int,
-    statistics: StatisticsOf = no_statistics,
-) -> dict[Request, Measurement]:
-    """Every request's mean over the tokens of `blocks`, and BASE_NLL; what is missing in the store is measured.
+@dataclass(frozen=True)
+class Measuring:
+    """Measures on the text `blocks` what is missing in the store under `fingerprint`, and stores it.
 
     Several processes with the same store share the work: each does what no other is at, and waits for the rest.
 
@@ -109,48 +99,76 @@ def measure_runs(
     model in memory, usually one micro-batch at most. A resumed measurement gives the same numbers as an uninterrupted one
     if `batch` is the same.
 
-    model: called only when something is missing. progress: called in units of one sequence through one layer; the head is
-    weighted by its cost. Raises LbdslError LB448 if the store cannot be used, LB449 as `variant_of` does, LB451 if the
-    base's loss is NaN or infinite.
+    model: returns the base, which is not changed; called only when something is missing. progress: called in units of one
+    sequence through one layer; the head is weighted by its cost. statistics: used to compute new weights. counted_SN: the
+    tokens that count; None: all. groups: of sequences, are micro-batches, instead of `batch`: where those of one share a
+    beginning, it is run once.
     """
-    known = measured_sums(
-        model, runs, residuals, blocks, store, fingerprint, progress=progress, batch=batch, statistics=statistics
-    )
-    return {request: _mean(request, sums, blocks.sequences) for request, sums in known.items()}
 
+    model: Callable[[], LayerSource]
+    blocks: TokenBlocks
+    store: Store
+    fingerprint: str
+    progress: Report = unreported
+    batch: int = 1
+    statistics: StatisticsOf = NO_STATISTICS
+    counted_SN: Tensor | None = None
+    groups: Sequence[range] = ()
 
-def measured_sums(
-    model: Callable[[], LayerSource],
-    runs: Sequence[Run],
-    residuals: Sequence[Request],
-    blocks: TokenBlocks,
-    store: Store,
-    fingerprint: str,
-    *,
-    progress: Report | None,
-    batch: int,
-    statistics: StatisticsOf = no_statistics,
-    counted_SN: Tensor | None = None,
-    groups: Sequence[range] = (),
-) -> dict[Request, Mapping[int, SequenceSum]]:
-    """As `measure_runs`, but each sequence's sum; over the tokens that `counted_SN` names, or all. `groups` of sequences
-    are micro-batches, instead of `batch`: where those of one share a beginning, it is run once."""
-    wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
-    while True:
-        known = {request: store.get(fingerprint, request) for request in wanted}
-        starts = range(0, blocks.sequences, batch)
-        parts = groups or [range(start, min(start + batch, blocks.sequences)) for start in starts]
-        todo = _missing(runs, residuals, known, parts)
-        if not todo:
-            return known
-        done = 0
-        for found in _measured(model(), blocks, todo, progress, statistics, store, fingerprint, counted_SN):
-            store.put(fingerprint, found)
-            done += len(found)
-        if not done:
-            if progress is not None:
-                progress(0.0, 1.0, "another lbdsl is measuring the rest")
-            time.sleep(WAIT_SECONDS)
+    def means(self, runs: Sequence[Run], residuals: Sequence[Request] = ()) -> dict[Request, Measurement]:
+        """Every request's mean over the tokens, and BASE_NLL. Raises what `sums` raises."""
+        known = self.sums(runs, residuals)
+        return {request: _mean(request, sums, self.blocks.sequences) for request, sums in known.items()}
+
+    def sums(self, runs: Sequence[Run], residuals: Sequence[Request] = ()) -> dict[Request, Mapping[int, SequenceSum]]:
+        """Of each sequence. Raises LbdslError LB448 if the store cannot be used, LB449 as `variant_of` does, LB451 if the
+        base's loss is NaN or infinite."""
+        wanted = (*(request for run in runs for request in run.requests), *residuals, BASE_NLL)
+        starts = range(0, self.blocks.sequences, self.batch)
+        parts = self.groups or [range(start, min(start + self.batch, self.blocks.sequences)) for start in starts]
+        while True:
+            known = {request: self.store.get(self.fingerprint, request) for request in wanted}
+            todo = _missing(runs, residuals, known, parts)
+            if not todo:
+                return known
+            done = 0
+            for found in self._measured(self.model(), todo):
+                self.store.put(self.fingerprint, found)
+                done += len(found)
+            if not done:
+                self.progress(0.0, 1.0, "another lbdsl is measuring the rest")
+                time.sleep(WAIT_SECONDS)
+
+    def _measured(self, source: LayerSource, todo: Sequence[_MicroBatch]) -> Iterator[Found]:
+        """Yield the missing sums in portions, but for those that another process is at. The head's progress of a portion is
+        reported when the next one is requested, that is when the portion has been written to disk."""
+        meter = Meter(self.progress, source)
+        kept: Variants | None = {} if _can_keep_variants(source, todo) else None
+        groups = _groups(source, self.blocks, todo, kept is not None)
+        units = [sum(meter.runs(len(part.rows), [run.changes for run in part.runs]) for part in group) for group in groups]
+        meter.expect(sum(units))
+        for group, amount in zip(groups, units, strict=True):
+            asked = ([part.rows.start, part.rows.stop, *map(str, part.asked)] for part in group)
+            with self.store.claimed(digest_of([self.fingerprint, *asked])) as mine:
+                if not mine or all(part.is_in(self.store, self.fingerprint) for part in group):
+                    meter.expect(-amount)
+                    continue
+                yield from self._of_group(source, group, meter, kept)
+
+    def _of_group(
+        self, source: LayerSource, group: Sequence[_MicroBatch], meter: Meter, kept: Variants | None
+    ) -> Iterator[Found]:
+        where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {self.blocks.sequences}"
+        seen: list[Found] = [[] for _ in group]
+        pairs = zip(group, seen, strict=True)
+        flows = [part.flow(self.blocks.ids, self.counted_SN, source.device, found) for part, found in pairs]
+        push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=self.statistics)
+        with source.head() as head:
+            for part, flow, found in zip(group, flows, seen, strict=True):
+                if part.base_nll or part.runs:
+                    found += _of_predictions(head, part, flow, self.counted_SN)
+                yield found
+                meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
 
 
 def _missing(
@@ -174,53 +192,6 @@ def _missing(
                 )
             )
     return todo
-
-
-def _measured(
-    source: LayerSource,
-    blocks: TokenBlocks,
-    todo: Sequence[_MicroBatch],
-    progress: Report | None,
-    statistics: StatisticsOf,
-    store: Store,
-    fingerprint: str,
-    counted_SN: Tensor | None,
-) -> Iterator[Found]:
-    """Yield the missing sums in portions, but for those that another process is at. The head's progress of a portion is
-    reported when the next one is requested, that is when the portion has been written to disk."""
-    meter = Meter(progress, source)
-    kept: Variants | None = {} if _can_keep_variants(source, todo) else None
-    groups = _groups(source, blocks, todo, kept is not None)
-    units = [sum(meter.runs(len(part.rows), [run.changes for run in part.runs]) for part in group) for group in groups]
-    meter.expect(sum(units))
-    for group, amount in zip(groups, units, strict=True):
-        work = digest_of([fingerprint, *([part.rows.start, part.rows.stop, *map(str, part.asked)] for part in group)])
-        with store.claimed(work) as mine:
-            if not mine or all(part.is_in(store, fingerprint) for part in group):
-                meter.expect(-amount)
-                continue
-            yield from _of_group(source, blocks, group, meter, kept, statistics, counted_SN)
-
-
-def _of_group(
-    source: LayerSource,
-    blocks: TokenBlocks,
-    group: Sequence[_MicroBatch],
-    meter: Meter,
-    kept: Variants | None,
-    statistics: StatisticsOf,
-    counted_SN: Tensor | None,
-) -> Iterator[Found]:
-    where = f"sequences {group[0].rows.start + 1}-{group[-1].rows.stop} of {blocks.sequences}"
-    seen: list[Found] = [[] for _ in group]
-    flows = [part.flow(blocks.ids, counted_SN, source.device, found) for part, found in zip(group, seen, strict=True)]
-    push(source, flows, meter.layers_of(flows, where), kept=kept, statistics=statistics)
-    with source.head() as head:
-        for part, flow, found in zip(group, flows, seen, strict=True):
-            if part.base_nll or part.runs:
-                found += _of_predictions(head, part, flow, counted_SN)
-            yield found
-            meter.add((1 + len(part.runs)) * meter.heads(len(part.rows)), f"{where}, predictions")
 
 
 def _of_predictions(head: Any, part: _MicroBatch, flow: Flow, counted_SN: Tensor | None) -> Found:
@@ -294,5 +265,4 @@ def _by_row(request: Request, rows: range, sums: Sequence[SequenceSum]) -> Found
 
 def _mean(request: Request, sums: Mapping[int, SequenceSum], sequences: int) -> Measurement:
     unit = Unit.NATS if request == BASE_NLL else metrics()[request.metric].unit
-    values = [sums[row] for row in range(sequences)]
-    return clustered_mean([value.total for value in values], [value.tokens for value in values], unit)
+    return mean_of([sums[row] for row in range(sequences)], unit)

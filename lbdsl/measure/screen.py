@@ -25,12 +25,13 @@ from torch.nn.functional import pad
 from lbdsl.core.cache import SCREENS
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import chunk_tokens
-from lbdsl.measure.variant import StatisticsOf, no_statistics, variant_of
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
+from lbdsl.measure.variant import variant_of
 
 VERSION = 2
 """Increase it when other values are computed."""
@@ -61,24 +62,18 @@ def screen(
     fingerprint: str,
     *,
     seed: int = 0,
-    progress: Report | None = None,
+    progress: Report = unreported,
     batch: int = 1,
-    statistics: StatisticsOf = no_statistics,
+    statistics: StatisticsOf = NO_STATISTICS,
     statistics_digests: object = None,
 ) -> Screened:
     """The screen of `changes` on `blocks`, kept in `folder` under `fingerprint`, after each batch: an interrupted one is
     taken up. `source` returns the base, which must be in memory. It takes one forward and `SAMPLES` backward passes, and
     each layer once for each of its changes."""
     # What is sampled depends on the batch.
-    made_of = [
-        fingerprint,
-        seed,
-        batch,
-        VERSION,
-        [[layer, change.to_json()] for layer, change in changes],
-        statistics_digests,
-    ]
-    path = SCREENS.path(folder, f"{digest_of(made_of)[:32]}.safetensors")
+    changed = [[layer, change.to_json()] for layer, change in changes]
+    key = digest_of([fingerprint, seed, batch, VERSION, changed, statistics_digests])
+    path = SCREENS.path(folder, f"{key[:32]}.safetensors")
     try:
         kept = load(path.read_bytes())
         squares_SP, products_PP = kept["squares"], kept["products"]
@@ -94,8 +89,7 @@ def screen(
         flat = values_PBR.flatten(1)
         products_PP = products_PP + flat @ flat.T
         keep_in_cache(path, save({"squares": squares_SP, "products": products_PP}))
-        if progress is not None:
-            progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
+        progress(start + len(ids_BN), blocks.sequences, f"sequences {start + 1}-{start + len(ids_BN)}")
     return Screened(squares_SP, products_PP, blocks.seq - 1)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from lbdsl.core.cache import STATISTICS
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_text
 from lbdsl.core.files import keep_in_cache
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.core.units import bytes_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
@@ -27,44 +26,12 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.observed_attention import observed_attention
-from lbdsl.statistics import Observed, Statistic, statistic_of
-
-LayerStatistics = Mapping[str, Tensor]
-"""The statistics of one layer, by the statistic's text: in float32, on the CPU."""
-
-Wanted = Mapping[int, Sequence[Stat]]
-"""The requested statistics of each layer."""
+from lbdsl.measure.taken import LayerStatistics, Statistics, Wanted
+from lbdsl.model.hybrid.lbdsl_redirect import Redirected, attend
+from lbdsl.statistics import Attended, Observed, Statistic, statistic_of
 
 CAP = 2**34
 """Bytes that the statistics of one plan may take on disk; only one layer's are in memory at a time."""
-
-
-class Statistics:
-    """Statistics of layers, loaded by `load` when a layer is requested."""
-
-    def __init__(self, load: Callable[[int], LayerStatistics] = lambda _layer: MappingProxyType({})):
-        self._load = load
-
-    def __call__(self, layer: int) -> LayerStatistics:
-        return self._load(layer)
-
-    def digests(self, used: Wanted) -> dict[str, str]:
-        """sha256 over a statistic's values in the layers that use it, by its text; omitted if any layer has no value."""
-        hashes: dict[str, Any] = {}
-        missing: set[str] = set()
-        for layer, stats in sorted(used.items()):
-            values = self(layer)
-            for stat in stats:
-                value = values.get(stat.text)
-                if value is None or tuple(value.shape) != stat.dims:
-                    missing.add(stat.text)
-                else:
-                    hashes.setdefault(stat.text, hashlib.sha256()).update(f"{layer}:".encode() + value.numpy().tobytes())
-        return {text: digest.hexdigest() for text, digest in sorted(hashes.items()) if text not in missing}
-
-
-NO_STATISTICS = Statistics()
 
 
 def take_statistics(
@@ -75,7 +42,7 @@ def take_statistics(
     folder: Path,
     fingerprint: str,
     *,
-    progress: Report | None = None,
+    progress: Report = unreported,
     batch: int = 1,
 ) -> Statistics:
     """Collect those of `wanted` that are not in `folder` yet, save them there under `fingerprint`, and return all.
@@ -121,7 +88,7 @@ def pass_over(
     blocks: TokenBlocks,
     use: Callable[[int, LayerStatistics], None],
     *,
-    progress: Report | None = None,
+    progress: Report = unreported,
     batch: int = 1,
 ) -> None:
     """Run all of the text once through the layers of `source`, up to the last layer of `wanted`; call `use` with each
@@ -155,12 +122,27 @@ def pass_over(
         if values:
             use(index, values)
 
-    def done(layer: int) -> None:
-        if progress is not None:
-            progress(layer + 1, last + 1, f"layer {layer}")
-
     flows = [Flow(ids[start : start + batch].to(source.device)) for start in range(0, len(ids), batch)]
-    push(source, flows, done, around=around, stop=last + 1)
+    push(source, flows, lambda layer: progress(layer + 1, last + 1, f"layer {layer}"), around=around, stop=last + 1)
+
+
+@contextmanager
+def observed_attention(attention: Any, see: Callable[[Attended], None]) -> Iterator[None]:
+    """Call `see` with what an attention module of a hybrid model attends with and its output after each of its forwards,
+    whatever its attention implementation and its sinks."""
+
+    def observing(module: Any, config: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+        output_BNHD, weights = attend(module, config, query, key, value, mask, **kwargs)
+        scaling = kwargs.get("scaling")
+        see(Attended(query, key, value, output_BNHD, query.shape[-1] ** -0.5 if scaling is None else scaling))
+        return output_BNHD, weights
+
+    cls, config = type(attention), Redirected(attention.config, observing)
+    attention.__class__ = type(cls.__name__, (cls,), {"config": property(lambda _self: config)})
+    try:
+        yield
+    finally:
+        attention.__class__ = cls
 
 
 def check_streams(source: LayerSource, texts: Sequence[TokenBlocks], streams: int) -> None:
@@ -202,11 +184,6 @@ def _check_finite(stat: Stat, layer: int, *values: Tensor) -> None:
         )
 
 
-def _fits(stat: Stat, value: Tensor) -> bool:
-    """Whether a cached value has the right dtype and shape and is finite; anything else means a damaged file."""
-    return value.dtype == torch.float32 and tuple(value.shape) == stat.dims and _finite(value)
-
-
 def _finite(value: Tensor) -> bool:
     return bool(value.isfinite().all())
 
@@ -233,7 +210,12 @@ def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat
             path = _path(folder, fingerprint, stat, layer)
             if path.stat().st_size <= 4 * _elements(stat) + 2**16:
                 value = load(path.read_bytes()).get("value")
-                if value is not None and _fits(stat, value):
+                if (
+                    value is not None
+                    and value.dtype == torch.float32
+                    and tuple(value.shape) == stat.dims
+                    and _finite(value)
+                ):
                     found[stat.text] = value
         except (OSError, SafetensorError, ValueError):
             pass

@@ -7,18 +7,18 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import psutil
 
 from lbdsl.core.cache import MEASUREMENTS
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.core.measurement import Request
+from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.units import Unit
 
 T = TypeVar("T")
 
@@ -62,6 +62,11 @@ class SequenceSum:
 
     total: float
     tokens: int
+
+
+def mean_of(sums: Sequence[SequenceSum], unit: Unit) -> Measurement:
+    """The mean over all tokens, with its error."""
+    return clustered_mean([one.total for one in sums], [one.tokens for one in sums], unit)
 
 
 class Store:
@@ -144,9 +149,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()
 
     def _prepare(self) -> None:
@@ -194,9 +197,7 @@ def in_use(path: Path) -> bool:
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN EXCLUSIVE")
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            claims = connection.execute("SELECT host, pid, until FROM claims") if "claims" in tables else ()
-            return any(_lives(*claim) for claim in claims)
+            return any(_lives(*claim) for claim in connection.execute("SELECT host, pid, until FROM claims"))
         except sqlite3.OperationalError as problem:
             return "locked" in str(problem) or "busy" in str(problem)
         except sqlite3.DatabaseError:

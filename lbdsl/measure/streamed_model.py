@@ -103,17 +103,13 @@ class StreamedModel(LayerSource):
 class _PiecewiseHead(nn.Module):
     """The output head computed in blocks of rows: [..., D] to [..., V]."""
 
-    weight: nn.Parameter
-    _files: TensorFiles
-    _name: str
-
     def __init__(self, head: nn.Linear, files: TensorFiles, name: str):
         super().__init__()
         if head.bias is not None:
             raise ValueError("the head has a bias, and its product is made without one")
-        self.weight = head.weight
-        self._files = files
-        self._name = name
+        self.weight: nn.Parameter = head.weight
+        self._files: TensorFiles = files
+        self._name: str = name
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows, width = self.weight.shape

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,14 +16,6 @@ from lbdsl.measure.expressions import made_of
 from lbdsl.measure.packed import rounded_weights
 
 AGAIN = "start from the base model instead of an artifact"
-
-
-StatisticsOf = Callable[[int], Mapping[str, Tensor]]
-"""Returns the statistics of a layer, by their text; see `lbdsl.measure.statistics`."""
-
-
-def no_statistics(layer: int) -> Mapping[str, Tensor]:
-    return MappingProxyType({})
 
 
 def variant_of(model: Any, layer: int, change: LayerChange, statistics: Mapping[str, Tensor]) -> torch.nn.Module:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, fail, warning
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.measurement import Measurement, NoValue, Request
 from lbdsl.core.place import Folder
 from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.data.split import TextPart
+from lbdsl.measure.taken import Statistics
 from lbdsl.plan.estimate import measuring_units, units
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
@@ -23,14 +24,16 @@ from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
 
 if TYPE_CHECKING:
-    from lbdsl.data.blocks import TokenBlocks
     from lbdsl.data.records import Question
+    from lbdsl.evaluate.questions import Questions
     from lbdsl.measure.answers import Answered
     from lbdsl.measure.flow import Changes
     from lbdsl.measure.recall import RecallQuestions
-    from lbdsl.measure.rows import AnswerRows
     from lbdsl.measure.runs import Run
-    from lbdsl.measure.statistics import Statistics
+
+    Asked = Questions | RecallQuestions
+    """Questions that models are asked. `rows` are their answers, `blocks` the tokens of these, `count` how many they are;
+    `cost` is what a changed model loses of the base's answers, with its paired error."""
 
 
 def task_of(metric: str) -> str | None:
@@ -58,22 +61,6 @@ def tokens_of_tasks(wanted: Evaluate | None, bench: OpenModel, folder: Folder) -
             tokens_asked(task, task_file(task, folder), model, bench.tokenizer, wanted.limit, bench.facts.positions)
             for task in wanted.tasks
         )
-
-
-class Asked(Protocol):
-    """Questions that models are asked. `rows` are their answers, `blocks` the tokens of these."""
-
-    @property
-    def rows(self) -> AnswerRows: ...
-
-    @property
-    def blocks(self) -> TokenBlocks: ...
-
-    @property
-    def count(self) -> int: ...
-
-    def cost(self, base: Answered, changed: Answered) -> Measurement:
-        """What the changed model loses of the base's answers, with its paired error."""
 
 
 def recall_questions_of(measure: Measure, bench: OpenModel, folder: Folder, part: TextPart) -> RecallQuestions:
@@ -130,14 +117,22 @@ def asked_scores(
         of_metric = [request for request in requests if request.metric == metric]
         questions = asked_by(metric, session)
         asking = Asking(questions, session.model)
-        if task_of(metric) is None:
-            asking.check_base(statistics)
-        stored = stored_as(session.facts, of_metric, actions, statistics)
-        models = {stored[r]: changes_of(actions[r.action], session.facts, r.layer) for r in of_metric}
-        costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
-        scores |= {request: costs[stored[request]] for request in of_metric}
-        some = costs[stored[of_metric[0]]]
-        error = median(costs[stored[request]].stderr for request in of_metric)
+        missing = asking.missing(statistics) if task_of(metric) is None else None
+        if missing is not None:
+            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
+        changes = {r: changes_of(actions[r.action], session.facts, r.layer) for r in of_metric}
+        exact = [request for request in of_metric if request not in session.case.screened]
+        if exact:
+            stored = stored_as(session.facts, exact, actions, statistics)
+            models = {stored[request]: changes[request] for request in exact}
+            costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
+            scores |= {request: costs[stored[request]] for request in exact}
+        for action in dict.fromkeys(request.action for request in of_metric if request not in exact):
+            screened = {r.layer: changes[r][r.layer] for r in of_metric if r.action == action}
+            slopes = asking.slopes(screened, statistics, f"screening {metric} of {action}")
+            scores |= {request: slopes[request.layer] for request in of_metric if request.action == action}
+        some = scores[of_metric[0]]
+        error = median(scores[request].stderr for request in of_metric)
         said = f"{metric}: {plural(questions.count, 'question')}"
         if math.isfinite(error):
             said += f", standard error of a score {amount_text(error, some.unit)}"
@@ -173,12 +168,10 @@ class Asking:
     def __init__(self, questions: Asked, bench: OpenModel):
         self._bench, self.questions = bench, questions
 
-    def check_base(self, statistics: Statistics) -> None:
-        """Raise LB361 if the base finds so few answers that there is no value."""
+    def missing(self, statistics: Statistics) -> NoValue | None:
+        """Why there is no value, if the base finds too few answers."""
         base, _ = self.answers({}, statistics, "asking the base")
-        missing = self.questions.cost(base, base).missing
-        if missing is not None:
-            raise fail("LB361", f"`recall` {missing.reason}", help=missing.help)
+        return self.questions.cost(base, base).missing
 
     def costs(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
@@ -188,12 +181,40 @@ class Asking:
         base, changed = self.answers(models, statistics, title, starts)
         return {request: self.questions.cost(base, answered) for request, answered in changed.items()}
 
+    def slopes(self, changes: Changes, statistics: Statistics, title: str) -> dict[int, Measurement]:
+        """What each changed layer costs, estimated: see `lbdsl.measure.gates`."""
+        import torch
+
+        from lbdsl.measure.gates import answer_slopes
+        from lbdsl.measure.recall import RecallQuestions
+
+        bench, asked = self._bench, self.questions
+        assert isinstance(asked, RecallQuestions), "tasks are not screened"
+        base, _ = self.answers({}, statistics, title)
+        weights_S = torch.zeros(len(asked.rows.ids_SN), dtype=torch.float32)
+        for row, weight in asked.weights(base).items():
+            weights_S[row] = weight
+        with bench.progress.stage(title) as report:
+            slopes_GL = answer_slopes(
+                lambda: bench.measured_base,
+                changes,
+                asked.rows,
+                weights_S,
+                bench.cache_dir,
+                bench.fingerprint(asked.blocks.digest),
+                progress=report,
+                statistics=statistics,
+                statistics_digests=statistics.digests({layer: change.stats for layer, change in changes.items()}),
+            )
+        columns = zip(sorted(changes), slopes_GL.T.tolist(), strict=True)
+        return {layer: asked.slope(base, slopes) for layer, slopes in columns}
+
     def answers(
         self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
     ) -> tuple[Answered, dict[Request, Answered]]:
         """Of the base, and of each changed model."""
         from lbdsl.measure.answers import Answered
-        from lbdsl.measure.runs import Run, measured_sums
+        from lbdsl.measure.runs import Run
         from lbdsl.measure.store import MODEL_LAYER, open_store
 
         bench, asked = self._bench, self.questions
@@ -204,22 +225,11 @@ class Asking:
             missing = [
                 run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
-            if missing and starts:
-                self._say(missing)
-            with bench.progress.stage(title) as report:
-                sums = measured_sums(
-                    lambda: bench.measured_base,
-                    runs,
-                    (),
-                    asked.blocks,
-                    store,
-                    fingerprint,
-                    progress=report,
-                    batch=bench.options.batch,
-                    statistics=statistics,
-                    counted_SN=asked.rows.counted_SN,
-                    groups=asked.rows.groups,
-                )
+        if missing and starts:
+            self._say(missing)
+        with bench.measuring(asked.blocks, title, statistics) as measuring:
+            rows = asked.rows
+            sums = replace(measuring, counted_SN=rows.counted_SN, groups=rows.groups).sums(runs)
 
         def answered(request: Request) -> Answered:
             return Answered(*({row: value.total for row, value in sums[one].items()} for one in _both(request)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note, warning
 from lbdsl.core.measurement import added
 from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
@@ -17,33 +18,26 @@ from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import WholePlans, elsewhere
-from lbdsl.solve.choose import Judged, Problem
+from lbdsl.solve.choose import Judged, Problem, engines_of
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.optimum import least_without, solutions, unmet
-from lbdsl.solve.search import SHARE, Found, key_of, search
+from lbdsl.solve.search import SHARE, Found, search
 from lbdsl.solve.select import Selection, choice_of, select
-from lbdsl.solve.table import Choices
+from lbdsl.solve.table import Choices, key_of
 
 SHOWN = 8
 """Candidates that a plan keeps."""
 
 
-@dataclass(frozen=True)
-class ChosenPlan:
-    """The selection that a recipe with a `choose` comes to, how it was found, and notes on that."""
-
-    selection: Selection
-    choice: Choice
-    diagnostics: tuple[Diagnostic, ...]
-
-
-def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan:
-    """`best_so_far` as in `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
+def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diagnosed[Selection], Choice]:
+    """The selection that a recipe with a `choose` comes to, with notes on it, and how it was found. `best_so_far` as in
+    `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
     measured is broken, and what `select` finds."""
     case, scores, wanted = session.case, scored.scores, session.recipe.measure
     problem = choice_of(case, scores, {}).unwrap()
-    problem = replace(problem, forms=forms_of(session.model, problem.engines))
+    forms = forms_of(session.model.source, session.facts, engines_of(problem.choosing))
+    problem = replace(problem, forms=forms)
     if scored.screened is not None:
         there, pairs = set(problem.places), scored.screened.pairs
         # Of a bound alone a screen has scores, and no pair terms.
@@ -89,8 +83,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> ChosenPlan
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
-    choice = _choice(problem, found, whole, passed_over)
-    return ChosenPlan(selected.unwrap(), choice, diagnostics)
+    return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over)
 
 
 def _checked(session: Session, scored: Scored, choosing: Choosing, found: Found) -> tuple[Found, ScoreValue | None]:
@@ -138,7 +131,7 @@ def _said(problem: Problem, judged: Judged) -> str:
 
 def _kept_elsewhere(session: Session, scored: Scored, taken: Selection) -> Iterator[Diagnostic]:
     """LB363 for a bound that the plan keeps on what it was chosen by, and not on text and questions that chose nothing."""
-    choosing = session.case.choose.choosing if session.case.choose is not None else None
+    choosing = session.case.choosing
     bounds = choosing.bounds if choosing is not None else ()
     metrics = {metric for bound in bounds for _, metric in bound.terms if task_of(metric) is None}
     if not metrics or not taken.changes:
@@ -161,18 +154,11 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
     for number, budget in enumerate(problem.choosing.budgets):
         said = deciding(budget.expr, world)
         without = least_without(problem, number) if problem.choosing.cost is None else None
-        budgets.append(
-            Budget(
-                text=budget.text,
-                value=said.value if said is not None else None,
-                unit=said.unit if said is not None else None,
-                share=said.share if said is not None else None,
-                without=without,
-            )
-        )
+        shown: dict[str, Any] = {} if said is None else {"value": said.value, "unit": said.unit, "share": said.share}
+        budgets.append(Budget(text=budget.text, without=without, **shown))
     taken = found.joint.get(key_of(found.best))
     for bound, (one, _) in zip(problem.choosing.bounds, taken.bounds if taken is not None else (), strict=False):
-        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit, share=None, without=None))
+        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit))
     candidates = [
         Candidate(
             strip=tuple(dict(key).get(layer) for layer in layers),

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.progress import AnyProgress, progress_of
-from lbdsl.export import Exporter, Subject, exporters
+from lbdsl.export import Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.card import export_card
 from lbdsl.families import FAMILIES
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.layout import artifact_specs
-from lbdsl.run.output import Input, check_free, check_place, free_name, is_taken
+from lbdsl.run.output import Input, check_free, check_place, is_taken, move_aside
 
 FORMAT_VERSION = 1
 
@@ -61,7 +61,7 @@ class Exported:
             "output": str(self.folder),
             "bytes": self.bytes,
             "how_to_load": self.how_to_load,
-            "files": [{"name": f.name, "bytes": f.bytes, "linked": f.linked} for f in self.files],
+            "files": [asdict(file) for file in self.files],
             "notes": [d.to_json() for d in self.diagnostics],
         }
 
@@ -81,7 +81,9 @@ def export_artifact(
     edited, LB460 for an output that exists, and the format's errors when it cannot express the model.
     """
     progress = progress_of(progress)
-    exporter = exporter_of(kind)
+    if kind not in exporters():
+        raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
+    exporter = exporters()[kind]
     folder = Path(artifact)
     record = read_record(folder).unwrap()
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
@@ -108,18 +110,10 @@ def export_artifact(
                 (place / "README.md").write_text(card, encoding="utf-8")
         check_free(target, force)  # again: the copy took a while
         if is_taken(target):
-            aside = free_name(target, "old")
-            target.rename(aside)
+            aside = move_aside(target)
             found.append(note("LB469", f"the previous {target} was moved to {aside}"))
         place.rename(target)
     return Exported(kind, exporter.engine, target, _files(target), exporter.how_to_load(target), tuple(found))
-
-
-def exporter_of(kind: str) -> type[Exporter]:
-    """The exporter called `kind`; LB501 when there is none."""
-    if kind in exporters():
-        return exporters()[kind]
-    raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
 
 
 def artifact_subject(folder: Path, record: Record) -> Subject:
@@ -152,17 +146,11 @@ def _beside(target: Path) -> Iterator[Path]:
         place.mkdir()
         yield place
     except OSError as problem:
-        what = {
-            errno.ENOSPC: "the disk is full",
-            errno.EACCES: "no permission",
-            errno.EPERM: "no permission",
-            errno.EROFS: "the file system is read-only",
-        }.get(problem.errno or 0, str(problem))
-        raise fail(
-            "LB463",
-            f"{target} could not be written: {what}",
-            help=("free space" if problem.errno == errno.ENOSPC else "choose another folder with -o"),
-        ) from problem
+        known = {errno.ENOSPC: "the disk is full", errno.EROFS: "the file system is read-only"}
+        known |= dict.fromkeys((errno.EACCES, errno.EPERM), "no permission")
+        message = f"{target} could not be written: {known.get(problem.errno or 0, str(problem))}"
+        help = "free space" if problem.errno == errno.ENOSPC else "choose another folder with -o"
+        raise fail("LB463", message, help=help) from problem
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from lbdsl.actions.patches import patches_of
 from lbdsl.core.diagnostic import Diagnostic, warning
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.weights import Stat
+from lbdsl.measure.taken import NO_STATISTICS, Statistics
 from lbdsl.metrics import metric_of
 from lbdsl.plan.schema import MeasuredOn
 from lbdsl.session.asking import asked_scores, task_of
@@ -20,7 +21,6 @@ from lbdsl.session.session import Session
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
-    from lbdsl.measure.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scored:
 
     scores: Mapping[Request, Measurement]
     on: MeasuredOn | None = None
-    statistics: Statistics | None = None
+    statistics: Statistics = NO_STATISTICS
     screened: Screening | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
 
@@ -49,23 +49,30 @@ def measure(session: Session, *, planned: bool = True) -> Scored:
         said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
         found += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
     exact = tuple(request for request in case.requests if request not in case.screened)
-    of_answers = tuple(request for request in exact if metric_of(request.metric).asks)
+    of_answers = tuple(request for request in case.requests if metric_of(request.metric).asks)
     tasks = tuple(dict.fromkeys(task for request in of_answers if (task := task_of(request.metric))))
     if tasks:
         check_tasks(tasks, session.place)
-    of_text = tuple(request for request in exact if request not in of_answers)
+    of_text = tuple(request for request in exact if not metric_of(request.metric).asks)
     scored = _on_text(session, of_text, wanted)
-    assert scored.statistics is not None, "on a text there are always some, if none is taken"
     asked, known = asked_scores(session, of_answers, actions, scored.statistics)
     screened = screening(session, scored.statistics)
     estimated = screened.scores if screened is not None else {}
-    return replace(scored, scores={**scored.scores, **asked, **estimated}, screened=screened, diagnostics=(*found, *known))
+    assert scored.on is not None, "there is always a text"
+    texts = {score.text for score, _ in case.scores if (score.metric, score.action_text) in case.screens}
+    return replace(
+        scored,
+        scores={**scored.scores, **asked, **estimated},
+        on=scored.on.model_copy(update={"estimated": tuple(sorted(texts))}),
+        screened=screened,
+        diagnostics=(*found, *known),
+    )
 
 
 def _on_text(session: Session, requests: tuple[Request, ...], wanted: Mapping[int, tuple[Stat, ...]]) -> Scored:
     from lbdsl.measure.pace import Timed
     from lbdsl.measure.scores import changes_of, measure_requests, stored_as
-    from lbdsl.measure.statistics import NO_STATISTICS, take_statistics
+    from lbdsl.measure.statistics import take_statistics
     from lbdsl.measure.store import open_store
 
     model, facts, actions, blocks = session.model, session.facts, session.case.score_actions, session.text
@@ -96,43 +103,20 @@ def _on_text(session: Session, requests: tuple[Request, ...], wanted: Mapping[in
         stored = stored_as(facts, requests, actions, statistics)
         missing = [r for r in requests if len(store.get(fingerprint, stored[r])) < blocks.sequences]
     say_measuring(model, missing, blocks.tokens)
-    with open_store(model.cache_dir) as store, session.progress.stage("measuring layers") as report:
-        scores = measure_requests(
-            lambda: model.measured_base,
-            facts,
-            requests,
-            actions,
-            blocks,
-            store,
-            fingerprint,
-            progress=Timed(report, pace_of(model), facts, blocks.seq),
-            batch=model.options.batch,
-            statistics=statistics,
-        )
+    with model.measuring(blocks, "measuring layers", statistics) as measuring:
+        timed = replace(measuring, progress=Timed(measuring.progress, pace_of(model), facts, blocks.seq))
+        scores = measure_requests(timed, facts, requests, actions)
     return Scored(scores, on, statistics)
 
 
-def nothing_measured(session: Session, *, needs_gram: bool) -> MeasuredOn:
-    """`MeasuredOn` of a recipe that needs no score; its text may still be needed when weights are stored (`needs_gram`)."""
-    if needs_gram:
-        return measured_on(session, session.text, None)
+def measured_on(session: Session, blocks: TokenBlocks | None, fingerprint: str | None = None) -> MeasuredOn:
+    """Without `blocks`: of a recipe that needs no text."""
     measure = session.recipe.measure
     return MeasuredOn(
         data=str(measure.data),
-        digest=None,
-        tokens=0,
-        seq=measure.seq or 0,
-        fingerprint=None,
-        versions=session.model.versions,
-    )
-
-
-def measured_on(session: Session, blocks: TokenBlocks, fingerprint: str | None) -> MeasuredOn:
-    return MeasuredOn(
-        data=str(session.recipe.measure.data),
-        digest=blocks.digest,
-        tokens=blocks.tokens,
-        seq=blocks.seq,
+        digest=None if blocks is None else blocks.digest,
+        tokens=0 if blocks is None else blocks.tokens,
+        seq=measure.seq or 0 if blocks is None else blocks.seq,
         fingerprint=fingerprint,
         versions=session.model.versions,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import Profile
+from lbdsl.measure.fingerprint import fingerprint, versions_of
 from lbdsl.model.digest import default_cache_dir, model_digest
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import ModelSource, is_artifact, resolve_source
@@ -28,7 +30,10 @@ from lbdsl.session.options import RunOptions
 
 if TYPE_CHECKING:
     from lbdsl.artifact.record import Record
+    from lbdsl.data.blocks import TokenBlocks
     from lbdsl.measure.layer_source import LayerSource
+    from lbdsl.measure.runs import Measuring
+    from lbdsl.measure.taken import StatisticsOf
 
 
 class OpenModel:
@@ -79,14 +84,10 @@ class OpenModel:
     @cached_property
     def versions(self) -> dict[str, str]:
         """The versions that what is measured on this model depends on."""
-        from lbdsl.measure.fingerprint import versions_of
-
         return versions_of(gguf=self.source.gguf_file is not None)
 
     def fingerprint(self, blocks_digest: str) -> str:
         """The cache key for what is measured of this model on a text."""
-        from lbdsl.measure.fingerprint import fingerprint
-
         return fingerprint(
             model=self.digest,
             blocks=blocks_digest,
@@ -137,12 +138,7 @@ class OpenModel:
         """The model as transformers has it, in the dtype of `facts`."""
         from lbdsl.model.load import load_base
 
-        return load_base(
-            self.source,
-            dtype=self.facts.dtype,
-            device=self.device,
-            cache_dir=self.cache_dir,
-        )
+        return load_base(self.source, dtype=self.facts.dtype, device=self.device, cache_dir=self.cache_dir)
 
     def _say_computing(self) -> None:
         if self.computed.dtype != self.facts.dtype:
@@ -176,6 +172,16 @@ class OpenModel:
     def measured_base(self) -> LayerSource:
         """The base model for measuring; its weights stay on disk with `low_memory` or when they do not fit."""
         return self._source(self.streamed)
+
+    @contextmanager
+    def measuring(self, blocks: TokenBlocks, title: str, statistics: StatisticsOf) -> Iterator[Measuring]:
+        """What measures on a text, as a stage of progress."""
+        from lbdsl.measure.runs import Measuring
+        from lbdsl.measure.store import open_store
+
+        key, batch = self.fingerprint(blocks.digest), self.options.batch
+        with open_store(self.cache_dir) as store, self.progress.stage(title) as report:
+            yield Measuring(lambda: self.measured_base, blocks, store, key, report, batch, statistics)
 
     @cached_property
     def judged_base(self) -> LayerSource:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from lbdsl.actions.patches import SubBlock, patches_of
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
-from lbdsl.layer.weights import Stat, stats_by_layer
+from lbdsl.layer.weights import Stat
+from lbdsl.measure.taken import Statistics
 from lbdsl.plan.schema import Choice, MeasuredOn
 from lbdsl.session.session import Session
 from lbdsl.solve.select import Selection, select, unpatched
 
 if TYPE_CHECKING:
     from lbdsl.measure.flow import Changes
-    from lbdsl.measure.statistics import Statistics
 
 
 def fitted(
@@ -35,8 +35,8 @@ def fitted(
     assert check is not None, "patches are checked"
     used = dict(taken)
     for changes in models:
-        for layer, stats in stats_by_layer({i: dict(c.weights).values() for i, c in changes.items()}).items():
-            used[layer] = (*used.get(layer, ()), *stats)
+        for layer, change in changes.items():
+            used[layer] = (*used.get(layer, ()), *change.stats)
     key = on.statistics_key
     statistics = kept_statistics(model.cache_dir, key, used)
     with session.progress.stage("fitting patches") as report:
@@ -62,7 +62,7 @@ class Selected:
 
     selection: Selection
     on: MeasuredOn
-    statistics: Statistics | None
+    statistics: Statistics
     choice: Choice | None
     diagnostics: tuple[Diagnostic, ...]
 
@@ -70,26 +70,13 @@ class Selected:
 def helpful_patches(session: Session, scores: Mapping[Request, Measurement], selected: Selected) -> Selected:
     """With those patches alone that help, the statistics that they need, what they bring, and a note on the others."""
     from lbdsl.measure.patch_factor import scale_patches
-    from lbdsl.measure.store import open_store
 
     model, check = session.model, session.check_text
     chosen, on, statistics, unhelped = selected.selection, selected.on, selected.statistics, set[SubBlock]()
     while check is not None and patches_of(session.facts, chosen.changes):
         statistics = fitted(session, [chosen.changes], on)
-        with open_store(model.cache_dir) as store, session.progress.stage("checking patches") as report:
-            useless, brought = scale_patches(
-                lambda: model.measured_base,
-                session.facts,
-                chosen.changes,
-                check,
-                store,
-                model.fingerprint(check.digest),
-                statistics,
-                model.cache_dir,
-                on.statistics_key,
-                progress=report,
-                batch=model.options.batch,
-            )
+        with model.measuring(check, "checking patches", statistics) as measuring:
+            useless, brought = scale_patches(measuring, session.facts, chosen.changes, model.cache_dir, on.statistics_key)
         if not useless:
             if math.isfinite(brought.kl) and math.isfinite(brought.kl_without):
                 on = on.model_copy(update={"patches": brought})

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
+from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
@@ -57,7 +58,7 @@ def plan(
         contexts,
         VERSION,
         found=found,
-        statistics=patched.statistics.digests(patched.selection.used_statistics) if patched.statistics else {},
+        statistics=patched.statistics.digests(patched.selection.used_statistics),
         choice=patched.choice,
         recall=joined.recall,
     )
@@ -72,7 +73,6 @@ def settle(
 ) -> tuple[Session, tuple[Diagnostic, ...]]:
     """The recipe on the model with all that it leaves open, and findings on it. What cannot be planned, or (not `planned`)
     measured, raises LbdslError before anything is measured."""
-    from lbdsl.model.source import is_artifact
     from lbdsl.session.texts import check_sources, check_texts
 
     if any(spec.packs for spec in model.facts.layer_specs):
@@ -94,8 +94,8 @@ def settle(
     if not model.options.recall and "recall" in recipe.metrics_asked:
         raise fail("LB361", "the recipe asks for `recall`, and `--no-recall` leaves it out", help="leave out one of them")
     if planned:
-        choosing = None if session.case.choose is None else session.case.choose.choosing
-        forms = forms_of(model, engines_of(choosing)) if choosing is not None else None
+        choosing = session.case.choosing
+        forms = forms_of(model.source, model.facts, engines_of(choosing)) if choosing is not None else None
         raise_errors(loaded.diagnostics + impossible_untils(session.case, forms))
         check_texts(recipe, model)
     else:

@@ -43,9 +43,9 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     A text that differs only in comments and spacing gets the planned text's sha256, unless the recipe pins its sha256."""
     now: dict[str, str] = {}
     gone: list[str] = []
-    texts = {path: text for (path, _), text in zip(plan.recipe.files, _texts(plan), strict=True)}
     pinned = _pinned(plan)
-    for path, was in plan.recipe.files:
+    for file in plan.recipe.files:
+        path, was = file.path, file.sha256
         if not (os.path.isfile(path) and os.access(path, os.R_OK)):
             gone.append(path)
             continue
@@ -55,7 +55,7 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
             # The plan holds the recipe's text; a file that is not valid text has changed, whatever its hash.
             with suppress(UnicodeDecodeError):
                 now[path] = digest_text(decode(data))
-        if now[path] != was and path not in pinned and _same_recipe(data, texts[path]):
+        if now[path] != was and path not in pinned and _same_recipe(data, file.text):
             now[path] = was
     if not gone:
         return now, ()
@@ -70,13 +70,8 @@ def came_from(plan: Plan, path: Path) -> Path | None:
     now, _ = files_of(plan)
     # Any file may be there whose content others know, such as an empty one.
     is_recipe = plan.recipe.path.endswith(".lbr") and bool(plan.recipe.text.strip())
-    there = is_recipe and all(now.get(file) == digest for file, digest in plan.recipe.files)
+    there = is_recipe and all(now.get(file.path) == file.sha256 for file in plan.recipe.files)
     return None if there else (path if path.is_dir() else path.parent).absolute()
-
-
-def _texts(plan: Plan) -> tuple[str, ...]:
-    """The texts of `plan.recipe.files`."""
-    return (plan.recipe.text, *(item.text for item in plan.recipe.included))
 
 
 def _statements(text: str) -> list[dict[str, Any]] | None:
@@ -99,7 +94,7 @@ def _pinned(plan: Plan) -> frozenset[str]:
     including = ["", *(item.path for item in plan.recipe.included)]
     return frozenset(
         os.path.join(folder, joined(path, statement["include"]) or "")
-        for path, text in zip(including, _texts(plan), strict=True)
-        for statement in _statements(text) or ()
+        for path, file in zip(including, plan.recipe.files, strict=True)
+        for statement in _statements(file.text) or ()
         if statement.get("sha256")
     )

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit
-from lbdsl.layer.weights import stats_by_layer
+from lbdsl.layer.weights import Stat
+from lbdsl.measure.taken import Statistics
 from lbdsl.session.session import Session
-from lbdsl.solve.case import Case
 from lbdsl.solve.choose import LayerOption
 from lbdsl.solve.evaluate import scores_in
-
-if TYPE_CHECKING:
-    from lbdsl.measure.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -27,13 +23,9 @@ class Screening:
     pairs: Mapping[tuple[LayerOption, LayerOption], float]
 
 
-def _is_wanted(case: Case) -> bool:
-    return case.recipe.measure.strategy == "screen" and case.choose is not None and case.choose.choosing is not None
-
-
 def check_screen(session: Session) -> None:
     """Raise LB481 where a screen is asked for, and the model's layers are read from disk one after the other."""
-    if _is_wanted(session.case) and session.model.streamed:
+    if session.case.screened and session.model.streamed:
         why = "`--low-memory` reads it layer by layer" if session.model.options.low_memory else "it does not fit"
         raise fail(
             "LB481",
@@ -42,18 +34,15 @@ def check_screen(session: Session) -> None:
         )
 
 
-def screening(session: Session, statistics: Statistics | None) -> Screening | None:
-    """None if the recipe asks for none. The scores are those that need not be measured."""
+def screening(session: Session, statistics: Statistics) -> Screening | None:
+    """The `kl` of a `choose`; None if the recipe asks for none. The scores are those that need not be measured."""
     from lbdsl.measure.screen import screen
-    from lbdsl.measure.statistics import NO_STATISTICS
 
     case, model = session.case, session.model
-    if not _is_wanted(case):
+    if case.recipe.measure.strategy != "screen" or case.choosing is None:
         return None
-    assert case.choose is not None
-    assert case.choose.choosing is not None
     places, changes, requests = [], [], []
-    for number, (by, layers) in enumerate(zip(case.choose.choosing.scores, case.possible, strict=True)):
+    for number, (by, layers) in enumerate(zip(case.choosing.scores, case.possible, strict=True)):
         score = next((one for one in scores_in(by) if one.metric == "kl"), None) if by is not None else None
         if score is None or score.action is None:
             continue
@@ -63,11 +52,12 @@ def screening(session: Session, statistics: Statistics | None) -> Screening | No
             places.append((layer, number))
             changes.append((layer, change))
             requests.append(Request(score.metric, score.action_text, layer))
-    blocks, taken = session.text, statistics or NO_STATISTICS
-    used: dict[int, tuple] = {}
+    if not places:
+        return None
+    blocks = session.text
+    used: dict[int, tuple[Stat, ...]] = {}
     for layer, change in changes:
-        for there, stats in stats_by_layer({layer: dict(change.weights).values()}).items():
-            used[there] = tuple(dict.fromkeys((*used.get(there, ()), *stats)))
+        used[layer] = tuple(dict.fromkeys((*used.get(layer, ()), *change.stats)))
     with session.progress.stage("screening") as report:
         found = screen(
             lambda: model.measured_base,
@@ -78,8 +68,8 @@ def screening(session: Session, statistics: Statistics | None) -> Screening | No
             seed=session.recipe.measure.seed,
             progress=report,
             batch=model.options.batch,
-            statistics=taken,
-            statistics_digests=taken.digests(used),
+            statistics=statistics,
+            statistics_digests=statistics.digests(used),
         )
     counts = [found.positions] * len(found.squares_SP)
     scores = {

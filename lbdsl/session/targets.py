@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.nearest import known_hints
@@ -88,26 +88,16 @@ def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[T
     names = tuple(dict.fromkeys(names))
     if not names:
         return ()
-    subject = subject_of(base_config(bench), bench.facts, plan.specs)
+    subject = subject_of(base_config(bench.source, bench.facts), bench.facts, plan.specs)
     return tuple(check_target(subject, name) for name in names)
 
 
-class Opened(Protocol):
-    """A model whose headers were read."""
-
-    @property
-    def source(self) -> ModelSource: ...
-
-    @property
-    def facts(self) -> ModelFacts: ...
-
-
-def forms_of(model: Opened, names: Iterable[str]) -> Forms:
+def forms_of(source: ModelSource, facts: ModelFacts, names: Iterable[str]) -> Forms:
     """The export formats through which each engine that `serves` asks for loads a model."""
-    config = base_config(model)
+    config = base_config(source, facts)
 
     def form(exporter: type[Exporter]) -> Form:
-        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, model.facts, specs))))
+        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, facts, specs))))
 
     found: dict[str, tuple[Form, ...]] = {}
     for name in names:
@@ -119,7 +109,7 @@ def forms_of(model: Opened, names: Iterable[str]) -> Forms:
 
 def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
     """For each engine, the export formats through which it can serve the plan's result, or the first obstacle."""
-    subject = subject_of(base_config(bench), bench.facts, plan.specs)
+    subject = subject_of(base_config(bench.source, bench.facts), bench.facts, plan.specs)
     found = []
     for engine in (TRANSFORMERS, *(name for name in engines() if name != TRANSFORMERS)):
         answers = check_target(subject, engine).answers
@@ -139,9 +129,9 @@ def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
 
 def check_target(subject: Subject, engine: str) -> Target:
     """One engine's answers, without side effects."""
-    asked = {kind: exporter for kind, exporter in exporters().items() if engine in (exporter.engine, *exporter.also)}
-    answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked.items())
-    findings = list(_which(engine, answers, asked))
+    asked = (item for item in exporters().items() if engine in (item[1].engine, *item[1].also))
+    answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked)
+    findings = list(_which(engine, answers))
     cache = None
     if engine == VLLM and any(answer.can for answer in answers):
         prediction, cache = _cache(subject)
@@ -149,9 +139,8 @@ def check_target(subject: Subject, engine: str) -> Target:
     return Target(engine, answers, tuple(findings), cache)
 
 
-def base_config(model: Opened) -> dict[str, Any]:
+def base_config(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
     """The base model's configuration as input for exporters, from config.json or the GGUF header."""
-    source = model.source
     config = dict(
         gguf_checkpoint(source.gguf_path).config
         if source.gguf_path is not None
@@ -159,13 +148,13 @@ def base_config(model: Opened) -> dict[str, Any]:
     )
     for name in ("lbdsl", "auto_map"):
         config.pop(name, None)
-    config["model_type"] = str(config.get("model_type", model.facts.family)).removeprefix(ARTIFACT_PREFIX)
+    config["model_type"] = str(config.get("model_type", facts.family)).removeprefix(ARTIFACT_PREFIX)
     if is_artifact(source):
         config["architectures"] = [FAMILIES[config["model_type"]].architecture]
     return config
 
 
-def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Exporter]]) -> Iterable[Diagnostic]:
+def _which(engine: str, answers: tuple[Answer, ...]) -> Iterable[Diagnostic]:
     """Which format to use, with its findings, or why there is none."""
     name = ENGINE_NAMES.get(engine, engine)
     can = [answer for answer in answers if answer.can]
@@ -183,7 +172,8 @@ def _which(engine: str, answers: tuple[Answer, ...], asked: Mapping[str, type[Ex
         others = f"; also `{'`, `'.join(answer.kind for answer in can[1:])}`" if can[1:] else ""
         yield note("LB508", f"{name}: export to `{can[0].kind}`{others}", help=f"lbdsl export ARTIFACT --to {can[0].kind}")
     else:
-        yield warning("LB511", f"{name}: no format can express this plan" if asked else f"{name}: there is no export to it")
+        said = "no format can express this plan" if answers else "there is no export to it"
+        yield warning("LB511", f"{name}: {said}")
     shown: dict[Diagnostic, list[str]] = {}
     for answer in answers:
         # Show the warnings of formats that can express the plan; the errors of the others only when no format can.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, warning
-from lbdsl.core.digest import digest_of, digest_text
+from lbdsl.core.digest import digest_file, digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data import read_documents, read_parts
@@ -74,8 +73,7 @@ def _task_digest(task: str, folder: Folder) -> str:
     left, found = [file] if file else [], dict[Path, str]()
     while left:
         path = left.pop()
-        with path.open("rb") as stream:
-            found[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        found[path] = digest_file(path)
         if path.suffix in (".yaml", ".yml"):
             # As in `include: other.yaml`, `data_files: {test: own.jsonl}`, `!function module.name`.
             words = re.findall(r"[^\s\"',:\[\]{}]+", path.read_text(encoding="utf-8", errors="replace"))
@@ -209,7 +207,7 @@ def _watching(run: HealSettings, used: Used, bench: OpenModel, folder: Folder) -
     from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
-    for sequences in (validation_sequences(run.seq), 1):
+    for sequences in (validation_sequences(run), 1):
         try:
             found = _blocks(
                 run.data, TextPart.JOINT, sequences * run.seq, run.seq, bench, folder, run.seed, exclude=used, healing=run
@@ -224,11 +222,20 @@ def _watching(run: HealSettings, used: Used, bench: OpenModel, folder: Folder) -
     return None
 
 
-def _documents(sources: Iterable[Text], parts: Iterable[TextPart], bench: OpenModel, folder: Folder) -> Used:
-    """The documents of these sources that are used in these parts. What the model writes is another text for each part."""
-    named = [source for source in sources if isinstance(source, str)]
-    offline = bench.options.offline
-    return frozenset().union(*(used_documents(one, parts, base_dir=folder, offline=offline) for one in named))
+def _documents(
+    sources: Iterable[Text], parts: Iterable[TextPart], bench: OpenModel, folder: Folder, *, there: bool = True
+) -> Used:
+    """The documents of these sources that are used in these parts. What the model writes is another text for each part.
+    Without `there`, sources that cannot be read have none."""
+    found: Used = frozenset()
+    for source in sources:
+        if isinstance(source, str):
+            try:
+                found |= used_documents(source, parts, base_dir=folder, offline=bench.options.offline)
+            except LbdslError:
+                if there:
+                    raise
+    return found
 
 
 def eval_blocks(
@@ -237,26 +244,13 @@ def eval_blocks(
     """The evaluation text of each source, without documents that another source of the recipe uses for calibration or
     healing. `finished`: of a model that may have left the place where it was made, and the other sources with it."""
 
-    def documents(other: str, parts: tuple[TextPart, ...]) -> Used:
-        try:
-            return used_documents(other, parts, base_dir=folder, offline=bench.options.offline)
-        except LbdslError:
-            if not finished:
-                raise
-            return frozenset()
-
     def used(data: str) -> Used:
-        sources: list[tuple[Text, tuple[TextPart, ...]]] = [
-            (measure.data, (TextPart.SCORE, TextPart.JOINT)),
-            *((source, (TextPart.HEAL, TextPart.JOINT)) for source in (heal.sources if heal is not None else ())),
-        ]
-        found = [
-            documents(other, parts)
-            for text, parts in sources
-            for other in sources_of(text)
-            if isinstance(other, str) and other != data
-        ]
-        return frozenset().union(*found)
+        taught = (
+            (sources_of(measure.data), (TextPart.SCORE, TextPart.JOINT)),
+            (heal.sources if heal is not None else (), (TextPart.HEAL, TextPart.JOINT)),
+        )
+        others = (([one for one in sources if one != data], parts) for sources, parts in taught)
+        return frozenset().union(*(_documents(*other, bench, folder, there=not finished) for other in others))
 
     return tuple(
         _blocks(data, TextPart.EVAL, wanted.tokens, wanted.seq, bench, folder, exclude=used(data)) for data in wanted.data
@@ -323,7 +317,7 @@ def _blocks(
             raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
         return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
     if isinstance(data, Mix):
-        from lbdsl.data.mixing import mixed, shares
+        from lbdsl.data.blocks import mixed, shares
 
         def used(source: Text) -> Used:
             """Documents that another source gives another part of the text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, fail, note
@@ -12,9 +12,10 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, NoValue, Request
 from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import given_windows
+from lbdsl.measure.taken import Statistics
 from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
 from lbdsl.plan.lengths import too_short
-from lbdsl.plan.recall import RecallLoss, RecallOfKind
+from lbdsl.plan.recall import RecallLoss
 from lbdsl.plan.schema import Loss, MeasuredOn, ScoreValue
 from lbdsl.recipe.schema_blocks import RECALL, SHORTEST_NEEDLE
 from lbdsl.session.asking import Asking, asked_by, recall_questions_of
@@ -24,9 +25,7 @@ from lbdsl.solve.select import Selection
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
-    from lbdsl.measure.flow import Changes
-    from lbdsl.measure.joint import JointLoss
-    from lbdsl.measure.statistics import Statistics
+    from lbdsl.measure.scores import JointLoss
 
 
 class WholePlans:
@@ -34,12 +33,9 @@ class WholePlans:
     text is measured on the rest alone. `text` is how many tokens of text a plan is measured on, `questions` how many it
     is asked, each time all of them; `tokens` are those of both."""
 
-    def __init__(self, session: Session, statistics: Statistics | None, metrics: Iterable[str]):
+    def __init__(self, session: Session, statistics: Statistics, metrics: Iterable[str]):
         """Metrics of text are measured together; each metric of answers has questions of its own."""
-        from lbdsl.measure.statistics import NO_STATISTICS
-
-        self._model = session.model
-        self._statistics = statistics or NO_STATISTICS
+        self._session, self._statistics = session, statistics
         wanted = sorted(metrics)
         self._of_text = tuple(metric for metric in wanted if not metric_of(metric).asks)
         self._blocks = session.text if self._of_text else None
@@ -51,46 +47,14 @@ class WholePlans:
 
     def measure(self, plans: Sequence[Selection], title: str, share: float = 1.0) -> Sequence[Mapping[str, Measurement]]:
         """By plan, its metrics by name; those of text on a share of it."""
-        from lbdsl.measure.store import MODEL_LAYER
-
-        digests = [_digest(plan, self._statistics) for plan in plans]
-        changes = {digest: plan.changes for digest, plan in zip(digests, plans, strict=True)}
-        found: dict[str, dict[str, Measurement]] = {digest: {} for digest in changes}
+        found: list[dict[str, Measurement]] = [{} for _ in plans]
         if self._blocks is not None:
-            for digest, scores in self._measured(changes, self._blocks, title, share).items():
-                found[digest] |= scores
+            joint = _joint(self._session, plans, self._statistics, title, self._blocks, self._of_text, share)
+            found = [dict(one.scores) for one in joint]
         for metric, asking in self._asking.items():
-            requests = {digest: Request(metric, f"joint {digest}", MODEL_LAYER) for digest in changes}
-            costs = asking.costs({requests[digest]: plan for digest, plan in changes.items()}, self._statistics, title)
-            for digest, request in requests.items():
-                found[digest][metric] = costs[request]
-        return [found[digest] for digest in digests]
-
-    def _measured(
-        self, changes: Mapping[str, Changes], blocks: TokenBlocks, title: str, share: float
-    ) -> dict[str, Mapping[str, Measurement]]:
-        from lbdsl.measure.joint import measure_plans
-        from lbdsl.measure.store import open_store
-
-        model = self._model
-        with open_store(model.cache_dir) as store, model.progress.stage(title) as report:
-            found = measure_plans(
-                lambda: model.measured_base,
-                changes,
-                self._of_text,
-                blocks.rows(0, max(1, math.ceil(share * blocks.sequences))),
-                store,
-                model.fingerprint(blocks.digest),
-                progress=report,
-                batch=model.options.batch,
-                statistics=self._statistics,
-            )
-        return {digest: one.scores for digest, one in zip(changes, found, strict=True)}
-
-
-def text_metrics() -> tuple[str, ...]:
-    """The metrics of the whole changed model that are measured on every token of a text."""
-    return tuple(name for name, metric in metrics_of(Of.CHANGED).items() if issubclass(metric, LogitsMetric))
+            for scores, cost in zip(found, _lost(metric, asking, plans, self._statistics, title), strict=True):
+                scores[metric] = cost
+        return found
 
 
 def _digest(plan: Selection, statistics: Statistics) -> str:
@@ -108,6 +72,43 @@ class Joined:
     diagnostics: tuple[Diagnostic, ...]
 
 
+def _joint(
+    session: Session,
+    plans: Sequence[Selection],
+    statistics: Statistics,
+    title: str = "measuring the whole plan",
+    blocks: TokenBlocks | None = None,
+    metrics: Sequence[str] = (),
+    share: float = 1.0,
+) -> list[JointLoss]:
+    """Of each plan these metrics on a share of this text, or all on the text that no score used; the base runs once."""
+    from lbdsl.measure.scores import measure_plans
+
+    blocks = blocks or session.joint_text
+    # All that are measured on every token of a text.
+    of_text = [name for name, metric in metrics_of(Of.CHANGED).items() if issubclass(metric, LogitsMetric)]
+    changes = {_digest(plan, statistics): plan.changes for plan in plans}
+    with session.model.measuring(blocks, title, statistics) as measuring:
+        part = replace(measuring, blocks=blocks.rows(0, max(1, math.ceil(share * blocks.sequences))))
+        found = dict(zip(changes, measure_plans(part, changes, metrics or of_text), strict=True))
+    return [found[_digest(plan, statistics)] for plan in plans]
+
+
+def _request(metric: str, plan: Selection, statistics: Statistics) -> Request:
+    """What its answers are stored under."""
+    from lbdsl.measure.store import MODEL_LAYER
+
+    return Request(metric, f"joint {_digest(plan, statistics)}", MODEL_LAYER)
+
+
+def _lost(metric: str, asking: Asking, plans: Sequence[Selection], statistics: Statistics, title: str) -> list[Measurement]:
+    """What each plan loses of the answers."""
+    requests = [_request(metric, plan, statistics) for plan in plans]
+    models = {request: plan.changes for request, plan in zip(requests, plans, strict=True)}
+    costs = asking.costs(models, statistics, title)
+    return [costs[request] for request in requests]
+
+
 def join(session: Session, selected: Selected) -> Joined:
     """Measure the whole plan, if it changes anything."""
     losses, digest = None, None
@@ -118,7 +119,7 @@ def join(session: Session, selected: Selected) -> Joined:
     return Joined(losses[0] if losses else None, on, recall, forgotten)
 
 
-def joint_losses(session: Session, selections: Sequence[Selection], taken: Statistics | None) -> tuple[Sequence[Loss], str]:
+def joint_losses(session: Session, plans: Sequence[Selection], taken: Statistics) -> tuple[Sequence[Loss], str]:
     """The same of several, of which the base runs once for all."""
     losses = [
         Loss(
@@ -126,60 +127,31 @@ def joint_losses(session: Session, selections: Sequence[Selection], taken: Stati
             base_nll=loss.base_nll.value,
             tokens=loss.base_nll.tokens,
         )
-        for loss in _joint(session, selections, taken)
+        for loss in _joint(session, plans, taken)
     ]
     return losses, session.joint_text.digest
 
 
 def elsewhere(
-    session: Session, selections: Sequence[Selection], taken: Statistics | None, metrics: Iterable[str]
+    session: Session, plans: Sequence[Selection], taken: Statistics, metrics: Iterable[str]
 ) -> list[dict[str, Measurement]]:
     """Metrics of whole plans on the text and the questions that no score used, by plan and name."""
-    from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.measure.store import MODEL_LAYER
-
-    statistics, asks = taken or NO_STATISTICS, {metric: metric_of(metric).asks for metric in metrics}
-    joint = [] if all(asks.values()) else _joint(session, selections, taken)
-    found = [dict(one.scores) for one in joint] or [{} for _ in selections]
-    if any(asks.values()):
+    asks = [metric_of(metric).asks for metric in metrics]
+    joint = [] if all(asks) else _joint(session, plans, taken)
+    found = [dict(one.scores) for one in joint] or [{} for _ in plans]
+    if any(asks):
         questions = recall_questions_of(session.recipe.measure, session.model, session.place, TextPart.JOINT)
-        requests = [Request("recall", f"joint {_digest(selection, statistics)}", MODEL_LAYER) for selection in selections]
-        models = {request: selection.changes for request, selection in zip(requests, selections, strict=True)}
-        costs = Asking(questions, session.model).costs(models, statistics, "asking the best plans")
-        for scores, request in zip(found, requests, strict=True):
-            scores["recall"] = costs[request]
+        asking = Asking(questions, session.model)
+        for scores, cost in zip(found, _lost("recall", asking, plans, taken, "asking the best plans"), strict=True):
+            scores["recall"] = cost
     return found
 
 
-def _joint(session: Session, selections: Sequence[Selection], taken: Statistics | None) -> Sequence[JointLoss]:
-    from lbdsl.measure.joint import measure_plans
-    from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.measure.store import open_store
-
-    model, blocks = session.model, session.joint_text
-    statistics = taken or NO_STATISTICS
-    with open_store(model.cache_dir) as store, model.progress.stage("measuring the whole plan") as report:
-        return measure_plans(
-            lambda: model.measured_base,
-            {_digest(selection, statistics): selection.changes for selection in selections},
-            text_metrics(),
-            blocks,
-            store,
-            model.fingerprint(blocks.digest),
-            progress=report,
-            batch=model.options.batch,
-            statistics=statistics,
-        )
-
-
 def _recall(
-    session: Session, selection: Selection, taken: Statistics | None
+    session: Session, selection: Selection, statistics: Statistics
 ) -> tuple[RecallLoss | None, tuple[Diagnostic, ...]]:
     """What the whole changed model loses of the answers to questions that no score was measured by, and findings on it.
     Nothing where no attention changes and no value is asked for. Raises LB361 if one is asked for, and there is none."""
-    from lbdsl.measure.statistics import NO_STATISTICS
-    from lbdsl.measure.store import MODEL_LAYER
-
     model, measure = session.model, session.recipe.measure
     asked, length = "recall" in session.recipe.metrics_asked, measure.recall_seq or 0
     touched = any(layer.before.mixer != layer.after.mixer for layer in selection.layers)
@@ -196,13 +168,12 @@ def _recall(
     if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in measure.recall:
         return without(too_short(length, window))
     questions = recall_questions_of(measure, model, session.place, TextPart.JOINT)
-    asking, statistics = Asking(questions, model), taken or NO_STATISTICS
-    base, _ = asking.answers({}, statistics, "asking the base")
-    missing = questions.cost(base, base).missing
+    asking = Asking(questions, model)
+    missing = asking.missing(statistics)
     if missing is not None:
         return without(missing)
-    request = Request("recall", f"joint {_digest(selection, statistics)}", MODEL_LAYER)
-    _, answered = asking.answers({request: selection.changes}, statistics, "asking the whole plan", starts=True)
+    request = _request("recall", selection, statistics)
+    base, answered = asking.answers({request: selection.changes}, statistics, "asking the whole plan", starts=True)
     score, kinds = questions.cost(base, answered[request]), questions.by_kind(base, answered[request])
     if not math.isfinite(score.value):
         help = ("the plan breaks the model: change fewer layers", "or try `--dtype float32`")
@@ -210,7 +181,7 @@ def _recall(
     found = RecallLoss(
         value=score.value,
         stderr=score.stderr if math.isfinite(score.stderr) else None,
-        kinds={name: RecallOfKind.model_validate(kind, from_attributes=True) for name, kind in kinds.items()},
+        kinds=kinds,
         left_out=tuple(name for name, kind in kinds.items() if not kind.counts),
         longest=questions.longest,
         tokens=questions.rows.tokens,

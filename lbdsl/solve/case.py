@@ -24,7 +24,8 @@ from lbdsl.language.tree import (
     WhereSelector,
 )
 from lbdsl.layer.paths import Paths, union
-from lbdsl.layer.weights import Stat, stats_in
+from lbdsl.layer.weights import Stat
+from lbdsl.recipe.choosing import screened_scores
 from lbdsl.recipe.schema import Choosing, Recipe, ResolvedAssertion, Rule, Score
 from lbdsl.solve.claims import Module, Wanted, claimable, layer_modules, matched
 from lbdsl.solve.evaluate import World, deciding, evaluate, facts_only, scores_in
@@ -179,10 +180,8 @@ class Case:
             found += [(score, tuple(range(self.facts.layers))) for score in of_sets]
             if known.choosing is None:
                 found += [(score, known.domain) for score in known.scores[len(of_sets) :]]
-                continue
-            pairs = zip(known.choosing.scores, self.possible, strict=True)
-            sums = [(by, tuple(sorted(layers))) for by, layers in pairs if by is not None]
-            found += [(score, layers) for by, layers in sums for score in scores_in(by)]
+            else:
+                found += self.alternatives
         return tuple(found)
 
     @cached_property
@@ -190,14 +189,27 @@ class Case:
         """The `choose` of the recipe."""
         return next((known for known in self.rules if known.choosing is not None), None)
 
+    @property
+    def choosing(self) -> Choosing | None:
+        """Its selector."""
+        return self.choose.choosing if self.choose is not None else None
+
     @cached_property
     def possible(self) -> tuple[frozenset[int], ...]:
         """For each alternative of the `choose`, the layers that have what it changes."""
-        if self.choose is None or self.choose.choosing is None:
+        if self.choose is None or self.choosing is None:
             return ()
         domain = self.choose.domain
-        actions = (None if by is None else scores_in(by)[0].action for by in self.choose.choosing.scores)
+        actions = (None if by is None else scores_in(by)[0].action for by in self.choosing.scores)
         return tuple(frozenset(i for i in domain if a is None or a.under(self.facts, i) is not None) for a in actions)
+
+    @property
+    def alternatives(self) -> Iterator[tuple[Score, tuple[int, ...]]]:
+        """The scores of the alternatives that change something, and the layers that have what each changes."""
+        scores = self.choosing.scores if self.choosing is not None else ()
+        for by, layers in zip(scores, self.possible, strict=True):
+            for score in scores_in(by) if by is not None else ():
+                yield score, tuple(sorted(layers))
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
@@ -206,27 +218,23 @@ class Case:
         return tuple(dict.fromkeys(found))
 
     @cached_property
-    def screened(self) -> frozenset[Request]:
-        """Those requests that a screen estimates: all for the `kl` of a `choose` that no other rule needs."""
-        if self.recipe.measure.strategy != "screen" or self.choose is None or self.choose.choosing is None:
+    def screens(self) -> frozenset[tuple[str, str]]:
+        """The metrics and actions of scores that a screen estimates: none that a condition needs, for that is about a layer
+        alone."""
+        if self.recipe.measure.strategy != "screen":
             return frozenset()
-        others = {
-            Request(score.metric, score.action_text, layer)
-            for known in self.rules
-            if known.choosing is None
-            for score in known.scores
-            for layer in range(self.facts.layers)
-        }
-        pairs = zip(self.choose.choosing.scores, self.possible, strict=True)
-        found = {
-            Request(score.metric, score.action_text, layer)
-            for by, layers in pairs
-            if by is not None
-            for score in scores_in(by)
-            if score.metric == "kl"
-            for layer in layers
-        }
-        return frozenset(found - others)
+        found, exact = set[tuple[str, str]](), set[tuple[str, str]]()
+        for rule in self.recipe.rules:
+            ranking = screened_scores(rule)
+            found |= {(score.metric, score.action_text) for score in ranking}
+            others = [score for score in scores_in(rule.selector) if not any(score is one for one in ranking)]
+            exact |= {(score.metric, score.action_text) for score in others}
+        return frozenset(found - exact)
+
+    @cached_property
+    def screened(self) -> frozenset[Request]:
+        """Those requests that a screen estimates."""
+        return frozenset(request for request in self.requests if (request.metric, request.action) in self.screens)
 
     @cached_property
     def problems(self) -> tuple[Diagnostic, ...]:
@@ -243,7 +251,9 @@ class Case:
     def settled(self, recipe: Recipe) -> Case:
         """The same with other settings of its blocks: the rules, and what follows from them, are the same."""
         found = Case(recipe, self.facts)
-        found.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("recipe", "screened")})
+        found.__dict__.update(
+            {name: value for name, value in self.__dict__.items() if name not in ("recipe", "screens", "screened")}
+        )
         return found
 
     def measurable(self) -> Diagnosed[Case]:
@@ -265,9 +275,8 @@ class Case:
         found: dict[int, tuple[Stat, ...]] = {}
         for action, layer in dict.fromkeys(asked):
             change = action.under(self.facts, layer)
-            stats = stats_in(expr for _, expr in change.weights) if change is not None else ()
-            if stats:
-                found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *stats)))
+            if change is not None and change.stats:
+                found[layer] = tuple(dict.fromkeys((*found.get(layer, ()), *change.stats)))
         return found
 
 

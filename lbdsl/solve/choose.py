@@ -258,11 +258,6 @@ class Problem:
             found += [Limit(number, start, part) for start, part in zip(starts, changes, strict=True)]
         return tuple(found), frozenset(unknown)
 
-    @property
-    def engines(self) -> tuple[str, ...]:
-        """The engines that must serve the model."""
-        return engines_of(self.choosing)
-
     def barred(self, form: Form) -> Barred:
         """What a format cannot express."""
         kinds = tuple(dict.fromkeys(self.kind(layer) for layer in self.options))
@@ -325,6 +320,7 @@ def weighted(terms: Terms, alone: Mapping[str, float]) -> float:
 
 
 def engines_of(choosing: Choosing) -> tuple[str, ...]:
+    """The engines that must serve the model."""
     return tuple(dict.fromkeys(engine for budget in choosing.budgets for engine in engines_in(budget.expr)))
 
 

@@ -206,7 +206,9 @@ class _Evaluation:
             value = None if found is None else found.value
         if value is None:
             self._fail(code, f"{of} is not measured", score, () if score.joint else _MEASURE)
-        return self._finite(value, score, of, () if score.joint else _MEND)
+        if not math.isfinite(value):
+            self._fail("LB306", f"{of} is {value}", score, () if score.joint else _MEND)
+        return value
 
     def _post(self, score: PostScore) -> float:
         found = self.world.post.get(score.source or "", {}).get(score.name)
@@ -215,9 +217,6 @@ class _Evaluation:
             self._fail("LB306", f"`{one_line(score.span.text)}` {missing.reason}", score, (missing.help,))
         assert found is not None, "it has a value"
         return found.value
-
-    def _finite(self, value: float, node: Node, of: str, help: Help = ()) -> float:
-        return value if math.isfinite(value) else self._fail("LB306", f"{of} is {value}", node, help)
 
     def _predicted(self, value: PredictedOf) -> float:
         assert self.world.cost is not None, "a prediction is asked for before selection"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from lbdsl.solve.choose import Judged, LayerOption, Problem
 from lbdsl.solve.optimum import solutions
-from lbdsl.solve.search import Found, MeasurePlans, key_of
-from lbdsl.solve.table import Choices
+from lbdsl.solve.search import Found, MeasurePlans
+from lbdsl.solve.table import Choices, key_of
 
 
 def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | None:

@@ -49,10 +49,9 @@ class _Matcher:
         if known.is_else:
             return Match(tuple(range(self.case.facts.layers)))
         if known.choosing is not None:
-            for scores, layers in zip(known.choosing.scores, self.case.possible, strict=True):
-                for score in scores_in(scores) if scores is not None else ():
-                    for layer in sorted(layers):
-                        self._value(score, layer)
+            for score, layers in self.case.alternatives:
+                for layer in layers:
+                    self._value(score, layer)
             return Match(known.domain)
         return self._rank(known, known.ranking) if known.ranking is not None else self._filter(known)
 

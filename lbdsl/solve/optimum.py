@@ -16,9 +16,9 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
-from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in
+from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in, engines_of
 from lbdsl.solve.evaluate import deciding, scores_in
-from lbdsl.solve.table import Choices
+from lbdsl.solve.table import Choices, Key, key_of
 
 EXACT_PAIRS = 300
 """Pair terms that the integer program takes; with more it would run for minutes."""
@@ -41,11 +41,11 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
         return
     if len(problem.pairs) > EXACT_PAIRS:
         starts = list(islice(solutions(replace(problem, pairs={}), GAP), STARTS))
-        ends = {tuple(sorted(plan.items())) for start in starts for plan in (start, _descended(problem, start))}
+        ends = {key_of(plan) for start in starts for plan in (start, _descended(problem, start))}
         yield from (dict(end) for end in sorted(ends, key=lambda end: (problem.sum(dict(end)), end)))
         return
     programs = [_Program(problem, barred, gap=gap) for barred in _ways(problem)]
-    waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in _next(program)]
+    waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in program.solved()]
     if not waiting and problem.guides:
         yield from solutions(replace(problem, guides=()), gap)
         return
@@ -53,7 +53,7 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
     given, refused = set(), 0
     while waiting and refused < MOST_REFUSED:
         _, number, chosen = heapq.heappop(waiting)
-        key = tuple(sorted(chosen.items()))
+        key = key_of(chosen)
         if key not in given:
             given.add(key)
             if problem.broken(chosen):
@@ -62,7 +62,7 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
                 refused = 0
                 yield chosen
         programs[number].cut(chosen)
-        for value, found in _next(programs[number]):
+        for value, found in programs[number].solved():
             heapq.heappush(waiting, (value, number, found))
 
 
@@ -79,11 +79,11 @@ def families(problem: Problem) -> list[Choices]:
 
     asked = dict.fromkeys(role_of.values())
     apart = {frozenset(other for other in asked if not together(role, other)) for role in asked} | {frozenset[Role]()}
-    found: dict[tuple[LayerOption, ...], Choices] = {}
+    found: dict[Key, Choices] = {}
     for left_out in apart:
         rest = problem.without({place for place, role in role_of.items() if role in left_out})
         for plan in islice(solutions(rest), 1) if all(rest.options.values()) else ():
-            found[tuple(sorted(plan.items()))] = plan
+            found[key_of(plan)] = plan
     return [found[key] for key in sorted(found, key=lambda key: (problem.sum(found[key]), key))]
 
 
@@ -153,7 +153,7 @@ def unmet(problem: Problem) -> Diagnostic:
 
 def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
     """A budget with an engine none of whose formats can express a layer, and that layer."""
-    for engine in problem.engines:
+    for engine in engines_of(problem.choosing):
         barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
         stuck = [[i for i, of in problem.options.items() if places.issuperset((i, n) for n in of)] for places in barred]
         if all(stuck):
@@ -176,7 +176,7 @@ def _lost(problem: Problem, budget: ResolvedAssertion) -> list[Score]:
 
 def _ways(problem: Problem) -> list[Barred]:
     """What is barred in each way to serve the model: one format for each engine."""
-    forms = [problem.forms.get(engine, ()) for engine in problem.engines]
+    forms = [problem.forms.get(engine, ()) for engine in engines_of(problem.choosing)]
     found: dict[Barred, None] = {}
     for way in product(*forms):
         each = [problem.barred(form) for form in way]
@@ -185,11 +185,6 @@ def _ways(problem: Problem) -> list[Barred]:
         )
         found[places, pairs] = None
     return list(found)
-
-
-def _next(program: _Program) -> list[tuple[float, Choices]]:
-    found = program.solved()
-    return [] if found is None else [found]
 
 
 class _Program:
@@ -223,14 +218,14 @@ class _Program:
         for (one, other), value in problem.pairs.items():
             self._pair(one, other, value / unit)
 
-    def solved(self) -> tuple[float, Choices] | None:
-        """The least sum, and what is chosen for it; None if nothing is left."""
+    def solved(self) -> list[tuple[float, Choices]]:
+        """The least sum, and what is chosen for it; nothing if nothing is left."""
         self._highs.run()
         if self._highs.getModelStatus() != self._optimal:
-            return None
+            return []
         values = self._highs.getSolution().col_value
         chosen = {layer: number for (layer, number), column in self._number.items() if values[column] > 0.5}
-        return self._problem.sum(chosen), chosen
+        return [(self._problem.sum(chosen), chosen)]
 
     def cut(self, chosen: Choices) -> None:
         """Leave out what was found."""
@@ -240,8 +235,7 @@ class _Program:
         """What comes nearest to a budget."""
         for place, column in self._number.items():
             self._highs.changeColCost(column, -limit.changes.get(place, 0.0))
-        found = self.solved()
-        return None if found is None else found[1]
+        return next((chosen for _, chosen in self.solved()), None)
 
     def _variable(self, cost: float, most: float, *, integer: bool = True) -> int:
         column = self._highs.getNumCol()

@@ -15,7 +15,7 @@ from random import Random
 from lbdsl.core.processes import Killed
 from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.optimum import families, solutions
-from lbdsl.solve.table import Choices
+from lbdsl.solve.table import Choices, Key, key_of
 
 STARTS = 8
 """Solutions that are measured: the best of each of `families`, then the least sums."""
@@ -30,7 +30,6 @@ PATIENCE = 5
 GUIDED = 5
 """How often, at most, the guides are scaled by what was measured."""
 
-Key = tuple[tuple[int, int], ...]
 MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Judged]]
 """What each plan is worth on a share of the text."""
 
@@ -74,12 +73,10 @@ def search(
     rest = 1 - share
     try:
         # The unchanged model keeps the bounds, whatever it costs.
-        whole = (
-            [problem.plain]
-            if problem.unchanged and problem.choosing.cost is not None and problem.plain not in starts
-            else []
-        )
-        state.measure_all([*starts, *(plan for plan in whole if not problem.broken(plan))], 1.0)
+        own = problem.unchanged and problem.choosing.cost is not None and problem.plain not in starts
+        plain = [problem.plain] if own and tries > 1 and not problem.broken(problem.plain) else []
+        starts = starts[: tries - len(plain)]
+        state.measure_all([*starts, *plain], 1.0)
         latest, guided = starts, problem
         for _ in range(GUIDED if problem.guides else 0):
             factors = _factors(problem, [state.joint[key_of(plan)] for plan in latest])
@@ -87,7 +84,7 @@ def search(
                 break
             guided = guided.guided(factors)
             most = min(STARTS, int(tries - state.spent))
-            latest = [plan for plan in _starts(guided, most) if key_of(plan) not in state.joint]
+            latest = [plan for plan in _starts(guided, most) if key_of(plan) not in state.joint] if most else []
             if not latest:
                 break
             state.measure_all(latest, 1.0)
@@ -165,10 +162,6 @@ class _State:
         values = [found.rank for found in self._measure(plans, share)]
         self.spent += share * (len(plans) - 1)
         return values
-
-
-def key_of(chosen: Choices) -> Key:
-    return tuple(sorted(chosen.items()))
 
 
 def _neighbours(problem: Problem, best: Choices, known: Set[Key], random: Random) -> Iterator[Choices]:

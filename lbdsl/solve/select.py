@@ -156,8 +156,8 @@ def select(
     if table is None:
         return Diagnosed(None, problems)
     reasons = [_reasons(case, index, match, table) for index, match in enumerate(matches)]
-    if case.choose is not None and case.choose.choosing is not None and chosen is not None:
-        reasons[case.choose.rule.number - 1] = _why_chosen(case.choose.choosing, measurements, chosen)
+    if case.choose is not None and case.choosing is not None and chosen is not None:
+        reasons[case.choose.rule.number - 1] = _why_chosen(case.choosing, measurements, chosen)
     layers, unpatched = _patched(
         case, [_layer(case, table, reasons, index) for index in range(case.facts.layers)], unhelped
     )

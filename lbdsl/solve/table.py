@@ -17,6 +17,13 @@ from lbdsl.solve.case import KnownRule
 Choices = Mapping[int, int]
 """The number of the alternative that a `choose` gives each of its layers."""
 
+Key = tuple[tuple[int, int], ...]
+"""A choice as a value."""
+
+
+def key_of(chosen: Choices) -> Key:
+    return tuple(sorted(chosen.items()))
+
 
 class TakenPaths(NamedTuple):
     """Paths of a layer (see `Paths`) that the rule at `rule` (an index, from 0) took with `action`."""

@@ -208,6 +208,7 @@ def test_a_score_by_a_task_of_no_file_is_found(model: Path) -> None:
     assert "<stdin>:1:13: error[LB456] there is no file nofile.yaml" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_a_task_that_the_harness_does_not_have_is_found_where_it_is_installed(model: Path) -> None:
     pytest.importorskip("lm_eval")

@@ -19,7 +19,7 @@ ROWS = [
     ("layers 5 swa(window=512\nheal { }", "LB002", "`(` never closed", [], None),
     ("where sensitivity < drop", "LB012", "the right side of `<` is missing", ["where CONDITION ACTION"], None),
     ("lowest 30% sensitivity drop", "LB013", "expected `by`", [], "lowest 30% by sensitivity drop"),
-    ("heal { tokens == 3 }", "LB011", "settings use `=`", [], "heal { tokens = 3 }"),
+    ("heal { tokens == 3 }", "LB011", "expected `=`, not `==`", [], "heal { tokens = 3 }"),
     ("layers 8 else", "LB015", "`else` is a keyword, not an action", [], None),
     (
         "where sensitvity < 0.1 drop",
@@ -32,7 +32,7 @@ ROWS = [
         "else swa(windw=512)",
         "LB103",
         "`swa` has no parameter `windw`",
-        ["`window`", "`swa(window, sinks=0)`"],
+        ["`window`", "`swa(window, sinks=0, full_heads=0)`"],
         "else swa(window=512)",
     ),
     ("else swa(window=4k)", "LB119", "`4k` is 4000 tokens", ["`4Ki`"], None),

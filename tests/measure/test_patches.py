@@ -24,8 +24,10 @@ from lbdsl.measure.flow import Flow, push
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.patch_factor import FACTORS, scale_patches
 from lbdsl.measure.patches import fit_patches
-from lbdsl.measure.statistics import NO_STATISTICS, keep_value, kept_statistics, kept_values, take_statistics
+from lbdsl.measure.runs import Measuring
+from lbdsl.measure.statistics import keep_value, kept_statistics, kept_values, take_statistics
 from lbdsl.measure.store import open_store
+from lbdsl.measure.taken import NO_STATISTICS
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Window
 from lbdsl.plan.schema import PatchCheck
@@ -178,7 +180,7 @@ def test_a_patch_is_of_the_model_with_the_patches_before(family: str, tmp_path: 
     base = family_base(family).eval()
     base.save_pretrained(tmp_path / "base")
     facts = OpenModel(str(tmp_path / "base")).facts
-    ids = [TokenBlocks(b.ids % facts.vocab, b.digest, "test", b.part, 0, 1, None) for b in (FIT, CHECK)]
+    ids = [TokenBlocks(b.ids % facts.vocab, b.digest, "test", 1, None) for b in (FIT, CHECK)]
 
     def changes(rules: str, facts: ModelFacts) -> Mapping[int, LayerChange]:
         return select(Case(recipe_from_text(rules).unwrap(), facts), {}).unwrap().changes
@@ -208,9 +210,8 @@ def test_the_factor_is_the_smallest_within_an_error_of_the_best(source: LoadedMo
 
     def scale(check: TokenBlocks) -> tuple[list[str], PatchCheck]:
         with open_store(tmp_path) as store:
-            useless, brought = scale_patches(
-                lambda: source, facts, changes, check, store, check.digest, NO_STATISTICS, tmp_path, KEY
-            )
+            measuring = Measuring(lambda: source, check, store, check.digest)
+            useless, brought = scale_patches(measuring, facts, changes, tmp_path, KEY)
         eye = torch.eye(48)
         now = {str(p.at): kept_values(tmp_path, KEY, p.at.layer, [p.stat])[p.stat.text] for p in patches}
         factors = {float((now[at] - eye).norm() / (full[at] - eye).norm()) for at in full}
@@ -250,7 +251,7 @@ def test_statistics_of_a_plan_hold_its_patches(source: LoadedModel, tmp_path: Pa
     facts, changes = facts_of(tiny_llama()), changes_of()
     fit(source, tmp_path, changes)
     with open_store(tmp_path) as store:
-        scale_patches(lambda: source, facts, changes, CHECK, store, "check", NO_STATISTICS, tmp_path, KEY)
+        scale_patches(Measuring(lambda: source, CHECK, store, "check"), facts, changes, tmp_path, KEY)
     used = {patch.at.layer: [patch.stat] for patch in patches_of(facts, changes)}
     digests = kept_statistics(tmp_path, KEY, used).digests(used)
     assert set(digests) == {patch.stat.text for patch in patches_of(facts, changes)}

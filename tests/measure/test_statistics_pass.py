@@ -9,7 +9,6 @@ from measure_cases import facts_of, tiny_llama
 from lbdsl.actions.drop import Drop
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import Stat
 from lbdsl.measure import statistics
 from lbdsl.measure.layer_source import LoadedModel
@@ -46,7 +45,7 @@ def test_each_layer_is_of_the_model_as_it_is_and_alone_in_memory() -> None:
         assert torch.allclose(values[stat.text].double(), naive[layer], rtol=1e-5)
         found.append(layer)
 
-    blocks = TokenBlocks(ids, "", "random", TextPart.SCORE, 0, 1, None)
+    blocks = TokenBlocks(ids, "", "random", 1, None)
     statistics.pass_over(LoadedModel(model), facts, {1: (stat,), 2: (stat,)}, blocks, use, batch=2)
     assert found == [1, 2]
 
@@ -54,7 +53,7 @@ def test_each_layer_is_of_the_model_as_it_is_and_alone_in_memory() -> None:
 def test_hidden_states_that_do_not_fit_in_memory_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(statistics, "room_for_streams", lambda _: 1000)
     base = tiny_llama().eval()
-    blocks = TokenBlocks(torch.zeros(4, 25, dtype=torch.long), "", "random", TextPart.SCORE, 0, 1, None)
+    blocks = TokenBlocks(torch.zeros(4, 25, dtype=torch.long), "", "random", 1, None)
     with pytest.raises(LbdslError, match=r"hidden states; 1000 B") as problem:
         statistics.check_streams(LoadedModel(to_hybrid(base)), (blocks,), 2)
     (said,) = problem.value.diagnostics
@@ -66,7 +65,7 @@ def test_hidden_states_that_do_not_fit_in_memory_are_refused(monkeypatch) -> Non
 def test_statistics_that_would_fill_the_disk_are_refused(tmp_path) -> None:
     facts = facts_of(tiny_llama())
     stat = Stat(kind="input_gram", args=(("module", "mlp.down_proj"),), dims=(2**16, 2**17))
-    blocks = TokenBlocks(torch.zeros(1, 4, dtype=torch.long), "", "random", TextPart.SCORE, 0, 1, None)
+    blocks = TokenBlocks(torch.zeros(1, 4, dtype=torch.long), "", "random", 1, None)
     with pytest.raises(LbdslError, match="the statistics of this plan would take") as problem:
         statistics.take_statistics(None, facts, {0: (stat,)}, blocks, tmp_path, "")
     assert [d.code for d in problem.value.diagnostics] == ["LB346"]

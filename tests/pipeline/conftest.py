@@ -14,8 +14,8 @@ import pytest
 
 from tests.tiny_model import RECIPE, save_tiny_model
 
-WATCHED = 512
-"""Tokens that healing is watched on here: these models heal on 2,048, and would be watched on twice as many."""
+WATCHED = 256
+"""Tokens that healing is watched on here: these models heal on 2,048."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory, new_cache: Callable[[Path], Path]) -> Path:
     """Measurements are the same in all tests that do not look at the cache itself."""
     return new_cache(tmp_path_factory.mktemp("shared") / "cache")
-
-
-@pytest.fixture(autouse=True)
-def _less_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lbdsl.heal.validation.TOKENS", WATCHED)
 
 
 def settle(place: Path, tiny_folder: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

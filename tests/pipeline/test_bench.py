@@ -88,6 +88,7 @@ def _without_speed(card: str) -> str:
     return before + "".join(speed.partition("## Recipe")[1:])
 
 
+@pytest.mark.slow
 def test_beside_another_base_that_is_named(artifact: Path, lbdsl) -> None:
     from tests.tiny_model import save_tiny_model
 

@@ -32,6 +32,7 @@ def cache(workplace: Path, new_cache, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_file_that_runs_keep_is_of_a_kind(cache: Path, lbdsl, workplace: Path) -> None:
     for name, text in (("narrow", NARROW), ("chosen", CHOSEN), ("tiny", RECIPE)):
         Path(f"{name}.lbr").write_text(text)

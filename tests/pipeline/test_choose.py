@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,8 @@ import pytest
 
 from lbdsl.api import sweeping
 from lbdsl.api.planning import plan_recipe
-from lbdsl.measure import joint, runs, screen
+from lbdsl.measure import runs, scores, screen
+from lbdsl.measure.runs import Measuring
 from lbdsl.plan.file import load_plan
 from lbdsl.report.choice import choice_lines
 
@@ -53,8 +55,9 @@ def test_the_best_plan_is_measured_cached_and_applied(workplace: Path, lbdsl, mo
     # No plan has a smaller sum than the solver's first.
     assert min(candidate["sum"] for candidate in choice["candidates"]) >= choice["least"] - 1e-12
     measured = []
-    own = joint.measure_runs
-    monkeypatch.setattr(joint, "measure_runs", lambda model, *rest, **more: measured.append(1) or own(_none, *rest, **more))
+    own = Measuring.means
+    none = lambda measuring, *rest: measured.append(1) or own(replace(measuring, model=_none), *rest)  # noqa: E731
+    monkeypatch.setattr(Measuring, "means", none)
     assert plan_of(lbdsl, RECIPE.format(tries=40))["digest"] == plan["digest"]
     assert measured
     done = lbdsl("apply", "r.lbplan", "-o", "out", "--yes")
@@ -80,7 +83,7 @@ def test_without_tries_scores_alone_choose(workplace: Path, lbdsl) -> None:
 
 
 def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, calls = joint.measure_plans, []
+    own, calls = scores.measure_plans, []
 
     def interrupted(*args, **more):
         calls.append(1)
@@ -90,7 +93,7 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
 
     Path("r.lbr").write_text(RECIPE.format(tries=40))
     with monkeypatch.context() as patch:
-        patch.setattr(joint, "measure_plans", interrupted)
+        patch.setattr(scores, "measure_plans", interrupted)
         done = lbdsl("plan", "r.lbr", "model", "-o", "r.lbplan")
     assert done.code == 0, done.err
     assert "LB357" in done.out
@@ -106,7 +109,7 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
 @pytest.mark.parametrize(
     ("owner", "name", "words"),
     [
-        (joint, "measure_plans", ("-o", "r.lbplan")),
+        (scores, "measure_plans", ("-o", "r.lbplan")),
         (sweeping, "planned_on", ("--sweep", "budget=40%,60%", "-o", "r.png")),
     ],
     ids=["the search", "a sweep"],
@@ -156,7 +159,7 @@ def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
     assert needed > 9, "statistics, the scores or the screen, and rounds of the search"
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(workplace / "stopped")))
     calls.clear()
-    every, stops, found = 3, 0, None
+    every, stops, found = 5, 0, None
     while found is None and stops < needed:
         try:
             found = plan_recipe("r.lbr", "model").plan

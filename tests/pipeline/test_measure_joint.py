@@ -9,8 +9,9 @@ from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_laye
 from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure import flow
-from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.runs import Measuring
+from lbdsl.measure.scores import measure_plans
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
 
@@ -30,15 +31,9 @@ def hybrid():
 
 def joint(hybrid, folder, plan, digest="d", **options):
     with open_store(folder) as store:
-        (found,) = measure_plans(
-            hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: LoadedModel(hybrid),
-            {digest: {layer: LayerChange(spec) for layer, spec in plan.items()}},
-            ("kl", "nll"),
-            BLOCKS,
-            store,
-            "print",
-            **options,
-        )
+        model = hybrid if callable(hybrid) and not isinstance(hybrid, torch.nn.Module) else lambda: LoadedModel(hybrid)
+        changes = {digest: {layer: LayerChange(spec) for layer, spec in plan.items()}}
+        (found,) = measure_plans(Measuring(model, BLOCKS, store, "print", **options), changes, ("kl", "nll"))
         return found
 
 
@@ -86,10 +81,9 @@ def test_plans_that_are_equal_up_to_a_layer_share_it(hybrid, tmp_path):
     changes = {name: {layer: LayerChange(spec) for layer, spec in plan.items()} for name, plan in plans.items()}
     reports = []
     with open_store(tmp_path) as store, counting_layers(hybrid) as ran:
-        together = measure_plans(
-            lambda: LoadedModel(hybrid), changes, ("kl",), BLOCKS, store, "print", batch=3,
-            progress=lambda d, t, note="": reports.append((d, t)),
-        )  # fmt: skip
+        report = lambda d, t, note="": reports.append((d, t))  # noqa: E731
+        measuring = Measuring(lambda: LoadedModel(hybrid), BLOCKS, store, "print", report, batch=3)
+        together = measure_plans(measuring, changes, ("kl",))
     assert [ran.count(layer) for layer in range(LAYERS)] == [1, 2, 4, 4]
     assert reports[-1][0] == pytest.approx(reports[-1][1])
     for (name, plan), found in zip(plans.items(), together, strict=True):

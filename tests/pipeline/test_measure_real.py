@@ -12,9 +12,9 @@ from lbdsl.actions.drop import Drop
 from lbdsl.core.measurement import Request
 from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
-from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
-from lbdsl.measure.scores import measure_requests
+from lbdsl.measure.runs import Measuring
+from lbdsl.measure.scores import measure_plans, measure_requests
 from lbdsl.measure.store import open_store
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base, load_tokenizer
@@ -46,7 +46,8 @@ def test_smollm2(tmp_path):
     requests = [Request("nll", "drop", layer) for layer in range(LAYERS)]
     with open_store(tmp_path) as store:
         start = time.perf_counter()
-        found = measure_requests(lambda: LoadedModel(hybrid), facts, requests, {"drop": Drop()}, blocks, store, "print")
+        measuring = Measuring(lambda: LoadedModel(hybrid), blocks, store, "print")
+        found = measure_requests(measuring, facts, requests, {"drop": Drop()})
         seconds = time.perf_counter() - start
         scores = [found[request].value for request in requests]
         assert scores == pytest.approx([value - naive[0] for value in naive[1:]], abs=2e-5)
@@ -57,5 +58,5 @@ def test_smollm2(tmp_path):
         assert {0, 1} == set(order[-2:]), "the first layers carry the model"
         chosen = order[:8]
         plans = {"eight": dict.fromkeys(chosen, drop)}
-        (joint,) = measure_plans(lambda: LoadedModel(hybrid), plans, ("nll",), blocks, store, "print")
+        (joint,) = measure_plans(measuring, plans, ("nll",))
         assert joint.scores["nll"].value > sum(scores[layer] for layer in chosen), "single layers' scores do not add up"

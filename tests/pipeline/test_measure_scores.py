@@ -20,7 +20,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure import flow, runs
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.predictions import Changed, compare
-from lbdsl.measure.runs import BASE_NLL
+from lbdsl.measure.runs import BASE_NLL, Measuring
 from lbdsl.measure.scores import measure_requests
 from lbdsl.measure.store import open_store
 from lbdsl.metrics.kl import KullbackLeibler
@@ -45,9 +45,8 @@ def hybrid():
 
 def measure(hybrid, folder, requests=REQUESTS, blocks=None, **options):
     with open_store(folder) as store:
-        return measure_requests(
-            lambda: LoadedModel(hybrid), facts_of(hybrid), requests, ACTIONS, blocks or text(), store, "print", **options
-        )
+        measuring = Measuring(lambda: LoadedModel(hybrid), blocks or text(), store, "print", **options)
+        return measure_requests(measuring, facts_of(hybrid), requests, ACTIONS)
 
 
 def fail_to_load():
@@ -140,10 +139,12 @@ def test_only_what_is_missing_is_run(hybrid, measured, tmp_path):
     assert len(ran) == 5 * (LAYERS + 1)
     assert all(found[r].value == measured[r].value for r in found)
     with open_store(tmp_path) as store:
-        again = measure_requests(fail_to_load, facts_of(hybrid), list(found)[:-1], ACTIONS, text(), store, "print")
+        measuring = Measuring(fail_to_load, text(), store, "print")
+        again = measure_requests(measuring, facts_of(hybrid), list(found)[:-1], ACTIONS)
         assert again == found
+        other = replace(measuring, fingerprint="other print")
         with pytest.raises(AssertionError, match="not needed"):
-            measure_requests(fail_to_load, facts_of(hybrid), list(found)[:-1], ACTIONS, text(), store, "other print")
+            measure_requests(other, facts_of(hybrid), list(found)[:-1], ACTIONS)
 
 
 @pytest.mark.parametrize("streams", [0, 5])
@@ -192,7 +193,9 @@ def test_a_layer_without_what_an_action_changes_cannot_be_measured(hybrid, tmp_p
     facts = facts_of(hybrid)
     facts = replace(facts, layer_specs=(tiny_layer(attention=False), *facts.layer_specs[1:]))
     with open_store(tmp_path) as store, pytest.raises(LbdslError, match=r"it has no `mixer\.window`") as caught:
-        measure_requests(fail_to_load, facts, [Request("nll", "swa(window=9)", 0)], ACTIONS, text(), store, "print")
+        measure_requests(
+            Measuring(fail_to_load, text(), store, "print"), facts, [Request("nll", "swa(window=9)", 0)], ACTIONS
+        )
     assert caught.value.diagnostics[0].code == "LB449"
 
 

@@ -267,6 +267,30 @@ def test_a_plan_is_chosen_by_text_and_answers_together(workplace: Path, lbdsl, m
     assert "tokens of calibration text and 6 questions" in shown
 
 
+def test_a_screen_estimates_the_recall_of_windows(workplace: Path, lbdsl, mine) -> None:
+    rule = "lowest 3 by recall(swa(window=16)) swa(window=16)\nwhere recall(swa(window=8)) < 9 swa(window=8)\nelse keep\n"
+    Path("r.lbr").write_text(HEAD.replace("seq = 64;", "seq = 64; strategy = screen;") + rule)
+    done = lbdsl("plan", "r.lbr", "model", "--json", "-o", "r.lbplan")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    # A condition is about a layer alone: that is measured.
+    assert plan["measured_on"]["estimated"] == ["recall(swa(window=16))"]
+    shown = " ".join(lbdsl("show", "r.lbplan").out.split())
+    assert shown.count("logarithmic, estimated") == 1
+    scores = [layer["scores"]["recall(swa(window=16))"] for layer in plan["layers"]]
+    lowest = sorted(range(6), key=lambda layer: scores[layer])[:3]
+    assert [layer for layer in range(6) if plan["layers"][layer]["after"]["mixer"]["window"]["size"] == 16] == sorted(
+        lowest
+    )
+    assert "asking" not in lbdsl("measure", "r.lbr", "model").err.split("screening")[1]
+    both = "choose for layers all among keep, swa(window=16) minimizing kl + recall subject to kv(8Ki) <= 50%\n"
+    Path("r.lbr").write_text(HEAD.replace("seq = 64;", "seq = 64; strategy = screen; tries = 4;") + both)
+    done = lbdsl("plan", "r.lbr", "model", "--json")
+    assert json.loads(done.out)["measured_on"]["estimated"] == ["kl(swa(window=16))", "recall(swa(window=16))"]
+    refused = lbdsl("plan", "r.lbr", "model", "--low-memory")
+    assert "LB481" in refused.err
+
+
 def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine, monkeypatch) -> None:
     head = HEAD.replace("seq = 64;", "seq = 64; tries = 30;")
     choosing = [row for i, row in enumerate(mine) if i // 2 % 2 == 0]

@@ -21,13 +21,13 @@ from lbdsl.actions.width import Width
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Request
 from lbdsl.core.progress import Calling
+from lbdsl.evaluate import quality
 from lbdsl.evaluate.quality import judge_on
 from lbdsl.layer.weights import stats_in
 from lbdsl.measure import flow, runs, streamed_model
-from lbdsl.measure.joint import measure_plans
 from lbdsl.measure.layer_source import LoadedModel
-from lbdsl.measure.runs import BASE_NLL
-from lbdsl.measure.scores import measure_requests
+from lbdsl.measure.runs import BASE_NLL, Measuring
+from lbdsl.measure.scores import measure_plans, measure_requests
 from lbdsl.measure.statistics import take_statistics
 from lbdsl.measure.store import open_store
 from lbdsl.measure.streamed_model import StreamedModel
@@ -70,7 +70,7 @@ def blocks_of(sequences: int = 5, seq: int = 37):
 
 def measure(model, facts, folder, requests=REQUESTS, actions=ACTIONS, **options):
     with open_store(folder) as store:
-        return measure_requests(lambda: model, facts, requests, actions, blocks_of(), store, "print", **options)
+        return measure_requests(Measuring(lambda: model, blocks_of(), store, "print", **options), facts, requests, actions)
 
 
 def changes_of(facts):
@@ -82,7 +82,7 @@ def changes_of(facts):
 def joint(model, facts, folder, **options):
     with open_store(folder) as store:
         plans = {"selection": changes_of(facts)}
-        return measure_plans(lambda: model, plans, ("nll", "kl"), blocks_of(), store, "print", **options)
+        return measure_plans(Measuring(lambda: model, blocks_of(), store, "print", **options), plans, ("nll", "kl"))
 
 
 DIFFERENT = ("llama", "gemma3_text", "phi3", "olmo3")
@@ -260,11 +260,19 @@ def test_an_artifact_from_disk(artifact, tmp_path):
 def test_judging_is_the_same_loaded_or_from_disk(llama, artifact, monkeypatch, streams):
     monkeypatch.setattr(flow, "free_bytes", lambda device: streams * 2 * 37 * 32 * 4 / flow.SHARE)
     bases, results = ((it.loaded, StreamedModel(it.folder, it.facts, "cpu")) for it in (llama, artifact))
-    found = []
+    found, pushed, push, kept = [], [], quality.push, {id(base): {} for base in bases}
+
+    def watched(source, flows, *rest):
+        pushed.extend([source] * len(flows))
+        push(source, flows, *rest)
+
+    monkeypatch.setattr(quality, "push", watched)
     for base, its in product(bases, results):
         reports = []
         progress = Calling(lambda stage, done, total, note, reports=reports: reports.append((done, total)))
-        found += judge_on(base, its, [blocks_of()], "judging", progress, 2)
+        found += judge_on(base, its, [blocks_of()], "judging", progress, 2, kept[id(base)])
+        # A base is run once.
+        assert pushed.count(base) == len(kept[id(base)][blocks_of().digest]) > 1
         assert [done for done, _ in reports] == sorted(done for done, _ in reports)
         assert reports[-1][0] == pytest.approx(reports[-1][1])
     assert found == [found[0]] * 4

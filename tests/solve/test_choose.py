@@ -20,6 +20,7 @@ from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.optimum import families, solutions, unmet
 from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
 from lbdsl.solve.select import choice_of, select
+from lbdsl.solve.table import Key
 from tests.plan.test_predicted_values import PROFILES
 from tests.plan_cases import llama_facts
 
@@ -66,7 +67,7 @@ class Fake:
     """Joint values that are no sums of scores: what two neighbours do together counts more, or less."""
 
     def __init__(self, problem: Problem, scores: dict[Request, Measurement], random: Random, together: float):
-        self.problem, self.asked = problem, 0
+        self.problem, self._asked = problem, set[Key]()
         self._alone = {
             (metric, layer, number): scores[Request(metric, by.items[0].action_text, layer)].value
             for number, by in enumerate(problem.choosing.scores)
@@ -81,12 +82,17 @@ class Fake:
         both = sum(factor * (alone[one] * alone[other]) ** 0.5 for (one, other), factor in self._pairs.items())
         return sum(alone.values()) + both
 
+    @property
+    def asked(self) -> int:
+        """Each plan once: what is measured is kept."""
+        return len(self._asked)
+
     def judged(self, plan: dict[int, int]) -> Judged:
         found = {m: Measurement(self.value(m, plan), 0.0, Unit.NATS, 10, 2) for m in self.problem.choosing.metrics}
         return self.problem.judged(plan, found)
 
     def __call__(self, plans: list[dict[int, int]], share: float) -> list[Judged]:
-        self.asked += len(plans)
+        self._asked |= {key_of(plan) for plan in plans}
         return [self.judged(plan) for plan in plans]
 
 
@@ -119,6 +125,10 @@ def test_measured_bounds_agree_with_brute_force(rest: str, seed: int, together: 
     assert taken.rank[1] == pytest.approx(best.rank[1], abs=1e-9)
     assert fake.asked <= 120
     assert not problem.broken(found.best)
+    for tries in (1, 2, 4):
+        few = Fake(problem, scores, random, together)
+        assert search(problem, few, tries=tries, share=1.0) is not None
+        assert few.asked <= tries
 
 
 def test_without_layers_there_is_one_plan() -> None:
