@@ -13,10 +13,13 @@ LEARNED = -1
 """As a number of sinks: learned ones."""
 
 
-def layer_of(base: dict, window: int | None = None, sinks: int = 0, attention: bool = True, mlp: bool = True) -> dict:
+def layer_of(
+    base: dict, window: int | None = None, sinks: int = 0, attention: bool = True, mlp: bool = True, full_heads: int = 0
+) -> dict:
     """`base` with a window where one is given, and without its attention or its MLP where that is said."""
     said = {"sink_tokens": 0, "sink_logits": True} if sinks == LEARNED else {"sink_tokens": sinks}
-    mixer = base["mixer"] if window is None else {**base["mixer"], "window": {"size": window, **said}}
+    heads = {"full_heads": full_heads} if full_heads else {}
+    mixer = base["mixer"] if window is None else {**base["mixer"], "window": {"size": window, **said, **heads}}
     return {**base, "mixer": mixer if attention else None, "ffn": base["ffn"] if mlp else None}
 
 

@@ -57,7 +57,8 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
     from lbdsl.api.applying import inputs_for
     from lbdsl.core.digest import digest_of
     from lbdsl.core.measurement import Request
-    from lbdsl.measure.joint import measure_plans
+    from lbdsl.measure.runs import Measuring
+    from lbdsl.measure.scores import measure_plans
     from lbdsl.measure.store import MODEL_LAYER, open_store
     from lbdsl.plan.file import load_plan
     from lbdsl.recipe.schema import Evaluate
@@ -75,7 +76,8 @@ def judge(saved: Path, cache: Path, out: Path) -> None:
         fingerprint = bench.fingerprint(blocks.digest)
         with open_store(cache) as store:
             model = lambda: bench.measured_base  # noqa: E731
-            measure_plans(model, {digest: changes}, ("kl",), blocks, store, fingerprint, statistics=statistics)
+            measuring = Measuring(model, blocks, store, fingerprint, statistics=statistics)
+            measure_plans(measuring, {digest: changes}, ("kl",))
             sums = store.get(fingerprint, Request("kl", f"joint {digest}", MODEL_LAYER))
         found[text] = [(sums[row].total, sums[row].tokens) for row in sorted(sums)]
     out.write_text(json.dumps(found), encoding="utf-8")

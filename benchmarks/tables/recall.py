@@ -4,7 +4,8 @@ Needs `make model`. A layer's row has the rise of the loss in nats per token of 
 `builtin:recall` in texts of 512 and 1Ki tokens, over all kinds with its error and of each kind. `base` has the shares that
 it finds. `without-KIND`: eight layers kept by the other kinds, the rest windowed; what is left of the answers of each
 kind on 80 other questions. `keeps-by-...`: with eight layers kept by all kinds, by `kl`, and by `nll(drop)`, on 8Ki tokens
-of pydoc. `python -m benchmarks.tables.recall FILE.png` draws the layers.
+of pydoc; by a screen of recall, and by 20 questions instead of 80. `python -m benchmarks.tables.recall FILE.png` draws the
+layers.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ LAYERS, KEPT = 30, 8
 KINDS = ("numbers", "words", "latest", "passage", "table")
 
 
-def recipe(rules: str) -> str:
-    return f'lbr 1\nmeasure {{ data = "builtin:pydoc"; tokens = 8Ki }}\n{rules}\n'
+def recipe(rules: str, settings: str = "") -> str:
+    return f'lbr 1\nmeasure {{ data = "builtin:pydoc"; tokens = 8Ki{settings} }}\n{rules}\n'
 
 
 def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def answers(models: Mapping[str, Iterable[int]], part: str) -> dict[str, Any]:
     from lbdsl.actions import actions
     from lbdsl.core.measurement import Request
     from lbdsl.data.split import TextPart
-    from lbdsl.measure.statistics import NO_STATISTICS
     from lbdsl.measure.store import MODEL_LAYER
+    from lbdsl.measure.taken import NO_STATISTICS
     from lbdsl.plan.lengths import with_lengths
     from lbdsl.recipe.load import recipe_from_text
     from lbdsl.session.asking import Asking, recall_questions_of
@@ -76,16 +77,15 @@ def by_layer(work: Path) -> dict[str, Any]:
     return dict(json.loads(found.read_text()))
 
 
-def text_scores(work: Path) -> list[dict[str, Any]]:
-    """What `lbdsl measure --json` says of every layer's window, and of dropping its attention."""
+def scores(work: Path, name: str, score: str, settings: str) -> list[dict[str, Any]]:
+    """What `lbdsl measure --json` says of every layer."""
     from benchmarks.tables.judged import lbdsl
 
     def make(path: Path) -> None:
-        by = "\n".join(f"lowest 1 by {score} keep" for score in (f"kl({ACTION})", "nll(drop)"))
-        path.with_suffix(".lbr").write_text(recipe(by))
+        path.with_suffix(".lbr").write_text(recipe(f"lowest 1 by {score} keep", settings))
         path.write_text(lbdsl("measure", str(path.with_suffix(".lbr")), MODEL, "--json").stdout)
 
-    return list(json.loads(once(work / "scores.json", make).read_text())["scores"])
+    return list(json.loads(once(work / f"{name}.scores.json", make).read_text())["scores"])
 
 
 def of_layer(layer: int) -> Row:
@@ -99,8 +99,8 @@ def of_layer(layer: int) -> Row:
 
 def kept_by(work: Path, kinds: Iterable[str]) -> list[int]:
     """The layers whose window costs the most in the mean of these kinds."""
-    scores = by_layer(work)
-    rises = {layer: [scores[str(layer)]["kinds"][kind][3] for kind in kinds] for layer in range(LAYERS)}
+    found = by_layer(work)
+    rises = {layer: [found[str(layer)]["kinds"][kind][3] for kind in kinds] for layer in range(LAYERS)}
     return sorted(sorted(rises, key=lambda layer: -sum(rises[layer]))[:KEPT])
 
 
@@ -119,14 +119,13 @@ def plan_row(key: str, kept: Any) -> Row:
     return Row(key, run)
 
 
-def kept_by_score(metric: str, action: str) -> Any:
+def kept_by_score(name: str, score: str, settings: str = "") -> Row:
     def kept(work: Path) -> list[int]:
-        scores = {
-            row["layer"]: row["value"] for row in text_scores(work) if (row["metric"], row["action"]) == (metric, action)
-        }
-        return sorted(sorted(scores, key=lambda layer: -scores[layer])[:KEPT])
+        # The base's own loss is of no layer.
+        of_layers = {row["layer"]: row["value"] for row in scores(work, name, score, settings) if row["layer"] >= 0}
+        return sorted(sorted(of_layers, key=lambda layer: -of_layers[layer])[:KEPT])
 
-    return kept
+    return plan_row(f"keeps-by-{name}", kept)
 
 
 def base_row(work: Path) -> Mapping[str, float]:
@@ -145,8 +144,11 @@ TABLE = Table(
             plan_row(f"without-{kind}", lambda work, kind=kind: kept_by(work, [one for one in KINDS if one != kind]))
             for kind in KINDS
         ),
-        plan_row("keeps-by-kl", kept_by_score("kl", ACTION)),
-        plan_row("keeps-by-drop", kept_by_score("nll", "drop")),
+        kept_by_score("kl", f"kl({ACTION})"),
+        kept_by_score("drop", "nll(drop)"),
+        kept_by_score("screen", f"recall({ACTION})", "; strategy = screen"),
+        kept_by_score("screen-20", f"recall({ACTION})", "; strategy = screen; recall_questions = 20"),
+        kept_by_score("recall-20", f"recall({ACTION})", "; recall_questions = 20"),
     ],
     measures=(*CHANGING, *JUDGING, *CHOOSING),
 )

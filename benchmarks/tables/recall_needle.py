@@ -30,7 +30,8 @@ def figures(work: Path, number: int) -> dict[str, float]:
     rules = f"layers {layers} swa(window=256, sinks=4)\nelse keep\neval {{ tokens = 4Ki; seq = 1Ki; needle = [1Ki] }}"
     folder = made(work, f"plan-{number}", f'measure {{ data = "builtin:pydoc"; tokens = 4Ki }}\n{rules}')
     record = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))
-    (task,), recall = record["evaluation"]["tasks"], record["plan"]["recall"]
+    task = next(task for task in record["evaluation"]["tasks"] if task["name"] == "needle(1Ki)")
+    recall = record["plan"]["recall"]
     return {
         "layers": len(windowed(number)),
         "recall": recall["value"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lbdsl.core.units import bytes_text, plural, tokens_text
@@ -36,9 +36,6 @@ class Cell:
     predicted: float | None = None
     bound: bool = False
     pairs: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measured_by(benched: Mapping[str, Any]) -> str:

@@ -59,6 +59,7 @@ def card_text(record: Record, *, pictures: bool = True) -> str:
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     base = base_name(plan.model)
+    version = "" if plan.model.revision is None else f"revision `{plan.model.revision}`, "
     lines = [
         "---",
         f"base_model: {base}",
@@ -72,8 +73,7 @@ def card_text(record: Record, *, pictures: bool = True) -> str:
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
     lines += [
-        f"Made by lbdsl {record.lbdsl_version} from `{base}` "
-        f"({_version_of(plan.model)}sha256 `{plan.model.digest[:16]}`). Load it with",
+        f"Made by lbdsl {record.lbdsl_version} from `{base}` ({version}sha256 `{plan.model.digest[:16]}`). Load it with",
         "",
         "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "",
@@ -100,17 +100,12 @@ def base_name(model: ModelRef) -> str:
     return repository or model.name or model.source
 
 
-def _version_of(model: ModelRef) -> str:
-    return "" if model.revision is None else f"revision `{model.revision}`, "
-
-
 def _plan_lines(record: Record) -> list[str]:
     lines = ["## Layers", "", "| layer | what became of it | rule |", "|---|---|---|"]
-    for layer in record.plan.layers:
-        if layer.changed:
-            done = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
-            rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
-            lines.append(f"| {layer.index} | `{done}` | {rules} |")
+    for layer in record.plan.changed:
+        done = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
+        rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
+        lines.append(f"| {layer.index} | `{done}` | {rules} |")
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
     said = layers_text(kept) if kept else "no layer"
     when = " before healing, which trains the layers behind the first change, too" if record.heal is not None else ""
@@ -118,26 +113,13 @@ def _plan_lines(record: Record) -> list[str]:
 
 
 def _cost_lines(record: Record) -> list[str]:
-    plan = record.plan
-    rows = [("parameters", count_text(plan.before.params), count_text(plan.after.params))]
-    rows.append(("weights", bytes_text(plan.before.weights), bytes_text(plan.after.weights)))
-    for ctx in plan.contexts:
-        rows.append(
-            (
-                f"cache of one sequence of {tokens_text(ctx)} tokens",
-                bytes_text(plan.before.kv_bytes[str(ctx)]),
-                bytes_text(plan.after.kv_bytes[str(ctx)]),
-            )
-        )
-    return [
-        "## Cost",
-        "",
-        "| | base | this model |",
-        "|---|---|---|",
-        *[f"| {name} | {before} | {after} |" for name, before, after in rows],
-        "",
-        *_predicted_lines(plan),
-    ]
+    costs = record.plan.costs
+    lines = ["## Cost", "", "| | base | this model |", "|---|---|---|"]
+    lines.append(f"| parameters | {count_text(costs.params.before)} | {count_text(costs.params.after)} |")
+    caches = {f"cache of one sequence of {tokens_text(ctx)} tokens": cost for ctx, cost in costs.kv_bytes.items()}
+    for name, cost in {"weights": costs.weights, **caches}.items():
+        lines.append(f"| {name} | {bytes_text(cost.before)} | {bytes_text(cost.after)} |")
+    return [*lines, "", *_predicted_lines(record.plan)]
 
 
 def _predicted_lines(plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
 from lbdsl.artifact.benched import Cell
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, first_line
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
@@ -220,28 +220,18 @@ def read_record(folder: Path) -> Diagnosed[Record]:
     path = folder / RECORD_FILE
     try:
         if not folder.exists():
-            return Diagnosed(None, (error("LB466", f"there is no folder {folder}", help=did_you_mean(folder)),))
+            raise fail("LB466", f"there is no folder {folder}", help=did_you_mean(folder))
         if not path.is_file():
             help = "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"
-            message = f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}"
-            return Diagnosed(None, (error("LB466", message, help=help),))
+            raise fail("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}", help=help)
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)
         version = content.get("format_version")
         if version != FORMAT_VERSION:
-            said = f"{path} has format version {version}; this lbdsl reads version {FORMAT_VERSION}"
-            return Diagnosed(None, (error("LB465", said),))
+            raise fail("LB465", f"{path} has format version {version}; this lbdsl reads version {FORMAT_VERSION}")
         if claimed != digest_of(content):
-            return Diagnosed(
-                None,
-                (
-                    error(
-                        "LB465",
-                        f"{path} was edited after it was written: its digest does not match",
-                        help="apply the recipe again, or restore the file",
-                    ),
-                ),
-            )
+            said = f"{path} was edited after it was written: its digest does not match"
+            raise fail("LB465", said, help="apply the recipe again, or restore the file")
         return Diagnosed(Record.model_validate(content))
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)

@@ -30,14 +30,8 @@ def check_files(folder: Path, record: Record) -> None:
         raise fail("LB465", f"{problem.filename or folder} cannot be read: {problem.strerror or problem}") from None
     for name in sorted({*found, *record.files}):
         if found.get(name) != record.files.get(name):
-            what = (
-                "is missing"
-                if name not in found
-                else "is not in the record"
-                if name not in record.files
-                else "changed after it was saved"
-            )
-            raise fail("LB465", f"{folder / name} {what}")
+            there = "changed after it was saved" if name in record.files else "is not in the record"
+            raise fail("LB465", f"{folder / name} {there if name in found else 'is missing'}")
 
 
 def load_artifact(

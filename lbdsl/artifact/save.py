@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.runtime_files import write_runtime
+from lbdsl.core.digest import digest_file
 from lbdsl.core.files import umask
 from lbdsl.model.checkpoint import TEMPLATE_FOLDER
 from lbdsl.model.computing import cast_weights
@@ -87,11 +87,6 @@ def file_hashes(folder: Path) -> dict[str, str]:
     """sha256 of `hashed_files`, by file name."""
     hashes = {}
     for path in hashed_files(folder):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file():
-            # A folder, or a named pipe, which would block: this value matches no recorded hash.
-            hashes[name] = "not a regular file"
-            continue
-        with path.open("rb") as stream:
-            hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        # Of a folder, or of a named pipe, which would block, a value that matches no recorded hash.
+        hashes[path.relative_to(folder).as_posix()] = digest_file(path) if path.is_file() else "not a regular file"
     return hashes

@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from lbdsl.artifact.record import Record, facts_of
+from lbdsl.bench.cells import Cell, Pair, by_turns, exact, paired
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.cost import Machine, ModelCost, model_cost
 from lbdsl.cost.profile import Profile
 from lbdsl.session.model import OpenModel
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell, Pair
 
 NEW_TOKENS = 64
 """Tokens that `e2el`, the latency from end to end, writes after the prompt: the time of reading, and this many times that
@@ -45,10 +43,8 @@ class Contexts:
         wanted = self.contexts or fitting or (max(1, has - self.written),)
         for context in wanted:
             if context + self.written > has:
-                message = (
-                    f"{tokens_text(context)} tokens, and {self.written} that are written after them, are more than the "
-                )
-                message += f"{tokens_text(has)} positions of the model"
+                wanted_text = f"{tokens_text(context)} tokens, and {self.written} that are written after them"
+                message = f"{wanted_text}, are more than the {tokens_text(has)} positions of the model"
                 raise fail("LB324", message, help="name shorter ones with --contexts")
         return tuple(wanted)
 
@@ -105,42 +101,39 @@ class Predicted:
 
     def prefill(self, context: int) -> dict[str, Any]:
         bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)
-        return self._faster(bound, lambda profile, cost: profile.reading(cost, context))
+        return self._faster(bound, Profile.reading, context)
 
     def decode(self, context: int, batch: int) -> dict[str, Any]:
         was, becomes = (c.step_seconds(self.machine, context, batch) for c in (self.base, self.artifact))
-        return self._faster(was / becomes, lambda profile, cost: profile.latency(cost, context, batch))
+        return self._faster(was / becomes, Profile.latency, context, batch)
 
     def whole_request(self, context: int) -> dict[str, Any]:
         def seconds(profile: Profile, cost: ModelCost) -> float | None:
             reading, step = profile.reading(cost, context), profile.latency(cost, context, 1)
             return None if reading is None or step is None else reading + NEW_TOKENS * step
 
-        found = self._faster(0, seconds)
-        return {} if found["bound"] else {"predicted": 1 / found["predicted"]}
+        return self._ratio(seconds)
 
     def throughput(self, read: int, written: int, requests: int) -> dict[str, Any]:
-        rates = self._both(lambda profile, cost: profile.throughput(cost, read, written, requests))
-        return {"predicted": rates[1] / rates[0]} if rates else {}
+        return self._ratio(Profile.throughput, read, written, requests)
 
     def memory(self, context: int, batch: int) -> dict[str, Any]:
-        peaks = self._both(lambda profile, cost: profile.peak(cost, context, batch))
-        return {"predicted": peaks[1] / peaks[0]} if peaks else {}
+        return self._ratio(Profile.peak, context, batch)
 
     def cache(self, context: int) -> dict[str, Any]:
         return {"predicted": self.artifact.kv_bytes(context) / self.base.kv_bytes(context)}
 
-    def _faster(self, bound: float, seconds: Callable[[Profile, ModelCost], float | None]) -> dict[str, Any]:
+    def _faster(self, bound: float, seconds: Callable[..., float | None], *cell: int) -> dict[str, Any]:
         """How many times as fast."""
-        both = self._both(seconds)
-        return {"predicted": both[0] / both[1], "bound": False} if both else {"predicted": bound, "bound": True}
+        slower = self._ratio(seconds, *cell)
+        return {"predicted": 1 / slower["predicted"] if slower else bound, "bound": not slower}
 
-    def _both(self, value: Callable[[Profile, ModelCost], float | None]) -> tuple[float, float] | None:
-        """Of base and artifact; None without a profile that covers both."""
+    def _ratio(self, value: Callable[..., float | None], *cell: int) -> dict[str, Any]:
+        """`value` is of the profile; nothing without a profile that covers both."""
         if self.profile is None:
-            return None
-        base, artifact = value(self.profile, self.base), value(self.profile, self.artifact)
-        return (base, artifact) if base and artifact else None
+            return {}
+        base, artifact = (value(self.profile, cost, *cell) for cost in (self.base, self.artifact))
+        return {"predicted": artifact / base} if base and artifact else {}
 
 
 def context_cells(
@@ -151,8 +144,6 @@ def context_cells(
     report: Report,
 ) -> Iterator[Cell]:
     """The cells of speed and cache of the base and the artifact."""
-    from lbdsl.bench.cells import by_turns, exact, paired
-
     rounds = count(1)
     total = 2 * len(contexts) * (1 + len(asked.batches)) * (asked.pairs + 1)
 
@@ -160,22 +151,21 @@ def context_cells(
         return by_turns(base, artifact, asked.pairs, lambda: report(next(rounds), total, ""))
 
     for context in contexts:
-        names: Callable[..., Any] = partial(dict, context=context)
         reading = timed(*(partial(model.read, context) for model in models))
         rates = [pair.each(lambda seconds, n=context: n / seconds) for pair in reading]
-        found = paired(rates, **names(batch=1, metric="prefill", unit="tokens/s"))
+        found = paired(rates, context=context, batch=1, metric="prefill", unit="tokens/s")
         yield replace(found, **predicted.prefill(context))
         for batch in asked.batches:
             cache = [model.prepare(context, batch) for model in models]
             writing = timed(*(model.write for model in models))
             rates = [pair.each(lambda seconds, n=batch: n / seconds) for pair in writing]
-            found = paired(rates, **names(batch=batch, metric="decode", unit="tokens/s"))
+            found = paired(rates, context=context, batch=batch, metric="decode", unit="tokens/s")
             yield replace(found, **predicted.decode(context, batch))
             if batch == 1:
                 both = zip(reading, writing, strict=True)
                 whole = [read.each(lambda a, b: a + NEW_TOKENS * b, write) for read, write in both]
-                found = paired(whole, **names(batch=1, metric="e2el", unit="seconds"))
+                found = paired(whole, context=context, batch=1, metric="e2el", unit="seconds")
                 yield replace(found, output=NEW_TOKENS, **predicted.whole_request(context))
             if cache[0]:
-                held = exact(*cache, **names(batch=batch, metric="cache", unit="bytes"))
+                held = exact(*cache, context=context, batch=batch, metric="cache", unit="bytes")
                 yield replace(held, **predicted.cache(context))

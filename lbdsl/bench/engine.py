@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.environments import OF_ENGINE, clean_environment, engines_folder
+from lbdsl.bench.worker import Worker
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import bytes_text
-from lbdsl.session.exporting import artifact_subject
+from lbdsl.session.exporting import artifact_subject, export_artifact
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import ENGINE_NAMES, check_target
-
-if TYPE_CHECKING:
-    from lbdsl.bench.environments import Environment
 
 
 @dataclass(frozen=True)
@@ -29,39 +31,27 @@ class EnginePython:
     def found(self, engine: str, base: OpenModel) -> Path:
         """Raises LB487 if there is none, if it does not have the engine, and if the engine is to run on a device that it is
         not timed on."""
-        from lbdsl.bench import environments
-
         name = ENGINE_NAMES[engine]
         if base.device.type != "cpu":
             raise fail("LB487", f"{name} is timed on a CPU alone so far", help=f"use --device cpu, with a {name} for CPUs")
-        wanted: Environment = environments.OF_ENGINE[engine]
+        wanted = OF_ENGINE[engine]
         if self.python is not None:
             asks = f"from importlib.util import find_spec; print(find_spec({wanted.module!r}) is not None)"
             if said_by(self.python, asks) != "True":
                 message = f"{self.python} does not have {name} (a module `{wanted.module}`)"
                 raise fail("LB487", message, help="without --engine-python, --install makes an environment that has it")
         elif not wanted.is_ready and not self.install:
-            raise fail(
-                "LB487",
-                f"there is no environment with {name} in {wanted.folder}",
-                help=(
-                    "make it by adding --install to this command",
-                    f"or name a Python that has {name} with --engine-python",
-                ),
-            )
-        base.used(environments.engines_folder())
-        if self.python is not None:
-            return self.python
-        if wanted.is_ready:
-            return wanted.python
+            help = ("make it by adding --install to this command", f"or name a Python that has {name} with --engine-python")
+            raise fail("LB487", f"there is no environment with {name} in {wanted.folder}", help=help)
+        base.used(engines_folder())
+        if self.python is not None or wanted.is_ready:
+            return self.python or wanted.python
         with base.progress.stage(f"installing {name}"):
             return wanted.install()
 
 
 def said_by(python: Path, asks: str) -> str:
     """What a Python prints that runs a line. Raises LB487 if it cannot be run."""
-    from lbdsl.bench.environments import clean_environment
-
     try:
         done = subprocess.run(
             [str(python), "-c", asks], capture_output=True, text=True, check=False, env=clean_environment()
@@ -80,6 +70,25 @@ def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> st
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
         raise LbdslError(objections)
     return kinds[0]
+
+
+def exported(folder: Path, kind: str, base: OpenModel, stack: ExitStack) -> Path:
+    """The export of the artifact, in a folder that ends with `stack`."""
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
+    return export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
+
+
+def loaded(
+    engine: str, command: list[str], jobs: tuple[Mapping[str, Any], ...], base: OpenModel, stack: ExitStack, **values: str
+) -> tuple[list[Worker], dict[str, Any]]:
+    """Processes with the base and the artifact, which end with `stack`, and what the engine says of itself. `values` are
+    for their environment."""
+    workers = []
+    for name, job in zip(("the base", "the artifact"), jobs, strict=True):
+        with base.progress.stage(f"loading {name} in {ENGINE_NAMES[engine]}"):
+            workers.append(stack.enter_context(Worker(engine, command, job, clean_environment(**values))))
+            said = workers[-1].ready()
+    return workers, said
 
 
 def check_free(bench: OpenModel, needed: int, what: str, help: str, share: float = 1.0) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.cells import Cell, Measured
 from lbdsl.bench.contexts import STEPS, Contexts, Predicted, context_cells
-from lbdsl.bench.engine import EnginePython, check_free, export_kind, served_base
+from lbdsl.bench.engine import EnginePython, check_free, export_kind, exported, loaded, served_base
+from lbdsl.bench.worker import Worker
 from lbdsl.core.units import plural
 from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.model.config_file import read_json_object
-from lbdsl.session.exporting import export_artifact
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import base_config
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell, Measured
-    from lbdsl.bench.worker import Worker
 
 LLAMA_CPP = "llamacpp"
 
@@ -35,32 +30,27 @@ class InLlamaCpp(Contexts):
     engine: EnginePython = field(default_factory=EnginePython)
     QUANTIZED = {"8-bit weights": "layers all quantize(bits=8)"}
 
-    def check(self, base: OpenModel) -> None:
-        """Raises LB324, LB486 and LB487."""
+    def check(self, base: OpenModel) -> Path:
+        """The engine's Python. Raises LB324, LB486 and LB487."""
         contexts = self.lengths(base)
-        self.engine.found(LLAMA_CPP, base)
+        python = self.engine.found(LLAMA_CPP, base)
         # 16-bit caches of both models.
         needed = (
             2 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self.written) * 2 // base.facts.dtype_bytes
         )
         what = f"the caches of {plural(max(self.batches), 'sequence')} together"
         check_free(base, needed, what, "name shorter --contexts or smaller --batches")
+        return python
 
     def measure(self, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[Measured, Iterator[Cell]]:
         """Prefill, decode and latency. Raises LB324 for a context that is longer than the model's positions, LB487 without
         llama.cpp, LB488 if it fails, and the errors of the export where it cannot serve the artifact."""
         import torch
 
-        from lbdsl.bench.cells import Measured
-        from lbdsl.bench.environments import clean_environment
-        from lbdsl.bench.worker import Worker
-
         kind = export_kind(folder, record, LLAMA_CPP)
-        self.check(base)
+        python = self.check(base)
         contexts = self.lengths(base)
-        python = self.engine.found(LLAMA_CPP, base)
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
-        exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder / FILE
+        artifact = exported(folder, kind, base, stack)
         job = {
             "tokens": max(contexts) + self.written,
             "batch": max(self.batches),
@@ -68,13 +58,9 @@ class InLlamaCpp(Contexts):
             "vocab": base.facts.vocab,
             "steps": STEPS,
         }
-        workers: list[Worker] = []
-        for name, file in (("the base", _base_file(base, place)), ("the artifact", exported)):
-            with base.progress.stage(f"loading {name} in llama.cpp"):
-                command = [str(python), str(_SCRIPT)]
-                given = {**job, "model": str(file)}
-                workers.append(stack.enter_context(Worker(LLAMA_CPP, command, given, clean_environment())))
-                said = workers[-1].ready()
+        files = (_base_file(base, artifact.parent), artifact / FILE)
+        jobs = tuple({**job, "model": str(file)} for file in files)
+        workers, said = loaded(LLAMA_CPP, [str(python), str(_SCRIPT)], jobs, base, stack)
         predicted = Predicted.of(base, record, LLAMA_CPP, said["version"])
         return Measured(LLAMA_CPP, said["version"], job["threads"], kind), self._cells(workers, contexts, base, predicted)
 
@@ -110,11 +96,11 @@ def _base_file(base: OpenModel, place: Path) -> Path:
     """The base as the exporter writes artifacts: the same numbers, and the base's own architecture."""
     folder = served_base(base, place)
     # Of a GGUF file, its dequantized copy has what the header of the file leaves to be read from it.
-    config = {**read_json_object(folder / "config.json"), **base_config(base)}
+    config = {**read_json_object(folder / "config.json"), **base_config(base.source, base.facts)}
     target = target_of(subject_of(config, base.facts, base.facts.layer_specs)).unwrap()
     with base.progress.stage("writing the base for llama.cpp") as report:
         write_model(folder, target, place / FILE, progress=report)
     return place / FILE
 
 
-_SCRIPT = Path(__file__).parents[1] / "bench" / "workers" / "llamacpp_times.py"
+_SCRIPT = Path(__file__).parent / "workers" / "llamacpp_times.py"

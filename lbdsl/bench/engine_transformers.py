@@ -6,18 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.cells import Cell, Measured, exact
 from lbdsl.bench.contexts import STEPS, Contexts, Predicted, context_cells
 from lbdsl.bench.engine import check_free
-from lbdsl.bench.peak_memory import model_alone, stock_model
+from lbdsl.bench.peak_memory import is_known, model_alone, stock_model
 from lbdsl.core.units import plural, tokens_text
+from lbdsl.measure.memory import SHARE
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import TRANSFORMERS
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell, Measured
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,12 @@ class InTransformers(Contexts):
         import torch
         import transformers
 
-        from lbdsl.bench.cells import Measured
-
         contexts, version = self.lengths(base), transformers.__version__
         predicted = Predicted.of(base, record, TRANSFORMERS, version)
-        _check_memory(predicted, max(contexts), max(self.batches), base)
+        costs, longest, batch = (predicted.base, predicted.artifact), max(contexts), max(self.batches)
+        needed = sum(cost.weights + batch * cost.kv_bytes(longest) for cost in costs)
+        what = f"both models, and {plural(batch, 'sequence')} of {tokens_text(longest)} tokens for each,"
+        check_free(base, needed, what, "name shorter --contexts or smaller --batches", SHARE)
         return Measured(TRANSFORMERS, version, torch.get_num_threads()), self._cells(base, folder, contexts, predicted)
 
     def _cells(self, base: OpenModel, folder: Path, contexts: Sequence[int], predicted: Predicted) -> Iterator[Cell]:
@@ -55,9 +54,6 @@ class InTransformers(Contexts):
 
 def _memory(base: OpenModel, folder: Path, cells: Sequence[tuple[int, int]], predicted: Predicted) -> Iterator[Cell]:
     """The cells of memory: each model in a process of its own."""
-    from lbdsl.bench.cells import exact
-    from lbdsl.bench.memory import is_known
-
     if not is_known(base.device):
         base.progress.say("this system does not tell a process's peak memory: it is left out")
         return
@@ -72,14 +68,3 @@ def _memory(base: OpenModel, folder: Path, cells: Sequence[tuple[int, int]], pre
     for (context, batch), *both in zip(smaller_first, peaks, peaks[len(cells) :], strict=False):
         found = exact(*both, context=context, batch=batch, metric="memory", unit="bytes")
         yield replace(found, **predicted.memory(context, batch))
-
-
-def _check_memory(models: Predicted, context: int, batch: int, bench: OpenModel) -> None:
-    """Raise LB486 if memory does not hold both models and both caches of the largest cell."""
-    from lbdsl.measure.memory import SHARE
-
-    base, artifact = models.base, models.artifact
-    caches = batch * (base.kv_bytes(context) + artifact.kv_bytes(context))
-    needed = base.weights + artifact.weights + caches
-    what = f"both models, and {plural(batch, 'sequence')} of {tokens_text(context)} tokens for each,"
-    check_free(bench, needed, what, "name shorter --contexts or smaller --batches", SHARE)

@@ -3,27 +3,24 @@ latency of a server."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lbdsl.artifact.record import Record
+from lbdsl.bench.cells import Cell, Measured, by_turns, paired
 from lbdsl.bench.contexts import Predicted
-from lbdsl.bench.engine import EnginePython, check_free, export_kind, said_by, served_base
+from lbdsl.bench.engine import EnginePython, check_free, export_kind, exported, loaded, said_by, served_base
+from lbdsl.bench.environments import engines_folder
+from lbdsl.bench.worker import Worker
 from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
-from lbdsl.session.exporting import export_artifact
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import VLLM
-
-if TYPE_CHECKING:
-    from lbdsl.bench.cells import Cell, Measured
-    from lbdsl.bench.worker import Worker
 
 PLUGIN_FORMAT = "vllm"
 CACHE_GIB = 4
@@ -43,13 +40,16 @@ class Requests:
     served: bool = False
     QUANTIZED: ClassVar[Mapping[str, str]] = {"8-bit weights and activations": "layers all quantize(bits=8, activations=8)"}
 
-    def check(self, base: OpenModel) -> None:
-        """Raises LB324, LB486 and LB487."""
+    def check(self, base: OpenModel) -> Path:
+        """The engine's Python. Raises LB324, LB486 and LB487."""
         if self._longest > base.facts.positions:
             message = f"{self._longest} tokens are more than the {base.facts.positions} positions of the model"
             raise fail("LB324", message, help="name shorter --lengths")
-        self.engine.found(VLLM, base)
-        _check_memory(base)
+        python = self.engine.found(VLLM, base)
+        needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
+        what = f"both models, with {CACHE_GIB} GiB for keys and values each,"
+        check_free(base, needed, what, "use a machine with more memory")
+        return python
 
     @property
     def _longest(self) -> int:
@@ -66,39 +66,27 @@ class Requests:
         """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
         errors of the exports where vLLM cannot serve the artifact."""
-        from lbdsl.bench.cells import Measured
-        from lbdsl.bench.environments import clean_environment
-        from lbdsl.bench.worker import Worker
-
         kind = export_kind(folder, record, VLLM, last=PLUGIN_FORMAT)
-        self.check(base)
-        python = self.engine.found(VLLM, base)
+        python = self.check(base)
         if kind == PLUGIN_FORMAT:
             _check_plugin(python)
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
-        exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
-        workers: list[Worker] = []
-        script = _WORKERS / ("vllm_served.py" if self.served else "vllm_throughput.py")
-        for name, model in (("the base", served_base(base, place)), ("the artifact", exported)):
-            job = {
-                "model": str(model),
-                "dtype": base.computed.dtype,
-                "max_model_len": self._longest,
-                "max_num_seqs": max(self.concurrency),
-                # Only that export has code of its own.
-                "trust_remote_code": model is exported and kind == "decilm",
-            }
-            with base.progress.stage(f"loading {name} in vLLM"):
-                command = [str(python), str(script)]
-                workers.append(stack.enter_context(Worker(VLLM, command, job, clean_environment(**_settings()))))
-                said = workers[-1].ready()
+        artifact = exported(folder, kind, base, stack)
+        job = {
+            "dtype": base.computed.dtype,
+            "max_model_len": self._longest,
+            "max_num_seqs": max(self.concurrency),
+            "trust_remote_code": False,
+        }
+        # Only that export has code of its own.
+        of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm"}
+        jobs = ({**job, "model": str(served_base(base, artifact.parent))}, of_artifact)
+        script = Path(__file__).parent / "workers" / ("vllm_served.py" if self.served else "vllm_throughput.py")
+        workers, said = loaded(VLLM, [str(python), str(script)], jobs, base, stack, **_settings())
         predicted = Predicted.of(base, record, VLLM, said["version"])
         found = Measured(VLLM, said["version"], said.get("threads"), kind, self.served)
         return found, self._cells(workers, base, predicted)
 
     def _cells(self, workers: Sequence[Worker], base: OpenModel, predicted: Predicted) -> Iterator[Cell]:
-        from lbdsl.bench.cells import by_turns, paired
-
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
         rounds, total = count(1), 2 * len(cells) * self.pairs
         with base.progress.stage("timing both models by turns in vLLM") as report:
@@ -124,8 +112,6 @@ def _figures(worker: Worker, job: dict[str, int]) -> dict[str, float]:
 
 
 def _settings() -> dict[str, str]:
-    from lbdsl.bench.environments import engines_folder
-
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
         "VLLM_NO_USAGE_STATS": "1",
@@ -138,18 +124,9 @@ def _settings() -> dict[str, str]:
     }
 
 
-_WORKERS = Path(__file__).parents[1] / "bench" / "workers"
-
-
 def _check_plugin(python: Path) -> None:
     """Raise LB487 unless that Python has lbdsl's plug-in for vLLM."""
     asks = "from importlib.metadata import entry_points as all; print(*(p.name for p in all(group='vllm.general_plugins')))"
     if "lbdsl" not in said_by(python, asks).split():
         message = f"vLLM serves this artifact with lbdsl's plug-in, and {python} does not have it"
         raise fail("LB487", message, help=f"in a checkout of lbdsl: {python} -m pip install --no-deps .")
-
-
-def _check_memory(base: OpenModel) -> None:
-    needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
-    what = f"both models, with {CACHE_GIB} GiB for keys and values each,"
-    check_free(base, needed, what, "use a machine with more memory")

@@ -6,13 +6,16 @@ import importlib
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lbdsl.cli import VERBS
-from lbdsl.cli.config import default_map, use_written_names
+from lbdsl.cli.config import use_written_names
 from lbdsl.core.processes import Killed, process_number
+
+if TYPE_CHECKING:
+    from lbdsl.core.diagnostic import LbdslError
 
 
 class _NoReader(Exception):
@@ -31,9 +34,7 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"lbdsl.cli.{cmd_name}")
         command = getattr(module, "command" if cmd_name == "eval" else cmd_name)
         # Not earlier: a broken file must not keep `lbdsl --help` from its answer.
-        defaults = default_map()[cmd_name]
-        use_written_names(command, cmd_name, defaults)
-        ctx.default_map = {cmd_name: defaults}
+        ctx.default_map = {cmd_name: use_written_names(command, cmd_name)}
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -65,7 +66,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Ends the process with one of the documented exit codes."""
-    from lbdsl.core.diagnostic import LbdslError
+    from lbdsl.core.diagnostic import LbdslError, fail
 
     if process_number():
         # The first process says it all.
@@ -80,19 +81,13 @@ def main(argv: list[str] | None = None) -> None:
         problem.show()
         code = 2
     except LbdslError as problem:
-        from lbdsl.cli.output import show_diagnostics
-
-        show_diagnostics(problem.diagnostics)
-        code = problem.exit_code
+        code = _told(problem)
     except (KeyboardInterrupt, click.Abort) as problem:
         measuring = (sys.argv[1:] if argv is None else argv)[:1] in (["measure"], ["plan"], ["calibrate"])
         # click makes one of the other.
         killed = isinstance(problem.__cause__ or problem, Killed)
-        click.echo(
-            ("terminated" if killed else "interrupted")
-            + ("; what was measured is kept, and the same command continues from there" if measuring else ""),
-            err=True,
-        )
+        kept = "; what was measured is kept, and the same command continues from there" if measuring else ""
+        click.echo(("terminated" if killed else "interrupted") + kept, err=True)
         code = 128 + (signal.SIGTERM if killed else signal.SIGINT)
     except (_NoReader, BrokenPipeError):
         # That is not an error.
@@ -100,36 +95,29 @@ def main(argv: list[str] | None = None) -> None:
         code = 0
     except Exception as problem:
         if type(problem).__name__ == "OutOfMemoryError":
-            from lbdsl.cli.output import show_diagnostics
-            from lbdsl.core.diagnostic import error
-
-            show_diagnostics(
-                [
-                    error(
-                        "LB481",
-                        "the device has too little memory",
-                        help=("lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu"),
-                    )
-                ]
-            )
-            sys.exit(1)
-        if os.environ.get("LBDSL_TRACEBACK"):
+            help = ("lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu")
+            code = _told(fail("LB481", "the device has too little memory", help=help))
+        elif os.environ.get("LBDSL_TRACEBACK"):
             raise
-        code = _internal_bug()
+        else:
+            code = _internal_bug(problem)
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _internal_bug() -> int:
+def _told(problem: LbdslError) -> int:
+    from lbdsl.cli.output import show_diagnostics
+
+    show_diagnostics(problem.diagnostics)
+    return problem.exit_code
+
+
+def _internal_bug(problem: Exception) -> int:
     import tempfile
     import traceback
 
-    kind, problem, _ = sys.exc_info()
     with tempfile.NamedTemporaryFile("w", prefix="lbdsl-", suffix=".log", delete=False) as log:
         log.write(traceback.format_exc())
-    click.echo(
-        f"internal error: {kind.__name__ if kind else ''}: {problem}\n"
-        f"  this is a bug of lbdsl; the traceback is in {log.name}",
-        err=True,
-    )
+    said = f"internal error: {type(problem).__name__}: {problem}"
+    click.echo(f"{said}\n  this is a bug of lbdsl; the traceback is in {log.name}", err=True)
     return 7

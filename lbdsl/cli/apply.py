@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,8 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
-from lbdsl.cli.options import RecipeFirst, measuring_options, set_option
+from lbdsl.cli.options import RecipeFirst, again_option, measuring_options, set_option, yes_option
 from lbdsl.core.processes import process_count, process_number
-
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @click.command(cls=RecipeFirst)
@@ -29,15 +28,15 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 @click.option(
     "--model", "relocated", metavar="MODEL", shell_complete=MODELS, help="With a saved plan: where the model is now."
 )
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--force", is_flag=True, help="Move an existing output aside; discard an interrupted run.")
-@click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@again_option
 @click.option(
     "--report-to",
     multiple=True,
-    type=click.Choice(TRACKERS),
+    type=click.Choice(["tensorboard", "wandb", "mlflow", "trackio"]),
     help="Show the healing loss there, too; may be repeated. TensorBoard's files are in <output>.tensorboard.",
 )
 @click.option("--all", "all_layers", is_flag=True, help="With a recipe: list every changed layer of its plan.")
@@ -49,16 +48,12 @@ def apply(
     model: str | None,
     relocated: str | None,
     assignments: tuple[tuple[str, str], ...],
-    output: Path | None,
     yes: bool,
-    no_heal: bool,
-    resume: bool,
-    force: bool,
     again: bool,
-    report_to: tuple[str, ...],
     all_layers: bool,
     options: Any,
     progress: Any,
+    **given: Any,
 ) -> None:
     """Change a model by RECIPE, heal it, evaluate it and save it; or apply exactly a saved PLAN.
 
@@ -70,52 +65,32 @@ def apply(
     from lbdsl.api.planning import plan_recipe
     from lbdsl.cli.output import show_diagnostics
     from lbdsl.report.console import stdout_console
+    from lbdsl.report.plan import render_plan
     from lbdsl.report.report import render_report
 
+    chosen, set_params = ApplyOptions(**given), dict(assignments)
+    planning = partial(plan_recipe, recipe_or_plan, model or "", set_params=set_params, options=options, again=again)
     if process_number():
-        measured = partial(
-            plan_recipe, recipe_or_plan, model or "", set_params=dict(assignments), options=options, again=again
-        )
-        return follow(options, relocated, measured if model is not None else None)
+        return follow(options, relocated, planning if model is not None else None)
     ctx.with_resource(leading(options))
     console = stdout_console()
-    chosen = ApplyOptions(output=output, no_heal=no_heal, resume=resume, force=force, report_to=report_to)
-    resume_command = _resume_command()
     if model is not None and recipe_or_plan.suffix == ".lbplan":
         said = "a saved plan knows its model; with --model you say where it is now"
         raise click.UsageError(f"{said}: lbdsl apply {recipe_or_plan} --model {model}")
     if model is None and recipe_or_plan.suffix == ".lbr":
         raise click.UsageError(f"a recipe needs a MODEL: lbdsl apply {recipe_or_plan} MODEL")
-    if model is None:
-        with stop_on_ctrl_c(resume_command) as should_stop:
-            done = apply_saved_plan(
-                recipe_or_plan,
-                set_params=dict(assignments),
-                model=relocated,
-                chosen=chosen,
-                options=options,
-                progress=progress,
-                should_stop=should_stop,
-            )
-    else:
-        from lbdsl.report.plan import render_plan
-
-        if relocated is not None:
-            raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")
-        if not yes and not sys.stdin.isatty():
-            raise click.UsageError("off a terminal, `apply RECIPE MODEL` needs --yes, or a saved plan (`plan -o`)")
-        with stop_on_ctrl_c(resume_command) as should_stop:
-            planned = plan_recipe(
-                recipe_or_plan,
-                model,
-                set_params=dict(assignments),
-                options=options,
-                progress=progress,
-                again=again,
-                ready=lambda recipe, bench: check_place(recipe, bench, chosen),
-            )
+    if model is not None and relocated is not None:
+        raise click.UsageError("--model goes with a saved plan; a recipe takes MODEL as its second argument")
+    if model is not None and not yes and not sys.stdin.isatty():
+        raise click.UsageError("off a terminal, `apply RECIPE MODEL` needs --yes, or a saved plan (`plan -o`)")
+    with stop_on_ctrl_c(_resume_command()) as should_stop:
+        run: dict[str, Any] = {"chosen": chosen, "progress": progress, "should_stop": should_stop}
+        if model is None:
+            done = apply_saved_plan(recipe_or_plan, set_params=set_params, model=relocated, options=options, **run)
+        else:
+            planned = planning(progress=progress, ready=lambda recipe, bench: check_place(recipe, bench, chosen))
             shown = planned.plan
-            if no_heal and shown.heal is not None:
+            if chosen.no_heal and shown.heal is not None:
                 nothing = {"heal_seconds": 0.0, "passes": None, "machine_bytes": None}
                 unhealed = shown.estimate and shown.estimate.model_copy(update=nothing)
                 shown = shown.model_copy(update={"heal": None, "estimate": unhealed})
@@ -129,15 +104,13 @@ def apply(
             if not yes and not click.confirm("Apply this plan?", err=True):
                 progress.say("Not applied.")
                 ctx.exit(1)
-            done = apply_plan(planned, chosen=chosen, progress=progress, should_stop=should_stop)
+            done = apply_plan(planned, **run)
     show_diagnostics(done.diagnostics)
     render_report(done.record, done.folder, console)
     ctx.exit(done.exit_code)
 
 
 def _resume_command() -> str:
-    import shlex
-
     words = [word for word in sys.argv[1:] if word != "--resume"]
     launched = "torchrun or accelerate launch, as before, with -m " if process_count() > 1 else ""
     return launched + shlex.join(["lbdsl", *words, "--resume"])

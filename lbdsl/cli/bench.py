@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import FOLDERS, MODELS
+from lbdsl.cli.completions import MODELS
 from lbdsl.cli.engines import engine_options
-from lbdsl.cli.options import Picture, json_option, run_options
+from lbdsl.cli.options import Picture, artifact_argument, json_option, run_options
 
 
 @click.command()
-@click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
+@artifact_argument
 @click.option(
     "--against",
     metavar="MODEL",

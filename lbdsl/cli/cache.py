@@ -9,23 +9,19 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import cache_dir_option, json_option
+from lbdsl.cli.options import Parsed, cache_dir_option, json_option, yes_option
 from lbdsl.core.cache import KINDS
 from lbdsl.core.diagnostic import Diagnostic
 
 HOURS = {"h": 1, "d": 24, "w": 168}
 
 
-class Age(click.ParamType):
+def _age(value: Any) -> float:
     """A time such as 12h, 30d or 8w, in seconds."""
-
-    name = "AGE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d{1,6})([hdw])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a time such as 12h, 30d or 8w (hours, days, weeks)", param, ctx)
-        return 3600.0 * int(match[1]) * HOURS[match[2]]
+    match = re.fullmatch(r"(\d{1,6})([hdw])", str(value))
+    if match is None:
+        raise ValueError(f"{value!r} is not a time such as 12h, 30d or 8w (hours, days, weeks)")
+    return 3600.0 * int(match[1]) * HOURS[match[2]]
 
 
 @click.command()
@@ -36,9 +32,9 @@ class Age(click.ParamType):
     type=click.Choice([kind.name for kind in KINDS] + ["all"]),
     help="Delete what there is of a kind, after asking; may be repeated.",
 )
-@click.option("--older-than", type=Age(), help="Only what was not used for so long: 12h, 30d, 8w.")
+@click.option("--older-than", type=Parsed("AGE", _age), help="Only what was not used for so long: 12h, 30d, 8w.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 @cache_dir_option
 @json_option
 @click.pass_context

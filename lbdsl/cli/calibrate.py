@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import MODELS
 from lbdsl.cli.engines import engine_options
-from lbdsl.cli.options import json_option, run_options
+from lbdsl.cli.options import json_option, model_argument, run_options
 
 
 @click.command()
-@click.argument("model", shell_complete=MODELS)
+@model_argument
 @engine_options
 @json_option
 @run_options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,19 +16,9 @@ from lbdsl.core.units import plural
 
 if TYPE_CHECKING:
     from lbdsl.api.checked_model import CheckedModel
-    from lbdsl.api.fixing import Fixed
     from lbdsl.core.diagnostic import Diagnostic
 
 FORMATS = ("rich", "concise", "json", "sarif", "github")
-
-
-class _How(NamedTuple):
-    """Options of checking files."""
-
-    set_params: dict[str, str]
-    model: CheckedModel | None
-    fix: bool
-    diff: bool
 
 
 @click.command(cls=RecipeFirst)
@@ -67,7 +57,7 @@ def check(
     # Garbage collection would take a tenth of the run time: imports create many objects, none of which is garbage.
     gc.disable()
     try:
-        found = _found(files, model, offline, _How(dict(assignments), None, fix, diff))
+        found = _found(files, model, offline, dict(assignments), fix, diff)
         # When the fixed text or a diff is on standard output, findings go to standard error.
         apart = diff or (fix and "-" in files)
         _write(found, form, len(set(files)), apart)
@@ -80,55 +70,51 @@ def check(
         ctx.exit(1)
 
 
-def _found(files: tuple[str, ...], model: str | None, offline: bool, how: _How) -> list[tuple[str, Diagnostic]]:
+def _found(
+    files: tuple[str, ...], model: str | None, offline: bool, given: dict[str, str], fix: bool, diff: bool
+) -> list[tuple[str, Diagnostic]]:
     """Pairs of checked file and finding. For a model that cannot be read, only that error."""
+    facts = None
     if model is not None:
         from lbdsl.api.checked_model import CheckedModel
         from lbdsl.api.inspecting import inspect_model
         from lbdsl.core.diagnostic import LbdslError
 
         try:
-            how = how._replace(model=CheckedModel(inspect_model(model, offline=offline)))
+            facts = CheckedModel(inspect_model(model, offline=offline))
         except LbdslError as problem:
             return [(model, found) for found in problem.diagnostics]
-    return [(file, problem) for file in dict.fromkeys(files) for problem in _checked(file, how)]
+    checked = (
+        (lambda file: _fixed(file, given, facts, diff)) if fix or diff else (lambda file: _checked(file, given, facts))
+    )
+    return [(file, problem) for file in dict.fromkeys(files) for problem in checked(file)]
 
 
-def _checked(file: str, how: _How) -> tuple[Diagnostic, ...]:
-    """The findings in a file, after applying fixes with --fix."""
+def _checked(file: str, given: dict[str, str], facts: CheckedModel | None) -> tuple[Diagnostic, ...]:
     from lbdsl.api.checking import check_file, on_model
     from lbdsl.recipe.load import recipe_from_bytes
 
-    if how.fix or how.diff:
-        return _fixed(file, how)
-    if file == "-":
-        found = recipe_from_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params)
-        return (found if how.model is None else on_model(found, how.model)).diagnostics
-    return check_file(file, how.set_params, facts=how.model).diagnostics
+    if file != "-":
+        return check_file(file, given, facts=facts).diagnostics
+    return on_model(recipe_from_bytes(sys.stdin.buffer.read(), "<stdin>", given), facts).diagnostics
 
 
-def _fixed(file: str, how: _How) -> tuple[Diagnostic, ...]:
+def _fixed(file: str, given: dict[str, str], facts: CheckedModel | None, diff: bool) -> tuple[Diagnostic, ...]:
+    """What is left after the fixes are applied; prints them, and with `diff` a diff instead of writing."""
     from lbdsl.api.fix_files import fix_bytes, fix_file
-
-    if file == "-":
-        data, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", how.set_params, how.model)
-        if fixed is not None and not how.diff:
-            write_text(fixed.text)
-    else:
-        data, fixed = fix_file(file, how.set_params, how.model, write=not how.diff)
-    if fixed is None:
-        return data
-    _tell(file, fixed, how.diff)
-    return data
-
-
-def _tell(file: str, fixed: Fixed, diff: bool) -> None:
-    """Print the applied fixes, and with `diff` a diff."""
     from lbdsl.report.diagnostics import difference, fixes_text
 
-    if diff and fixed.applied:
-        click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
-    click.echo(writable(fixes_text(file, fixed, written=not diff)), nl=False, err=True)
+    if file == "-":
+        found, fixed = fix_bytes(sys.stdin.buffer.read(), "<stdin>", given, facts)
+        if fixed is not None and not diff:
+            write_text(fixed.text)
+    else:
+        found, fixed = fix_file(file, given, facts, write=not diff)
+    if fixed is not None:
+        if diff and fixed.applied:
+            click.echo(writable(difference(file, fixed.before, fixed.text)), nl=False)
+        click.echo(writable(fixes_text(file, fixed, written=not diff)), nl=False, err=True)
+    return found
 
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:

@@ -11,12 +11,9 @@ from collections.abc import Callable
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-SHELLS = ("bash", "zsh", "fish")
-VARIABLE = "_LBDSL_COMPLETE"
-
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completions(shell: str) -> None:
     """Print the completion script of a shell.
 
@@ -29,7 +26,7 @@ def completions(shell: str) -> None:
 
     found = get_completion_class(shell)
     assert found is not None, "click knows these shells"
-    click.echo(found(cli, {}, "lbdsl", VARIABLE).source())
+    click.echo(found(cli, {}, "lbdsl", "_LBDSL_COMPLETE").source())
 
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]

@@ -55,32 +55,26 @@ def convert(
     if file is None:
         raise click.UsageError("Missing argument 'FILE'.")
     from lbdsl.api.converting import convert_recipe, form_of
+    from lbdsl.recipe.reading import read_bytes, text_of
 
     source = source or (form_of(file) if file != "-" else "lbr")
     if source is None:
         raise click.UsageError(f"{file!r} ends in none of .lbr, .json, .yaml, .yml; say what it is with --from")
     to = to or (form_of(out) if out is not None else None) or ("json" if source == "lbr" else "lbr")
     name = "<stdin>" if file == "-" else file
-    text = _read(file, name)
-    found = convert_recipe(text, source, to, name)
+    data = sys.stdin.buffer.read() if file == "-" else read_bytes(file).unwrap()
+    found = convert_recipe(text_of(data, name).unwrap(), source, to, name)
     show_diagnostics(found.diagnostics)
     if found.value is None:
         ctx.exit(max(diagnostic.exit_code for diagnostic in found.diagnostics))
     _give(found.value, out, force)
 
 
-def _read(file: str, name: str) -> str:
-    from lbdsl.recipe.reading import read_bytes, text_of
-
-    data = sys.stdin.buffer.read() if file == "-" else read_bytes(file).unwrap()
-    return text_of(data, name).unwrap()
-
-
 def _give(text: str, out: Path | None, force: bool) -> None:
     """Write to a file, or to standard output as UTF-8, which is probably redirected to a file."""
-    if out is not None:
-        from lbdsl.api.writing import write_beside
+    from lbdsl.api.writing import write_beside
 
+    if out is None:
+        write_text(text)
+    else:
         write_beside(out, text, replace=force)
-        return
-    write_text(text)

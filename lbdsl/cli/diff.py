@@ -31,23 +31,19 @@ def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool,
     if len(one.layers) != len(other.layers):
         counts = f"{len(one.layers)} and {len(other.layers)} layers"
         raise fail("LB466", f"the plans are for models of {counts}", help="compare plans for one model")
-    labels = (str(first), str(second)) if str(first) != str(second) else ("first", "second")
     if as_json:
         differences = [*layer_differences(one, other, "->"), *setting_differences(one, other, "->")]
-        found = {
-            "plans": [str(first), str(second)],
-            "differences": differences,
-            "after": [plan.after.model_dump(mode="json") for plan in (one, other)],
-            "loss": [plan.loss.model_dump(mode="json") for plan in (one, other)],
-            "recall": [None if plan.recall is None else plan.recall.model_dump(mode="json") for plan in (one, other)],
-            "evaluation": [was_judged, is_judged],
-        }
-        print_json(found)
+        found: dict[str, Any] = {"plans": [str(first), str(second)], "differences": differences}
+        for part in ("after", "loss", "recall"):
+            values = (getattr(plan, part) for plan in (one, other))
+            found[part] = [value and value.model_dump(mode="json") for value in values]
+        print_json({**found, "evaluation": [was_judged, is_judged]})
     else:
         from lbdsl.report.console import stdout_console
 
-        judged = {label: found for label, found in zip(labels, (was_judged, is_judged), strict=True) if found is not None}
-        render_diff(dict(zip(labels, (one, other), strict=True)), stdout_console(), judged)
+        label, beside = (str(first), str(second)) if first != second else ("first", "second")
+        judged = {name: found for name, found in ((label, was_judged), (beside, is_judged)) if found is not None}
+        render_diff({label: one, beside: other}, stdout_console(), judged)
     if detailed_exitcode and one.digest != other.digest:
         ctx.exit(CHANGES_PRESENT)
 

@@ -8,34 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from lbdsl.cli.options import Tokens
+from lbdsl.cli.options import TOKENS, Parsed, with_options
+from lbdsl.core.units import tokens_of
 
 
-class Several(click.ParamType):
+def _several(kind: click.ParamType) -> Parsed:
     """Values of one kind, separated by commas."""
 
-    def __init__(self, kind: click.ParamType) -> None:
-        self.kind, self.name = kind, f"{kind.name},..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+    def parse(value: Any) -> tuple[Any, ...]:
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        return tuple(dict.fromkeys(self.kind.convert(part, param, ctx) for part in parts))
+        return tuple(dict.fromkeys(kind.convert(part, None, None) for part in parts))
+
+    return Parsed(f"{kind.name},...", parse)
 
 
-class Lengths(click.ParamType):
+def _lengths(value: Any) -> tuple[int, int]:
     """`1024/256`: tokens of a prompt, and tokens that are written."""
-
-    name = "IN/OUT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split("/")
-        if len(parts) != 2:
-            self.fail(f"{value!r} is not IN/OUT, as in 1024/256", param, ctx)
-        read, written = (Tokens().convert(part, param, ctx) for part in parts)
-        return read, written
+    if isinstance(value, tuple):
+        return value
+    parts = str(value).split("/")
+    if len(parts) != 2:
+        raise ValueError(f"{value!r} is not IN/OUT, as in 1024/256")
+    read, written = map(tokens_of, parts)
+    return read, written
 
 
 OF_ENGINE = {
@@ -50,26 +47,26 @@ _OPTIONS = (
     click.option("--pairs", type=click.IntRange(2), default=5, show_default=True, help="Runs of both models, by turns."),
     click.option(
         "--contexts",
-        type=Several(Tokens()),
+        type=_several(TOKENS),
         help="transformers, llama.cpp: tokens of a prompt. Default: 1Ki,4Ki, as far as the model has positions.",
     ),
     click.option(
         "--batches",
-        type=Several(click.IntRange(1)),
+        type=_several(click.IntRange(1)),
         default="1,8",
         show_default=True,
         help="transformers, llama.cpp: sequences decoded at once.",
     ),
     click.option(
         "--concurrency",
-        type=Several(click.IntRange(1)),
+        type=_several(click.IntRange(1)),
         default="50",
         show_default=True,
         help="vLLM: requests at once.",
     ),
     click.option(
         "--lengths",
-        type=Several(Lengths()),
+        type=_several(Parsed("IN/OUT", _lengths)),
         default="1024/256",
         show_default=True,
         help="vLLM: tokens read and written.",
@@ -95,33 +92,21 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(verb)
     @click.pass_context
-    def wrapper(ctx: click.Context, **given: Any) -> Any:
+    def wrapper(ctx: click.Context, engine: str, pairs: int, **given: Any) -> Any:
         from lbdsl.bench.engine import EnginePython
         from lbdsl.bench.engine_llamacpp import InLlamaCpp
         from lbdsl.bench.engine_transformers import InTransformers
         from lbdsl.bench.engine_vllm import Requests
 
-        names = [param for group in OF_ENGINE.values() for param in group]
-        one = {name: given.pop(name) for name in dict.fromkeys(names)}
-        engine, pairs = given.pop("engine"), given.pop("pairs")
-        _refuse_others(ctx, engine)
-        python = EnginePython(one["engine_python"], one["install"])
-        asked: dict[str, Callable[[], Any]] = {
-            "transformers": lambda: InTransformers(one["contexts"], one["batches"], pairs),
-            "llamacpp": lambda: InLlamaCpp(one["contexts"], one["batches"], pairs, python),
-            "vllm": lambda: Requests(one["concurrency"], one["lengths"], pairs, python, one["served"]),
-        }
-        return verb(asked=asked[engine](), **given)
+        own = {name: given.pop(name) for names in OF_ENGINE.values() for name in names if name in given}
+        for name in own:
+            if name not in OF_ENGINE[engine] and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                having = " or ".join(other for other, names in OF_ENGINE.items() if name in names)
+                raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {having}", ctx)
+        chosen = {"pairs": pairs, **{name: own[name] for name in OF_ENGINE[engine]}}
+        if "install" in chosen:
+            chosen["engine"] = EnginePython(chosen.pop("engine_python"), chosen.pop("install"))
+        kinds: dict[str, Callable[..., Any]] = {"transformers": InTransformers, "llamacpp": InLlamaCpp, "vllm": Requests}
+        return verb(asked=kinds[engine](**chosen), **given)
 
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper
-
-
-def _refuse_others(ctx: click.Context, engine: str) -> None:
-    """A usage error for an option of another engine."""
-    for name in dict.fromkeys(name for names in OF_ENGINE.values() for name in names):
-        source = ctx.get_parameter_source(name)
-        if name not in OF_ENGINE[engine] and source is not None and source.name == "COMMANDLINE":
-            having = " or ".join(other for other, names in OF_ENGINE.items() if name in names)
-            raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {having}", ctx)
+    return with_options(_OPTIONS, wrapper)

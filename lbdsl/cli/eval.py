@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import MODELS
-from lbdsl.cli.options import NeedleType, Picture, Tokens, json_option, measuring_options
+from lbdsl.cli.options import NEEDLE, TOKENS, Picture, json_option, measuring_options
 
 
 @click.command(name="eval")
@@ -25,8 +25,8 @@ from lbdsl.cli.options import NeedleType, Picture, Tokens, json_option, measurin
     multiple=True,
     help="Text to judge on; may be repeated. Default: the recipe's `eval` block, of a model builtin:wikitext.",
 )
-@click.option("--tokens", type=Tokens(), help="Tokens to judge on.")
-@click.option("--seq", type=Tokens(), help="Tokens a sequence.")
+@click.option("--tokens", type=TOKENS, help="Tokens to judge on.")
+@click.option("--seq", type=TOKENS, help="Tokens a sequence.")
 @click.option(
     "--task",
     "tasks",
@@ -38,8 +38,7 @@ from lbdsl.cli.options import NeedleType, Picture, Tokens, json_option, measurin
 @click.option("--limit", type=click.IntRange(2), help="The most questions of each benchmark.")
 @click.option(
     "--needle",
-    "needles",
-    type=NeedleType(),
+    type=NEEDLE,
     multiple=True,
     help="Tokens of a text to find facts in, or a .jsonl file of questions; may be repeated. Default: the recipe's.",
 )
@@ -54,17 +53,9 @@ def command(
     ctx: click.Context,
     artifact: str,
     against: str | None,
-    data: tuple[str, ...],
-    tokens: int | None,
-    seq: int | None,
-    tasks: tuple[str, ...],
-    limit: int | None,
-    needles: tuple[int | str, ...],
-    needle_texts: int | None,
     output: Path | None,
     as_json: bool,
-    options: Any,
-    progress: Any,
+    **asked: Any,
 ) -> None:
     """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts.
 
@@ -74,17 +65,6 @@ def command(
     from lbdsl.artifact.record import RECORD_FILE
     from lbdsl.cli.output import give, show_diagnostics
 
-    asked: dict[str, Any] = {
-        "data": data,
-        "tokens": tokens,
-        "seq": seq,
-        "tasks": tasks,
-        "limit": limit,
-        "needle": needles,
-        "needle_texts": needle_texts,
-        "options": options,
-        "progress": progress,
-    }
     if os.path.lexists(Path(artifact) / RECORD_FILE):
         judged = evaluate_artifact(artifact, against=against, **asked)
     elif against is not None:
@@ -98,7 +78,7 @@ def command(
 
         if needles_in(judged.quality):
             draw_needles(needles_in(judged.quality), output)
-            progress.say(f"Drew {output}")
+            asked["progress"].say(f"Drew {output}")
         else:
             click.echo(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki", err=True)
     ctx.exit(judged.exit_code)

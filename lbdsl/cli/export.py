@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completions import FOLDERS, export_kinds
-from lbdsl.cli.options import json_option
+from lbdsl.cli.completions import export_kinds
+from lbdsl.cli.options import artifact_argument, json_option, quiet_option
 
 
 @click.command()
-@click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
+@artifact_argument
 @click.option(
     "--to",
     "kind",
@@ -22,20 +22,15 @@ from lbdsl.cli.options import json_option
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")
+@quiet_option
 @json_option
 def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Write ARTIFACT in a format that an inference engine reads; fails with a reason if the format cannot express it."""
-    from lbdsl.cli.output import print_json, show_diagnostics
-    from lbdsl.report.console import stderr_console, stdout_console
+    from lbdsl.cli.output import give, show_diagnostics
+    from lbdsl.report.console import stderr_console
     from lbdsl.report.progress import TerminalProgress
     from lbdsl.session.exporting import export_artifact
 
     done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(stderr_console(), quiet))
     show_diagnostics(done.diagnostics)
-    if as_json:
-        print_json(done.to_json())
-    else:
-        from lbdsl.report.export import render_export
-
-        render_export(done, stdout_console())
+    give(done, as_json)

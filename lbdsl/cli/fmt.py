@@ -29,29 +29,25 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
 
     worst, changed, same = 0, 0, 0
     for file in files:
-        found = format_bytes(sys.stdin.buffer.read(), "<stdin>") if file == "-" else format_file(file)
-        if found.value is None:
+        name = "<stdin>" if file == "-" else file
+        found = format_bytes(sys.stdin.buffer.read(), name) if file == "-" else format_file(file)
+        formatted = found.value
+        if formatted is None:
             show_diagnostics(found.diagnostics)
             worst = max([worst, *(diagnostic.exit_code for diagnostic in found.diagnostics)])
             continue
-        changed += found.value.changed
-        same += not found.value.changed
-        if diff and found.value.changed:
-            name = "<stdin>" if file == "-" else file
-            click.echo(writable(difference(name, found.value.old, found.value.new)), nl=False)
-        if check and found.value.changed:
-            click.echo(f"would change {'<stdin>' if file == '-' else file}", err=True)
+        changed += formatted.changed
+        same += not formatted.changed
+        if diff and formatted.changed:
+            click.echo(writable(difference(name, formatted.old, formatted.new)), nl=False)
+        if check and formatted.changed:
+            click.echo(f"would change {name}", err=True)
         if file == "-" and not (check or diff):
-            write_text(found.value.new)
-        elif found.value.changed and not (check or diff):
-            write_formatted(file, found.value)
+            write_text(formatted.new)
+        elif formatted.changed and not (check or diff):
+            write_formatted(file, formatted)
     if tuple(files) != ("-",) and worst == 0:
         verb = "would change" if check or diff else "changed"
-        click.echo(f"{plural(changed, 'recipe')} {verb}, {same} left as {_they(same)}", err=True)
-    if check and changed:
-        worst = max(worst, 1)
-    ctx.exit(worst)
-
-
-def _they(number: int) -> str:
-    return "it is" if number == 1 else "they are"
+        left = "it is" if same == 1 else "they are"
+        click.echo(f"{plural(changed, 'recipe')} {verb}, {same} left as {left}", err=True)
+    ctx.exit(max(worst, int(check and changed > 0)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.completions import MODELS
+from lbdsl.cli.options import model_argument, offline_option
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", shell_complete=MODELS)
+@model_argument
 @click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--template",
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     "goals",
     multiple=True,
     metavar="CONDITION",
-    help="Choose the plan that meets it with the least damage, as in `--goal 'kv(8Ki) <= 50%'`; may be repeated.",
+    help="Choose the plan that meets it with the least damage, as in `--goal 'kv(8Ki) <= 50%'`, or the smallest cache "
+    "that keeps it, as in `--goal 'recovery(needle(1Ki)) >= 90%'`; may be repeated.",
 )
 @click.option(
     "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr"
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@click.option("--offline", is_flag=True, help="Never ask a hub.")
+@offline_option
 def init(
     model: str,
     more: tuple[str, ...],
@@ -56,9 +57,10 @@ def init(
     from lbdsl.api.writing import write_beside
     from lbdsl.cli.output import show_diagnostics
 
+    words = (model, *more)
     if more or model.endswith(".lbr"):
-        name = next((word for word in (model, *more) if word.endswith(".lbr")), "RECIPE")
-        right = next((word for word in (model, *more) if not word.endswith(".lbr")), "MODEL")
+        name = next((word for word in words if word.endswith(".lbr")), "RECIPE")
+        right = next((word for word in words if not word.endswith(".lbr")), "MODEL")
         raise click.UsageError(f"init takes the model, and -o names the recipe: lbdsl init {right} -o {name}")
     if goals and click.get_current_context().get_parameter_source("template") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--goal is a template of its own: leave out --template")

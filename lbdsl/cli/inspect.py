@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
-from lbdsl.cli.completions import MODELS
-from lbdsl.cli.options import DTYPE, json_option
+from lbdsl.cli.options import DTYPE, json_option, model_argument, offline_option
 
 
 @click.command()
-@click.argument("model", shell_complete=MODELS)
+@model_argument
 @click.option("--dtype", type=DTYPE, help="As if run in this type.")
-@click.option("--offline", is_flag=True, help="Never ask a hub.")
+@offline_option
 @json_option
 def inspect(model: str, dtype: str | None, offline: bool, as_json: bool) -> None:
     """Layers, shapes, sizes and cache per token of MODEL, from its headers only.

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lbdsl.api.interrupt import ended_by_kill
-from lbdsl.cli.config import file_of
+from lbdsl.cli.completions import FOLDERS, MODELS
+from lbdsl.cli.config import is_questions_file, key_of, long_name, settings
 from lbdsl.core.paths import is_model
 from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
+from lbdsl.core.units import tokens_of
 from lbdsl.session.options import RunOptions
 
 
@@ -30,6 +33,13 @@ class NumberFormat(click.Choice):
 
 DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 
+artifact_argument = click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
+model_argument = click.argument("model", shell_complete=MODELS)
+again_option = click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+all_option = click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+offline_option = click.option("--offline", is_flag=True, help="Never ask a hub.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 cache_dir_option = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -78,9 +88,9 @@ _RUN = (
         help="Default: the checkpoint's; bfloat16 for GGUF.",
     ),
     cache_dir_option,
-    click.option("--offline", is_flag=True, help="Never ask a hub."),
+    offline_option,
     click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with a local model's tokenizer."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics."),
+    quiet_option,
 )
 
 
@@ -98,15 +108,15 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         with ended_by_kill():
             return verb(options=options, progress=progress, **rest)
 
-    return _with(_RUN, wrapper)
+    return with_options(_RUN, wrapper)
 
 
 def measuring_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """`run_options`, and those of commands that measure or evaluate."""
-    return _with(_MEASURING, run_options(verb))
+    return with_options(_MEASURING, run_options(verb))
 
 
-def _with(options: Sequence[Callable[..., Any]], verb: Callable[..., Any]) -> Callable[..., Any]:
+def with_options(options: Sequence[Callable[..., Any]], verb: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         verb = option(verb)
     return verb
@@ -154,18 +164,36 @@ def _command(ctx: click.Context, words: Sequence[str]) -> str:
     return shlex.join(["lbdsl", str(ctx.info_name), *words])
 
 
-class Assignment(click.ParamType):
-    """`NAME=VALUE`; the value is parsed by the type that the recipe declares."""
+class Parsed(click.ParamType):
+    """What `parse` makes of what is written, and leaves of what was parsed before; its ValueError is the usage error."""
 
-    name = "NAME=VALUE"
+    def __init__(self, name: str, parse: Callable[[Any], Any]) -> None:
+        self.name, self._parse = name, parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, equals, setting = str(value).partition("=")
-        if not equals or not name.strip():
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        return name.strip().lstrip("$"), setting.strip()
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
+
+
+def _assignment(value: Any) -> tuple[str, str]:
+    if isinstance(value, tuple):
+        return value
+    name, equals, setting = str(value).partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"{value!r} is not NAME=VALUE")
+    return name.strip().lstrip("$"), setting.strip()
+
+
+ASSIGNMENT = Parsed("NAME=VALUE", _assignment)
+"""The value is parsed by the type that the recipe declares."""
+
+TOKENS = Parsed("TOKENS", tokens_of)
+"""A number of tokens in recipe syntax: 512, 8Ki, 10k."""
+
+NEEDLE = Parsed("TOKENS|FILE", lambda value: value if is_questions_file(value) else tokens_of(value))
+"""A number of tokens, or a file of questions."""
 
 
 class Picture(click.Path):
@@ -177,25 +205,21 @@ class Picture(click.Path):
             self.fail(f"{str(path)!r} does not end in {' or '.join(PICTURES)}", param, ctx)
         if not path.absolute().parent.is_dir():
             self.fail(f"{str(path.parent)!r} is not a folder", param, ctx)
-        if path.exists() and not _is_picture(path):
-            self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
+        if path.exists():
+            with path.open("rb") as file:
+                start = file.read(1000)
+            if not (start.startswith(b"\x89PNG") or b"<svg" in start):
+                self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
         check_drawing(path)
         return path
 
 
-def _is_picture(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(1000)
-    return start.startswith(b"\x89PNG") or b"<svg" in start
-
-
 PICTURES = (".png", ".svg")
-
 
 set_option = click.option(
     "--set",
     "assignments",
-    type=Assignment(),
+    type=ASSIGNMENT,
     multiple=True,
     help="Give a `param` of the recipe another value; may be repeated.",
 )
@@ -203,49 +227,11 @@ set_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 
 
-class Tokens(click.ParamType):
-    """A number of tokens in recipe syntax: 512, 8Ki, 10k."""
-
-    name = "TOKENS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lbdsl.core.units import tokens_of
-
-        try:
-            return tokens_of(value)
-        except ValueError as problem:
-            self.fail(str(problem), param, ctx)
-
-
-class NeedleType(Tokens):
-    """A number of tokens, or a file of questions."""
-
-    name = "TOKENS|FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
-
-        return value if str(value).lower().endswith(QUESTIONS_FILE) else super().convert(value, param, ctx)
-
-
-class DevicesType(click.ParamType):
-    """Devices such as 8xH100, 1x24GB or 2xcpu."""
-
-    name = "COUNTxKIND"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from lbdsl.cost.devices import devices_of
-
-        try:
-            return devices_of(str(value))
-        except ValueError as problem:
-            self.fail(str(problem), param, ctx)
-
-
 def origins(ctx: click.Context) -> Iterator[str]:
     """`ctx = (77,) (from lbdsl.toml)` for each option that the environment or a file sets."""
     for param in ctx.command.params:
-        source, long = ctx.get_parameter_source(param.name or ""), next((o for o in param.opts if o.startswith("--")), "")
-        if long and source is not None and source.name in ("ENVIRONMENT", "DEFAULT_MAP"):
-            place = "environment" if source.name == "ENVIRONMENT" else file_of(ctx.info_name or "", long[2:])
-            yield f"{long[2:]} = {ctx.params[param.name or '']} (from {place})"
+        name, long = str(param.name), long_name(param)
+        source = ctx.get_parameter_source(name)
+        if long and source in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+            found = settings()[str(ctx.info_name)] if source is ParameterSource.DEFAULT_MAP else {}
+            yield f"{long} = {ctx.params[name]} (from {found[key_of(long)].file if found else 'environment'})"

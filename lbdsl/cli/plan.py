@@ -8,32 +8,43 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.completions import MODELS, RECIPES, engines
+from lbdsl.cli.completions import RECIPES, engines
 from lbdsl.cli.options import (
+    ASSIGNMENT,
     PICTURES,
-    Assignment,
-    DevicesType,
+    TOKENS,
+    Parsed,
     Picture,
     RecipeFirst,
-    Tokens,
+    again_option,
+    all_option,
     json_option,
     measuring_options,
+    model_argument,
     origins,
     set_option,
 )
+from lbdsl.cli.output import give, print_json, show_diagnostics
+from lbdsl.core.diagnostic import Diagnostic
 
 CHANGES_PRESENT = 10
 
 
+def _devices(value: Any) -> Any:
+    from lbdsl.cost.devices import devices_of
+
+    return devices_of(str(value))
+
+
 @click.command(cls=RecipeFirst)
 @click.argument("recipe", type=click.Path(path_type=Path), shell_complete=RECIPES)
-@click.argument("model", shell_complete=MODELS)
+@model_argument
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
 @click.option(
     "--ctx",
     "contexts",
-    type=Tokens(),
+    type=TOKENS,
     multiple=True,
     help="Contexts to count cache bytes and FLOPs at, besides those that RECIPE names, and 1Ki, 8Ki and 32Ki within "
     "MODEL's positions.",
@@ -49,7 +60,7 @@ CHANGES_PRESENT = 10
 @click.option(
     "--sweep",
     "sweeps",
-    type=Assignment(),
+    type=ASSIGNMENT,
     multiple=True,
     metavar="NAME=VALUE,VALUE,...",
     help="Plan for each value of one `param`, and compare them; -o draws them as a picture.",
@@ -57,12 +68,12 @@ CHANGES_PRESENT = 10
 @click.option(
     "--estimate",
     "devices",
-    type=DevicesType(),
+    type=Parsed("COUNTxKIND", _devices),
     help="Say what memory, disk and time it takes on other devices, as in 8xH100, 1x24GB or 2xcpu; measures nothing.",
 )
-@click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+@all_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
-@click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
+@again_option
 @json_option
 @measuring_options
 @click.pass_context
@@ -88,7 +99,6 @@ def plan(
     Missing scores are measured first and cached.
     """
     from lbdsl.api.planning import plan_recipe
-    from lbdsl.cli.output import print_json, show_diagnostics
     from lbdsl.plan.file import check_place, save_plan
     from lbdsl.session.targets import check_engines, check_targets
 
@@ -96,7 +106,9 @@ def plan(
     if devices is not None:
         if given & {"sweeps", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again"}:
             raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
-        return _estimate(recipe, model, devices, dict(assignments), options, as_json)
+        from lbdsl.api.estimating import estimate_recipe
+
+        return give(estimate_recipe(recipe, model, devices, set_params=dict(assignments), options=options), as_json)
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "ctx": contexts, "again": again}
     if sweeps:
@@ -107,9 +119,8 @@ def plan(
         ctx.exit(_sweep(recipe, model, sweeps[0], dict(assignments), output, as_json, how))
     if output is not None:
         if output.suffix in PICTURES:
-            raise click.UsageError(
-                f"{output}: a picture is drawn of several plans, with --sweep; one is saved as a .lbplan"
-            )
+            said = "a picture is drawn of several plans, with --sweep; one is saved as a .lbplan"
+            raise click.UsageError(f"{output}: {said}")
         check_place(output)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
     served = check_targets(planned.plan, planned.bench, targets)
@@ -138,13 +149,6 @@ def plan(
         ctx.exit(CHANGES_PRESENT)
 
 
-def _estimate(recipe: Path, model: str, devices: Any, given: dict[str, str], options: Any, as_json: bool) -> None:
-    from lbdsl.api.estimating import estimate_recipe
-    from lbdsl.cli.output import give
-
-    give(estimate_recipe(recipe, model, devices, set_params=given, options=options), as_json)
-
-
 def _sweep(
     recipe: Path,
     model: str,
@@ -156,42 +160,38 @@ def _sweep(
 ) -> int:
     """The exit code: that of the worst error of any value."""
     from lbdsl.api.sweeping import plan_sweep
-    from lbdsl.cli.output import print_json, show_diagnostics
-    from lbdsl.core.diagnostic import Diagnostic
+    from lbdsl.report.compared import draw_front, render_compared
+    from lbdsl.report.console import stdout_console
 
-    if sweep[0] in given:
-        raise click.UsageError(f"--sweep and --set both give ${sweep[0]} a value")
     name, values = sweep[0], [value.strip() for value in sweep[1].split(",")]
+    if name in given:
+        raise click.UsageError(f"--sweep and --set both give ${name} a value")
     if output is not None:
         output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)
     found = plan_sweep(recipe, model, name, values, set_params=given, **how)
-    recipes = [item.planned.recipe for item in found if item.planned is not None]
-    plans = {f"{name}={item.value}": item.planned.plan for item in found if item.planned is not None}
+    planned = {item.value: item.planned for item in found if item.planned is not None}
+    plans = {f"{name}={value}": one.plan for value, one in planned.items()}
     # What the recipe itself is about, if all plans tell it.
-    named = {cost.ctx for one in recipes for cost in one.costs_asked if cost.ctx is not None}
+    named = {cost.ctx for one in planned.values() for cost in one.recipe.costs_asked if cost.ctx is not None}
     context = max((ctx for ctx in named if all(ctx in plan.contexts for plan in plans.values())), default=None)
     if as_json:
         rows = [
             {
                 "value": item.value,
-                "plan": item.planned.plan.to_json() if item.planned is not None else None,
+                "plan": item.planned and item.planned.plan.to_json(),
                 "errors": [problem.to_json() for problem in item.errors],
             }
             for item in found
         ]
         print_json({"sweep": name, "plans": rows})
     else:
-        from lbdsl.report.compared import render_compared
-        from lbdsl.report.console import stdout_console
-
         render_compared(plans, stdout_console(), context)
-    diagnostics = {item.value: item.errors if item.planned is None else item.planned.diagnostics for item in found}
     # What is said of several values is said once.
     said: dict[object, tuple[Diagnostic, list[str]]] = {}
-    for value, problems in diagnostics.items():
-        for problem in problems:
+    for item in found:
+        for problem in item.errors if item.planned is None else item.planned.diagnostics:
             key = (problem.place, problem.code, problem.message, problem.help)
-            said.setdefault(key, (problem, []))[1].append(value)
+            said.setdefault(key, (problem, []))[1].append(item.value)
     together: dict[str, list[Diagnostic]] = {}
     for problem, of in said.values():
         together.setdefault(", ".join(of), []).append(problem)
@@ -199,8 +199,6 @@ def _sweep(
         how["progress"].say(f"{name} = {shared}:")
         show_diagnostics(found_there)
     if output is not None:
-        from lbdsl.report.compared import draw_front
-
         draw_front(plans, f"{recipe.name}, {name}", output, context)
         how["progress"].say(f"Drew {output}")
-    return max((problem.exit_code for problems in diagnostics.values() for problem in problems), default=0)
+    return max((problem.exit_code for problem, _ in said.values()), default=0)

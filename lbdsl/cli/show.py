@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from lbdsl.cli.completions import PLANS
-from lbdsl.cli.options import json_option
+from lbdsl.cli.options import all_option, json_option
 
 
 @click.command()
 @click.argument("what", type=click.Path(path_type=Path), shell_complete=PLANS)
-@click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+@all_option
 @json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:
     """Show a saved plan (.lbplan) or an artifact's plan and report again."""

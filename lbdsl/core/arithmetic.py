@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from lbdsl.core.units import Unit
 
-_LIMIT = 10**18
+_LIMIT = 10**18 * 2**31
+
+
+def _divided(left: Any, right: Any) -> Any:
+    exact = isinstance(left, int) and isinstance(right, int) and left % right == 0
+    return left // right if exact else left / right
+
+
+_OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": _divided}
 
 
 def combined(op: str, left: Any, right: Any) -> Any:
     """`left op right`; None for a division by zero, and for a result that is not a finite number."""
     try:
-        value = _combined(op, left, right)
+        value = _OPERATIONS[op](left, right)
     except (OverflowError, ZeroDivisionError):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
-
-
-def _combined(op: str, left: Any, right: Any) -> Any:
-    match op:
-        case "+":
-            return left + right
-        case "-":
-            return left - right
-        case "*":
-            return left * right
-        case _:
-            exact = isinstance(left, int) and isinstance(right, int) and left % right == 0
-            return left // right if exact else left / right
 
 
 def exponential(value: float) -> float:
@@ -42,7 +38,7 @@ def exponential(value: float) -> float:
 
 def finite(value: float) -> bool:
     """Whether a number is finite and within the range that the language supports."""
-    return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT * 2**31
+    return (isinstance(value, int) or math.isfinite(value)) and abs(value) < _LIMIT
 
 
 def join_units(op: str, left: Unit, right: Unit) -> Unit | None:

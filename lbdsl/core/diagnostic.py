@@ -86,15 +86,18 @@ class Diagnosed(NamedTuple, Generic[T]):
 
     @property
     def ok(self) -> bool:
-        return self.value is not None and not any(d.is_error for d in self.diagnostics)
+        return self.value is not None and not has_errors(self.diagnostics)
 
     def unwrap(self) -> T:
         """The value; raises `LbdslError` when there are errors."""
-        errors = [d for d in self.diagnostics if d.is_error]
-        if errors:
-            raise LbdslError(self.diagnostics)
+        raise_errors(self.diagnostics)
         assert self.value is not None, "a stage without errors returns a value"
         return self.value
+
+
+def refused(code: str, message: str, span: Span | None = None, **details: Any) -> Diagnosed[Any]:
+    """The result of a stage that one error prevented."""
+    return Diagnosed(None, (error(code, message, span, **details),))
 
 
 class LbdslError(Exception):
@@ -109,10 +112,19 @@ class LbdslError(Exception):
         return max((d.exit_code for d in self.diagnostics), default=1) or 1
 
 
+def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
+    return any(d.is_error for d in diagnostics)
+
+
 def raise_errors(diagnostics: tuple[Diagnostic, ...]) -> None:
     """Raise LbdslError with all of them if one is an error."""
-    if any(d.is_error for d in diagnostics):
+    if has_errors(diagnostics):
         raise LbdslError(diagnostics)
+
+
+def rewrite(span: Span, text: str) -> Fix:
+    """The fix that replaces `span` by `text`."""
+    return Fix(f"write `{text.strip()}`", (Edit(span, text),))
 
 
 def _found(
@@ -121,14 +133,20 @@ def _found(
     message: str,
     span: Span | None = None,
     *,
-    help: str | tuple[str, ...] = (),
-    labels: tuple[Label, ...] = (),
+    help: str | tuple[str, ...] | None = None,
+    labels: Label | tuple[Label, ...] = (),
     fix: Fix | None = None,
+    write: str | None = None,
 ) -> Diagnostic:
-    """A diagnostic; its code must be known to `core.codes`."""
+    """A diagnostic; its code must be known to `core.codes`. `write` is a fix, the text that replaces the span, and the help
+    where there is no other."""
     code_for(code)
-    hints = (help,) if isinstance(help, str) else tuple(help)
-    return Diagnostic(code, severity, message, span, tuple(labels), hints, fix)
+    if write is not None and span is not None:
+        fix = rewrite(span, write)
+        help = fix.title if help is None else help
+    hints = (help,) if isinstance(help, str) else tuple(help or ())
+    labels = (labels,) if isinstance(labels, Label) else labels
+    return Diagnostic(code, severity, message, span, labels, hints, fix)
 
 
 error = partial(_found, Severity.ERROR)

@@ -23,7 +23,7 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp creates a file that only its user can read.
-        os.chmod(name, _mode(path))
+        os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~umask())
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -61,10 +61,3 @@ def umask() -> int:
     current = os.umask(0o022)
     os.umask(current)
     return current
-
-
-def _mode(path: Path) -> int:
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return 0o666 & ~umask()

@@ -48,15 +48,12 @@ def added(terms: Sequence[tuple[float, Measurement]]) -> Measurement:
     """The sum of values of one unit, each times a weight; their errors add in quadrature."""
     if len(terms) == 1 and terms[0][0] == 1:
         return terms[0][1]
-    value = math.fsum(weight * one.value for weight, one in terms) if _finite(terms) else math.nan
+    finite = all(math.isfinite(one.value) for _, one in terms)
+    value = math.fsum(weight * one.value for weight, one in terms) if finite else math.nan
     stderr = math.hypot(*(weight * one.stderr for weight, one in terms))
     return Measurement(
         value, stderr, terms[0][1].unit, sum(one.tokens for _, one in terms), min(one.sequences for _, one in terms)
     )
-
-
-def _finite(terms: Sequence[tuple[float, Measurement]]) -> bool:
-    return all(math.isfinite(one.value) for _, one in terms)
 
 
 NOT_ASKED = NoValue("was not asked", "name its text or task in the `eval` block, or on the command line of `eval`")
@@ -102,10 +99,9 @@ def clustered_mean(sums: Sequence[float], counts: Sequence[float], unit: Unit) -
         raise ValueError("a mean needs at least one token, and one count for every sum")
     total = sum(counts)
     clusters = len(counts)
-    if not all(map(math.isfinite, sums)):
-        return Measurement(sum(sums) / total, math.nan, unit, round(total), clusters)
-    mean = math.fsum(sums) / total
-    if clusters < 2:
+    finite = all(map(math.isfinite, sums))
+    mean = (math.fsum(sums) if finite else sum(sums)) / total
+    if clusters < 2 or not finite:
         return Measurement(mean, math.nan, unit, round(total), clusters)
     spread = math.fsum((s - mean * n) ** 2 for s, n in zip(sums, counts, strict=True))
     stderr = math.sqrt(clusters / (clusters - 1) * spread) / total

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable
-from functools import lru_cache
 
-_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_PLACES = {char: (row, column + row / 2) for row, chars in enumerate(_ROWS) for column, char in enumerate(chars)}
-
-_SWAP, _GAP, _DOUBLE, _NEXT_KEY, _OTHER, _CASE, _JOIN = 0.8, 0.9, 0.7, 0.85, 1.0, 0.05, 0.2
-_FIRST_LETTER = 0.15
-"""Added if the first letters differ: typos there are rare."""
+_JOINS = re.compile("[_-]")
+_JOIN, _CASE, _FIRST_LETTER = 0.2, 0.05, 0.15
+"""What another join, another case and another first letter add to the edits; typos of first letters are rare."""
 
 _SHORTEST_PREFIX = 3
 
@@ -46,11 +42,13 @@ def slip(name: str, choices: Iterable[str]) -> str | None:
 
 def _is_slip(typed: str, meant: str) -> bool:
     longest = max(len(typed), len(meant))
-    allowed = 0.8 if longest <= 3 else 1.2 if longest < 8 else 1.85
+    # Another letter in a short word may be another word.
+    same_letters = longest > 3 or len(typed) != len(meant) or sorted(typed.lower()) == sorted(meant.lower())
     return (
-        (typed[:1].lower() == meant[:1].lower() or typed[:2] == meant[1::-1])
+        same_letters
+        and (typed[:1].lower() == meant[:1].lower() or typed[:2] == meant[1::-1])
         and re.findall(r"\d", typed) == re.findall(r"\d", meant)
-        and distance(typed, meant) <= allowed
+        and distance(typed, meant) <= 1.25
     )
 
 
@@ -77,35 +75,22 @@ def _allowed(length: int) -> float:
 
 
 def distance(typed: str, meant: str, most: float = math.inf) -> float:
-    """Weighted edit distance of two words: optimal string alignment, with a lower cost for common typos. Infinite if it is
-    found to be more than `most`.
+    """Edits between two words, without their joins, where letters next to each other may be swapped once; a little more
+    where cases, joins or first letters differ, for typos there are rare. Infinite if the edits are more than `most`.
 
-    The Damerau-Levenshtein recurrence, restricted so that no substring is edited twice (Navarro, A guided tour to
-    approximate string matching, 2001).
+    Optimal string alignment (Navarro, A guided tour to approximate string matching, 2001).
     """
+    from rapidfuzz.distance import OSA
+
     if typed == meant:
         return 0.0
-    before_last: list[float] = []
-    last = [_GAP * column for column in range(len(meant) + 1)]
-    gaps = [_gap(meant, index) for index in range(len(meant))]
-    for row, char in enumerate(typed, start=1):
-        gap = _gap(typed, row - 1)
-        line = [last[0] + gap]
-        for column, wanted in enumerate(meant, start=1):
-            cost = min(
-                last[column] + gap,
-                line[column - 1] + gaps[column - 1],
-                last[column - 1] + (0.0 if char == wanted else _replace(char, wanted)),
-            )
-            if row > 1 and column > 1 and char == meant[column - 2] and typed[row - 2] == wanted and char != wanted:
-                cost = min(cost, before_last[column - 2] + _SWAP)
-            line.append(cost)
-        before_last, last = last, line
-        # A swap goes back two rows, all else one.
-        if min(last) > most and min(before_last) > most:
-            return math.inf
-    first = _FIRST_LETTER if typed[:1].lower() != meant[:1].lower() else 0.0
-    return last[-1] + first
+    one, other = (_JOINS.sub("", word) for word in (typed, meant))
+    edits = OSA.distance(one.lower(), other.lower(), score_cutoff=None if most == math.inf else int(most))
+    if edits > most:
+        return math.inf
+    joins = _JOINS.findall(typed) != _JOINS.findall(meant)
+    case = edits == 0 and one != other
+    return edits + _JOIN * joins + _CASE * case + _FIRST_LETTER * (typed[:1].lower() != meant[:1].lower())
 
 
 def known_hints(name: str, known: Collection[str], kind: str) -> tuple[str, ...]:
@@ -113,23 +98,3 @@ def known_hints(name: str, known: Collection[str], kind: str) -> tuple[str, ...]
     close = nearest(name, known)
     listed = f"{kind}: {', '.join(f'`{name}`' for name in known)}"
     return (f"did you mean `{close}`?", listed) if close else (listed,)
-
-
-def _gap(word: str, index: int) -> float:
-    """The cost of a letter that is missing in the other word; lower for a doubled letter."""
-    char = word[index]
-    if char in "_-":
-        return _JOIN
-    return _DOUBLE if index and word[index - 1] == char else _GAP
-
-
-@lru_cache(4096)
-def _replace(char: str, wanted: str) -> float:
-    """The cost of another letter."""
-    if char.lower() == wanted.lower():
-        return _CASE
-    if char in "_-" and wanted in "_-":
-        return _JOIN
-    one, other = _PLACES.get(char.lower()), _PLACES.get(wanted.lower())
-    near = one is not None and other is not None and abs(one[0] - other[0]) <= 1 and abs(one[1] - other[1]) <= 1
-    return _NEXT_KEY if near else _OTHER

@@ -51,14 +51,12 @@ def progress_of(progress: AnyProgress | None) -> Progress:
     return progress if isinstance(progress, Progress) else Calling(progress)
 
 
-class Silent:
+def unreported(done: float, total: float, note: str = "") -> None:
+    """A Report that nobody sees."""
+
+
+class Silent(Calling):
     """Reports nothing."""
 
-    def stage(self, title: str) -> AbstractContextManager[Report]:
-        def report(done: float, total: float, note: str = "") -> None:
-            return None
-
-        return nullcontext(report)
-
-    def say(self, text: str) -> None:
-        return None
+    def __init__(self) -> None:
+        super().__init__(lambda *said: None)

@@ -20,11 +20,7 @@ class Source:
 
     @cached_property
     def _line_starts(self) -> tuple[int, ...]:
-        starts = [0]
-        for offset, char in enumerate(self.text):
-            if char == "\n":
-                starts.append(offset + 1)
-        return tuple(starts)
+        return (0, *(offset for offset, char in enumerate(self.text, 1) if char == "\n"))
 
     def line_column(self, offset: int) -> tuple[int, int]:
         """1-based line and column (in characters) of an offset."""

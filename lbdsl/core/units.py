@@ -80,13 +80,17 @@ def readings_text(found: Mapping[str, str]) -> str:
     return f"write {' or '.join(listed)}"
 
 
+def without_prefix(text: str) -> tuple[str, int]:
+    """`8Ki` as its digits and the factor 1024."""
+    for prefix, factor in (BINARY | DECIMAL).items():
+        if text.endswith(prefix):
+            return text.removesuffix(prefix), factor
+    return text, 1
+
+
 def tokens_of(value: object) -> int:
     """The number of tokens that 512, "512", "8Ki" or "10k" means. Raises ValueError."""
-    text, factor = str(value), 1
-    for suffix, times in {**BINARY, **DECIMAL}.items():
-        if text.endswith(suffix):
-            text, factor = text[: -len(suffix)], times
-            break
+    text, factor = without_prefix(str(value))
     if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS or int(text) < 1:
         found = readings(str(value), in_bytes=False)
         meant = f"; {readings_text(found).replace('`', '')}" if found else ""
@@ -143,8 +147,7 @@ def plural(count: int, one: str, ending: str = "s") -> str:
 
 def ordinal(n: int) -> str:
     """1 -> `1st`, 12 -> `12th`."""
-    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{suffix}"
+    return f"{n}{'th' if n % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"
 
 
 def layers_text(layers: Collection[int]) -> str:

@@ -110,10 +110,6 @@ class StaticValue:
     meaning: str
 
 
-def _no_part(_facts: Sized) -> int:
-    return 0
-
-
 STATIC_VALUES: Mapping[str, StaticValue] = MappingProxyType(
     {
         value.name: value
@@ -123,7 +119,7 @@ STATIC_VALUES: Mapping[str, StaticValue] = MappingProxyType(
                 Unit.BYTES,
                 True,
                 lambda layer, ctx: layer.kv_bytes(ctx),
-                _no_part,
+                lambda facts: 0,
                 "Bytes of keys and values that one sequence of CTX tokens holds.",
             ),
             StaticValue(

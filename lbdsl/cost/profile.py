@@ -50,12 +50,7 @@ def prefill_features(cost: ModelCost, ctx: int, engine: str = "") -> Constants:
     are quantized, attention without and within a window, as the engine does it."""
     mixers, _, ffns = _counts(cost)
     matrices, packed = _products(cost)
-    full, windowed = 0, 0
-    for layer in cost.layers:
-        if _is_bounded(layer, ctx):
-            windowed += _attention(layer, ctx, engine)
-        else:
-            full += _attention(layer, ctx, engine)
+    full, windowed = map(sum, zip((0, 0), *(_attention(layer, ctx, engine) for layer in cost.layers), strict=True))
     return (1.0, mixers, ffns, ctx * matrices, ctx * packed, full, windowed)
 
 
@@ -80,21 +75,19 @@ def _products(cost: ModelCost) -> tuple[int, int]:
     return sum(layer.matrix for layer in cost.layers) - packed, packed
 
 
-def _is_bounded(layer: LayerCost, ctx: int) -> bool:
-    window = window_size(layer.spec)
-    return window is not None and window < ctx
-
-
-def _attention(layer: LayerCost, ctx: int, engine: str) -> int:
-    mixer, at_once = layer.spec.mixer, READ_AT_ONCE.get(engine)
-    if at_once is None or mixer is None or not mixer.pair_flops:
-        return layer.prefill_flops(ctx) - 2 * ctx * layer.matrix
-    held = ctx
-    if _is_bounded(layer, ctx):
-        held = RING_STEP * -(-(mixer.seen(ctx) + at_once) // RING_STEP)
-    ends = [min(start + at_once, ctx) for start in range(0, ctx, at_once)]
-    pairs = sum((end - start) * min(end, held) for start, end in zip([0, *ends], ends, strict=False))
-    return mixer.pair_flops * pairs
+def _attention(layer: LayerCost, ctx: int, engine: str) -> tuple[int, int]:
+    """FLOPs of its attention without and within a window."""
+    at_once = READ_AT_ONCE.get(engine)
+    full, windowed = layer.prefill_flops(ctx) - 2 * ctx * layer.matrix, 0
+    for seen, flops in layer.spec.mixer.seen(ctx).items() if layer.spec.mixer is not None else ():
+        exact = here = flops * (2 * ctx * seen - seen * seen) // 2
+        if at_once is not None:
+            held = RING_STEP * -(-(seen + at_once) // RING_STEP) if seen < ctx else ctx
+            ends = [min(start + at_once, ctx) for start in range(0, ctx, at_once)]
+            here = flops * sum((end - start) * min(end, held) for start, end in zip([0, *ends], ends, strict=False))
+        full += (0 if seen < ctx else here) - exact
+        windowed += here if seen < ctx else 0
+    return full, windowed
 
 
 @dataclass(frozen=True)

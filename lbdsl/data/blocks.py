@@ -1,19 +1,19 @@
-"""Tokenize documents and pack them into blocks of token ids."""
+"""Tokenize documents and pack them into blocks of token ids; mixtures of several, by their share of the tokens."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.digest import canonical_json, digest_of
+from lbdsl.core.digest import canonical_json, digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
-from lbdsl.data.chat import Chat, chat_ids
+from lbdsl.data.chat import Chat, chat_ids, prefix_of, token_ids
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import Stretch, TextPart, document_hash
 from lbdsl.recipe.schema_blocks import SEQUENCES
@@ -35,10 +35,8 @@ class TokenBlocks:
     ids: torch.Tensor
     digest: str
     data: str
-    part: TextPart
-    seed: int
-    passes: int
-    available: int | None
+    passes: int = 1
+    available: int | None = None
     starts: torch.Tensor | None = None
     answers: torch.Tensor | None = None
     turns_unknown: bool = False
@@ -160,13 +158,24 @@ def pack(
     marks_SN = rows(marks, [START] * len(prefix), torch.uint8)
     starts_SN, answers_SN = (marks_SN & START) > 0, (marks_SN & ANSWER) > 0
     starts_SN[:, 0] = True
-    made_of = {"data": data, "part": part.value, "seed": seed, "shape": [sequences, seq], "passes": passes}
-    content = ids_SN.numpy().astype("<i8").tobytes()
-    digest = hashlib.sha256(canonical_json(made_of).encode() + b"\n" + content).hexdigest()
+    digest = ids_digest(ids_SN, {"data": data, "part": part.value, "seed": seed, "passes": passes})
     has_chats = any(isinstance(text, Chat) for text in documents)
     unknown = bool((marks_SN & UNKNOWN).any())
     answers = answers_SN if has_chats else None
-    return TokenBlocks(ids_SN, digest, data, part, seed, passes, available, starts_SN, answers, unknown)
+    return TokenBlocks(ids_SN, digest, data, passes, available, starts_SN, answers, unknown)
+
+
+def ids_digest(ids_SN: torch.Tensor, made_of: Mapping[str, Any]) -> str:
+    """sha256 of token ids and what they were made of."""
+    header = canonical_json({**made_of, "shape": list(ids_SN.shape)})
+    return hashlib.sha256(f"{header}\n".encode() + ids_SN.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def row_starts(ids_SN: torch.Tensor) -> torch.Tensor:
+    """Where documents begin, if each sequence is one."""
+    starts_SN = torch.zeros_like(ids_SN, dtype=torch.bool)
+    starts_SN[:, 0] = True
+    return starts_SN
 
 
 START, ANSWER, UNKNOWN = 1, 2, 4
@@ -179,11 +188,7 @@ def _tokenized(
     """Yield the ids of each document, end token included, in the order of this seed and pass, and their marks; long ones
     in pieces. `prefix` stands before each that is no chat."""
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-    def place(text: str) -> str:
-        return hashlib.sha256(f"{seed} {turn} {document_hash(text)}".encode()).hexdigest()
-
-    for text in sorted(documents, key=place):
+    for text in shuffled(documents, seed, turn):
         if isinstance(text, Chat):
             # Its template ends every turn.
             ids, wrote = chat_ids(text, tokenizer, data)
@@ -192,11 +197,14 @@ def _tokenized(
             continue
         pieces = list(_slices(text))
         for number, piece in enumerate(pieces, 1):
-            # `verbose=False`: no warning that the text exceeds the model's maximum length; it is cut into sequences.
-            ids = prefix if number == 1 else []
-            ids = ids + list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = [*(prefix if number == 1 else ()), *token_ids(tokenizer, piece)]
             ids += ending if number == len(pieces) else []
             yield ids, [START if number == 1 and not at else 0 for at in range(len(ids))]
+
+
+def shuffled(documents: Iterable[str], seed: int, turn: int) -> list[str]:
+    """In an order that depends only on the seed, the turn and their content."""
+    return sorted(documents, key=lambda text: digest_text(f"{seed} {turn} {document_hash(text)}"))
 
 
 def _slices(text: str) -> Iterator[str]:
@@ -207,13 +215,6 @@ def _slices(text: str) -> Iterator[str]:
         yield text[start:cut]
         start = cut
     yield text[start:]
-
-
-def prefix_of(tokenizer: Any) -> list[int]:
-    """[bos] if the tokenizer puts it before every text: such models have never seen a sequence without it. Else []."""
-    bos = tokenizer.bos_token_id
-    start = tokenizer("a", verbose=False)["input_ids"][:1]
-    return [bos] if bos is not None and start == [bos] else []
 
 
 def _too_little(data: str, part: TextPart, available: int, sequences: int, seq: int) -> Exception:
@@ -231,3 +232,41 @@ def _too_little(data: str, part: TextPart, available: int, sequences: int, seq: 
             return fail("LB446", message, help="give a source with more text")
         allowed = f"the longest that it allows: `tokens = {tokens_text(SEQUENCES * longest)}; seq = {tokens_text(longest)}`"
     return fail("LB446", message, help=(allowed, "give a source with more text"))
+
+
+def shares(count: int, weights: Sequence[float]) -> list[int]:
+    """`count` sequences divided by weight, at least one for each (so more than `count` for more weights), the remainders to
+    the largest fractions."""
+    left, total = max(0, count - len(weights)), sum(weights)
+    exact = [max(0.0, count * weight / total - 1) for weight in weights]
+    exact = [left * value / (sum(exact) or 1.0) for value in exact]
+    found = [1 + int(value) for value in exact]
+    by_fraction = sorted(range(len(weights)), key=lambda place: int(exact[place]) - exact[place])
+    for place in by_fraction[: max(0, count - sum(found))]:
+        found[place] += 1
+    return found
+
+
+def mixed(blocks: Sequence[TokenBlocks], part: TextPart, seed: int, data: str) -> TokenBlocks:
+    """The sequences of several texts, in a random order, or for measuring one text after the other."""
+    order = torch.arange(sum(text.sequences for text in blocks))
+    if part is TextPart.HEAL:
+        order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+    ids_SN = torch.cat([text.ids for text in blocks])[order]
+    # A sequence that a model wrote is one document.
+    starts = [row_starts(text.ids) if text.starts is None else text.starts for text in blocks]
+    answers_SN = None
+    if any(text.answers is not None for text in blocks):
+        none = [torch.zeros_like(text.ids, dtype=torch.bool) if text.answers is None else text.answers for text in blocks]
+        answers_SN = torch.cat(none)[order]
+    passes = max(text.tokens / text.available if text.available else 1.0 for text in blocks)
+    return TokenBlocks(
+        ids_SN.contiguous(),
+        digest_of([part.value, seed, *(text.digest for text in blocks)]),
+        data,
+        max(text.passes for text in blocks),
+        int(ids_SN.numel() / passes) if passes > 1 else None,
+        torch.cat(starts)[order],
+        answers_SN,
+        any(text.turns_unknown for text in blocks),
+    )

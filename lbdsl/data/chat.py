@@ -1,4 +1,5 @@
-"""Chats: turns of a system, a user and an assistant, tokenized by the template of the model that reads them."""
+"""Token ids of texts, and of chats: turns of a system, a user and an assistant, by the template of the model that reads
+them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,19 @@ from lbdsl.core.diagnostic import fail, first_line
 
 DATED = "{%- macro strftime_now(format) -%}01 January 2025{%- endmacro -%}"
 """Some templates write today's date, by which the same chat would be another text every day."""
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Without special tokens."""
+    # `verbose=False`: no warning that the text exceeds the model's maximum length.
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def prefix_of(tokenizer: Any) -> list[int]:
+    """[bos] if the tokenizer puts it before every text: such models have never seen a sequence without it. Else []."""
+    bos = tokenizer.bos_token_id
+    start = tokenizer("a", verbose=False)["input_ids"][:1]
+    return [bos] if bos is not None and start == [bos] else []
 
 
 class Chat(str):

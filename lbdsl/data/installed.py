@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sysconfig
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from lbdsl.core.digest import digest_text
 
 MOST = 400_000
 """Characters of docstrings of one package: no package is most of the text."""
@@ -61,7 +62,7 @@ def _dependencies(name: str) -> list[metadata.Distribution]:
 def _docstrings(files: Mapping[str, Path]) -> Iterator[str]:
     """The docstrings of each Python file but tests, in an order by the hash of its name, up to `MOST` characters."""
     left = MOST
-    for name in sorted(files, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+    for name in sorted(files, key=digest_text):
         file = files[name]
         if left <= 0:
             return

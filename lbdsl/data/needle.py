@@ -15,6 +15,7 @@ from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.digest import digest_of
 from lbdsl.core.units import tokens_text
 from lbdsl.data.blocks import TokenBlocks, pack
+from lbdsl.data.chat import token_ids
 from lbdsl.data.records import Question, split_answer
 from lbdsl.data.sources import read_parts
 from lbdsl.data.split import TextPart
@@ -119,21 +120,15 @@ def _hay(tokenizer: Any, context: int, texts: int, seed: int) -> TokenBlocks:
         except LbdslError as problem:
             if problem.diagnostics[0].code != "LB446":
                 raise
-    available = sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in found)
+    available = sum(len(token_ids(tokenizer, text)) for text in found)
     said = f"{task_name(context)} takes {texts} texts, and the built-in text that is not healed on has {available} tokens"
     fits = available // context
-    help = (
-        f"write `needle_texts = {fits}`" if fits > 1 else f"ask at {tokens_text(available // texts // 1024 * 1024)} or less"
-    )
-    raise fail("LB446", said, help=help)
+    length = tokens_text(available // texts // 1024 * 1024)
+    raise fail("LB446", said, help=f"write `needle_texts = {fits}`" if fits > 1 else f"ask at {length} or less")
 
 
 def _asked(hay: list[int], text: int, count: int, tokenizer: Any, draw: random.Random) -> list[Question]:
     """The questions about one text, in the order of their facts."""
-
-    def encoded(line: str) -> list[int]:
-        return list(tokenizer(f"\n{line}\n", add_special_tokens=False)["input_ids"])
-
     keys = draw.sample(KEYS, count)
     # Each text begins with another kind, so that every depth has all of them.
     forms = [_form(KINDS[(depth + text) % len(KINDS)], depth // len(KINDS) + text) for depth in range(count)]
@@ -145,7 +140,7 @@ def _asked(hay: list[int], text: int, count: int, tokenizer: Any, draw: random.R
         # In quarters of a part: the one that counts in the middle, the others a quarter into this part or one before it.
         places = [*sorted(4 * draw.randrange(depth + 1) + 1 for _ in own[1:]), 4 * depth + 2]
         placed += [
-            (place, encoded(state.format(key=key, value=value)))
+            (place, token_ids(tokenizer, f"\n{state.format(key=key, value=value)}\n"))
             for place, state, value in zip(places, form.states, own, strict=True)
         ]
         asked.append((*split_answer(tokenizer, f"\n{form.asks.format(key=key)}", f" {own[-1]}"), form.kind))

@@ -6,7 +6,6 @@ facts, phrases and distances, because what chooses must be as wide as what is as
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections import deque
@@ -17,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail
-from lbdsl.core.digest import canonical_json
 from lbdsl.core.units import tokens_text
-from lbdsl.data.blocks import TokenBlocks, Used, prefix_of, unused
+from lbdsl.data.blocks import TokenBlocks, Used, ids_digest, row_starts, shuffled, unused
+from lbdsl.data.chat import prefix_of
 from lbdsl.data.recall_words import HEALING, SCORING, Topic
 from lbdsl.data.records import Question, split_answer
 from lbdsl.data.sources import read_parts
-from lbdsl.data.split import TextPart, document_hash
+from lbdsl.data.split import TextPart
 from lbdsl.recipe.schema_blocks import RECALL, RECALL_HAY
 
 KINDS = ("numbers", "words", "latest", "passage", "table")
@@ -96,9 +95,7 @@ def recall_questions(part: TextPart, tokenizer: Any, length: int, questions: int
     no hay, no key and no word of an answer. They depend on the tokenizer, the arguments and the version of Python; where
     `builtin:pydoc` is not enough, on the installed packages. Raises LB446 for too short a length.
     """
-    maker = _Maker(
-        SCORING, part, tokenizer, _Hay(tokenizer, part, seed, *((name,) for name in RECALL_HAY)), f"{length} {seed}"
-    )
+    maker = _Maker(SCORING, _Hay(tokenizer, part, seed, *((name,) for name in RECALL_HAY)), f"{length} {seed}")
     size = maker.size()
     most = [
         max(1, min(most, int(FACTS * tokens / size.said))) for most, tokens in ((MOST, length), (MOST_IN_HALF, length // 2))
@@ -122,9 +119,7 @@ def recall_blocks(
     questions with their answers. There is always more of it, and more of it begins alike. `exclude`: see `token_blocks`.
     Raises LB446 for too short sequences."""
     seq = min(seq, tokens)
-    maker = _Maker(
-        HEALING, part, tokenizer, _Hay(tokenizer, part, seed, RECALL_HAY, exclude=exclude), f"{seq} {seed}", True
-    )
+    maker = _Maker(HEALING, _Hay(tokenizer, part, seed, RECALL_HAY, exclude=exclude), f"{seq} {seed}", True)
     size = maker.size()
     asked = max(1, min(MOST_TO_HEAL, int(FACTS * seq / (size.said + size.asked))))
     rows = []
@@ -135,12 +130,8 @@ def recall_blocks(
             raise _too_short(f"sequences of {seq} tokens of {RECALL}", size.least)
         rows.append(text.ids)
     ids_SN = torch.tensor(rows)
-    starts_SN = torch.zeros_like(ids_SN, dtype=torch.bool)
-    starts_SN[:, 0] = True
-    made_of = {"data": RECALL, "part": part.value, "seed": seed, "shape": list(ids_SN.shape), "version": VERSION}
-    content = ids_SN.numpy().astype("<i8").tobytes()
-    digest = hashlib.sha256(canonical_json(made_of).encode() + b"\n" + content).hexdigest()
-    return TokenBlocks(ids_SN, digest, RECALL, part, seed, 1, None, starts_SN)
+    digest = ids_digest(ids_SN, {"data": RECALL, "part": part.value, "seed": seed, "version": VERSION})
+    return TokenBlocks(ids_SN, digest, RECALL, starts=row_starts(ids_SN))
 
 
 def _too_short(what: str, least: int) -> LbdslError:
@@ -169,17 +160,9 @@ class _Size(NamedTuple):
 class _Maker:
     """Makes texts, one after another, of topics and hay. `answered`: the questions and answers stand at the end of each."""
 
-    def __init__(
-        self,
-        topics: Mapping[str, tuple[Topic, ...]],
-        part: TextPart,
-        tokenizer: Any,
-        hay: _Hay,
-        seed: str,
-        answered: bool = False,
-    ):
-        self.topics, self.part, self.tokenizer, self.hay, self.answered = topics, part, tokenizer, hay, answered
-        self.draw = random.Random(f"{VERSION} {part.value} {answered} {seed}")
+    def __init__(self, topics: Mapping[str, tuple[Topic, ...]], hay: _Hay, seed: str, answered: bool = False):
+        self.topics, self.part, self.tokenizer, self.hay, self.answered = topics, hay.part, hay.tokenizer, hay, answered
+        self.draw = random.Random(f"{VERSION} {hay.part.value} {answered} {seed}")
 
     def size(self) -> _Size:
         """Of a sample."""
@@ -346,11 +329,7 @@ class _Hay:
             found: set[str] = set()
             for group in self.groups:
                 texts, elsewhere = self._of(group)
-
-                def place(text: str) -> str:
-                    return hashlib.sha256(f"{self.seed} {self.turn} {document_hash(text)}".encode()).hexdigest()
-
-                for text in sorted(texts, key=place):
+                for text in shuffled(texts, self.seed, self.turn):
                     pieces = [
                         piece
                         for piece in dict.fromkeys(_paragraphs(text))

@@ -6,14 +6,13 @@ A record's answer is a part of its text, so that a model can only know it from t
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.place import Folder
-from lbdsl.data.chat import Chat, prompt_of
+from lbdsl.data.chat import Chat, prefix_of, prompt_of, token_ids
 from lbdsl.data.files import check_characters, jsonl_records, kind_of, must_be_file, normal_newlines, text_of_record
 from lbdsl.data.sources import path_of
 from lbdsl.recipe.schema_blocks import QUESTIONS_FILE
@@ -76,16 +75,12 @@ def read_records(source: str, base_dir: Folder = None) -> tuple[Record, ...]:
     return found
 
 
-def read_questions(
-    source: str, tokenizer: Any, *, base_dir: Folder, positions: int, count: int | None = None
-) -> tuple[Question, ...]:
-    """The questions of a file, those about one text one after another; at most `count`, of as many texts as possible.
+def read_questions(source: str, tokenizer: Any, *, base_dir: Folder, positions: int) -> tuple[Question, ...]:
+    """The questions of a file, those about one text one after another.
 
     Raises what `read_records` raises; LB336 for a text and question of more than `positions` tokens, LB443 for an answer of
     which the tokenizer leaves no token, LB453 for chats that the model has no template for.
     """
-    from lbdsl.data.blocks import prefix_of
-
     prefix = prefix_of(tokenizer)
     by_text: dict[int, list[tuple[Record, list[int], list[int]]]] = {}
     texts: dict[str, int] = {}
@@ -105,10 +100,9 @@ def read_questions(
             raise fail("LB336", message, help="shorten the text, or leave the record out")
         number = _same_chat(before, by_text) if record.turns else texts.setdefault(record.text, len(by_text))
         by_text.setdefault(len(by_text) if number is None else number, []).append((record, before, answer))
-    kept = _spread(list(by_text.values()), count)
     return tuple(
         Question(before, answer, source, text, record.line)
-        for text, of_one in enumerate(kept)
+        for text, of_one in enumerate(by_text.values())
         for record, before, answer in of_one
     )
 
@@ -117,12 +111,7 @@ def split_answer(tokenizer: Any, before_text: str, answer_text: str) -> tuple[li
     """Token ids of both texts, one behind the other, without special tokens: up to the answer, and those of the answer that
     the text before it does not decide. A tokenizer may join its end with the answer's beginning, and then the token is the
     answer's."""
-
-    def encoded(text: str) -> list[int]:
-        # `verbose=False`: no warning that the text exceeds the model's maximum length.
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    whole, start = encoded(before_text + answer_text), encoded(before_text)
+    whole, start = token_ids(tokenizer, before_text + answer_text), token_ids(tokenizer, before_text)
     same = common_start(whole, start)
     return whole[:same], whole[same:]
 
@@ -194,16 +183,3 @@ def _same_chat(before: list[int], by_text: dict[int, list[tuple[Record, list[int
         if record.turns and common_start(before, other) >= SHARED * max(len(before), len(other)):
             return number
     return None
-
-
-def _spread(by_text: list[list[Any]], count: int | None) -> list[list[Any]]:
-    """At most `count` of all: the first of each text, then the second of each, and so on."""
-    if count is None:
-        return by_text
-    turns: Iterator[tuple[int, Any]] = (
-        (text, one) for of_turn in zip_longest(*by_text) for text, one in enumerate(of_turn) if one is not None
-    )
-    kept: list[list[Any]] = [[] for _ in by_text]
-    for text, one in list(turns)[:count]:
-        kept[text].append(one)
-    return [of_one for of_one in kept if of_one]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lbdsl.core.digest import digest_text
 from lbdsl.data.chat import Chat
 
 
@@ -107,7 +107,7 @@ def joined(splits: Iterable[Split]) -> Split:
 
 def document_hash(text: str) -> str:
     """sha256 of a document, ignoring white space at its ends."""
-    return hashlib.sha256(text.strip().encode()).hexdigest()
+    return digest_text(text.strip())
 
 
 def _stretches(text: str) -> dict[TextPart, str]:

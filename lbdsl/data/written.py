@@ -127,7 +127,7 @@ def written_blocks(
     ids_SN = ids_SN[rows].contiguous()
     digest = hashlib.sha256(ids_SN.numpy().tobytes()).hexdigest()
     available = different * seq if most is not None else None
-    return TokenBlocks(ids_SN, digest, NAME, part or TextPart.SCORE, seed, passes, available)
+    return TokenBlocks(ids_SN, digest, NAME, passes, available)
 
 
 def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from lbdsl.api.checking import on_model
@@ -18,14 +19,13 @@ from lbdsl.language.layout import split_statements
 from lbdsl.language.lexer import Lexed, Token, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.parser import Failure, Parser
-from lbdsl.metrics import Of, metrics_of
-from lbdsl.recipe.load import recipe_from_text
+from lbdsl.recipe.load import recipe_from_text, sensitivity
 from lbdsl.recipe.reading import FolderReader, Whole
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.scope import Constant, Scope
 from lbdsl.recipe.variables import resolve_let, resolve_param
 
-_DEFINING = {"PARAM": "$", "LET": "$", "GROUP": "@"}
+_DEFINING = {"PARAM": "VAR", "LET": "VAR", "GROUP": "REF"}
 _NAMING = frozenset({*_DEFINING, "INCLUDE", "MEASURE"})
 
 
@@ -116,30 +116,27 @@ class Analysis:
 
     @cached_property
     def metric(self) -> str:
-        """The metric that `sensitivity` means."""
-        for statement in self.statements:
-            if isinstance(statement, tree.Block) and statement.kind.name == "measure":
-                for setting in statement.settings:
-                    if setting.key.name == "metric" and isinstance(setting.value, tree.Call):
-                        return setting.value.name.name if setting.value.name.name in metrics_of(Of.LAYER) else "nll"
-        return "nll"
+        """The name of the metric that `sensitivity` means."""
+        return sensitivity(self.statements).partition("(")[0]
 
     @cached_property
     def definitions(self) -> Mapping[str, Definition]:
         """The first definition of every `$name` and `@name`, with its value when its statement parses. Definitions in this
         text are found even in statements that do not parse."""
         found: dict[str, Definition] = {}
-        for before, token in zip(self.tokens, self.tokens[1:], strict=False):
-            sigil = _DEFINING.get(before.type)
-            if sigil is not None and token.type == ("REF" if sigil == "@" else "VAR") and token.text not in found:
-                detail, page = self._values.get(token.text, ("", ""))
-                found[token.text] = Definition(Span(self.source, token.start, token.end), detail, page)
-        for statement in self.statements:
-            if isinstance(statement, tree.Param | tree.Let | tree.Group) and statement.span.source.base > 0:
-                name = statement.name.span.text
-                detail, page = self._values.get(name, ("", ""))
-                found.setdefault(name, Definition(statement.name.span, detail, page))
+        own = [
+            Span(self.source, token.start, token.end)
+            for before, token in pairwise(self.tokens)
+            if _DEFINING.get(before.type) == token.type
+        ]
+        theirs = [node.name.span for node in self._defining if node.span.source.base > 0]
+        for span in (*own, *theirs):
+            found.setdefault(span.text, Definition(span, *self._values.get(span.text, ("", ""))))
         return found
+
+    @property
+    def _defining(self) -> list[tree.Param | tree.Let | tree.Group]:
+        return [node for node in self.statements if isinstance(node, tree.Param | tree.Let | tree.Group)]
 
     def names_before(self, offset: int, sigil: str) -> dict[str, Definition]:
         """The definitions above the statement at an offset; a name may be used only below its definition."""
@@ -157,29 +154,24 @@ class Analysis:
         """The detail and page of each definition whose statement parses."""
         found: dict[str, tuple[str, str]] = {}
         scope = Scope()
-        for statement in self.statements:
-            if not isinstance(statement, tree.Param | tree.Let | tree.Group):
-                continue
-            written = f"```lbr\n{statement.span.text}\n```"
+        for statement in self._defining:
             name = statement.name.name
             match statement:
                 case tree.Param():
                     shown = _shown(resolve_param(scope, statement, None))
-                    note = (
-                        f"Default: {shown}. `--set {name}=VALUE` gives another."
-                        if shown
-                        else (f"Without a value; give it one: `--set {name}=VALUE`.")
+                    gives = f"`--set {name}=VALUE`"
+                    said = (
+                        f"Default: {shown}. {gives} gives another." if shown else f"Without a value; give it one: {gives}."
                     )
-                    found.setdefault(f"${name}", (shown, f"{written}\n{note}"))
                 case tree.Let():
                     resolve_let(scope, statement)
-                    value = scope.variables.get(name)
+                    said = _shown(scope.variables.get(name))
                     # A value that depends on the model is not known here; show its source text.
-                    shown = _shown(value) if value is not None else one_line(statement.value.span.text)
-                    found.setdefault(f"${name}", (shown, f"{written}\n{shown if value is not None else ''}".rstrip()))
+                    shown = said or one_line(statement.value.span.text)
                 case tree.Group():
-                    layers = one_line(statement.layers.span.text)
-                    found.setdefault(f"@{name}", (layers, written))
+                    shown, said = one_line(statement.layers.span.text), ""
+            page = f"```lbr\n{statement.span.text}\n```\n{said}".rstrip()
+            found.setdefault(statement.name.span.text, (shown, page))
         return found
 
 

@@ -8,7 +8,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import RankSelector
-from lbdsl.recipe.schema import Recipe, Rule
+from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import scores_in
 from lbdsl.solve.select import select
@@ -31,25 +31,19 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
     """
     if Case(recipe, facts).problems:
         return ()
-    exact = next((index for index, rule in enumerate(recipe.rules) if not _is_static(rule)), len(recipe.rules))
+    ranked = (isinstance(rule.selector, RankSelector) or scores_in(rule.selector) for rule in recipe.rules)
+    exact = next((index for index, needs in enumerate(ranked) if needs), len(recipe.rules))
     hints = list(_exact(recipe, facts, exact))
     if len(hints) < exact:
         return ()
     for rule in recipe.rules[exact:]:
-        span = rule.span
-        assert span is not None, "rules of a text have a place"
-        selector = rule.selector
+        span, selector = rule.span, rule.selector
         if isinstance(selector, RankSelector) and selector.amount is not None and selector.until is None:
             most = plural(selector.amount.of(facts.layers), "layer")
             hints.append(Hint(span, f"claims at most {most}", "Which ones, measurements decide: `lbdsl plan`."))
         else:
             hints.append(Hint(span, "needs measurements", "`lbdsl plan` measures and shows what it claims."))
     return tuple(hints)
-
-
-def _is_static(rule: Rule) -> bool:
-    """Whether the layers that a rule matches are known from the text and the model's shape."""
-    return not scores_in(rule.selector) and not (isinstance(rule.selector, RankSelector))
 
 
 def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
@@ -60,9 +54,7 @@ def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
         return ()
     hints = []
     for rule, outcome in zip(part.rules, chosen.rules, strict=True):
-        span = rule.span
-        assert span is not None, "rules of a text have a place"
         shadowed = f" Earlier rules claim {ranges_text(outcome.shadowed)} of those it names." if outcome.shadowed else ""
         which = f"Layers {ranges_text(outcome.claims)}." if outcome.claims else "No layer."
-        hints.append(Hint(span, f"claims {plural(len(outcome.claims), 'layer')}", which + shadowed))
+        hints.append(Hint(rule.span, f"claims {plural(len(outcome.claims), 'layer')}", which + shadowed))
     return tuple(hints)

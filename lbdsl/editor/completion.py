@@ -38,8 +38,8 @@ _PARAMETERS = {"lora": ("rank", "alpha"), "mix": ("weights",), "self": ("tokens"
 
 @dataclass(frozen=True)
 class Item:
-    """One suggestion. `kind` is keyword, action, metric, function, setting, parameter, variable, group, fact, type, word
-    or text; `insert` is the inserted text, with `${1:name}` placeholders if `snippet`."""
+    """One suggestion. `kind` is the name of one of the protocol's `CompletionItemKind`; `insert` is the inserted text, with
+    `${1:name}` placeholders if `snippet`."""
 
     label: str
     kind: str
@@ -69,19 +69,17 @@ def _names(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     if "VAR" in expected and _takes_words(cursor):
         expected -= {"VAR"}
     defines = bool(cursor.before) and cursor.before[-1].type in ("PARAM", "LET", "GROUP")
-    if "VAR" in expected and not defines:
-        for name, definition in analysis.names_before(cursor.start, "$").items():
-            yield Item(name, "variable", definition.detail, definition.page)
-    if "REF" in expected and not defines:
-        for name, definition in analysis.names_before(cursor.start, "@").items():
-            yield Item(name, "group", definition.detail, definition.page)
+    for terminal, sigil, kind in (("VAR", "$", "Variable"), ("REF", "@", "Struct")):
+        if terminal in expected and not defines:
+            for name, definition in analysis.names_before(cursor.start, sigil).items():
+                yield Item(name, kind, definition.detail, definition.page)
     if "KEY" in expected:
         yield from _keys(cursor)
     if "NAME" in expected:
         yield from _by_role(analysis, cursor.role())
     if "DOTTED" in expected and cursor.role().kind in ("model", "layer", "any"):
         for fact, (kind, unit) in FACTS.items():
-            yield Item(f"model.{fact}", "fact", unit.value if kind == "number" else kind)
+            yield Item(f"model.{fact}", "Constant", unit.value if kind == "number" else kind)
     if "STRING" in expected:
         yield from _texts(analysis, cursor)
 
@@ -94,12 +92,12 @@ def _keys(cursor: Cursor) -> Iterator[Item]:
         for key in known:
             if key not in cursor.given(bracket):
                 page = parameter_page(name, key) or WORDS[name]
-                yield Item(f"{key}=", "parameter", f"parameter of {name}", page, key + "=")
+                yield Item(f"{key}=", "Property", f"parameter of {name}", page, key + "=")
     elif cursor.block:
         bracket = cursor.open_brackets()[-1]
         for key, row in SETTINGS.get(cursor.block, {}).items():
             if key not in cursor.given(bracket):
-                yield Item(f"{key} =", "setting", row.meaning, setting_page(cursor.block, key) or "", f"{key} = ")
+                yield Item(f"{key} =", "Property", row.meaning, setting_page(cursor.block, key) or "", f"{key} = ")
 
 
 def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
@@ -107,7 +105,7 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
     match role.kind:
         case "type":
             for name, (*_, meaning) in TYPES.items():
-                yield Item(name, "type", meaning)
+                yield Item(name, "TypeParameter", meaning)
         case "action":
             for name, action in actions().items():
                 # A metric's argument must be an action that changes the layer.
@@ -117,17 +115,17 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                     yield _action(name)
         case "metric" | "layer":
             for name in ("sensitivity", *metrics_of(Of.LAYER)):
-                yield Item(name, "metric", "score of a layer", metric_page(name, analysis.metric))
+                yield Item(name, "Value", "score of a layer", metric_page(name, analysis.metric))
         case "model":
             for name, (form, said) in FUNCTIONS.items():
                 if (name == "serves" and role.key != "budget") or (role.key == "minimized" and name not in STATIC_VALUES):
                     continue
                 words = [] if form == name else form[len(name) + 1 : -1].replace("CTX", "8Ki").split(", ")
                 places = ", ".join(f"${{{n}:{word}}}" for n, word in enumerate(words, 1) if not word.startswith("engine="))
-                yield Item(name, "function", form, said, f"{name}({places})" if words else name, bool(words))
+                yield Item(name, "Function", form, said, f"{name}({places})" if words else name, bool(words))
             for of in (Of.CHANGED,) if role.key else (Of.CHANGED, Of.FINISHED):
                 for name in metrics_of(of):
-                    yield Item(name, "metric", f"of {of.value}", metric_page(name, analysis.metric))
+                    yield Item(name, "Value", f"of {of.value}", metric_page(name, analysis.metric))
         case "constant":
             yield from _words(("true", "false"))
         case "stage":
@@ -145,26 +143,24 @@ def _by_role(analysis: Analysis, role: Role) -> Iterator[Item]:
                     kind for kind, cls in metrics().items() if issubclass(cls, TaskMetric) and kind != role.owner
                 )
             cls = actions().get(role.owner)
-            names = cls.parameters() if cls is not None else ()
-            key = role.key or (names[role.position] if role.position < len(names) else "")
-            if cls is not None and key in names:
-                yield from _words(choices(cls, key))
+            if cls is not None and role.parameter in cls.parameters():
+                yield from _words(choices(cls, role.parameter))
         case "setting":
             yield from _words(CHOICES.get(role.key, ()))
             if role.key == "data" and role.owner != "eval":
                 yield from _words(("self", "mix"))
             if role.key == "metric":
                 for name in metrics_of(Of.LAYER):
-                    yield Item(name, "metric", "what `sensitivity` stands for", metric_page(name))
+                    yield Item(name, "Value", "what `sensitivity` stands for", metric_page(name))
 
 
 def _action(name: str) -> Item:
     cls = actions()[name]
     needed = [key for key in cls.parameters() if cls.model_fields[key].is_required()]
     if not needed:
-        return Item(name, "action", "action", action_page(name))
+        return Item(name, "Function", "action", action_page(name))
     places = ", ".join(f"{key}=${{{place}:{_sample(cls, key)}}}" for place, key in enumerate(needed, start=1))
-    return Item(name, "action", "action", action_page(name), f"{name}({places})", True)
+    return Item(name, "Function", "action", action_page(name), f"{name}({places})", True)
 
 
 def _sample(cls: type[Action], key: str) -> str:
@@ -175,8 +171,7 @@ def _sample(cls: type[Action], key: str) -> str:
 
 def _words(names: Iterable[str]) -> Iterator[Item]:
     for name in names:
-        known = metrics().get(name)
-        yield Item(name, "word", "", metric_page(name) if known is not None else WORDS.get(name, ""))
+        yield Item(name, "EnumMember", "", metric_page(name) if name in metrics() else WORDS.get(name, ""))
 
 
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
@@ -187,14 +182,14 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
             if (cursor.block != "eval" and name in JUDGING_ONLY) or (cursor.block != "heal" and name == RECALL):
                 continue
             yield Item(
-                f'"{name}"', "text", "texts that ask what they said" if name == RECALL else "text that is always there"
+                f'"{name}"', "Text", "texts that ask what they said" if name == RECALL else "text that is always there"
             )
     elif (role.kind == "setting" and role.key == "needle") or role.owner == "needle":
         for name in _beside(analysis.path, QUESTIONS_FILE):
-            yield Item(f'"{name}"', "text", "questions about texts")
+            yield Item(f'"{name}"', "Text", "questions about texts")
     elif cursor.before and cursor.before[-1].type == "INCLUDE":
         for name in _beside(analysis.path, ".lbr"):
-            yield Item(f'"{name}"', "text", "a recipe beside this one")
+            yield Item(f'"{name}"', "Text", "a recipe beside this one")
     elif cursor.first == "MODULES" and analysis.facts is not None:
         for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
             yield Item(f'"*.{name}"', "text", f"{count} modules of this model")
@@ -202,7 +197,7 @@ def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
         from lbdsl.families import FAMILIES
 
         for name in FAMILIES:
-            yield Item(f'"{name}"', "text", "a supported family")
+            yield Item(f'"{name}"', "Text", "a supported family")
 
 
 def _takes_words(cursor: Cursor) -> bool:
@@ -231,4 +226,4 @@ def _keywords(cursor: Cursor) -> Iterator[Item]:
         if word.upper() in cursor.expected and (truth or word != "not"):
             beginning = not cursor.before and bool(keyword.form)
             insert = (keyword.snippet or f"{word} ") if beginning else word
-            yield Item(word, "keyword", "statement" if beginning else "keyword", keyword_page(word), insert, "${" in insert)
+            yield Item(word, "Keyword", "statement" if beginning else "keyword", keyword_page(word), insert, "${" in insert)

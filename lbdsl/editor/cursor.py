@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lbdsl.actions import actions
 from lbdsl.core.span import Source
 from lbdsl.language.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
 from lbdsl.language.lexer import BAD, BRACKETS, Token
@@ -41,6 +42,12 @@ class Role(NamedTuple):
     key: str = ""
     position: int = 0
 
+    @property
+    def parameter(self) -> str:
+        """The parameter of the action `owner` that an argument is for; empty for none."""
+        names = actions()[self.owner].parameters() if self.owner in actions() else ()
+        return self.key or next(iter(names[self.position :]), "")
+
 
 @dataclass(frozen=True)
 class Cursor:
@@ -49,7 +56,6 @@ class Cursor:
     before: tuple[Token, ...]
     """The tokens of the statement before the word."""
 
-    word: str
     start: int
     end: int
     expected: frozenset[str]
@@ -182,24 +188,24 @@ def cursor_at(
         following = tokens[index + 1]
         index += following.start == offset and _is_word(following)
     start = end = offset
-    word, in_string = "", False
+    in_string = False
     before = [token for token in tokens if token.end <= offset]
     if index is not None:
         token = tokens[index]
         inside = token.type in _STRINGS and (token.start < offset < token.end)
         dotted = token.text == "." and token.type == BAD and index and tokens[index - 1].end == token.start
         if dotted and tokens[index - 1].type in ("NAME", "DOTTED"):
-            start, end, word = tokens[index - 1].start, token.end, tokens[index - 1].text + "."
+            start, end = tokens[index - 1].start, token.end
             before = list(tokens[: index - 1])
         elif inside or _is_word(token) or (token.type == BAD and token.text in ("$", "@", '"')) or whole:
-            start, end, word, in_string = token.start, token.end, token.text, inside or token.text[0] == '"'
+            start, end, in_string = token.start, token.end, inside or token.text[0] == '"'
             before = list(tokens[:index])
     earlier, statement = _statements(source, before, start)
     expected = _expected(statement, start)
     if earlier and not statement and before[-1].type == "NEWLINE" and before[-1].end < start:
         # An indented line may continue the statement above.
         expected |= _expected(earlier, start) & CONTINUES_BEFORE
-    return Cursor(tuple(statement), word, start, end, expected, in_string)
+    return Cursor(tuple(statement), start, end, expected, in_string)
 
 
 def _is_word(token: Token) -> bool:

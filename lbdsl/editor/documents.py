@@ -11,26 +11,14 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lsprotocol import types as lsp
 
 UNITS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 _SIZES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 _LINE_END = re.compile(r"\r\n|\n|\r")
-
-
-class Position(NamedTuple):
-    """A line and a character in it, both from 0; characters in code units."""
-
-    line: int
-    character: int
-
-
-class Change(NamedTuple):
-    """New text for the range between two positions, or for the whole text if they are None."""
-
-    start: Position | None
-    end: Position | None
-    text: str
 
 
 @dataclass(frozen=True)
@@ -54,13 +42,13 @@ class Text:
         """True when every character is one code unit."""
         return self.text.isascii() or self.encoding == "utf-32"
 
-    def place(self, offset: int) -> Position:
-        """The position of an offset between 0 and the text's length."""
+    def place(self, offset: int) -> tuple[int, int]:
+        """The line, and the character in it in code units, of an offset between 0 and the text's length."""
         line = bisect_right(self._starts, offset) - 1
         start = self._starts[line]
-        return Position(line, offset - start if self._plain else self._units(self.text[start:offset]))
+        return line, self.units(start, offset)
 
-    def offset(self, place: Position) -> int:
+    def offset(self, place: lsp.Position) -> int:
         """The offset of a position, limited to the line's end and to the text's end. A position inside a character is
         moved before it."""
         if place.line < 0:
@@ -85,13 +73,12 @@ class Text:
     def _units(self, text: str) -> int:
         return len(text.encode(UNITS[self.encoding], "surrogatepass")) // _SIZES[self.encoding]
 
-    def changed(self, changes: Iterable[Change]) -> Text:
-        """The text after a sequence of changes, each applied to the result of the previous one."""
+    def changed(self, changes: Iterable[Any]) -> Text:
+        """The text after the protocol's content changes, each applied to the result of the previous one."""
         text = self
         for change in changes:
-            if change.start is None or change.end is None:
-                text = Text(change.text, self.encoding)
-            else:
-                start, end = sorted((text.offset(change.start), text.offset(change.end)))
-                text = Text(text.text[:start] + change.text + text.text[end:], self.encoding)
+            start, end, where = 0, len(text.text), getattr(change, "range", None)
+            if where is not None:
+                start, end = sorted((text.offset(where.start), text.offset(where.end)))
+            text = Text(text.text[:start] + change.text + text.text[end:], self.encoding)
         return text

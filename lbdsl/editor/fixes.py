@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lbdsl.core.diagnostic import Diagnosed, Edit
 from lbdsl.core.span import Source, Span
 from lbdsl.language.format import format_text
@@ -15,13 +17,15 @@ def formatting(text: str, name: str) -> Diagnosed[Edit]:
         return Diagnosed(None, formatted.diagnostics)
     new = formatted.value.replace("\n", "\r\n") if "\r\n" in text else formatted.value
     old_lines, new_lines = text.splitlines(keepends=True), new.splitlines(keepends=True)
-    head = 0
-    while head < min(len(old_lines), len(new_lines)) and old_lines[head] == new_lines[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(old_lines), len(new_lines)) - head and old_lines[-1 - tail] == new_lines[-1 - tail]:
-        tail += 1
+    head = _alike(old_lines, new_lines)
+    tail = _alike(old_lines[head:][::-1], new_lines[head:][::-1])
     start = sum(map(len, old_lines[:head]))
     end = len(text) - sum(map(len, old_lines[len(old_lines) - tail :]))
     edit = Edit(Span(Source(name, text), start, end), "".join(new_lines[head : len(new_lines) - tail]))
     return Diagnosed(edit, formatted.diagnostics)
+
+
+def _alike(some: Sequence[str], others: Sequence[str]) -> int:
+    """The number of lines that both begin with."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))

@@ -96,9 +96,7 @@ def _name(analysis: Analysis, name: str, role: Role) -> str | None:
         form, said = FUNCTIONS[name]
         return f"```lbr\n{form}\n```\n{said}"
     if role.kind == "argument" and role.owner in actions():
-        names = actions()[role.owner].parameters()
-        key = role.key or (names[role.position] if role.position < len(names) else "")
-        return parameter_page(role.owner, key)
+        return parameter_page(role.owner, role.parameter)
     return action_page(name) if name in actions() else WORDS.get(name)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from lbdsl.core.diagnostic import Diagnosed, error
+from lbdsl.core.diagnostic import Diagnosed, refused
 from lbdsl.core.span import Span
 from lbdsl.editor.analysis import Analysis
 from lbdsl.language.lexer import Token, lex
@@ -43,20 +43,19 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
     """
     name = name_at(analysis, offset)
     if name is None:
-        return Diagnosed(None, (error("LB060", "only `$names` and `@names` can be renamed"),))
+        return refused("LB060", "only `$names` and `@names` can be renamed")
     definition = analysis.definitions.get(name.text)
     if definition is None or definition.is_included:
-        message = f"`{name.text}` is not defined in this file"
-        return Diagnosed(None, (error("LB060", message, help="rename it where it is defined"),))
+        return refused("LB060", f"`{name.text}` is not defined in this file", help="rename it where it is defined")
     others = [file.name for file in analysis.included if any(t.text == name.text for t in lex(file.text).tokens)]
     if others:
         message = f"`{name.text}` is used in {', '.join(others)}, too"
-        return Diagnosed(None, (error("LB060", message, help="rename it by hand in each file"),))
+        return refused("LB060", message, help="rename it by hand in each file")
     sigil = name.text[0]
     wanted = sigil + new.strip().removeprefix(sigil)
     if _NAME.fullmatch(wanted[1:]) is None:
         help = "a name is made of letters, digits and `_`, and begins with no digit"
-        return Diagnosed(None, (error("LB061", f"`{wanted}` is not a valid name", help=help),))
+        return refused("LB061", f"`{wanted}` is not a valid name", help=help)
     if wanted != name.text and wanted in analysis.definitions:
-        return Diagnosed(None, (error("LB061", f"`{wanted}` is defined already", help="choose another name"),))
+        return refused("LB061", f"`{wanted}` is defined already", help="choose another name")
     return Diagnosed(tuple((token, wanted) for token in uses_of(analysis, offset)))

@@ -17,7 +17,7 @@ from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.recipe.values import signature
+from lbdsl.recipe.values import BOUNDS, signature
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
     **{
@@ -124,7 +124,7 @@ def parameter_page(action: str, name: str) -> str | None:
     for bound in info.metadata:
         said += [
             f"{words} {getattr(bound, sign)}"
-            for sign, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+            for sign, words in BOUNDS.items()
             if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1
         ]  # the limit of 32-bit integers is omitted
     if choices(cls, name) and not info.description:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from lbdsl.core.place import lies_in
@@ -20,14 +21,10 @@ def configured_model(flag: str | None, asked: object, default: str | None, root:
         named = _from_file(root / PROJECT_FILE)
         if named is not None and not lies_in(root / Path(named).expanduser(), root):
             return None
-    if named is None:
-        return None
-    if root is not None:
-        try:
+    if named is not None and root is not None:
+        with suppress(OSError, ValueError):
             if (root / named).exists():
                 return str(root / named)
-        except (OSError, ValueError):
-            return named
     return named
 
 

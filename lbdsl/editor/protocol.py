@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lsprotocol import types as lsp
+from pygls.uris import to_fs_path
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.span import Span
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.analysis import Analysis
-from lbdsl.editor.claims import Hint
 from lbdsl.editor.completion import Item
 from lbdsl.editor.cursor import Cursor
-from lbdsl.editor.documents import Position, Text
+from lbdsl.editor.documents import Text
 from lbdsl.editor.outline import Entry
 from lbdsl.language import tree
-from lbdsl.language.highlight import TextRole, pieces
+from lbdsl.language.highlight import GROUP, STATEMENT, pieces
+from lbdsl.language.lexer import Token
 from lbdsl.recipe.reading import joined
 
 _SEVERITIES = {
@@ -29,60 +34,44 @@ _SEVERITIES = {
 _UNUSED = frozenset({"LB201", "LB202", "LB210"})
 """Findings about text without effect, which editors show faded."""
 
-_ITEMS = {
-    "keyword": lsp.CompletionItemKind.Keyword,
-    "action": lsp.CompletionItemKind.Function,
-    "metric": lsp.CompletionItemKind.Value,
-    "function": lsp.CompletionItemKind.Function,
-    "setting": lsp.CompletionItemKind.Property,
-    "parameter": lsp.CompletionItemKind.Property,
-    "variable": lsp.CompletionItemKind.Variable,
-    "group": lsp.CompletionItemKind.Struct,
-    "fact": lsp.CompletionItemKind.Constant,
-    "type": lsp.CompletionItemKind.TypeParameter,
-    "word": lsp.CompletionItemKind.EnumMember,
-    "text": lsp.CompletionItemKind.Text,
-}
-_ENTRIES = {
-    "variable": lsp.SymbolKind.Variable,
-    "constant": lsp.SymbolKind.Constant,
-    "group": lsp.SymbolKind.Array,
-    "rule": lsp.SymbolKind.Function,
-    "block": lsp.SymbolKind.Object,
-    "setting": lsp.SymbolKind.Property,
-    "gate": lsp.SymbolKind.Boolean,
-    "file": lsp.SymbolKind.File,
-}
 _SEMANTIC = {
-    TextRole.STATEMENT: "keyword",
-    TextRole.KEYWORD: "keyword",
-    TextRole.ACTION: "function",
-    TextRole.METRIC: "macro",
-    TextRole.FACT: "property",
-    TextRole.KEY: "parameter",
-    TextRole.VARIABLE: "variable",
-    TextRole.GROUP: "class",
-    TextRole.NUMBER: "number",
-    TextRole.STRING: "string",
-    TextRole.REGEX: "regexp",
-    TextRole.COMMENT: "comment",
-    TextRole.OPERATOR: "operator",
-    TextRole.WORD_OPERATOR: "keyword",
-    TextRole.TYPE: "type",
+    **dict.fromkeys((STATEMENT, Keyword, Operator.Word), "keyword"),
+    Name.Function: "function",
+    Name.Builtin: "macro",
+    Name.Attribute: "property",
+    "key": "parameter",
+    Name.Variable: "variable",
+    GROUP: "class",
+    Number: "number",
+    String.Double: "string",
+    String.Regex: "regexp",
+    Comment.Single: "comment",
+    Operator: "operator",
+    Keyword.Type: "type",
 }
 LEGEND = lsp.SemanticTokensLegend(token_types=list(dict.fromkeys(_SEMANTIC.values())), token_modifiers=[])
 
 
-def position(place: Position) -> lsp.Position:
-    return lsp.Position(place.line, place.character)
+@dataclass(frozen=True)
+class Document:
+    """One version of an open text."""
 
+    uri: str
+    text: Text
+    version: int
+    facts: ModelFacts | None
 
-def place(given: lsp.Position) -> Position:
-    return Position(given.line, given.character)
+    @cached_property
+    def analysis(self) -> Analysis:
+        path = to_fs_path(self.uri) if self.uri.startswith("file:") else None
+        return Analysis(self.text.text, path or self.uri, Path(path) if path else None, self.facts)
+
+    def range(self, place: Span | Token) -> lsp.Range:
+        return range_of(self.text, place.start, place.end)
 
 
 def range_of(text: Text, start: int, end: int) -> lsp.Range:
-    return lsp.Range(position(text.place(start)), position(text.place(end)))
+    return lsp.Range(lsp.Position(*text.place(start)), lsp.Position(*text.place(end)))
 
 
 def docs_page(given: object) -> str | None:
@@ -93,26 +82,27 @@ def docs_page(given: object) -> str | None:
     return page.as_uri() if page.is_file() else None
 
 
-def diagnostics(analysis: Analysis, text: Text, uri: str, docs: str | None, related: bool = True) -> list[lsp.Diagnostic]:
+def diagnostics(document: Document, docs: str | None, related: bool = True) -> list[lsp.Diagnostic]:
     """All findings. A finding in an included file is shown at the `include`, with its location as related information."""
-    return [_diagnostic(found, analysis, text, uri, docs, related) for found in analysis.findings]
+    return [_diagnostic(found, document, docs, related) for found in document.analysis.findings]
 
 
-def _diagnostic(
-    found: Diagnostic, analysis: Analysis, text: Text, uri: str, docs: str | None, related: bool
-) -> lsp.Diagnostic:
-    span = found.span
+def _diagnostic(found: Diagnostic, document: Document, docs: str | None, related: bool) -> lsp.Diagnostic:
+    span, places = found.span, [(label.span, label.text) for label in found.labels]
     if span is None:
-        where = lsp.Range(lsp.Position(0, 0), lsp.Position(0, 0))
-    elif analysis.is_own(span):
+        where = range_of(document.text, 0, 0)
+    elif document.analysis.is_own(span):
         # An empty span, such as the end of a statement, is drawn on the character before it.
         start = span.start - 1 if span.start == span.end and span.start > 0 else span.start
-        where = range_of(text, start, span.end)
+        where = range_of(document.text, start, span.end)
     else:
-        where = _include_range(span, analysis, text)
-    others = [_related(label.span, label.text, text, uri) for label in found.labels]
-    if span is not None and not analysis.is_own(span):
-        others.insert(0, _related(span, found.message, text, uri))
+        where = _include_range(span, document)
+        places.insert(0, (span, found.message))
+    others = [
+        lsp.DiagnosticRelatedInformation(there, said)
+        for place, said in places
+        if related and (there := location(place, document)) is not None
+    ]
     return lsp.Diagnostic(
         range=where,
         severity=_SEVERITIES[found.severity],
@@ -120,13 +110,14 @@ def _diagnostic(
         source="lbdsl",
         code_description=None if docs is None else lsp.CodeDescription(href=f"{docs}#{found.code.lower()}"),
         message="\n".join([found.message, *(f"help: {line}" for line in found.help)]),
-        related_information=[other for other in others if other is not None] if related and others else None,
+        related_information=others or None,
         tags=[lsp.DiagnosticTag.Unnecessary] if found.code in _UNUSED else None,
     )
 
 
-def _include_range(span: Span, analysis: Analysis, text: Text) -> lsp.Range:
+def _include_range(span: Span, document: Document) -> lsp.Range:
     """Of the `include` that brought a span's file, if through others."""
+    analysis, text = document.analysis, document.text
     bases = {source.name: source.base for source in analysis.included}
     where = None
     for node in analysis.file.statements if analysis.file is not None else ():
@@ -138,36 +129,28 @@ def _include_range(span: Span, analysis: Analysis, text: Text) -> lsp.Range:
     return range_of(text, 0, 0) if where is None else range_of(text, where.start, where.start + len("include"))
 
 
-def _related(span: Span, said: str, text: Text, uri: str) -> lsp.DiagnosticRelatedInformation | None:
-    where = location(span, text, uri)
-    return None if where is None else lsp.DiagnosticRelatedInformation(where, said)
-
-
-def location(span: Span, text: Text, uri: str) -> lsp.Location | None:
+def location(span: Span, document: Document) -> lsp.Location | None:
     """The location of a span in this text or in an included file; None if it is not in a file."""
-    if span.source.base == 0 and span.source.text == text.text:
-        return lsp.Location(uri, range_of(text, span.start, span.end))
+    if document.analysis.is_own(span):
+        return lsp.Location(document.uri, document.range(span))
     path = Path(span.source.name)
     if not path.is_absolute():
         return None
-    return lsp.Location(path.as_uri(), range_of(Text(span.source.text, text.encoding), span.start, span.end))
+    return lsp.Location(path.as_uri(), range_of(Text(span.source.text, document.text.encoding), span.start, span.end))
 
 
-def fix_edit(fix: Fix, text: Text, uri: str) -> lsp.WorkspaceEdit:
-    return lsp.WorkspaceEdit(
-        changes={uri: [lsp.TextEdit(range_of(text, edit.span.start, edit.span.end), edit.text) for edit in fix.edits]}
-    )
+def edits(document: Document, changes: Iterable[tuple[Span | Token, str]]) -> lsp.WorkspaceEdit:
+    """The edit that writes a text at each of these places."""
+    return lsp.WorkspaceEdit(changes={document.uri: [lsp.TextEdit(document.range(at), new) for at, new in changes]})
 
 
-def own_fix(found: Diagnostic, analysis: Analysis) -> Fix | None:
-    """The fix of a finding if all its edits are in this text, else None."""
-    fix = found.fix
-    return fix if fix is not None and all(analysis.is_own(edit.span) for edit in fix.edits) else None
+def fix_edit(fix: Fix, document: Document) -> lsp.WorkspaceEdit:
+    return edits(document, ((edit.span, edit.text) for edit in fix.edits))
 
 
-def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool) -> lsp.CompletionList:
+def completion(items: Sequence[Item], cursor: Cursor, document: Document, snippets: bool) -> lsp.CompletionList:
     """Suggestions in the given order. For a client without snippet support, a snippet is replaced by its label."""
-    where = range_of(text, cursor.start, cursor.end)
+    where = range_of(document.text, cursor.start, cursor.end)
     out = []
     for number, item in enumerate(items):
         snippet = item.snippet and snippets
@@ -175,7 +158,7 @@ def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool
         out.append(
             lsp.CompletionItem(
                 label=item.label,
-                kind=_ITEMS[item.kind],
+                kind=lsp.CompletionItemKind[item.kind],
                 detail=item.detail or None,
                 sort_text=f"{number:04}",
                 filter_text=item.label,
@@ -187,38 +170,29 @@ def completion(items: Sequence[Item], cursor: Cursor, text: Text, snippets: bool
     return lsp.CompletionList(is_incomplete=False, items=out)
 
 
-def inlay_hint(hint: Hint, text: Text) -> lsp.InlayHint:
-    return lsp.InlayHint(
-        position=position(text.place(hint.span.end)), label=hint.text, tooltip=hint.more, padding_left=True
-    )
-
-
-def symbol(entry: Entry, text: Text) -> lsp.DocumentSymbol:
+def symbol(entry: Entry, document: Document) -> lsp.DocumentSymbol:
     return lsp.DocumentSymbol(
         name=entry.name,
-        kind=_ENTRIES[entry.kind],
+        kind=lsp.SymbolKind[entry.kind],
         detail=entry.detail or None,
-        range=range_of(text, entry.span.start, entry.span.end),
-        selection_range=range_of(text, entry.name_span.start, entry.name_span.end),
-        children=[symbol(child, text) for child in entry.children] or None,
+        range=document.range(entry.span),
+        selection_range=document.range(entry.name_span),
+        children=[symbol(child, document) for child in entry.children] or None,
     )
 
 
-def semantic_tokens(text: Text) -> list[int]:
+def semantic_tokens(text: Text) -> Iterator[int]:
     """Five numbers per token: line delta, character delta, length, type, modifiers."""
-    return list(_semantic(text))
-
-
-def _semantic(text: Text) -> Iterator[int]:
     line = character = 0
     for piece in pieces(text.text):
-        kind = _SEMANTIC.get(piece.role)
+        # A fact is dotted, and a key is not.
+        kind = _SEMANTIC.get("key" if piece.role is Name.Attribute and "." not in piece.text else piece.role)
         if kind is None:
             continue
-        at = text.place(piece.start)
-        yield at.line - line
-        yield at.character - (character if at.line == line else 0)
+        at_line, at = text.place(piece.start)
+        yield at_line - line
+        yield at - (character if at_line == line else 0)
         yield text.units(piece.start, piece.start + len(piece.text.rstrip("\r")))
         yield LEGEND.token_types.index(kind)
         yield 0
-        line, character = at
+        line, character = at_line, at

@@ -7,21 +7,17 @@ scratch: a recipe is small. Findings are published shortly after the last edit.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
-from pygls.uris import to_fs_path
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.editor import protocol
-from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.documents import UNITS, Text
 from lbdsl.editor.project import configured_model, facts_of
+from lbdsl.editor.protocol import Document, diagnostics
 from lbdsl.version import VERSION
 
 DELAY = 0.015
@@ -29,21 +25,6 @@ DELAY = 0.015
 
 LARGE = 100_000
 """Number of characters above which a text is checked in a thread instead of in the event loop."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One version of an open text."""
-
-    uri: str
-    text: Text
-    version: int
-    facts: ModelFacts | None
-
-    @cached_property
-    def analysis(self) -> Analysis:
-        path = to_fs_path(self.uri) if self.uri.startswith("file:") else None
-        return Analysis(self.text.text, path or self.uri, Path(path) if path else None, self.facts)
 
 
 class RecipeServer(LanguageServer):
@@ -62,6 +43,12 @@ class RecipeServer(LanguageServer):
 
     def set_text(self, uri: str, text: Text, version: int) -> None:
         self.documents[uri] = Document(uri, text, version, self.facts)
+        self.publish_soon(uri)
+
+    def check_again(self) -> None:
+        """All texts, because a model or a file that they depend on has changed."""
+        for document in list(self.documents.values()):
+            self.set_text(document.uri, document.text, document.version)
 
     def encoding(self) -> str:
         found = str(getattr(self.workspace.position_encoding, "value", self.workspace.position_encoding))
@@ -93,11 +80,12 @@ class RecipeServer(LanguageServer):
             self._send(document)
 
     def _send(self, document: Document) -> None:
-        found = protocol.diagnostics(document.analysis, document.text, document.uri, self.docs, self.shows_related())
+        found = self.diagnostics(document)
         self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(document.uri, found, document.version))
 
-    def shows_related(self) -> bool:
-        return bool(self.client_says("text_document", "publish_diagnostics", "related_information"))
+    def diagnostics(self, document: Document) -> list[lsp.Diagnostic]:
+        related = self.client_says("text_document", "publish_diagnostics", "related_information")
+        return diagnostics(document, self.docs, bool(related))
 
     def client_says(self, *path: str) -> Any:
         """A capability of the client, or None if any part of the path is missing."""
@@ -118,8 +106,6 @@ class RecipeServer(LanguageServer):
                 lsp.ShowMessageParams(lsp.MessageType.Warning, f"lbdsl: no hints from the model {model}: {problem}")
             )
             return
-        for document in list(self.documents.values()):
-            self.set_text(document.uri, document.text, document.version)
-            self.publish_soon(document.uri)
+        self.check_again()
         if self.client_says("workspace", "inlay_hint", "refresh_support"):
             self.workspace_inlay_hint_refresh(None)

@@ -6,7 +6,6 @@ Source: Gao et al., lm-evaluation-harness (doi 10.5281/zenodo.12608602).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from lbdsl.core.diagnostic import LbdslError, fail, first_line
+from lbdsl.core.digest import digest_text
 from lbdsl.core.extras import check_installed
 from lbdsl.core.measurement import cut_short
 from lbdsl.core.place import Folder
@@ -98,7 +98,7 @@ class HarnessTask:
         return TaskResult(
             self.name,
             metric,
-            hashlib.sha256(json.dumps([asked, RULE]).encode()).hexdigest(),
+            digest_text(json.dumps([asked, RULE])),
             tuple(answer for of in answers.values() for answer in of),
             sums if len(sums) > 1 else {},
             cut_short(cut) if cut else None,
@@ -151,10 +151,13 @@ class _Asked:
 
     def right(self, name: str, metric: str) -> dict[str, list[float]]:
         """How much of each question is right, by part; NaN where likelihoods are not finite."""
-        return {
-            part: [self._share(name, self.tasks[part], one, metric) for one in _first_filter(samples)]
-            for part, samples in self.samples.items()
-        }
+        found = {}
+        for part, samples in self.samples.items():
+            # Those of the first of a task's ways to read an answer, in the order of the questions.
+            first = [one for one in samples if one["filter"] == samples[0]["filter"]]
+            first.sort(key=lambda one: one["doc_id"])
+            found[part] = [self._share(name, self.tasks[part], one, metric) for one in first]
+        return found
 
     def _share(self, name: str, task: Any, sample: Mapping[str, Any], metric: str) -> float:
         if not self.finite:
@@ -227,11 +230,6 @@ def _metric(name: str, samples: Mapping[str, Any]) -> str:
     if not shared:
         raise fail("LB456", f"{task_name(name)} has parts with different metrics", help="name one of its parts")
     return preferred(shared)
-
-
-def _first_filter(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The samples of the first of a task's ways to read an answer, in the order of the questions."""
-    return sorted((one for one in samples if one["filter"] == samples[0]["filter"]), key=lambda one: one["doc_id"])
 
 
 def right_share(name: str, sample: Mapping[str, Any], metric: str) -> float:

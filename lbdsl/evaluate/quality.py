@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from lbdsl.core.arithmetic import exponential
-from lbdsl.core.measurement import Measurement, clustered_mean
+from lbdsl.core.measurement import Measurement
 from lbdsl.core.progress import Progress
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
@@ -18,7 +20,7 @@ from lbdsl.evaluate.tasks import TaskResult
 from lbdsl.measure.flow import Flow, Meter, grouped, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import Changed, compare
-from lbdsl.measure.store import SequenceSum
+from lbdsl.measure.store import SequenceSum, mean_of
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, TaskMetric, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
 
@@ -134,6 +136,12 @@ def score_of(metric: type[Metric], means: Mapping[str, Measurement]) -> Measurem
     return replace(parts[0], value=value, stderr=stderr, unit=metric.unit)
 
 
+Kept = dict[str, dict[int, Tensor]]
+"""Hidden states of a base after its last layer, by text and by the first sequence of a micro-batch."""
+
+KEPT_BYTES = 2**28
+
+
 def judge_on(
     base: LayerSource,
     artifact: LayerSource | None,
@@ -141,30 +149,47 @@ def judge_on(
     title: str,
     progress: Progress,
     batch: int = 1,
+    kept: Kept | None = None,
 ) -> tuple[Quality, ...]:
     """Compare two models on each text, or look at a base alone, as a separate progress stage; every token except the first
     of each sequence is predicted. Micro-batches of `batch` sequences run through a streamed model together, as many as fit
-    in memory.
+    in memory. `kept` has the base's hidden states for the next judgement on the same texts, where they are small.
     """
     found = []
     for blocks in texts:
         with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report:
-            found.append(_judged(base, artifact, blocks, Meter(report, base), batch))
+            found.append(_judged(base, artifact, blocks, Meter(report, base), batch, kept))
     return tuple(found)
 
 
-def _judged(base: LayerSource, artifact: LayerSource | None, blocks: TokenBlocks, meter: Meter, batch: int) -> Quality:
+def _judged(
+    base: LayerSource,
+    artifact: LayerSource | None,
+    blocks: TokenBlocks,
+    meter: Meter,
+    batch: int,
+    kept: Kept | None,
+) -> Quality:
+    states = {} if kept is None else kept.setdefault(blocks.digest, {})
+    keeps = kept is not None and stream_bytes(base, blocks.sequences, blocks.seq) <= KEPT_BYTES
     base_nll: list[SequenceSum] = []
     compared = comparisons() if artifact is not None else ()
     found: dict[str, list[SequenceSum]] = {metric.kind: [] for metric in compared}
     models = [base] if artifact is None else [base, artifact]
-    meter.expect(len(models) * meter.runs(blocks.sequences))
+    meter.expect((len(models) - bool(states)) * meter.runs(blocks.sequences) + bool(states) * meter.heads(blocks.sequences))
     room = 0.0 if all(model.in_memory for model in models) else room_for_streams(*models)
     for group in grouped(blocks.ids.split(batch), lambda ids_BN: 3 * stream_bytes(base, len(ids_BN), blocks.seq), room):
         before, after = ([Flow(ids_BN.to(base.device)) for ids_BN in group] for _ in range(2))
         first, last = len(base_nll) + 1, len(base_nll) + sum(map(len, group))
         where = f"sequence{f's {first}-{last}' if last > first else f' {first}'} of {blocks.sequences}"
-        push(base, before, meter.layers_of(before, f"{where}, base"))
+        places = range(first, last + 1, batch)
+        new = [flow for place, flow in zip(places, before, strict=True) if place not in states]
+        push(base, new, meter.layers_of(new, f"{where}, base"))
+        for place, flow in zip(places, before, strict=True):
+            if place in states:
+                flow.base_BND = states[place].to(base.device)
+            elif keeps:
+                states[place] = flow.base_BND.to("cpu")
         if artifact is not None:
             push(artifact, after, meter.layers_of(after, f"{where}, result"))
         with base.head() as head, nullcontext() if artifact is None else artifact.head() as other:
@@ -176,19 +201,15 @@ def _judged(base: LayerSource, artifact: LayerSource | None, blocks: TokenBlocks
                     for kind, values in of_artifact.items():
                         found[kind] += values
                 meter.add(len(models) * meter.heads(len(flow.ids_BN)), f"{where}, predictions")
-    of_base = Quality(data=blocks.data, digest=blocks.digest, base_nll=_mean(base_nll, Unit.NATS))
+    of_base = Quality(data=blocks.data, digest=blocks.digest, base_nll=mean_of(base_nll, Unit.NATS))
     if artifact is None:
         return of_base
     rises = found[NextTokenLoss.kind]
     nll = [SequenceSum(before.total + rise.total, rise.tokens) for before, rise in zip(base_nll, rises, strict=True)]
-    means = {metric.kind: _mean(found[metric.kind], metric.unit) for metric in compared}
+    means = {metric.kind: mean_of(found[metric.kind], metric.unit) for metric in compared}
     return replace(
         of_base,
-        nll=_mean(nll, Unit.NATS),
+        nll=mean_of(nll, Unit.NATS),
         rise=means[NextTokenLoss.kind],
         scores=MappingProxyType({name: score_of(metric, means) for name, metric in _of_texts().items()}),
     )
-
-
-def _mean(sums: list[SequenceSum], unit: Unit) -> Measurement:
-    return clustered_mean([item.total for item in sums], [item.tokens for item in sums], unit)

@@ -16,7 +16,6 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import TextPart
 from lbdsl.evaluate.harness import asking, preferred, right_of_given
 from lbdsl.evaluate.task_files import manager_for
 from lbdsl.measure.answers import Answered
@@ -91,7 +90,7 @@ def questions_of(
     rows = answer_rows(pairs, positions, batch)
     asked = [(task, document, [rows.row_of[pair] for pair in of]) for task, document, of in asked]
     digest = digest_of(["questions", 3, pairs, positions])
-    blocks = TokenBlocks(rows.ids_SN, digest, task_name(name), TextPart.SCORE, 0, 1, None)
+    blocks = TokenBlocks(rows.ids_SN, digest, task_name(name))
     return Questions(blocks, rows, min(spare), name, asked)
 
 

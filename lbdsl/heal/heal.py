@@ -54,74 +54,71 @@ class HealInterrupted(Exception):
     """Healing stopped on request, after saving a checkpoint."""
 
 
+@dataclass(frozen=True)
+class HealRun:
+    """One stage of healing: what it learns from, which layers learn, and where its files are.
+
+    `text` has stage.steps * stage.batch sequences in training order, `passes` over its source. `parts` are the layers to
+    train: see `segments`. `apart` is other text: the weights that are best on it are taken, which may be those before
+    healing, and training ends early when it no longer helps. Checkpoints are saved in `folder`; with `resume` training
+    continues from the newest complete one. `recompute` saves memory: layers are computed again in the backward pass
+    (gradient checkpointing). With `share_on` each process holds a share of the student on that device, and the healed
+    model is in the machine's memory. `trackers` show the losses elsewhere, under `name`; TensorBoard's files are in `logs`.
+    """
+
+    stage: Stage
+    teacher: Teacher
+    text: HealingText
+    parts: tuple[range, ...]
+    folder: Path
+    passes: float = 1.0
+    apart: HealingText | None = None
+    resume: bool = False
+    recompute: bool = False
+    share_on: torch.device | None = None
+    save_seconds: float = 60.0
+    trackers: tuple[str, ...] = ()
+    name: str = "healing"
+    logs: Path | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.stage.batch * self.text.ids_SN.shape[1]
+
+
 def heal_model(
     student: nn.Module,
-    teacher: Teacher,
-    stage: Stage,
-    text: HealingText,
-    *,
-    parts: tuple[range, ...],
-    passes: float,
-    folder: Path,
+    run: HealRun,
     progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool] = lambda: False,
-    resume: bool = False,
-    save_seconds: float = 60.0,
-    apart: HealingText | None = None,
-    recompute: bool = False,
-    trackers: tuple[str, ...] = (),
-    name: str = "healing",
-    logs: Path | None = None,
-    share_on: torch.device | None = None,
 ) -> tuple[nn.Module, HealReport]:
     """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
 
-    `text` has stage.steps * stage.batch sequences in training order. `parts` are the layers to train: see `segments`.
-    `apart` is other text: the weights that are best on them are returned, which may be those before healing, and
-    training ends early when it no longer helps. `recompute` saves memory: layers are computed again in the backward
-    pass (gradient checkpointing). `trackers` show the losses elsewhere, under `name`; TensorBoard's files are in
-    `logs`. Checkpoints are saved in `folder`; with `resume` training continues from the newest complete one. With
-    `share_on` each process holds a share of the student on that device, and the healed model is in the machine's
-    memory. `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted, after saving a checkpoint, if
-    `should_stop` returns true; LbdslError (LB464) if the loss is NaN or infinite.
+    `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted, after saving a checkpoint, if `should_stop`
+    returns true; LbdslError (LB464) if the loss is NaN or infinite.
     """
     from transformers import set_seed
 
-    is_main = process_number() == 0
-    steps = stage.steps
-    sequences, seq = text.ids_SN.shape
-    tokens_per_step = stage.batch * seq
-    if sequences < steps * stage.batch:
-        raise ValueError(f"{steps} steps of {stage.batch} sequences need more than {sequences} sequences")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = processes.shared(last_whole_checkpoint(folder) if resume else None)
-    for stale in folder.glob("checkpoint-*") if is_main else ():
-        # An incomplete checkpoint, left by a kill, would count among those that are kept.
-        if checkpoint is None or not is_whole(stale):
-            shutil.rmtree(stale)
-    if checkpoint is None:
-        (folder / CURVE_FILE).unlink(missing_ok=True)
-    if checkpoint is not None and not checkpoint.is_dir():
-        message = f"process {process_number()} does not see {checkpoint}"
-        raise fail("LB458", message, help="put the output, with -o, on a file system that all processes share")
-
+    stage, steps, apart, share_on = run.stage, run.stage.steps, run.apart, run.share_on
+    tokens_per_step = run.tokens_per_step
+    checkpoint = _checkpoint(run)
     dtype = next(student.parameters()).dtype
     device = share_on or next(student.parameters()).device
     set_seed(stage.seed)
     with quiet_transformers():
-        if recompute:
+        if run.recompute:
             student.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        objective = _objective(student, teacher, stage, parts)
+        objective = _objective(student, run)
     if checkpoint is not None:
         load_learned(objective, checkpoint)
     shared = Shared(objective, share_on) if share_on is not None else None
     start = step_of(checkpoint) if checkpoint else 0
     if start:
         progress(start * tokens_per_step, steps * tokens_per_step, f"resumed after step {start}")
-    curve = _Curve(folder / CURVE_FILE, start)
+    curve = _Curve(run.folder / CURVE_FILE, start)
     validation = None
     if apart is not None:
-        validation = Validation(folder, every(steps, tokens_per_step, apart.ids_SN), start)
+        validation = Validation(run.folder, every(steps, tokens_per_step, apart.ids_SN), start)
 
     earlier, started = curve.seconds, time.monotonic()
 
@@ -134,14 +131,14 @@ def heal_model(
         progress(step * tokens_per_step, steps * tokens_per_step, f"loss {loss:.3f}{other}, {rate:.0f} tok/s")
         shown.show("train/loss", step, loss)
 
-    loop = Loop(objective, stage, text, folder, device, dtype, sharded=shared is not None)
+    loop = Loop(objective, stage, run.text, run.folder, device, dtype, sharded=shared is not None)
     if checkpoint is not None:
         loop.resume(checkpoint)
-    with Trackers(trackers, name, logs or folder, stage) as shown:
+    with Trackers(run.trackers, run.name, run.logs or run.folder, stage) as shown:
         # A run that is resumed at its early end has nothing to train.
         if validation is None or validation.patient:
             on_look = partial(shown.show, "eval/loss")
-            loop.train(Watch(on_point, on_look, should_stop, save_seconds, validation, apart))
+            loop.train(Watch(on_point, on_look, should_stop, run.save_seconds, validation, apart))
     start, stopped = loop.step, loop.stopped
     del loop  # with the optimizer's state
     if stopped and start < steps:
@@ -161,7 +158,7 @@ def heal_model(
         stage=stage.name,
         steps=start,
         tokens=start * tokens_per_step,
-        passes=passes,
+        passes=run.passes,
         trained_params=sum(weight.numel() for weight in weights.values()),
         curve=curve.points,
         seconds=round(earlier + time.monotonic() - started, 1),
@@ -169,14 +166,34 @@ def heal_model(
         kept=None if validation is None else validation.best[1],
     )
     healed = merged(objective.student, dtype)
-    for module in healed.modules() if recompute else ():
+    for module in healed.modules() if run.recompute else ():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False  # type: ignore[assignment]
     return healed, report
 
 
-def _objective(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range, ...]) -> Objective:
+def _checkpoint(run: HealRun) -> Path | None:
+    """The newest complete checkpoint, if the run continues from one; others and the curve of another run are removed."""
+    sequences, needed = len(run.text.ids_SN), run.stage.steps * run.stage.batch
+    if sequences < needed:
+        raise ValueError(f"{run.stage.steps} steps of {run.stage.batch} sequences need more than {sequences} sequences")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    found = processes.shared(last_whole_checkpoint(run.folder) if run.resume else None)
+    for stale in run.folder.glob("checkpoint-*") if process_number() == 0 else ():
+        # An incomplete checkpoint, left by a kill, would count among those that are kept.
+        if found is None or not is_whole(stale):
+            shutil.rmtree(stale)
+    if found is None:
+        (run.folder / CURVE_FILE).unlink(missing_ok=True)
+    elif not found.is_dir():
+        message = f"process {process_number()} does not see {found}"
+        raise fail("LB458", message, help="put the output, with -o, on a file system that all processes share")
+    return found
+
+
+def _objective(student: Any, run: HealRun) -> Objective:
     """The module that this stage trains. Raises LB484 if it has nothing to train."""
+    stage, parts = run.stage, run.parts
     first = parts[0].start if parts else 0
     matching = stage.name == "match"
     layers = sorted({layer for part in parts for layer in part}) if matching else range(first, len(student.model.layers))
@@ -184,9 +201,9 @@ def _objective(student: Any, teacher: Teacher, stage: Stage, parts: tuple[range,
         raise _nothing_to_train(stage)
     prepared = with_trainable_weights(student, stage, layers)
     if matching:
-        found: Objective = Match(prepared, teacher, parts)
+        found: Objective = Match(prepared, run.teacher, parts)
     else:
-        found = Distill(prepared, teacher, first, stage.kl_weight, stage.hidden_weight)
+        found = Distill(prepared, run.teacher, first, stage.kl_weight, stage.hidden_weight)
     if not any(weight.requires_grad for weight in found.parameters()):
         raise _nothing_to_train(stage)
     return found

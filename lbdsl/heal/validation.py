@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lbdsl.core.processes import process_number
 from lbdsl.heal.sharding import whole
+from lbdsl.recipe.schema_blocks import HealSettings
 
 FILE = "validation.json"
 
@@ -100,9 +101,10 @@ def every(steps: int, tokens_per_step: int, ids_SN: Tensor) -> int:
     return max(1, math.ceil(steps / TIMES), math.ceil(2 * ids_SN.numel() / (4 * SHARE * tokens_per_step)))
 
 
-def validation_sequences(seq: int) -> int:
-    """The number of sequences that a stage is watched on: TOKENS tokens, or two sequences where they are longer."""
-    return max(2, TOKENS // seq)
+def validation_sequences(run: HealSettings) -> int:
+    """The number of sequences that a stage is watched on: an eighth of the tokens that heal, at most TOKENS and at least
+    two sequences."""
+    return max(2, min(TOKENS, run.tokens_seen // 8) // run.seq)
 
 
 Measure = Callable[[], float]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, has_errors
 from lbdsl.core.span import Source
 from lbdsl.language import tree
 from lbdsl.language.format_pieces import SEPARATORS, SPACES, Comment, Piece, pieces_of
@@ -30,9 +30,9 @@ def format_text(text: str, name: str = "<string>") -> Diagnosed[str]:
     """
     source = Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n"))
     parsed = parse(source)
-    if parsed.value is None or any(found.is_error for found in parsed.diagnostics):
+    if not parsed.ok:
         return Diagnosed(None, parsed.diagnostics)
-    new = format_parsed(parsed.value)
+    new = format_parsed(parsed.unwrap())
     return Diagnosed(new.value, (*parsed.diagnostics, *new.diagnostics))
 
 
@@ -63,7 +63,7 @@ def _difference(old: tree.File, new: str) -> Diagnostic | None:
     """LB040 when the new text does not parse to the old tree and comments; else None."""
     again = parse(Source(old.source.name, new))
     span = None
-    if again.value is None or any(found.is_error for found in again.diagnostics):
+    if again.value is None or has_errors(again.diagnostics):
         what = "no longer parses"
     elif again.value.statements != old.statements:
         what = "means something else"

@@ -8,7 +8,7 @@ the same Lark release series (major.minor); otherwise the tables are rebuilt in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,6 @@ class Grammar(NamedTuple):
     """The data of the statement parser."""
 
     table: IntParseTable
-    rules: Sequence[Rule]
 
     terminals: Mapping[str, str]
     """The regular expression of each terminal that is not a keyword, in the order in which Lark's lexer tries them."""
@@ -58,7 +57,6 @@ def grammar() -> Grammar:
     table = data["table"] | {"states": _int_keys(data["table"]["states"])}
     return Grammar(
         IntParseTable.deserialize(table, rules),
-        tuple(rules.values()),
         data["terminals"],
         frozenset(data["keywords"]),
         data["signs"],

@@ -16,6 +16,7 @@ from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
 from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import readings, readings_text
+from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import BRACKETS, NUMBERS, Token
 from lbdsl.language.limits import MAX_DEPTH, MAX_DIGITS
 from lbdsl.language.words import keywords
@@ -36,7 +37,6 @@ _BEFORE_A_RANK = _set("LPAR COMMA AND OR EXCEPT NOT EQUAL LAYERS")
 """`lowest` and `highest` begin a rule, but may also appear in a set."""
 
 _CLOSES = {closing: opening for opening, closing in BRACKETS.items()}
-_CLOSE_TEXT = {"(": ")", "[": "]", "{": "}"}
 OPERANDS = NUMBERS | _set("NAME DOTTED VAR REF STRING REGEX RPAR RSQB RBRACE")
 _END_OF_STATEMENT = re.compile(r"[ \t\r]*([#;\n]|$)")
 
@@ -164,8 +164,8 @@ class _Layout:
             self.finish()
 
     def unclosed(self, bracket: Token, noticed: Token | None) -> None:
-        labels = () if noticed is None else (Label(self.span(noticed), "noticed here"),)
-        help = f"write the `{_CLOSE_TEXT[bracket.text]}` that ends it"
+        labels = () if noticed is None else Label(self.span(noticed), "noticed here")
+        help = f"write the `{grammar().signs[BRACKETS[bracket.type]]}` that ends it"
         self.mistake("LB002", f"`{bracket.text}` never closed", self.span(bracket), labels=labels, help=help)
 
     def close(self, token: Token) -> bool:
@@ -179,7 +179,7 @@ class _Layout:
         span = self.span(token)
         if self.brackets:
             top, _, self.prefixes = self.brackets.pop()
-            opened = (Label(self.span(top), "opened here"),)
+            opened = Label(self.span(top), "opened here")
             message = f"`{top.text}` closed by `{token.text}`"
             self.mistake("LB003", message, span, labels=opened, help="brackets close in pairs")
         else:
@@ -230,5 +230,5 @@ class _Layout:
                     "units are `B`, `%` and ` tokens`; seconds have none: `0.05`",
                 )
             )
-            fix = Fix(helps[0], (Edit(whole, next(iter(found))),)) if len(found) == 1 else None
-            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps, fix=fix)
+            write = next(iter(found)) if len(found) == 1 else None
+            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps, write=write)

@@ -67,11 +67,7 @@ def lex(text: str) -> Lexed:
 def one_line(text: str) -> str:
     """A part of a recipe's text on one line, without its comments: for messages, plans and reports."""
     if "#" in text:
-        kept, position = [], 0
-        for comment in lex(text).comments:
-            kept.append(text[position : comment.start])
-            position = comment.end
-        text = "".join([*kept, text[position:]])
+        text = _pattern().sub(lambda match: "" if match.lastgroup == "COMMENT" else match[0], text)
     return " ".join(text.split())
 
 

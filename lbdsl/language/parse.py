@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error
+from lbdsl.core.diagnostic import Diagnosed, refused
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
 from lbdsl.language.layout import split_statements
@@ -18,10 +18,10 @@ def parse(source: Source) -> Diagnosed[tree.File]:
     """
     size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
-        return Diagnosed(None, (_limit(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB"),))
+        return _beyond(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB")
     lexed = lex(source.text)
     if not lexed.complete:
-        return Diagnosed(None, (_limit(source, lexed.tokens[-1].start, f"recipe with more than {MAX_TOKENS} tokens"),))
+        return _beyond(source, lexed.tokens[-1].start, f"recipe with more than {MAX_TOKENS} tokens")
     chunks, found = split_statements(source, lexed.tokens)
     parser = Parser(source)
     statements: list[tree.Statement] = []
@@ -41,11 +41,11 @@ def parse(source: Source) -> Diagnosed[tree.File]:
         found.append(problem)
     rules = [statement for statement in statements if isinstance(statement, tree.RuleStatement)]
     if len(rules) > MAX_RULES:
-        return Diagnosed(None, (_limit(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules"),))
+        return _beyond(source, rules[MAX_RULES].span.start, f"recipe with more than {MAX_RULES} rules")
     comments = tuple(Span(source, token.start, token.end) for token in lexed.comments)
     file = tree.File(source, tuple(statements), comments, len(lexed.tokens))
     return Diagnosed(file, tuple(sorted([*found, *parser.diagnostics], key=lambda problem: problem.place)))
 
 
-def _limit(source: Source, at: int, message: str) -> Diagnostic:
-    return error("LB019", message, Span(source, at, at), help="split the recipe, or say more with fewer rules")
+def _beyond(source: Source, at: int, message: str) -> Diagnosed[tree.File]:
+    return refused("LB019", message, Span(source, at, at), help="split the recipe, or say more with fewer rules")

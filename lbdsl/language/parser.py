@@ -21,7 +21,7 @@ from lark.parsers.lalr_parser_state import ParseConf, ParserState
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.span import Source, Span
-from lbdsl.core.units import BINARY, DECIMAL, Unit
+from lbdsl.core.units import Unit, without_prefix
 from lbdsl.language import tree
 from lbdsl.language.grammar import START, grammar
 from lbdsl.language.lexer import END, Token
@@ -159,16 +159,10 @@ class Parser:
 
 
 def _quantity(text: str) -> tuple[int | float, Unit]:
-    unit, body = Unit.NONE, text
-    if body.endswith("tokens"):
-        unit, body = Unit.TOKENS, body[: -len("tokens")].rstrip()
-    elif body.endswith("B"):
-        unit, body = Unit.BYTES, body[:-1]
-    factor = 1
-    for suffix, scale in (BINARY | DECIMAL).items():
-        if body.endswith(suffix):
-            factor, body = scale, body[: -len(suffix)]
-            break
+    units = {"tokens": Unit.TOKENS, "B": Unit.BYTES}
+    ending = next((ending for ending in units if text.endswith(ending)), "")
+    body, factor = without_prefix(text.removesuffix(ending).rstrip())
+    unit = units.get(ending, Unit.NONE)
     if body.isdigit():
         return int(body) * factor, unit
     # As floats, 16.1 times 1,000 is no whole number.
@@ -214,14 +208,10 @@ Make = Callable[..., Any]
 """Makes a node from its span and the parts kept of a rule, in grammar order; None for an absent optional `[...]`."""
 
 
-def _of_all(node: Make) -> Make:
-    """For a node with one field: the tuple of all parts."""
-    return lambda span, *nodes: node(span, nodes)
-
-
-def _of_rest(node: Make) -> Make:
-    """For a node with two fields: the first part, and the tuple of the others."""
-    return lambda span, first, *nodes: node(span, first, nodes)
+def _of_rest(node: Any) -> Make:
+    """For a node whose last field is a tuple: that of all the parts for which there is no other field."""
+    single = len(node._fields) - 2
+    return lambda span, *parts: node(span, *parts[:single], parts[single:])
 
 
 def _chain(node: Make) -> Make:
@@ -246,9 +236,11 @@ def _choose(span: Span, layers: Any, *nodes: Any) -> tree.Choose:
 
 
 def _by_rule_name() -> dict[str, Make]:
-    """The node classes of the tree by the names of grammar rules: `LayersSelector` as `layers_selector`."""
+    """What makes the nodes of the tree, by the names of grammar rules: `LayersSelector` as `layers_selector`."""
     nodes = [value for value in vars(tree).values() if isinstance(value, type) and issubclass(value, tree.Node)]
-    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.__name__).lower(): node for node in nodes}
+    lists = {node for node in nodes if "".join([*node.__annotations__.values()][-1:]).startswith("tuple[")}
+    made = {node: _of_rest(node) if node in lists else node for node in nodes}
+    return {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.__name__).lower(): make for node, make in made.items()}
 
 
 _NODES: Mapping[str, Make] = {
@@ -260,21 +252,14 @@ _NODES: Mapping[str, Make] = {
     "bounded_selector": lambda span, direction, *rest: _rank(span, direction, None, *rest),
     "of_rest": lambda span: True,
     "action": lambda span, *calls: calls[::2],
-    "union_set": _of_all(tree.UnionSet),
-    "inter_set": _of_all(tree.InterSet),
     "range": lambda span, first, _, last: tree.Range(span, first, last),
-    "block": _of_rest(tree.Block),
-    "stage": _of_rest(tree.Stage),
-    "choice": _of_all(tree.Choice),
     "either": lambda span, *operands: tree.Logic(span, "or", operands),
     "both": lambda span, *operands: tree.Logic(span, "and", operands),
     "compare": _chain(tree.Compare),
     "cmp_op": lambda span, *words: tree.Operator(span, " ".join(words)),
     "arithmetic": _chain(tree.Arithmetic),
     "minus": lambda span, _, operand: tree.Minus(span, operand),
-    "items": _of_all(tree.Items),
     "word": lambda span, name: tree.Call(span, name, None),
-    "call": _of_rest(tree.Call),
 }
 """The functions that build nodes, by grammar rule or alias. A rule with a node's name builds that node from its fields,
 with the exceptions listed here; a rule without an entry only collects pieces."""

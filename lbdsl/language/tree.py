@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
@@ -39,6 +39,10 @@ class NodeFields:
 
     def _key(self) -> tuple[Any, ...]:
         return tuple(self.__dict__[name] for name in type(self)._fields[1:])
+
+    def replace(self, **changes: Any) -> Self:
+        """The same node with other values of some fields."""
+        return type(self)(*(vars(self) | changes).values())
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, NodeFields) and self._key() == other._key()
@@ -370,10 +374,14 @@ class File:
     tokens: int = field(compare=False, default=0)
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """`node` and every node in it, from left to right, except the arguments of a call. The parser limits the nesting."""
-    yield node
+def parts_of(node: Node) -> Iterator[Node]:
+    """The nodes directly in a node, from left to right, except the arguments of a call."""
     for value in vars(node).values() if not isinstance(node, Call) else ():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Node):
-                yield from walk(part)
+        yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, Node))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """`node` and every node in it, in the order of `parts_of`. The parser limits the nesting."""
+    yield node
+    for part in parts_of(node):
+        yield from walk(part)

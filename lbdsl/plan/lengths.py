@@ -61,7 +61,9 @@ def with_lengths(case: Case) -> Diagnosed[Case]:
     window = max(windows_of((*(action for rule in recipe.rules for action in rule.actions), *scored), facts), default=0)
     blocks: dict[str, Any] = {"measure": _settled(recipe.measure, MEASURED, window, facts)}
     found = list(_length_findings("measure", recipe.measure, blocks["measure"], window, facts))
-    blocks["measure"] = _with_recall(blocks["measure"], window, facts)
+    # Four windows, so that facts stand in and beyond the window.
+    length = recipe.measure.recall_seq or min(max(MEASURED, 4 * window), facts.positions)
+    blocks["measure"] = blocks["measure"].model_copy(update={"recall_seq": length})
     found += _recall_findings(recipe, blocks["measure"], window, facts)
     judged = recipe.eval or (Evaluate() if judges(recipe) else None)
     if judged is not None:
@@ -78,12 +80,6 @@ def with_lengths(case: Case) -> Diagnosed[Case]:
         found += [finding for run in runs for finding in _heal_findings(run, window, facts)]
     settled = case.settled(replace(recipe, **blocks))
     return Diagnosed(None if any(d.is_error for d in found) else settled, tuple(found))
-
-
-def _with_recall(measure: Measure, window: int, facts: ModelFacts) -> Measure:
-    """With the length of the texts of recall: four windows, so that facts stand in and beyond the window."""
-    length = measure.recall_seq or min(max(MEASURED, 4 * window), facts.positions)
-    return measure.model_copy(update={"recall_seq": length})
 
 
 def too_short(length: int, window: int) -> NoValue:

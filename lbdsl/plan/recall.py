@@ -5,6 +5,9 @@ from __future__ import annotations
 from lbdsl.core.units import tokens_text
 from lbdsl.solve.select import PlanValue
 
+FINDS = 0.2
+"""The least share of a kind's questions that the base has to find: of what it does not find nothing can be lost."""
+
 LOST = 0.25
 """A plan that loses more of what the base finds is warned of."""
 
@@ -17,6 +20,10 @@ class RecallOfKind(PlanValue):
     base: int
     found: int
     rise: float
+
+    @property
+    def counts(self) -> bool:
+        return self.base >= FINDS * self.asked
 
 
 class RecallLoss(PlanValue):

@@ -273,12 +273,11 @@ class RecipeRef(PlanValue):
     included: tuple[IncludedText, ...] = ()
 
     @property
-    def files(self) -> tuple[tuple[str, str], ...]:
-        """(path, sha256) of everything that the recipe's hash covers, the recipe's own text first."""
-        return (
-            (self.path, digest_text(self.text)),
-            *((os.path.join(os.path.dirname(self.path), item.path), item.sha256) for item in self.included),
-        )
+    def files(self) -> tuple[IncludedText, ...]:
+        """Everything that the recipe's hash covers, by its path, the recipe's own text first."""
+        folder = os.path.dirname(self.path)
+        own = IncludedText(path=self.path, text=self.text, sha256=digest_text(self.text))
+        return own, *(item.model_copy(update={"path": os.path.join(folder, item.path)}) for item in self.included)
 
 
 class ModelRef(PlanValue):
@@ -306,7 +305,8 @@ class PatchCheck(PlanValue):
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
     and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check`
-    is the text that patches are checked on. `versions`: those that measured numbers depend on, by name."""
+    is the text that patches are checked on. `versions`: those that measured numbers depend on, by name. `estimated`: the
+    scores that a screen has estimated."""
 
     data: str
     digest: str | None
@@ -318,6 +318,7 @@ class MeasuredOn(PlanValue):
     patches: PatchCheck | None = None
     check_digest: str | None = None
     versions: dict[str, str] = {}
+    estimated: tuple[str, ...] = ()
 
     @property
     def statistics_key(self) -> str:

@@ -39,9 +39,9 @@ def staleness(
     """
     found = [
         difference
-        for path, was in plan.recipe.files
-        for what in ["the recipe" if path == plan.recipe.path else "the included file"]
-        for difference in _changed("LB340", f"{what} {path}", was, (files or {}).get(path))
+        for file in plan.recipe.files
+        for what in ["the recipe" if file.path == plan.recipe.path else "the included file"]
+        for difference in _changed("LB340", f"{what} {file.path}", file.sha256, (files or {}).get(file.path))
     ]
     for name in sorted({*plan.recipe.params, *params}) if params is not None else ():
         was, now = plan.recipe.params.get(name), (params or {}).get(name)

@@ -8,8 +8,7 @@ from collections.abc import Collection
 from lbdsl.actions import Action
 from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.units import tokens_text
-from lbdsl.language.tree import walk
-from lbdsl.recipe.schema import CostOf, PostScore, Recipe, Score
+from lbdsl.recipe.schema import PostScore, Recipe, Score
 from lbdsl.recipe.schema_blocks import JUDGED, SHORTEST_NEEDLE
 
 _SHORTEST = 1024
@@ -18,8 +17,7 @@ _SHORTEST = 1024
 
 def named_context(recipe: Recipe) -> int:
     """Tokens of the longest context that asserts and budgets name; 0 for none."""
-    nodes = (*recipe.asserts, *recipe.requires, *recipe.rules)
-    return max((part.ctx or 0 for node in nodes for part in walk(node) if isinstance(part, CostOf)), default=0)
+    return max((cost.ctx or 0 for cost in recipe.costs_asked), default=0)
 
 
 def recall_gate(window: int, context: int, positions: int | None = None) -> str | None:
@@ -73,7 +71,7 @@ def _window_of(action: Action) -> int:
 
 def _asks_beyond(recipe: Recipe, window: int) -> bool:
     """Whether a gate or a budget depends on more than `window` tokens: facts that are found, a task, or `recall`."""
-    for part in (part for node in (*recipe.asserts, *recipe.rules) for part in walk(node)):
+    for part in recipe.nodes:
         if isinstance(part, PostScore) and part.task is not None:
             if not isinstance(part.task, int) or part.task > window:
                 return True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
-from lbdsl.core.diagnostic import Label
+from lbdsl.core.diagnostic import Label, rewrite
+from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES
@@ -15,7 +17,7 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
 from lbdsl.metrics import Of, metric_of, metrics_of
-from lbdsl.recipe.expressions import resolve_expr, resolved_condition, weight_of
+from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition
 from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import (
@@ -28,6 +30,8 @@ from lbdsl.recipe.schema import (
     Rule,
     Score,
     Serves,
+    Terms,
+    terms_of,
     weighted_text,
 )
 from lbdsl.recipe.schema_blocks import task_name
@@ -35,9 +39,6 @@ from lbdsl.recipe.scope import Scope, Unresolved, attempt, each
 from lbdsl.recipe.sets import resolve_set
 from lbdsl.recipe.types import has_cost, unit_of
 from lbdsl.recipe.values import constant, resolve_action
-
-Minimized = tuple[tuple[float, str, str], ...]
-"""What is minimized: the weight of each metric, its name in the recipe, and what that stands for."""
 
 
 def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
@@ -48,13 +49,11 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.error("LB152", "the layers of `choose` are known before any score", node.layers.span, help=help)
         layers = None
     alternatives = attempt(each, partial(_alternative, scope), node.among)
-    cost = attempt(_cost, scope, node.minimizing) if is_cost(node.minimizing) else None
-    minimized: Minimized | None = () if is_cost(node.minimizing) else attempt(_minimized, scope, node.minimizing)
+    objective: Any = attempt(_cost if is_cost(node.minimizing) else _metrics, scope, node.minimizing)
     limits = attempt(each, partial(_limit, scope), node.subject_to)
-    if layers is None or alternatives is None or minimized is None or limits is None:
+    if layers is None or alternatives is None or objective is None or limits is None:
         raise Unresolved
-    if not minimized and cost is None:
-        raise Unresolved
+    cost, minimized = (objective, ()) if is_cost(node.minimizing) else (None, objective)
     budgets = tuple(limit for limit in limits if isinstance(limit, ResolvedAssertion))
     bounds = tuple(limit for limit in limits if isinstance(limit, Bound))
     if cost is not None and not bounds:
@@ -65,14 +64,13 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         place, same = calls[0].span.to(calls[-1].span), frozenset(actions)
         if same in first:
             label = Label(first[same][0].span, "first here")
-            scope.fail("LB152", f"`{one_line(place.text)}` is among them twice", place, labels=(label,), help="remove one")
+            scope.fail("LB152", f"`{one_line(place.text)}` is among them twice", place, labels=label, help="remove one")
         first[same] = calls
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
-    terms = tuple((weight, metric) for weight, _, metric in minimized)
-    found = Choosing(node.span, layers, alternatives, (), terms, cost, budgets, bounds)
-    names = {metric: name for _, name, metric in minimized}
+    found = Choosing(node.span, layers, alternatives, (), _named(minimized), cost, budgets, bounds)
+    names = {score.metric: score.name for _, score in minimized}
     scores = tuple(
         None
         if all(a.keeps for a in actions)
@@ -85,52 +83,69 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         )
         for actions, calls in zip(alternatives, node.among, strict=True)
     )
-    return Choosing(node.span, layers, alternatives, scores, terms, cost, budgets, bounds)
+    return found.replace(scores=scores)
 
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
     beside either, for a screen without `kl`, and for a greedy choice without a `choose` or without `keep`.
     `choosing`: a `choose` is written, with errors or not, or one that does not parse."""
+
+    def refuse(message: str, span: Span | None, help: str, *labels: Label) -> None:
+        scope.error("LB152", message, span, help=help, labels=labels)
+
     ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
     holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
     for rule, _ in holding[1:]:
-        label = Label(holding[0][0].span, "the first one")
-        help = "give the others a number of layers"
-        scope.error("LB152", "a recipe has one `while`", rule.span, labels=(label,), help=help)
+        first = Label(holding[0][0].span, "the first one")
+        refuse("a recipe has one `while`", rule.span, "give the others a number of layers", first)
     for rule, condition in holding:
         if not any(isinstance(part, Score) for part in walk(condition)):
             message = "`while` needs a score of the whole changed model, as in `nll <= 0.05`"
-            scope.error("LB152", message, rule.span, help="for a cost write `until`: as few layers as make it hold")
+            refuse(message, rule.span, "for a cost write `until`: as few layers as make it hold")
     chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
     place = measure.set_at.get("strategy", measure.span)
-    screens = choosing if chosen is None else "kl" in chosen.metrics
-    if measure.strategy == "screen" and not screens:
-        message = "`strategy = screen` estimates `kl`, for a `choose ... minimizing kl`"
-        scope.error("LB152", message, place, help="leave it out")
+    unknown = choosing and chosen is None
+    if measure.strategy == "screen" and not unknown and not any(map(screened_scores, rules)):
+        message = "`strategy = screen` estimates the `kl` of a `choose` and the `recall` of windows, and nothing has one"
+        refuse(message, place, "leave it out")
     if measure.strategy == "greedy" and not choosing:
-        scope.error("LB152", "`strategy = greedy` is for a `choose`", place, help="leave it out")
+        refuse("`strategy = greedy` is for a `choose`", place, "leave it out")
     if measure.strategy == "greedy" and chosen is not None and None not in chosen.scores:
         help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
-        scope.error("LB152", "`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
+        refuse("`strategy = greedy` begins with layers that are kept", chosen.span, help)
     if chosen is not None and chosen.bounds and (measure.strategy == "greedy" or not measure.tries):
         name = "strategy" if measure.strategy == "greedy" else "tries"
         help = f"leave out `{name}`: plans are measured until one keeps `{chosen.bounds[0].text}`"
-        scope.error("LB152", "what is measured has a bound, and nothing measures plans", place, help=help)
+        refuse("what is measured has a bound, and nothing measures plans", place, help)
     several = "choose" if chosen is not None else "while" if holding else ""
     for rule in rules if several else ():
         if any(action.patched for action in rule.actions):
             message = f"patches are fitted to a whole plan, and `{several}` measures many"
-            help = "take bare drops; patch them in a recipe that names the layers"
-            scope.error("LB152", message, rule.span, help=help)
+            refuse(message, rule.span, "take bare drops; patch them in a recipe that names the layers")
     for rule, selector in ranked if chosen is not None else ():
         words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
         word = next((word for word, there in words.items() if there), "")
         if word and chosen is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
-            label = Label(chosen.span, "chooses for a budget")
             help = "name a number of layers, and put budgets after `subject to`"
-            scope.error("LB152", message, rule.span, labels=(label,), help=help)
+            refuse(message, rule.span, help, Label(chosen.span, "chooses for a budget"))
+
+
+def screened_scores(rule: Rule) -> tuple[Score, ...]:
+    """The scores that `strategy = screen` estimates: those by which a `choose` or a ranking orders layers, of `kl` where it
+    chooses, and of `recall` where the action is a window."""
+    chosen, parts = isinstance(rule.selector, Choosing), tuple(walk(rule.selector))
+    orders = [part.by for part in parts if isinstance(part, tree.RankSelector | tree.RankedSet)]
+    orders += [by for part in parts if isinstance(part, Choosing) for by in part.scores if by is not None]
+    return tuple(
+        score
+        for by in orders
+        for score in walk(by)
+        if isinstance(score, Score)
+        and score.action is not None
+        and ((chosen and score.metric == "kl") or (score.metric == "recall" and score.action.claims() == ("mixer.window",)))
+    )
 
 
 def _alternative(scope: Scope, calls: tuple[tree.Call, ...]) -> tuple[Action, ...]:
@@ -153,72 +168,64 @@ def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
     return found
 
 
-def _minimized(scope: Scope, node: tree.Expr) -> Minimized:
-    """A metric, or a sum of metrics in nats a token, each once and with a weight or none."""
-    if isinstance(node, tree.Call):
-        return ((1.0, node.name.name, _metric(scope, node)),)
-    ops = set(node.ops) if isinstance(node, tree.Arithmetic) else set()
-    if isinstance(node, tree.Arithmetic) and ops == {"*"} and len(node.operands) == 2:
-        factor, call = node.operands
-        if isinstance(call, tree.Call):
-            return ((float(weight_of(scope, factor).value), call.name.name, _metric(scope, call)),)
-    if not isinstance(node, tree.Arithmetic) or ops != {"+"}:
-        scope.fail("LB152", "metrics are added, each times a number", node.span, help="as in `kl + 0.2 * recall`")
-    found: dict[str, tuple[float, str, str]] = {}
-    for written in node.operands:
-        (term,) = _minimized(scope, written)
-        _, name, metric = term
-        if metric_of(metric).unit is not Unit.NATS:
-            message = f"`{name}` is no {Unit.NATS.value}, and has no part in a sum"
-            scope.fail("LB107", message, written.span, help="name it alone, or check it with an `assert`")
-        if metric in found:
-            scope.fail("LB152", f"`{metric}` is added twice", written.span, help="give it one weight")
-        found[metric] = term
-    return (*found.values(),)
+def _metrics(scope: Scope, node: tree.Expr, use: str = "minimized") -> tuple[tuple[float, Score], ...]:
+    """A metric, or a sum of metrics in nats a token, each once and with a weight or none. `use` is said in messages."""
+    terms = terms_of(resolve_by(scope, node, partial(_metric, use=use)))
+    seen = set[str]()
+    for _, score in terms:
+        if score.metric in seen:
+            scope.fail("LB152", f"`{score.metric}` is added twice", score.span, help="give it one weight")
+        seen.add(score.metric)
+    return terms
+
+
+def _named(terms: Iterable[tuple[float, Score]]) -> Terms:
+    return tuple((weight, score.metric) for weight, score in terms)
 
 
 def _limit(scope: Scope, node: tree.Expr) -> ResolvedAssertion | Bound:
     """A budget, or a bound of what is measured."""
     names = {part.name.name for part in walk(node) if isinstance(part, tree.Call)}
     if not names & {"sensitivity", "task", *metrics_of(Of.CHANGED)}:
-        return _budget(scope, node)
-    if not isinstance(node, tree.Compare) or [op.text for op in node.ops] != ["<="]:
-        strict = isinstance(node, tree.Compare) and [op.text for op in node.ops] == ["<"]
-        help = "write `<=`" if strict else "as in `kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
-        scope.fail("LB152", "a bound of what is measured is `METRIC <= NUMBER`, one after the other", node.span, help=help)
-    terms = tuple((weight, metric) for weight, _, metric in _minimized(scope, node.operands[0]))
+        found = resolved_condition(scope, node, "subject to")
+        _check_budget(scope, found.expr, node)
+        return found
+    ops = [op.text for op in node.ops] if isinstance(node, tree.Compare) else []
+    if not isinstance(node, tree.Compare) or ops != ["<="]:
+        fix = rewrite(node.ops[0].span, "<=") if isinstance(node, tree.Compare) and ops == ["<"] else None
+        help = "as in `kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
+        message = "a bound of what is measured is `METRIC <= NUMBER`, one after the other"
+        scope.fail("LB152", message, node.span, help=fix.title if fix else help, fix=fix)
+    terms = _named(_metrics(scope, node.operands[0], "bounded"))
     unit, most = metric_of(terms[0][1]).unit, constant(scope, node.operands[1])
     if not isinstance(most, tree.Number) or most.unit not in (Unit.NONE, unit):
         said = f"`{weighted_text(terms)}` is bounded by a number of {unit.value}"
-        scope.fail("LB107", said, node.operands[1].span, help="as in `kl <= 0.05`")
+        scope.fail("LB107", said, node.operands[1].span, help=f"as in `{weighted_text(terms)} <= 0.1`")
     return Bound(node.span, f"{weighted_text(terms)} <= {float(most.value):.12g}", terms, float(most.value), unit)
 
 
-def _metric(scope: Scope, call: tree.Call) -> str:
-    """The metric to minimize: one of a single layer under an action, and of the whole changed model."""
+def _metric(scope: Scope, call: tree.Call, use: str) -> Score:
+    """The metric to minimize or to bound: one of a single layer under an action, and of the whole changed model."""
     name = call.name.name
-    if name == "task" and call.args is not None and len(call.args) == 1:
-        return task_name(task_named(scope, call.args[0].value))
+    if name == "task":
+        if call.args is None or len(call.args) != 1:
+            scope.fail("LB104", "`task` takes the name of a task", call.span, help='as in `minimizing task("hellaswag")`')
+        return Score(call.span, name, task_name(task_named(scope, call.args[0].value)), None, True, None)
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     found = scope.metric if name == "sensitivity" else name
     if found not in known and found != name:
         listed = "metrics: " + ", ".join(f"`{kind}`" for kind in (*known, "task"))
-        scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be minimized", call.span, help=listed)
-    if name == "task":
-        help = 'as in `minimizing task("hellaswag")`'
-        scope.fail("LB104", "`task` takes the name of a task", call.span, help=help)
+        scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be {use}", call.span, help=listed)
     if found not in known:
-        names = ("sensitivity", *known, "task")
-        scope.unknown("LB102", f"`{name}` cannot be minimized", call.name, names, "metrics", "score")
+        if is_cost(call):
+            scope.fail("LB152", f"`{name}` is a cost, which has no part in a sum", call.span, help="write one cost alone")
+        costs = STATIC_VALUES if use == "minimized" else ()
+        names, what = ("sensitivity", *known, "task", *costs), "metrics and costs" if costs else "metrics"
+        scope.unknown("LB102", f"`{name}` cannot be {use}", call.name, names, what, "score")
     if call.args is not None:
-        scope.fail("LB104", f"`{name}` is minimized without an action", call.span, help=f"write `minimizing {name}`")
-    return found
-
-
-def _budget(scope: Scope, node: tree.Expr) -> ResolvedAssertion:
-    found = resolved_condition(scope, node, "subject to")
-    _check_budget(scope, found.expr, node)
-    return found
+        message = f"`{name}` is {use} without an action: it is measured of the whole plan"
+        scope.fail("LB104", message, call.span, write=name)
+    return Score(call.span, name, found, None, True, None)
 
 
 def _check_budget(scope: Scope, expr: tree.Expr, node: tree.Expr) -> None:
@@ -249,12 +256,8 @@ def _sums(expr: tree.Expr) -> bool:
             if any(has_cost(part) and unit_of(part) is Unit.RATE for part in expr.operands):
                 return False
             costs = [has_cost(part) for part in expr.operands]
-            scaled = set(expr.ops) <= {"+", "-"} or (sum(costs) <= 1 and not _divides(expr, costs))
+            divides = any(op == "/" and cost for op, cost in zip(expr.ops, costs[1:], strict=True))
+            scaled = set(expr.ops) <= {"+", "-"} or (sum(costs) <= 1 and not divides)
             return scaled and all(_sums(part) for part in expr.operands)
         case _:
             return True
-
-
-def _divides(expr: tree.Arithmetic, costs: Sequence[bool]) -> bool:
-    """Whether something is divided by a cost."""
-    return any(op == "/" and cost for op, cost in zip(expr.ops, costs[1:], strict=True))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from lbdsl.core.diagnostic import Diagnosed, Label, error
+from lbdsl.core.diagnostic import Diagnosed, Label, error, refused
 from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Source
 from lbdsl.language import tree
@@ -113,15 +113,15 @@ def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     The recipe may have other errors: names are not resolved.
     """
     parsed = parse(Source(name, text))
-    if parsed.value is None or any(problem.is_error for problem in parsed.diagnostics):
+    if not parsed.ok:
         return Diagnosed(None, parsed.diagnostics)
-    statements = parsed.value.statements
+    statements = parsed.unwrap().statements
     refused = []
     for block in (statement for statement in statements if isinstance(statement, tree.Block)):
         for settings in (block.settings, *(stage.settings for stage in block.stages)):
             first = {setting.key.name: setting.key for setting in reversed(settings)}
             for key in (setting.key for setting in settings if first[setting.key.name] is not setting.key):
-                labels = (Label(first[key.name].span, "first set here"),)
+                labels = Label(first[key.name].span, "first set here")
                 message = f"`{key.name}` is set twice, and JSON has no such form"
                 refused.append(error("LB045", message, key.span, labels=labels, help="remove one of them"))
     if refused:
@@ -167,7 +167,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
         data, reader.diagnostics[:] = read_data(text, name, form)
         statements = None if reader.diagnostics else attempt(reader.document, data)
     except RecursionError:
-        return Diagnosed(None, (error("LB041", f"{name} is nested too deep"),))
+        return refused("LB041", f"{name} is nested too deep")
     if statements is None or reader.diagnostics:
         return Diagnosed(None, tuple(reader.diagnostics))
     lines = [("\n" if at and group != statements[at - 1][0] else "") + line for at, (group, line) in enumerate(statements)]
@@ -175,7 +175,7 @@ def from_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
     # Each was parsed alone; what is left is what statements do together, such as too many tokens.
     problem = next((problem for problem in parsed.diagnostics if problem.is_error), None)
     if problem is not None:
-        return Diagnosed(None, (error("LB045", f"{name}: {problem.message}", problem.span, help=problem.help),))
+        return refused("LB045", f"{name}: {problem.message}", problem.span, help=problem.help)
     return format_parsed(parsed.unwrap())
 
 
@@ -185,7 +185,6 @@ class _Reader(Findings):
     not parse. An invalid value raises `Unresolved`."""
 
     name: str
-    keys: list[str] = field(default_factory=lambda: [form.key for form in STATEMENTS])
 
     def document(self, data: Any) -> tuple[tuple[int, str], ...]:
         """The groups and the texts of the statements."""
@@ -204,11 +203,12 @@ class _Reader(Findings):
         form = next((form for form in STATEMENTS if form.key in data), None)
         if form is None:
             # Most likely the key that identifies the statement is misspelt.
-            misspelt = next((key for key in data if nearest(key, self.keys) is not None), None)
+            keys = [form.key for form in STATEMENTS]
+            misspelt = next((key for key in data if nearest(key, keys) is not None), None)
             if misspelt is None:
-                known = ", ".join(f"`{key}`" for key in self.keys)
+                known = ", ".join(f"`{key}`" for key in keys)
                 self._refuse(path, "no key says what statement this is", help=f"one of {known}")
-            self._unknown_key(path, misspelt, self.keys)
+            self._unknown_key(path, misspelt, keys)
             raise Unresolved
         self._check_keys(form.fields, form.required, data, path)
         values = dict(each(lambda key: (key, tuple(self._value(key, data[key], f"{path}.{key}"))), data))
@@ -234,14 +234,12 @@ class _Reader(Findings):
             if not isinstance(data, bool) or (key == "else" and not data):
                 self._refuse(path, "must be `true`" if key == "else" else "must be true or false")
             yield _Part(key.replace("_", " ") * data)
-        elif isinstance(data, bool):
-            yield _Part(str(data).lower(), path)
         elif isinstance(data, str | int | float):
-            yield _Part(str(data), path)
+            yield _Part(str(data).lower() if isinstance(data, bool) else str(data), path)
         else:
             self._refuse(path, "must be text in the recipe language, a number, true or false")
 
-    def _block(self, data: Any, path: str, known: Collection[str], before: str = "") -> Iterator[_Part]:
+    def _block(self, data: Any, path: str, known: Collection[str]) -> Iterator[_Part]:
         """The settings of a block or a stage, and its stages."""
         if not isinstance(data, dict):
             self._refuse(path, "must be an object")
@@ -269,14 +267,12 @@ class _Reader(Findings):
         file, found = parse(Source(self.name, text))
         problem = next((problem for problem in found if problem.is_error), None)
         if problem is not None:
-            start = problem.span.start if problem.span else len(text)
-            end = problem.span.end if problem.span else len(text)
+            assert problem.span is not None, "errors of syntax have a place"
             at = 0
             for part in parts:
-                if part.path is not None and start <= at + len(part.text):
-                    span = Source(f"{self.name}: {part.path}", part.text).span(
-                        min(max(0, start - at), len(part.text)), min(max(0, end - at), len(part.text))
-                    )
+                if part.path is not None and problem.span.start <= at + len(part.text):
+                    ends = (min(max(0, end - at), len(part.text)) for end in (problem.span.start, problem.span.end))
+                    span = Source(f"{self.name}: {part.path}", part.text).span(*ends)
                     # The form of the statement that it stands in would only confuse.
                     hints = [text for text in problem.help if not text.startswith("the form is")]
                     if '"' not in part.text and part.path.endswith((".data", ".default", ".value")):
@@ -333,7 +329,6 @@ _VALUE = {
     "type": ["string", "number", "boolean"],
     "description": "Text in the recipe language, such as `8Ki` or `$window`.",
 }
-_TEXT = {"type": ["string", "null"]}
 
 
 def _schema_of(key: str) -> dict[str, Any]:
@@ -343,7 +338,7 @@ def _schema_of(key: str) -> dict[str, Any]:
         stages = {"stages": {"type": "array", "items": stage}} if key == "heal" else {}
         return _object({**settings, **stages}, [])
     if key in STRINGS:
-        return {"type": "string"} if key in ("recipe", "include") else _TEXT
+        return {"type": "string" if key in ("recipe", "include") else ["string", "null"]}
     if key == "rank":
         return {"enum": ["lowest", "highest"]}
     return {"const": True} if key == "else" else {"type": "boolean"} if key == "of_rest" else _VALUE

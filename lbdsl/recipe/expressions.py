@@ -7,6 +7,7 @@ whole model: facts, costs, scores, and values of the healed model.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ from lbdsl.recipe.schema import (
     terms_of,
 )
 from lbdsl.recipe.schema_blocks import task_name
-from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
+from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt
 from lbdsl.recipe.types import Clause, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted, unit_of
 from lbdsl.recipe.values import calculated, constant, resolve_action
 
@@ -174,8 +175,8 @@ def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
         meant = None
     listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
     sure = meant is not None and (head == "model" or slip(head, ("model",)) is not None)
-    fix = rewrite(node.span, f"model.{meant}") if sure else None
-    scope.fail("LB113", f"no fact `{node.name}`", node.span, help=(*hints, listed), fix=fix)
+    write = f"model.{meant}" if sure else None
+    scope.fail("LB113", f"no fact `{node.name}`", node.span, help=(*hints, listed), write=write)
 
 
 def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
@@ -198,17 +199,19 @@ def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
     _unknown_value(scope, node, rule=False)
 
 
-def resolve_by(scope: Scope, node: tree.Call | tree.Arithmetic) -> Score | tree.Arithmetic:
-    """What `by` ranks layers by: a score, or a sum of scores, each times a number over 0 (LB105). A sum is of nats a token
-    (LB107): anything else has no common measure."""
-    if isinstance(node, tree.Call):
-        return resolve_score(scope, node)
-    if "*" in node.ops:
-        return rebuilt(
-            node,
-            operands=lambda part: resolve_score(scope, part) if isinstance(part, tree.Call) else weight_of(scope, part),
-        )
-    found = rebuilt(node, operands=partial(resolve_by, scope))
+def resolve_by(scope: Scope, node: tree.Expr, score_of: Callable[[Scope, tree.Call], Score] | None = None) -> Expr:
+    """What `by` ranks layers by, or `choose` minimizes: a score, or a sum of scores, each times a number over 0 (LB105). A
+    sum is of nats a token (LB107): anything else has no common measure. `score_of` resolves a score, if not as that of a
+    layer."""
+    score_of = score_of or resolve_score
+    match node:
+        case tree.Call():
+            return score_of(scope, node)
+        case tree.Arithmetic(ops=("*",), operands=(weight, tree.Call() as call)):
+            return node.replace(operands=(_weight(scope, weight), score_of(scope, call)))
+    if not isinstance(node, tree.Arithmetic) or set(node.ops) != {"+"}:
+        scope.fail("LB152", "metrics are added, each times a number", node.span, help="as in `kl + 0.2 * recall`")
+    found = rebuilt(node, operands=lambda part: resolve_by(scope, part, score_of))
     for part, written in zip(found.operands, node.operands, strict=True):
         ((_, score),) = terms_of(part)
         if unit_of(part) is not Unit.NATS:
@@ -218,7 +221,7 @@ def resolve_by(scope: Scope, node: tree.Call | tree.Arithmetic) -> Score | tree.
     return found
 
 
-def weight_of(scope: Scope, node: tree.Expr) -> tree.Number:
+def _weight(scope: Scope, node: tree.Expr) -> tree.Number:
     """The factor of `0.2 * recall(...)`."""
     value = constant(scope, node)
     if not isinstance(value, tree.Number) or value.unit is not Unit.NONE:
@@ -248,10 +251,11 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score:
             help = f"as in `{cls.layer_form()}`"
             scope.fail("LB104", f"`{name}` of a layer takes a task and an action", call.span, help=help)
         task = task_named(scope, args[0].value)
-        return Score(call.span, name, task_name(task), _changing(scope, name, args[1].value, cls), False, None)
+        return Score(call.span, name, task_name(task), _changing(scope, call, args[1].value, cls), False, None)
     if not cls.takes_action:
         return Score(call.span, name, name, None, False, _part(scope, call, cls))
-    return Score(call.span, name, name, _scored_action(scope, call, cls), False, None)
+    action = _changing(scope, call, only_argument(call), cls) if call.args else _without_arguments(cls.default_action)
+    return Score(call.span, name, name, action, False, None)
 
 
 def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
@@ -273,21 +277,11 @@ def _without_arguments(kind: str) -> Action:
     return actions()[kind].model_validate({})
 
 
-def _scored_action(scope: Scope, call: tree.Call, cls: type[Metric]) -> Action:
-    """The action that `kl(swa(window=256))` measures; for `kl` alone, the metric's default."""
+def _changing(scope: Scope, call: tree.Call, inner: tree.Expr | None, cls: type[Metric]) -> Action:
+    """The action in `kl(swa(window=256))`, which must change a layer."""
     name = call.name.name
-    if not call.args:
-        return _without_arguments(cls.default_action)
-    inner = only_argument(call)
     if not isinstance(inner, tree.Call):
-        scope.fail("LB104", f"`{name}` takes one action", call.span, help=f"as in `{name}(drop)`")
-    return _changing(scope, name, inner, cls)
-
-
-def _changing(scope: Scope, name: str, inner: tree.Expr, cls: type[Metric]) -> Action:
-    """An action that changes a layer, which the metric `name` measures."""
-    if not isinstance(inner, tree.Call):
-        scope.fail("LB104", f"`{name}` measures an action, such as `{cls.default_action}`", inner.span)
+        scope.fail("LB104", f"`{name}` measures one action, as in `{cls.layer_form()}`", (inner or call).span)
     action = resolve_action(scope, inner)
     if action.keeps:
         message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"

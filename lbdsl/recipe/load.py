@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, error, warning
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Label, has_errors, refused, warning
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
@@ -55,9 +56,9 @@ def recipe_from_text(
     try:
         text.encode()
     except UnicodeEncodeError as problem:
-        return Diagnosed(None, (error("LB020", f"{name} holds half of a surrogate pair (at {problem.start})"),))
+        return refused("LB020", f"{name} holds half of a surrogate pair (at {problem.start})")
     if text.startswith('{"') and '"lbdsl_version"' in text:
-        return Diagnosed(None, (_is_a_plan(name),))
+        return _is_a_plan(name)
     parsed = parse(Source(name, text))
     if parsed.value is None:
         return Diagnosed(None, parsed.diagnostics)
@@ -66,10 +67,10 @@ def recipe_from_text(
     syntax = (*parsed.diagnostics, *whole.diagnostics)
     # Stages of a block have its settings, and named expressions their texts.
     problems = tuple(dict.fromkeys((*syntax, *resolved.diagnostics)))
-    failed = any(problem.is_error for problem in problems)
+    failed = has_errors(problems)
     if failed:
         problems = tuple(problem for problem in problems if problem.code not in _FOLLOWING)
-    if any(problem.is_error for problem in syntax):
+    if has_errors(syntax):
         lost = _lost_names(text, parsed.value)
         problems = tuple(problem for problem in problems if not _is_lost(problem, lost, bool(whole.diagnostics)))
     return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=lambda problem: problem.place)))
@@ -80,10 +81,10 @@ def recipe_from_bytes(
 ) -> Diagnosed[Recipe]:
     """The recipe in bytes that were read from a file; see `recipe_from_text`."""
     if len(data) > MAX_BYTES and name.endswith(".lbplan"):
-        return Diagnosed(None, (_is_a_plan(name),))
+        return _is_a_plan(name)
     if name.endswith((".yaml", ".yml")):
         message = f"{name} is a recipe in YAML, not in lbdsl's language"
-        return Diagnosed(None, (error("LB138", message, help=f"`lbdsl convert {name}` turns it into one"),))
+        return refused("LB138", message, help=f"`lbdsl convert {name}` turns it into one")
     text = text_of(data, name)
     if text.value is None:
         return Diagnosed(None, text.diagnostics)
@@ -109,14 +110,26 @@ def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
     return includes or problem.span.text in lost or problem.span.source.base > 0
 
 
-def _is_a_plan(name: str) -> Diagnostic:
+def _is_a_plan(name: str) -> Diagnosed[Recipe]:
     hints = (f"`lbdsl show {name}` shows it", f"`lbdsl apply {name}` carries it out")
-    return error("LB138", f"{name} is a saved plan, not a recipe", help=hints)
+    return refused("LB138", f"{name} is a saved plan, not a recipe", help=hints)
 
 
 # Statements ----------------------------------------------------------------------------------------------------------
 
 VERSION = 1
+
+
+def sensitivity(statements: Iterable[tree.Statement]) -> str:
+    """The metric that `sensitivity` means, even in statements before the `measure` block that sets it. Only the metric is
+    resolved: other settings may use variables that are not defined yet, or have errors."""
+    blocks = (part for part in statements if isinstance(part, tree.Block) and part.kind.name == "measure")
+    for block in islice(blocks, 1):
+        metric = tuple(setting for setting in block.settings if setting.key.name == "metric")
+        found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, metric))
+        if found is not None:
+            return str(found.metric)
+    return Measure().metric
 
 
 class _Resolver:
@@ -132,19 +145,10 @@ class _Resolver:
         self.asserts: list[ResolvedAssertion] = []
         self.rules: list[Rule] = []
         self.rule_count = 0
+        self.first_else: tuple[int, Span] | None = None
         self.scope.below = _definitions(whole.statements)
         self.outside = outside_values(self.scope, whole.statements, set_params)
-        self._metric_first()
-
-    def _metric_first(self) -> None:
-        """Resolve the `measure` block's metric first: `sensitivity` means that metric even in statements before the block.
-        Only the metric: other settings may use variables that are not defined yet, or have errors."""
-        for block in (part for part in self.whole.statements if isinstance(part, tree.Block)):
-            if block.kind.name == "measure":
-                metric = tuple(setting for setting in block.settings if setting.key.name == "metric")
-                found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, metric))
-                self.scope.metric = self.scope.metric if found is None else found.metric
-                return
+        self.scope.metric = sensitivity(whole.statements)
 
     def statement(self, statement: tree.Statement) -> None:
         scope = self.scope
@@ -153,12 +157,8 @@ class _Resolver:
                 base = statement.span.source.base
                 if self._only("lbr", statement.span, f"lbr {base}") and statement.number.value != VERSION:
                     message = f"unknown language version {statement.number.text}"
-                    scope.error(
-                        "LB124",
-                        message,
-                        statement.number.span,
-                        help=f"this lbdsl supports `lbr {VERSION}`; a newer one may support more",
-                    )
+                    help = f"this lbdsl supports `lbr {VERSION}`; a newer one may support more"
+                    scope.error("LB124", message, statement.number.span, help=help)
             case tree.RecipeName():
                 if statement.span.source is not self.whole.source:
                     help = "move it to the recipe that includes it"
@@ -202,7 +202,7 @@ class _Resolver:
         check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing=choosing)
         source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
-        if not any(problem.is_error for problem in scope.diagnostics):
+        if not has_errors(scope.diagnostics):
             found = Recipe(
                 params=self.params,
                 set_params=tuple(sorted(self.outside)),
@@ -217,20 +217,13 @@ class _Resolver:
                 **self.parts,
             )
         # Rules with errors are not included; findings about the others are still valid.
-        written = (part for part in self.whole.statements if isinstance(part, tree.RuleStatement | tree.Choose))
-        elses = (
-            (number, rule.span)
-            for number, rule in enumerate(written, start=1)
-            if isinstance(rule, tree.RuleStatement) and isinstance(rule.selector, tree.ElseSelector)
-        )
-        first_else = next(elses, None)
         healed, gated = "heal" in self.parts, bool(self.asserts)
         recall = beyond = None
         if found is not None:
             windows = named_windows(found)
             recall, beyond = missing_gate(found, windows), nothing_beyond(found, windows)
-        linted = lint_rules(tuple(self.rules), healed=healed, gated=gated, first_else=first_else, recall=recall)
-        scope.diagnostics += [*linted, *([beyond] if beyond is not None else [])]
+        linted = lint_rules(self.rules, healed=healed, gated=gated, first_else=self.first_else, recall=recall)
+        scope.diagnostics += linted + ([beyond] if beyond is not None else [])
         return Diagnosed(found, tuple(scope.diagnostics))
 
     def _check_judged_on(self) -> None:
@@ -247,7 +240,7 @@ class _Resolver:
         """False, with an error, when a statement that is allowed once is repeated."""
         key = key or what
         if key in self.once:
-            first = (Label(self.once[key], "first here"),)
+            first = Label(self.once[key], "first here")
             help = "name all the layers in one, as in `choose for layers 0-9, 20-29 among ...`"
             help = help if what == "choose" else "remove one of them"
             self.scope.error("LB213", f"`{what}` is given twice", span, labels=first, help=help)
@@ -261,6 +254,8 @@ class _Resolver:
 
     def _rule(self, node: tree.RuleStatement) -> None:
         self.rule_count += 1
+        if isinstance(node.selector, tree.ElseSelector):
+            self.first_else = self.first_else or (self.rule_count, node.span)
         selector = attempt(resolve_selector, self.scope, node.selector)
         actions = attempt(each, lambda call: resolve_action(self.scope, call), node.actions)
         if actions is None or not check_actions(self.scope, node.actions, actions, node.selector) or selector is None:

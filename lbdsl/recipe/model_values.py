@@ -14,7 +14,7 @@ from lbdsl.recipe.schema import ENGINES, CostOf, PostScore, PredictedOf, Score, 
 from lbdsl.recipe.schema_blocks import QUESTIONS_FILE, SHORTEST_NEEDLE, Needle, OwnQuestions, task_name
 from lbdsl.recipe.scope import Scope
 from lbdsl.recipe.types import Clause, refuse_unquoted
-from lbdsl.recipe.values import constant, described, warn_decimal, whole_number
+from lbdsl.recipe.values import constant, described, length_in_tokens, whole_number
 
 
 def post_score(scope: Scope, node: tree.Call, place: Clause) -> PostScore:
@@ -53,21 +53,19 @@ def _task(scope: Scope, node: tree.Call) -> PostScore:
         return PostScore(node.span, name, of.source, of.task)
     if name == "needle":
         needle = needle_of(scope, "a context", argument)
-        if isinstance(needle, int) and needle < SHORTEST_NEEDLE:
-            message = f"a text of {needle} tokens is too short to hide facts in"
-            scope.fail("LB105", message, argument.span, help=f"take at least {SHORTEST_NEEDLE}")
         return PostScore(node.span, name, task_name(needle), needle)
     task = task_named(scope, argument)
     return PostScore(node.span, name, task_name(task), task)
 
 
-def needle_of(scope: Scope, what: str, node: tree.Expr) -> Needle:
-    """The tokens of a text to hide facts in, or a file of questions."""
+def needle_of(scope: Scope, what: str, node: tree.Expr, code: str = "LB105") -> Needle:
+    """The tokens of a text to hide facts in, or a file of questions. `code` is that of an error for a text too short."""
     refuse_unquoted(scope, node)
     value = constant(scope, node)
     if not isinstance(value, String):
-        context = whole_number(scope, what, node, Unit.TOKENS)
-        warn_decimal(scope, node)
+        context = length_in_tokens(scope, what, node)
+        if context < SHORTEST_NEEDLE:
+            scope.fail(code, f"{what} must be at least {SHORTEST_NEEDLE} tokens, to hide facts in", node.span)
         return context
     if not value.value.lower().endswith(QUESTIONS_FILE):
         message = f'questions are in a {QUESTIONS_FILE} file, and "{value.value}" is none'
@@ -93,10 +91,9 @@ def cost_of(scope: Scope, node: tree.Call) -> CostOf:
     argument = only_argument(node)
     if argument is None:
         scope.fail("LB104", f"`{name}` needs a context length", node.span, help=f"in tokens, as in `{name}(32Ki)`")
-    context = whole_number(scope, "a context", argument, Unit.TOKENS)
+    context = length_in_tokens(scope, "a context", argument)
     if context < 1:
         scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
-    warn_decimal(scope, argument)
     return CostOf(node.span, name, context)
 
 
@@ -104,21 +101,20 @@ def predicted_of(scope: Scope, node: tree.Call) -> PredictedOf:
     value = PREDICTED_VALUES[node.name.name]
     plain = [arg.value for arg in node.args or () if arg.key is None]
     named = [(arg.key.name, arg.value) for arg in node.args or () if arg.key is not None]
-    engine = named[0][1] if named else None
     if len(plain) != len(value.parameters) or [name for name, _ in named] not in ([], ["engine"]):
         message = f"`{value.name}` takes {len(value.parameters)} numbers"
         scope.fail("LB104", message, node.span, help=f"as in `{value.form}`")
-    if engine is not None and (not isinstance(engine, tree.Call) or engine.args or engine.name.name not in value.engines):
+    engine = named[0][1].span.text if named else value.engines[0]
+    if engine not in value.engines:
         message = f"`{value.name}` is not predicted for this engine"
-        scope.fail("LB105", message, engine.span, help=f"`engine={'|'.join(value.engines)}`")
+        scope.fail("LB105", message, named[0][1].span, help=f"`engine={'|'.join(value.engines)}`")
     numbers = [
         whole_number(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)
     ]
     if min(numbers) < 1:
         scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
-    known = engine.name.name if isinstance(engine, tree.Call) else value.engines[0]
     context = sum(number for number, unit in zip(numbers, value.parameters.values(), strict=True) if unit is Unit.TOKENS)
-    return PredictedOf(node.span, value.name, context, tuple(numbers), known)
+    return PredictedOf(node.span, value.name, context, tuple(numbers), engine)
 
 
 def serves_of(scope: Scope, node: tree.Call, place: Clause) -> Serves:
@@ -144,13 +140,9 @@ def joint_score(scope: Scope, node: tree.Call, place: Clause) -> Score:
         message = f"`{name}` of the whole model takes no action"
         scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
     if place == "until":
-        hints = (f"give a cost, as in `{place} kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
-        scope.fail(
-            "LB315",
-            f"`{place}` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen",
-            node.span,
-            help=hints,
-        )
+        hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
+        message = f"`until` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen"
+        scope.fail("LB315", message, node.span, help=hints)
     return Score(node.span, name, name, None, True, None)
 
 

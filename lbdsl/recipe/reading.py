@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from lbdsl.core.diagnostic import Diagnosed, Label, error
+from lbdsl.core.diagnostic import Diagnosed, Label, refused
 from lbdsl.core.paths import did_you_mean, is_model, nearest_path
 from lbdsl.core.span import Source, Span
 from lbdsl.language import tree
@@ -45,23 +45,23 @@ class FolderReader:
     def read(self, path: str) -> Diagnosed[Found]:
         real = os.path.realpath(os.path.join(self._folder, path))
         if os.path.commonpath([real, self._folder]) != self._folder:
-            return _not_found("LB126", f"`{path}` is a link that leaves the recipe's directory", _BELOW)
+            return refused("LB126", f"`{path}` is a link that leaves the recipe's directory", help=_BELOW)
         try:
             if not stat.S_ISREG(os.stat(real).st_mode):
-                return _not_found("LB130", f"`{path}` is not a file")
+                return refused("LB130", f"`{path}` is not a file")
             with open(real, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
             near = nearest_path(os.path.join(self._folder, path))
             meant = "" if near is None else os.path.relpath(near, self._folder).replace(os.sep, "/")
             help = (f"did you mean `{meant}`?",) if near else ()
-            return _not_found("LB130", f"there is no `{path}` beside the recipe", *help)
+            return refused("LB130", f"there is no `{path}` beside the recipe", help=help)
         except (OSError, ValueError) as problem:
-            return _not_found("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
+            return refused("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
         text, problems = text_of(data, f"`{path}`")
         if text is None:
             code = "LB135" if problems[0].code == "LB019" else "LB130"
-            return _not_found(code, problems[0].message, *problems[0].help)
+            return refused(code, problems[0].message, help=problems[0].help)
         return Diagnosed(Found(text, real, sha256(data).hexdigest()))
 
 
@@ -75,17 +75,12 @@ class TextsReader:
 
     def read(self, path: str) -> Diagnosed[Found]:
         found = self._texts.get(path)
-        return _not_found("LB130", f"there is no `{path}` {self._where}") if found is None else Diagnosed(found)
+        return refused("LB130", f"there is no `{path}` {self._where}") if found is None else Diagnosed(found)
 
 
 FileReader = FolderReader | TextsReader
 """Reads files by their path relative to the recipe's folder, written with `/` and without `..`; on failure, one error
 without a span. `root` is the identity of the recipe itself."""
-
-
-def _not_found(code: str, message: str, *help: str) -> Diagnosed[Found]:
-    """Why a file cannot be included."""
-    return Diagnosed(None, (error(code, message, help=help),))
 
 
 def decode(data: bytes) -> str:
@@ -99,22 +94,22 @@ def read_bytes(path: str | Path) -> Diagnosed[bytes]:
         with open(path, "rb") as file:
             return Diagnosed(file.read(MAX_BYTES + 1))
     except FileNotFoundError:
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: no such file", help=did_you_mean(path)),))
+        return refused("LB020", f"cannot read {path}: no such file", help=did_you_mean(path))
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         help = "it is a model: the recipe comes first, as in `lbdsl plan RECIPE MODEL`" if is_model(path) else ()
-        return Diagnosed(None, (error("LB020", f"cannot read {path}: {reason}", help=help),))
+        return refused("LB020", f"cannot read {path}: {reason}", help=help)
 
 
 def text_of(data: bytes, name: str) -> Diagnosed[str]:
     """The text in bytes; LB019 when there are too many, LB020 when they are not UTF-8."""
     if len(data) > MAX_BYTES:
-        return Diagnosed(None, (error("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB"),))
+        return refused("LB019", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
     try:
         return Diagnosed(decode(data))
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
-        return Diagnosed(None, (error("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8"),))
+        return refused("LB020", f"{name} is not UTF-8 text (line {line})", help="save it as UTF-8")
 
 
 def joined(including: str, path: str) -> str | None:
@@ -129,15 +124,16 @@ MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
 
 
-_TOGETHER = "a recipe and what it includes have these limits together"
-
-
 class _Open(NamedTuple):
     """A file that is being read: its identity, its path and the span of its `include`."""
 
     identity: str
     path: str
     span: Span
+
+
+def _rules_in(file: tree.File) -> int:
+    return sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
 
 
 @dataclass
@@ -171,7 +167,7 @@ class Whole(Findings):
         """The statements of one file, including those of its includes."""
         self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
         self.tokens += file.tokens
-        self.rules += sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
+        self.rules += _rules_in(file)
         for statement in file.statements:
             if not isinstance(statement, tree.Include):
                 yield statement
@@ -201,16 +197,11 @@ class Whole(Findings):
     def _path(self, node: tree.Include, including: str) -> str:
         """The included path, relative to the recipe's folder."""
         written, span = node.path.value, node.path.span
-        leaves = f"`{written}` leaves the recipe's directory"
-        if written.startswith(("/", "~")) or written[1:2] == ":":
-            self.fail("LB126", leaves, span, help=f"{_BELOW}, by a relative path")
-        if "\\" in written:
-            self.fail("LB130", "paths are written with `/`", span)
-        if not written.strip() or not written.isprintable():
-            self.fail("LB130", "this names no file", span, help='as in `include "common.lbr"`')
         path = joined(including, written)
-        if path is None:
-            self.fail("LB126", leaves, span, help=_BELOW)
+        if path is None or written.startswith("~") or written[1:2] == ":":
+            self.fail("LB126", f"`{written}` leaves the recipe's directory", span, help=f"{_BELOW}, by a relative path")
+        if "\\" in written or not written.strip() or not written.isprintable():
+            self.fail("LB130", "this names no file; paths are written with `/`", span, help='as in `include "common.lbr"`')
         return path
 
     def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
@@ -225,7 +216,7 @@ class Whole(Findings):
             self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
         if found.identity in self.places:
             first = Label(self.places[found.identity], "first here")
-            self.fail("LB132", f"`{path}` is included twice", node.span, labels=(first,), help="remove one of them")
+            self.fail("LB132", f"`{path}` is included twice", node.span, labels=first, help="remove one of them")
 
     def _check_hash(self, written: tree.String, path: str, found: Found) -> None:
         wanted = written.value.lower()
@@ -237,22 +228,20 @@ class Whole(Findings):
             self.fail("LB133", message, written.span, help=hints)
 
     def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
-        size = self.next_base + len(found.text)
-        if len(self.included) >= MAX_FILES or size > MAX_BYTES:
-            limit = f"{MAX_FILES} files" if len(self.included) >= MAX_FILES else f"{MAX_BYTES // 2**20} MiB"
-            self.fail("LB135", f"with `{path}` the recipe includes more than {limit}", node.span, help=_TOGETHER)
         source = Source(os.path.join(os.path.dirname(self.file.source.name), path), found.text, self.next_base)
         file, problems = parse(source)
         self.diagnostics += problems
         if file is None:
             raise Unresolved
-        rules = sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
-        for count, most, what in (
-            (self.tokens + file.tokens, MAX_TOKENS, "tokens"),
-            (self.rules + rules, MAX_RULES, "rules"),
-        ):
-            if count > most:
-                self.fail("LB135", f"with `{path}` the recipe has more than {most} {what}", node.span, help=_TOGETHER)
+        beyond = {
+            f"{MAX_FILES} files": len(self.included) >= MAX_FILES,
+            f"{MAX_BYTES // 2**20} MiB": self.next_base + len(found.text) > MAX_BYTES,
+            f"{MAX_TOKENS} tokens": self.tokens + file.tokens > MAX_TOKENS,
+            f"{MAX_RULES} rules": self.rules + _rules_in(file) > MAX_RULES,
+        }
+        for limit in (limit for limit, passed in beyond.items() if passed):
+            help = "a recipe and what it includes have these limits together"
+            self.fail("LB135", f"with `{path}` the recipe has more than {limit}", node.span, help=help)
         self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
         self.sources.append(source)
         return file

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import islice
+from itertools import combinations, islice
 from operator import or_
 
 from lbdsl.actions import Action
@@ -19,7 +19,7 @@ from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelecto
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.recipe.schema import Choosing, Rule, Score, ends
-from lbdsl.recipe.scope import Scope, rewrite
+from lbdsl.recipe.scope import Scope
 
 _SEPARATOR = re.compile(r"(?P<comment>)[ \t]*(;[ \t]*\n?|\n)")
 _WITH_COMMENT = re.compile(r"(?P<comment>[ \t]*#[^\n]*)?[ \t]*(;[ \t]*\n?|\n)")
@@ -30,18 +30,14 @@ def check_actions(
     scope: Scope, calls: Sequence[tree.Call], actions: Sequence[Action], selector: tree.Selector | None = None
 ) -> bool:
     """Whether the actions of a rule are compatible with its selector and with each other; errors otherwise."""
-    good = True
-    if isinstance(selector, tree.ModulesSelector):
-        for action, call in zip(actions, calls, strict=True):
-            if not acts_on_weights(action):
-                message = f"`{action.kind}` is not about the weights of modules"
-                hint = "choose whole layers: `layers SET` or `where CONDITION`"
-                scope.error("LB216", message, call.span, labels=(Label(selector.span, "chooses modules"),), help=hint)
-                good = False
     written = tuple(zip(actions, calls, strict=True))
-    return good and all(
-        _go_together(scope, earlier, later, calls) for index, later in enumerate(written) for earlier in written[:index]
-    )
+    wrong = [pair for pair in written if isinstance(selector, tree.ModulesSelector) and not acts_on_weights(pair[0])]
+    for action, call in wrong:
+        message = f"`{action.kind}` is not about the weights of modules"
+        hint = "choose whole layers: `layers SET` or `where CONDITION`"
+        labels = Label(selector.span, "chooses modules") if selector else ()
+        scope.error("LB216", message, call.span, labels=labels, help=hint)
+    return not wrong and all(_go_together(scope, *pair, calls) for pair in combinations(written, 2))
 
 
 def _go_together(
@@ -56,31 +52,40 @@ def _go_together(
         whole = calls[0].span.to(calls[-1].span)
         others = [one_line(call.span.text) for call in calls if call.name.name != keep.kind]
         help = f"write `{keep.text()}`" + (f" or `{' + '.join(others)}`" if others else "")
-        fix = None if others else rewrite(whole, keep.text())
-        scope.error("LB204", f"`{keep.text()}` combines with nothing", whole, help=help, fix=fix)
+        write = None if others else keep.text()
+        scope.error("LB204", f"`{keep.text()}` combines with nothing", whole, help=help, write=write)
         return False
     keeps = first.keeps or second.keeps
     one, other = (first.text(), second.text()) if keeps or first.kind == second.kind else (first.kind, second.kind)
     does = "claim" if keeps else "change"
     message = f"`{one}` and `{other}` both {does} the {path} of a layer"
     label = Label(first_call.span, f"{does}s it first")
-    scope.error("LB203", message, second_call.span, labels=(label,), help="use one of them")
+    scope.error("LB203", message, second_call.span, labels=label, help="use one of them")
     return False
 
 
 def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
     """LB219 for a rule that chooses layers by scores of other kinds of actions than its own, which `calls` write."""
     changing = [(action, call) for action, call in zip(rule.actions, calls, strict=True) if not action.keeps]
-    parts = tuple(walk(rule.selector))
-    scores = [part for part in parts if isinstance(part, Score) and part.action is not None]
-    scored = {action.kind for score in scores if score.action is not None for action in score.action.each}
-    if not changing or scored & {action.kind for action, _ in changing}:
+    if not changing:
         return
-    ranking = [one for part in parts if isinstance(part, tree.RankSelector | tree.RankedSet) for one in walk(part.by)]
+    wanted = {action.kind for action, _ in changing}
+
+    def fits(score: Score) -> bool:
+        return score.action is not None and bool(wanted & {action.kind for action in score.action.each})
+
+    def scores_in(node: tree.Node) -> list[Score]:
+        return [part for part in walk(node) if isinstance(part, Score) and part.action is not None]
+
+    sums = [scores_in(part.by) for part in walk(rule.selector) if isinstance(part, tree.RankSelector | tree.RankedSet)]
+    scores = scores_in(rule.selector)
+    if any(map(fits, scores)):
+        # Each term of a sum is about what the rule does; of conditions one may be about something else.
+        scores = [score for terms in sums if any(map(fits, terms)) for score in terms if not fits(score)]
     kinds = " + ".join(action.kind for action, _ in changing)
     written = one_line(changing[0][1].span.text)
     for score in scores:
-        ranked = any(one is score for one in ranking)
+        ranked = any(one is score for terms in sums for one in terms)
         # `kl` ranks better than the rise of the loss, which a bound is about.
         metric = "kl" if ranked and score.metric == "nll" else score.metric
         fitting = f"{metric[:-1]}, {written})" if metric.endswith(")") else f"{metric}({written})"
@@ -91,9 +96,9 @@ def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
         message = f"{said}, and rule {rule.number} uses `{kinds}`: what `{measured}` harms little, `{kinds}` may harm much"
         inside = score.span.source is rule.span.source and rule.span.start <= score.span.start < rule.span.end
         # A named expression or group may be used in other rules, too.
-        fix = rewrite(score.span, fitting) if inside else None
+        write = fitting if inside else None
         help = f"rank by `{fitting}`" if ranked else f"compare `{fitting}`, for which another bound may be right"
-        yield note("LB219", message, score.span if inside else rule.span, help=help, fix=fix)
+        yield note("LB219", message, score.span if inside else rule.span, help=help, write=write)
 
 
 def lint_rules(
@@ -132,7 +137,7 @@ def _after_else(rules: Sequence[Rule], first_else: tuple[int, Span] | None) -> I
     movable = all(rule.span.source is whole.source and not isinstance(rule.selector, ElseSelector) for rule in after)
     fix = _else_last(whole, [rule.span for rule in after]) if movable and after else None
     for rule in after:
-        message, labels = "unreachable rule: `else` claims all remaining layers", (Label(whole, "`else` is here"),)
+        message, labels = "unreachable rule: `else` claims all remaining layers", Label(whole, "`else` is here")
         help = "remove one of the two" if isinstance(rule.selector, ElseSelector) else "move this rule above `else`"
         yield error("LB201", message, rule.span, labels=labels, fix=fix, help=help)
 
@@ -221,13 +226,9 @@ def _nothing_left(action: Action, roots: Sequence[str], layers: int, claimed: Ma
 
 def _shadow(rule: Rule, owners: Sequence[Rule], message: str, it: str, help: str) -> Diagnostic:
     labels = tuple(Label(owner.span, f"claims {it} first") for owner in owners[:5])
-    return warning("LB202", message.format(_named(owners)), rule.span, help=help, labels=labels)
-
-
-def _named(rules: Sequence[Rule]) -> str:
-    """`rules 1, 2`."""
-    numbers = ", ".join(str(rule.number) for rule in rules[:5]) + (", ..." if len(rules) > 5 else "")
-    return f"rule{'' if len(rules) == 1 else 's'} {numbers}"
+    numbers = ", ".join(str(owner.number) for owner in owners[:5]) + (", ..." if len(owners) > 5 else "")
+    named = f"rule{'' if len(owners) == 1 else 's'} {numbers}"
+    return warning("LB202", message.format(named), rule.span, help=help, labels=labels)
 
 
 def _layers(layers: LayerSet) -> int | None:

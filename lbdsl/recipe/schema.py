@@ -278,19 +278,19 @@ class Recipe:
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
 
     @cached_property
-    def _nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Node, ...]:
         """Every node of its rules and conditions."""
         return tuple(part for node in (*self.asserts, *self.requires, *self.rules) for part in walk(node))
 
     @property
     def costs_asked(self) -> tuple[CostOf, ...]:
         """The costs in its asserts and budgets."""
-        return tuple(part for part in self._nodes if isinstance(part, CostOf))
+        return tuple(part for part in self.nodes if isinstance(part, CostOf))
 
     @property
     def metrics_asked(self) -> frozenset[str]:
         """The metrics of layers and of the whole changed model that it needs."""
-        return frozenset(part.metric for part in self._nodes if isinstance(part, Score))
+        return frozenset(part.metric for part in self.nodes if isinstance(part, Score))
 
     @property
     def predictions_asked(self) -> dict[str, list[PredictedOf]]:

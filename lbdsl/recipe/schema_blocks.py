@@ -112,7 +112,7 @@ class Measure(BlockSettings):
     seq: int | None = _set(None, f"{LENGTH}; open: 1Ki, or twice the widest window that a rule sets", unit="length", ge=2)
     seed: Seed = _set(0, SEED)
     strategy: Literal["independent", "greedy", "screen"] = _set(
-        "independent", "for `choose`: `independent`, `greedy` or `screen`", "a way to score"
+        "independent", "`independent`; `screen` estimates scores; `greedy`, for `choose`", "a way to score"
     )
     tries: int = _set(200, "whole plans that `choose` may measure; 0: scores alone choose", ge=0)
     questions: int = _set(200, "how many of a task's last questions score layers; `limit` of `eval` takes the first", ge=2)

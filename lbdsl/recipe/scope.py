@@ -6,11 +6,11 @@ A resolver function returns its node with names replaced, or reports an error an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
+from lbdsl.core.diagnostic import Diagnostic, Label, error
 from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
@@ -68,8 +68,7 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
             return None
         return each(resolvers[name], value) if isinstance(value, tuple) else resolvers[name](value)
 
-    changed = dict(zip(resolvers, each(resolved, resolvers), strict=True))
-    return type(node)(*(changed.get(name, getattr(node, name)) for name in node._fields))
+    return node.replace(**dict(zip(resolvers, each(resolved, resolvers), strict=True)))
 
 
 class Named(NamedTuple, Generic[T]):
@@ -79,6 +78,15 @@ class Named(NamedTuple, Generic[T]):
     node: T
     size: int
     depth: int
+
+
+def size_of(node: tree.Node, named: Mapping[str, Named[Any] | None], kinds: Any) -> tuple[int, int]:
+    """The number of nodes of some kinds that are nested in each other, and their nesting, with names expanded."""
+    known = named.get(node.name) if isinstance(node, tree.Variable | tree.GroupRef) else None
+    if known is not None:
+        return known.size, known.depth
+    sizes = [size_of(part, named, kinds) for part in tree.parts_of(node) if isinstance(part, kinds)]
+    return 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=-1)
 
 
 @dataclass
@@ -140,19 +148,19 @@ class Scope(Findings):
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
             hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
-            self.fail(code, message, span, labels=(Label(later, "defined here"),), help=hint)
+            self.fail(code, message, span, labels=Label(later, "defined here"), help=hint)
         known = sorted(choices)
         listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
         few = len(self.diagnostics) < MOST_GUESSED
         hints, meant = meant_words(node.name, known, wishes, sigil) if few else ((), None)
-        self.fail(code, message, span, help=(*hints, listed), fix=rewrite(span, f"{sigil}{meant}") if meant else None)
+        self.fail(code, message, span, help=(*hints, listed), write=f"{sigil}{meant}" if meant else None)
 
     def define(self, node: tree.Variable | tree.GroupRef) -> bool:
         """Record a definition; False, with an error, when the name is already defined."""
         name = sigil_of(node) + node.name
         first = self.defined.setdefault(name, node.span)
         if first is not node.span:
-            labels = (Label(first, "first defined here"),)
+            labels = Label(first, "first defined here")
             self.error("LB112", f"`{name}` is defined twice", node.span, labels=labels, help="choose another name")
         return first is node.span
 
@@ -173,8 +181,3 @@ def meant_words(
         return (said,), None
     near = nearest(name, known)
     return ((f"did you mean `{before}{near}`?",) if near else ()), slip(name, known)
-
-
-def rewrite(span: Span, text: str) -> Fix:
-    """The fix that replaces `span` by `text`."""
-    return Fix(f"write `{text}`", (Edit(span, text),))

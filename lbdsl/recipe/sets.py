@@ -13,7 +13,7 @@ from lbdsl.language.tree import AllLayers, LayerSet, Number, Range, Selector
 from lbdsl.recipe.expressions import resolve_by, resolve_condition
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import Amount, ends
-from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt
+from lbdsl.recipe.scope import Named, Scope, Unresolved, attempt, rebuilt, size_of
 from lbdsl.recipe.values import constant, whole_number
 
 MAX_NODES = 10_000
@@ -38,7 +38,9 @@ def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
     """Define the group; None, with errors, for an invalid set."""
     layers = attempt(resolve_set, scope, node.layers)
     if scope.define(node.name):
-        scope.groups[node.name.name] = None if layers is None else Named(layers, *_size(scope, node.layers))
+        scope.groups[node.name.name] = (
+            None if layers is None else Named(layers, *size_of(node.layers, scope.groups, LayerSet))
+        )
     return layers
 
 
@@ -70,8 +72,8 @@ def resolve_set(scope: Scope, node: LayerSet) -> LayerSet:
             found = rebuilt(node, base=resolve, removed=resolve)
         case tree.NotSet():
             found = tree.ExceptSet(node.span, AllLayers(node.span), resolve(node.operand))
-    nodes, depth = _size(scope, node)
-    if nodes > MAX_NODES or depth > MAX_DEPTH:
+    nodes, depth = size_of(node, scope.groups, LayerSet)
+    if nodes > MAX_NODES or depth >= MAX_DEPTH:
         message = f"a set of more than {MAX_NODES} parts" if nodes > MAX_NODES else f"groups nested deeper than {MAX_DEPTH}"
         scope.fail("LB212", message, node.span, help="say it with ranges")
     return found
@@ -117,14 +119,3 @@ def _group(scope: Scope, node: tree.GroupRef) -> LayerSet:
     if group is None:
         raise Unresolved
     return group.node
-
-
-def _size(scope: Scope, node: LayerSet) -> tuple[int, int]:
-    """The number of nodes and the depth of a set as written, with groups expanded."""
-    if isinstance(node, tree.GroupRef):
-        group = scope.groups[node.name]
-        assert group is not None, "the set is resolved"
-        return group.size, group.depth
-    values = (value if isinstance(value, tuple) else (value,) for value in vars(node).values())
-    sizes = [_size(scope, part) for parts in values for part in parts if isinstance(part, LayerSet)]
-    return 1 + sum(nodes for nodes, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -24,19 +25,17 @@ from lbdsl.recipe.schema_blocks import (
     JUDGING_ONLY,
     RECALL,
     SEQUENCES,
-    SHORTEST_NEEDLE,
     HealSettings,
     LearnedSinks,
     Method,
     Mix,
-    Needle,
     SelfText,
     Stage,
     Text,
 )
-from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, rewrite
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each
 from lbdsl.recipe.types import refuse_unquoted
-from lbdsl.recipe.values import constant, described, filled, refusal, warn_decimal, whole_number
+from lbdsl.recipe.values import constant, constants, described, filled, length_in_tokens, refusal, whole_number
 
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
@@ -52,19 +51,6 @@ def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
     return whole_number(scope, what, node, Unit.TOKENS)
 
 
-def _length(scope: Scope, what: str, node: tree.Expr) -> int:
-    """The length of a sequence in tokens, usually a power of two."""
-    warn_decimal(scope, node)
-    return _tokens(scope, what, node)
-
-
-def _needle(scope: Scope, what: str, node: tree.Expr) -> Needle:
-    needle = needle_of(scope, what, node)
-    if isinstance(needle, int) and needle < SHORTEST_NEEDLE:
-        scope.fail("LB129", f"{what} must be at least {SHORTEST_NEEDLE}", node.span)
-    return needle
-
-
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     value = constant(scope, node)
     if not isinstance(value, Number) or value.unit not in (Unit.NONE, Unit.RATIO):
@@ -73,16 +59,8 @@ def _real(scope: Scope, what: str, node: tree.Expr) -> float:
     return float(value.value)
 
 
-def _data(block: str) -> Read:
-    """Reads the text that `measure` or `heal` takes."""
-
-    def read(scope: Scope, what: str, node: tree.Expr) -> Text:
-        return _text(scope, node, block)
-
-    return read
-
-
 def _text(scope: Scope, node: tree.Expr, block: str) -> Text:
+    """The text that `measure` or `heal` takes."""
     if isinstance(node, tree.Call) and node.name.name == "self":
         return filled(scope, SelfText, node)
     if isinstance(node, tree.Call) and node.name.name == "mix":
@@ -115,26 +93,19 @@ def _mix(scope: Scope, call: tree.Call, block: str) -> Mix:
     return Mix(sources=tuple(source for source in sources if not isinstance(source, Mix)), weights=weights)
 
 
-def _several_data(scope: Scope, what: str, node: tree.Expr, block: str = "eval") -> tuple[str, ...]:
-    """One source, or a list of several."""
+def _several_data(scope: Scope, node: tree.Expr, block: str) -> tuple[str, ...]:
+    """One source, or a list of several, for `eval` or `recall`."""
     for item in node.items if isinstance(node, tree.Items) else (node,):
         if isinstance(item, tree.Call) and item.name.name in ("self", "mix"):
             help = "name texts that the model did not write, one by one"
             scope.fail("LB150", f"`{item.name.name}` is for measuring and healing", item.span, help=help)
     refuse_unquoted(scope, node)
     value = constant(scope, node)
-    if not isinstance(value, Items):
-        return (_source(scope, value, node, block),)
-    if not value.items:
+    values = constants(value) if isinstance(value, Items) else (value,)
+    if not values:
         scope.fail("LB106", "an empty list of sources", node.span, help="name at least one text")
-    nodes = node.items if isinstance(node, tree.Items) else (node,) * len(value.items)
-    pairs = zip(cast(tuple[Constant, ...], value.items), nodes, strict=True)
-    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, block), pairs)))
-
-
-def _questions(scope: Scope, what: str, node: tree.Expr) -> tuple[str, ...]:
-    """One source of questions about texts, or a list of several."""
-    return _several_data(scope, what, node, "recall")
+    nodes = node.items if isinstance(node, tree.Items) else (node,) * len(values)
+    return tuple(dict.fromkeys(each(lambda pair: _source(scope, *pair, block), zip(values, nodes, strict=True))))
 
 
 def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
@@ -148,14 +119,12 @@ def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
         meant = slip(name, known) if isinstance(node, tree.String) else None
         message = f"there is no built-in text `{name}`" + (" with questions" if name in BUILTIN_TEXTS else "")
         hint = f"did you mean `{nearest(name, known) or known[0]}`?"
-        scope.fail("LB115", message, node.span, help=hint, fix=rewrite(node.span, f'"{meant}"') if meant else None)
+        scope.fail("LB115", message, node.span, help=hint, write=f'"{meant}"' if meant else None)
     others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
-    if block != "eval" and name in JUDGING_ONLY:
-        hint = f"name it in `eval`; measure and heal on {others}, a file or a hub data set"
-        scope.fail("LB150", f"`{name}` is for judging only", node.span, help=hint)
-    if block not in ("heal", "recall") and name == RECALL:
-        hint = f"name it in `heal`; measure and judge on {others}, a file or a hub data set"
-        scope.fail("LB150", f"`{name}` is for healing only", node.span, help=hint)
+    for what, only, places in (("judging", JUDGING_ONLY, ("eval",)), ("healing", (RECALL,), ("heal", "recall"))):
+        if name in only and block not in places:
+            hint = f"name it in `{places[0]}`; elsewhere {others}, a file or a hub data set"
+            scope.fail("LB150", f"`{name}` is for {what} only", node.span, help=hint)
     return name
 
 
@@ -171,12 +140,16 @@ def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, 
     return node
 
 
+def _word(choices: Collection[str], what: str, scope: Scope, _: str, node: tree.Expr) -> str:
+    return _choice(scope, node, choices, what).name.name
+
+
 def _metric(scope: Scope, what: str, node: tree.Expr) -> str:
     known = {name: cls for name, cls in metrics_of(Of.LAYER).items() if not issubclass(cls, TaskMetric)}
     call = _choice(scope, node, tuple(known), "a metric", arguments=True)
     if call.args and not known[call.name.name].takes_action:
         return resolve_score(scope, call).text
-    return _choice(scope, node, tuple(known), "a metric").name.name
+    return _word(tuple(known), "a metric", scope, what, node)
 
 
 def _several(read: Read) -> Read:
@@ -196,10 +169,6 @@ def _items(scope: Scope, node: tree.Expr) -> tuple[tree.Expr, ...]:
 def _method(scope: Scope, what: str, node: tree.Expr) -> Method:
     call = _choice(scope, node, METHODS, "a method", arguments=True)
     return filled(scope, METHODS[call.name.name], call)
-
-
-def _one_of(key: str, what: str) -> Read:
-    return lambda scope, _, node: _choice(scope, node, CHOICES[key], what).name.name
 
 
 def _loss(scope: Scope, what: str, node: tree.Expr) -> Mapping[str, float]:
@@ -228,7 +197,7 @@ def _term(scope: Scope, node: tree.Expr) -> tuple[str, float]:
         left, right = node.operands
         factor, loss = (left, right) if isinstance(right, tree.Call) else (right, left)
         weight = _real(scope, "a weight", factor)
-    return _choice(scope, loss, LOSSES, "a loss").name.name, weight
+    return _word(LOSSES, "a loss", scope, "", loss), weight
 
 
 # The table -----------------------------------------------------------------------------------------------------------
@@ -258,10 +227,10 @@ CHOICES: Mapping[str, Collection[str]] = {
 
 _OWN: Mapping[str, Read] = {
     "metric": _metric,
-    "recall": _questions,
+    "recall": lambda scope, _, node: _several_data(scope, node, "recall"),
     "method": _method,
     "tasks": _several(lambda scope, _, node: task_named(scope, node)),
-    "needle": _several(_needle),
+    "needle": _several(partial(needle_of, code="LB129")),
 }
 
 
@@ -269,11 +238,12 @@ def _reader(block: str, key: str, field: FieldInfo) -> Read:
     """How a setting is read: as its field's type and unit say, unless it has a form of its own."""
     unit = field.json_schema_extra.get("unit") if isinstance(field.json_schema_extra, dict) else ""
     if key == "data":
-        return _several_data if block == "eval" else _data(block)
+        source = _several_data if block == "eval" else _text
+        return lambda scope, _, node: source(scope, node, block)
     if key in CHOICES and key not in _OWN:
-        read = _one_of(key, field.title or "")
+        read = partial(_word, CHOICES[key], field.title or "")
         return _several(read) if get_origin(field.annotation) is tuple else read
-    by_unit = {"tokens": _tokens, "length": _length}
+    by_unit = {"tokens": _tokens, "length": length_in_tokens}
     return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole_number)
 
 
@@ -294,12 +264,12 @@ def resolve_block(scope: Scope, block: tree.Block) -> Any:
     kind = block.kind.name
     values, spans, good = _read(scope, kind, block.settings)
     # Even with errors, check the bounds of the other settings.
-    found = _checked(scope, BLOCKS[kind], values | {"span": block.span, "set_at": spans}, spans, block.span)
+    found = _checked(scope, BLOCKS[kind], values, spans, block.span)
     stages = attempt(each, lambda stage: _stage(scope, kind, stage, values, spans), block.stages)
     if not good or stages is None:
         raise Unresolved
     for part in stages or [found]:
-        _note_rounding(scope, part, part.set_at)
+        _note_rounding(scope, part)
         if kind == "heal":
             _check_teacher(scope, part)
     return found.model_copy(update={"stages": tuple(stages)}) if stages else found
@@ -318,7 +288,7 @@ def _read(
         if key not in SETTINGS[kind] or key in without:
             _unknown(scope, kind, setting.key, without)
         if key in seen:
-            scope.fail("LB112", f"`{key}` is set twice", setting.key.span, labels=(Label(seen[key], "first set here"),))
+            scope.fail("LB112", f"`{key}` is set twice", setting.key.span, labels=Label(seen[key], "first set here"))
         seen[key] = setting.key.span
         value = SETTINGS[kind][key].read(scope, f"`{key}`", setting.value)
         fields = value if isinstance(value, dict) else {key: value}
@@ -337,10 +307,7 @@ def _stage(scope: Scope, kind: str, stage: tree.Stage, values: Mapping[str, Any]
     if name not in STAGES:
         scope.unknown("LB115", f"no stage `{name}`", stage.name, STAGES, "stages", "choice")
     own, places, good = _read(scope, kind, stage.settings, () if name == "distill" else ("loss",))
-    places = {**spans, **places}
-    found = _checked(
-        scope, Stage, {**values, **own, "name": name, "span": stage.span, "set_at": places}, places, stage.span
-    )
+    found = _checked(scope, Stage, {**values, **own, "name": name}, {**spans, **places}, stage.span)
     if not good:
         raise Unresolved
     return found
@@ -352,12 +319,8 @@ def _check_teacher(scope: Scope, stage: Heal | Stage) -> None:
     if stage.teacher == "cached" and (matching or stage.hidden_weight > 0):
         what = "a stage `match`" if matching else "the loss `hidden`"
         message = f"{what} needs the states of every layer, and `teacher = cached` has the last ones alone"
-        scope.error(
-            "LB147",
-            message,
-            stage.set_at.get("teacher", stage.span),
-            help="write `teacher = loaded` there; a stage `distill` with the loss `kl` may have its own `teacher = cached`",
-        )
+        help = "write `teacher = loaded` there; a stage `distill` with the loss `kl` may have its own `teacher = cached`"
+        scope.error("LB147", message, stage.set_at.get("teacher", stage.span), help=help)
 
 
 def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str]) -> None:
@@ -372,14 +335,14 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str])
 
 
 def _checked(
-    scope: Scope, schema: type[BaseModel], values: Mapping[str, Any], spans: Mapping[str, Span], whole_span: Span
+    scope: Scope, schema: type[BaseModel], values: Mapping[str, Any], spans: Mapping[str, Span], span: Span
 ) -> Any:
-    """The block, validated; a violated bound is an error at its setting."""
+    """The block at `span`, validated; a violated bound is an error at its setting."""
     try:
-        return schema(**values)
+        return schema(**values, span=span, set_at=spans)
     except ValidationError as problem:
         for item in problem.errors():
-            scope.error("LB129", refusal(item)[1], spans.get(str(item["loc"][0]), whole_span))
+            scope.error("LB129", refusal(item)[1], spans.get(str(item["loc"][0]), span))
         raise Unresolved from None
 
 
@@ -387,9 +350,9 @@ ROUNDED = 0.05
 """Tokens are rounded to whole sequences, when healing to whole steps. A relative change above this is reported."""
 
 
-def _note_rounding(scope: Scope, block: Any, spans: Mapping[str, Span]) -> None:
+def _note_rounding(scope: Scope, block: Any) -> None:
     """LB145 if the tokens of a block are not a multiple of its sequences."""
-    span = next((spans[name] for name in ("tokens", "seq", "batch") if name in spans), None)
+    span = next((block.set_at[name] for name in ("tokens", "seq", "batch") if name in block.set_at), None)
     if block.seq is None or not (isinstance(block, HealSettings) or block.tokens >= SEQUENCES * block.seq):
         return  # `lbdsl.plan.lengths` reports it
     seq, batch = block.seq, getattr(block, "batch", 1)

@@ -7,13 +7,14 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from lbdsl.core.arithmetic import combined, join_units
+from lbdsl.core.diagnostic import rewrite
 from lbdsl.core.units import Unit
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Arithmetic, Expr, Items, Minus, Number, walk
 from lbdsl.metrics import TaskMetric, metric_of
 from lbdsl.recipe.schema import FACTS, CostOf, Fact, Phase, PostScore, Score
-from lbdsl.recipe.scope import Scope, Unresolved, each, rewrite
+from lbdsl.recipe.scope import Scope, Unresolved, each
 
 Clause = Literal["where", "requires", "until", "while", "subject to", "assert"]
 """Where an expression is used; all but `where` are about the whole model."""
@@ -24,12 +25,10 @@ _PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
 def _type_of(expr: Expr) -> tuple[str, Unit]:
     """The kind of a value, and the unit of a number."""
     match expr:
-        case Number():
+        case Number() | CostOf():
             return "number", expr.unit
         case Score() | PostScore():
             return "number", metric_of(expr.metric).unit
-        case CostOf():
-            return "number", expr.unit
         case Fact():
             return FACTS[expr.name]
         case Minus():
@@ -135,7 +134,7 @@ def refuse_unquoted(scope: Scope, node: tree.Expr, *, words: bool = False) -> No
     ]
     for span in unquoted:
         message = f"`{span.text}` is a name; expected a string"
-        scope.error("LB106", message, span, help="put strings in double quotes", fix=rewrite(span, f'"{span.text}"'))
+        scope.error("LB106", message, span, help="put strings in double quotes", write=f'"{span.text}"')
     if unquoted:
         raise Unresolved
 
@@ -228,21 +227,20 @@ def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
         few = unit is Unit.BYTES and cost and 0 < abs(value) < SMALLEST_BYTES
         if few or value != int(value):
             name, amount = _COUNTED[unit]
-            message = f"{said} is in {name}: a unit is missing" if few else f"{said} is not a number of {name}"
+            message = f"{said} is in {name}: a unit is missing"
             example = f"as in `50%` of the base model's, or `{amount}`" if cost else f"as in `{amount}`"
             _refuse(scope, number, message, value if 0 < value < 1 and cost else None, example)
 
 
 def _refuse(scope: Scope, number: Operand, message: str, share: float | None, words: str) -> None:
     """Fail; `share` is the intended ratio, which a fix may write as a percentage in place of a literal number."""
-    fix = None
+    text = None
     if share is not None:
         text = f"{100 * share:.12g}%"
-        # `ppl_increase < 1.5` may mean 1.5 % or 1.5 times as much, and `< 2` twice as much.
-        if isinstance(number.written, tree.Number) and not 1 < number.written.value <= 2:
-            fix = rewrite(number.written.span, text)
         words = f"write `{text}`" if words == "write" else f"write `{text}`, a share of the base model's"
-    scope.fail("LB107", message, number.written.span, help=(words,), fix=fix)
+    # `ppl_increase < 1.5` may mean 1.5 % or 1.5 times as much, and `< 2` twice as much.
+    sure = isinstance(number.written, tree.Number) and not 1 < number.written.value <= 2
+    scope.fail("LB107", message, number.written.span, help=words, write=text if sure else None)
 
 
 def _positive(expr: Expr) -> Expr:

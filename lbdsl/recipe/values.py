@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
@@ -23,7 +23,7 @@ from lbdsl.language.tree import Expr, Items, Number, String
 from lbdsl.language.wishes import wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean
-from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt, rewrite
+from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt
 from lbdsl.recipe.types import unit_of, value_of, without_bytes
 
 M = TypeVar("M", bound=BaseModel)
@@ -75,24 +75,23 @@ def variable(scope: Scope, node: tree.Variable) -> Constant:
     if node.name in scope.expressions:
         message = f"`${node.name}` is not a constant, it depends on the model"
         label = Label(scope.expressions[node.name].node.span, "stands for this")
-        scope.fail("LB120", message, node.span, labels=(label,), help=f"expected {_WHAT}")
+        scope.fail("LB120", message, node.span, labels=label, help=f"expected {_WHAT}")
     value = scope.variables[node.name]
     if value is None:
         raise Unresolved
     return placed(value, node.span, f"${node.name}")
 
 
+def constants(items: Items) -> tuple[Constant, ...]:
+    """The items of a list that is a constant."""
+    return cast(tuple[Constant, ...], items.items)
+
+
 def placed(value: Constant, span: Span, text: str) -> Constant:
     """The same value with another span, where `text` is written."""
-    match value:
-        case Number():
-            return Number(span, value.value, value.unit, text)
-        case Items():
-            return rebuilt(Items(span, value.items), items=lambda item: placed(item, span, text))
-        case String():
-            return String(span, value.value)
-        case Boolean():
-            return Boolean(span, value.value)
+    if isinstance(value, Items):
+        return Items(span, tuple(placed(item, span, text) for item in constants(value)))
+    return value.replace(span=span, text=text) if isinstance(value, Number) else value.replace(span=span)
 
 
 def calculated(
@@ -104,7 +103,7 @@ def calculated(
     for op, operand, written in zip(node.ops, operands[1:], node.operands[1:], strict=True):
         right = value_of(operand)
         if among and op == "/" and right == 0:
-            scope.fail("LB121", "division by zero", node.span, labels=(Label(written.span, "this is 0"),))
+            scope.fail("LB121", "division by zero", node.span, labels=Label(written.span, "this is 0"))
         joined = join_units(op, unit, unit_of(operand))
         if joined is None:
             message = f"`{op}` between {unit.value} and {unit_of(operand).value}"
@@ -127,7 +126,7 @@ def whole_number(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
     if not isinstance(value, Number):
         more: dict[str, Any] = {}
         if isinstance(value, String) and [token.type in NUMBERS for token in lex(value.value).tokens] == [True]:
-            more = {"help": "leave out the quotes", "fix": rewrite(value.span, value.value)}
+            more = {"help": "leave out the quotes", "write": value.value}
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span, **more)
     if value.unit not in (Unit.NONE, *units):
         said = (
@@ -139,6 +138,12 @@ def whole_number(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
     if value.value != int(value.value):
         scope.fail("LB106", f"{what} must be a whole number, not {described(value)}", value.span)
     return int(value.value)
+
+
+def length_in_tokens(scope: Scope, what: str, node: tree.Expr) -> int:
+    """That of a context, a window or a sequence, which is usually a power of two."""
+    warn_decimal(scope, node)
+    return whole_number(scope, what, node, Unit.TOKENS)
 
 
 def described(value: Constant) -> str:
@@ -188,10 +193,13 @@ def _number(scope: Scope, node: tree.Expr) -> Number:
 
 def resolve_action(scope: Scope, call: tree.Call) -> Action:
     """The action of a call, its arguments checked; errors are at the argument."""
-    cls = actions().get(call.name.name)
-    if cls is None:
-        _unknown_action(scope, call)
-    return filled(scope, cls, call)
+    name = call.name.name
+    if name in actions():
+        return filled(scope, actions()[name], call)
+    if name == "sensitivity" or name in metrics():
+        listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
+        scope.fail("LB101", f"`{name}` is a metric, not an action", call.name.span, help=listed)
+    scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
 
 
 def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
@@ -202,7 +210,7 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
     def one(position: int, arg: tree.Arg) -> None:
         name = _parameter(scope, cls, call, position, arg)
         if name in spans:
-            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=(Label(spans[name], "first here"),))
+            scope.fail("LB104", f"`{name}` is given twice", arg.span, labels=Label(spans[name], "first here"))
         spans[name] = arg.value.span
         values[name] = _argument(scope, cls, name, arg.value)
 
@@ -243,14 +251,6 @@ def signature(name: str, cls: type[BaseModel]) -> str:
     return f"{name}({', '.join(parts)})" if parts else name
 
 
-def _unknown_action(scope: Scope, call: tree.Call) -> NoReturn:
-    name, span = call.name.name, call.name.span
-    listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
-    if name == "sensitivity" or name in metrics():
-        scope.fail("LB101", f"`{name}` is a metric, not an action", span, help=listed)
-    scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
-
-
 def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: int, arg: tree.Arg) -> str:
     """The parameter that an argument is for."""
     names, name = _parameters(cls), call.name.name
@@ -259,8 +259,8 @@ def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: in
         if arg.key.name in names:
             return arg.key.name
         hints, meant = meant_words(arg.key.name, names, "parameter")
-        message, fix = f"`{name}` has no parameter `{arg.key.name}`", rewrite(arg.key.span, meant) if meant else None
-        scope.fail("LB103", message, arg.key.span, help=(*hints, form), fix=fix)
+        message = f"`{name}` has no parameter `{arg.key.name}`"
+        scope.fail("LB103", message, arg.key.span, help=(*hints, form), write=meant)
     if any(other.key is not None for other in (call.args or ())[:position]):
         scope.fail("LB104", "a positional argument follows a named one", arg.span, help=form)
     if position >= len(names):
@@ -280,7 +280,9 @@ def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) ->
             warn_decimal(scope, node)
         return whole_number(scope, f"`{name}`", value, unit)
     if isinstance(value, Items):
-        scope.fail("LB106", f"`{name}` takes one value, not a list", node.span)
+        if not any(get_origin(kind) is tuple for kind in get_args(field.annotation)):
+            scope.fail("LB106", f"`{name}` takes one value, not a list", node.span)
+        return tuple(whole_number(scope, f"`{name}`", item, Unit.NONE) for item in constants(value))
     if isinstance(value, Number):
         if value.unit not in (Unit.NONE, Unit.RATIO):
             scope.fail("LB107", f"`{name}` is a plain number, not {described(value)}", node.span)
@@ -288,7 +290,7 @@ def _argument(scope: Scope, cls: type[BaseModel], name: str, node: tree.Expr) ->
     return value.value
 
 
-_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "multiple_of": "a multiple of"}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "multiple_of": "a multiple of"}
 
 _TYPES = {
     "amount": "a whole number or a share, as in `75%`",
@@ -302,7 +304,7 @@ _TYPES = {
 def refusal(item: Mapping[str, Any]) -> tuple[str, str]:
     """The code and the message for one of Pydantic's errors: LB106 for a value of the wrong type, else LB105."""
     name, kind, context = str(item["loc"][0]) if item["loc"] else "", item["type"], item.get("ctx", {})
-    bound = next((f"{words} {context[key]:.12g}" for key, words in _BOUNDS.items() if key in context), None)
+    bound = next((f"{words} {context[key]:.12g}" for key, words in BOUNDS.items() if key in context), None)
     if bound is not None:
         return "LB105", f"`{name}` must be {bound}"
     if kind.endswith(("_type", "_parsing", "_from_float")):

@@ -19,7 +19,7 @@ from lbdsl.language import tree
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Number, String, walk
 from lbdsl.recipe.expressions import MAX_EXPANDED, resolve_expr
-from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt
+from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt, size_of
 from lbdsl.recipe.types import Clause, kind_of, unit_of
 from lbdsl.recipe.values import SET, constant, described, literals, placed
 
@@ -49,7 +49,7 @@ def resolve_let(scope: Scope, node: tree.Let) -> None:
 
 def _expression(scope: Scope, node: tree.Let) -> Named[tree.Expr]:
     """The expression if it is valid at some place; else report the errors of the place with the fewest."""
-    size, depth = _measure(scope, node.value)
+    size, depth = size_of(node.value, scope.expressions, tree.Expr)
     depth += isinstance(node.value, tree.Variable)  # a name of a name is a level, too
     if size > MAX_SIZE or depth > MAX_DEPTH:
         what = f"more than {MAX_SIZE} parts" if size > MAX_SIZE else f"nesting deeper than {MAX_DEPTH}"
@@ -81,17 +81,6 @@ def _is_constant(scope: Scope, node: tree.Expr) -> bool:
             case tree.Variable() if part.name in scope.expressions:
                 return False
     return True
-
-
-def _measure(scope: Scope, node: tree.Node) -> tuple[int, int]:
-    """The number of nodes and their nesting, with names expanded."""
-    named = scope.expressions.get(node.name) if isinstance(node, tree.Variable) else None
-    if named is not None:
-        return named.size, named.depth
-    values = () if isinstance(node, tree.Call) else vars(node).values()
-    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
-    sizes = [_measure(scope, part) for part in parts if isinstance(part, tree.Node) and not isinstance(part, tree.Operator)]
-    return 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=-1)
 
 
 # Parameters ----------------------------------------------------------------------------------------------------------
@@ -162,7 +151,7 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
     declared = Label(param.span, f"a parameter of type {param.type.name}")
     meant = readings(text, in_bytes=param.type.name == "bytes")
     help = readings_text(meant) if meant else f"it takes {TYPES[param.type.name][3]}"
-    scope.fail("LB118", f"`{text}` is not a valid value for `${name}`", span, labels=(declared,), help=help)
+    scope.fail("LB118", f"`{text}` is not a valid value for `${name}`", span, labels=declared, help=help)
 
 
 def resolve_param(scope: Scope, node: tree.Param, outside: Outside | None) -> Plain | None:
@@ -210,19 +199,13 @@ def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB
     message = f"`${name}` is of type {node.type.name}, and {described(value)} is not"
     share = kind == kind_of(value) == "number" and unit_of(value) is Unit.RATIO
     help = "the type of a share is `ratio`" if share else ()
-    labels = () if value.span.source is node.span.source else (Label(node.span, "declared here"),)
+    labels = () if value.span.source is node.span.source else Label(node.span, "declared here")
     scope.fail(code, message, value.span, help=help, labels=labels)
 
 
-def _parts(domain: Domain | None) -> tuple[tree.Expr, ...]:
+def _parts(domain: Domain | None) -> Any:
     """The two ends of an interval, or the values of a choice."""
-    match domain:
-        case tree.Interval():
-            return (domain.low, domain.high)
-        case tree.Choice():
-            return domain.options
-        case None:
-            return ()
+    return () if domain is None else tree.parts_of(domain)
 
 
 def _domain(scope: Scope, node: tree.Param, written: Domain) -> Domain:
@@ -244,5 +227,5 @@ def _in_domain(scope: Scope, node: tree.Param, domain: Domain | None, value: Pla
     inside = options[0] <= value.value <= options[1] if isinstance(domain, tree.Interval) else value.value in options
     if domain is not None and not inside:
         message = f"`${node.name.name}` cannot be {described(value)}"
-        scope.fail(code, message, value.span, labels=(Label(domain.span, "its domain"),))
+        scope.fail(code, message, value.span, labels=Label(domain.span, "its domain"))
     return value

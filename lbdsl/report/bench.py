@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from lbdsl.report.console import USUAL
 def render_bench(benched: Mapping[str, Any], console: Console) -> None:
     """Print what an engine gave, one row a cell: both models, their ratio with its interval, the base over itself, and what
     was predicted."""
-    console.print(f"{measured_by(benched)}:", markup=False, highlight=False)
+    console.print(f"{measured_by(benched)}:")
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in COLUMNS:
         # On a narrow screen intervals, and how it was predicted, go to a line of their own.
@@ -27,9 +28,9 @@ def render_bench(benched: Mapping[str, Any], console: Console) -> None:
         table.add_column(title, justify="right" if title else "left", no_wrap=not wraps, overflow="fold")
     for cell in benched["cells"]:
         table.add_row(*row_of(cell))
-    console.print(table, highlight=False)
+    console.print(table)
     if noise := noise_of(benched):
-        console.print(noise, markup=False, highlight=False)
+        console.print(noise)
 
 
 def render_calibration(found: Mapping[str, Any], console: Console) -> None:
@@ -42,10 +43,10 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
         measured, fitted = cell["measured"], cell["fitted"]
         shown = (amount_text(cell["what"], value) for value in (measured, fitted))
         table.add_row(cell["variant"], cell["what"], *shown, f"{fitted / measured - 1:+.1%}")
-    console.print(table, highlight=False)
+    console.print(table)
     errors = ", ".join(f"{name} {error:.1%}" for name, error in found["errors"].items())
-    console.print(f"largest errors: {errors}", highlight=False)
-    console.print(f"kept in {found['profile']}", highlight=False, soft_wrap=True)
+    console.print(f"largest errors: {errors}")
+    console.print(f"kept in {found['profile']}", soft_wrap=True)
 
 
 def amount_text(what: str, value: float) -> str:
@@ -53,27 +54,22 @@ def amount_text(what: str, value: float) -> str:
     return bytes_text(round(value)) if what.startswith("memory") else f"{1e3 * value:.1f} ms"
 
 
-_MARKS: dict[str, Any] = {"color": "#d95f02", "markersize": 14, "markeredgewidth": 2.5}
-
-
 def draw_bench(cells: Sequence[Cell], path: Path, title: str) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
-    names = [f"{cell.metric} {label_of(cell.to_json())}" for cell in cells]
-    kinds = {
-        "more is better": ("#1f5fa8", [place for place, cell in enumerate(cells) if cell.unit not in LESS_IS_BETTER]),
-        "less is better": ("#7a9a4b", [place for place, cell in enumerate(cells) if cell.unit in LESS_IS_BETTER]),
-    }
+    names = [f"{cell.metric} {label_of(asdict(cell))}" for cell in cells]
+    kinds = {"more is better": "#1f5fa8", "less is better": "#7a9a4b"}
+    kind_of = [list(kinds)[cell.unit in LESS_IS_BETTER] for cell in cells]
     with picture(path, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
-        for label, (colour, places) in kinds.items():
+        for label, colour in kinds.items():
+            places = [place for place, kind in enumerate(kind_of) if kind == label]
             if shown := [cells[place] for place in places]:
                 spread = [[cell.ratio - cell.low for cell in shown], [cell.high - cell.ratio for cell in shown]]
                 ratios = [cell.ratio for cell in shown]
                 axes.barh(places, ratios, xerr=spread, color=colour, ecolor="#444444", capsize=2, label=label)
         predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
         if predicted:
-            axes.plot(
-                [value for _, value in predicted], [place for place, _ in predicted], "|", **_MARKS, label="predicted"
-            )
+            at, values = zip(*predicted, strict=True)
+            axes.plot(values, at, "|", color="#d95f02", markersize=14, markeredgewidth=2.5, label="predicted")
         axes.legend(fontsize="small")
         axes.set_title(title, fontsize="small")
         axes.axvline(1, color="#444444", linewidth=1)

@@ -27,15 +27,15 @@ def render_cached(found: Cached, console: Console) -> None:
         size = bytes_text(sum(entry.bytes for entry in entries))
         table.add_row(kind.name, kind.what, str(len(entries)), size, *ages)
     table.add_row("all", "", str(len(found.entries)), bytes_text(found.bytes), "", "")
-    console.print(table, highlight=False)
+    console.print(table)
     for root, path in found.roots.items():
-        console.print(printable(f"{root}: {path}"), markup=False, soft_wrap=True)
+        console.print(printable(f"{root}: {path}"), soft_wrap=True)
     if found.foreign:
-        console.print("not lbdsl's, and left:", markup=False)
+        console.print("not lbdsl's, and left:")
         for path in found.foreign[:SHOWN]:
-            console.print(printable(f"  {path}"), markup=False, soft_wrap=True)
+            console.print(printable(f"  {path}"), soft_wrap=True)
         if len(found.foreign) > SHOWN:
-            console.print(f"  and {plural(len(found.foreign) - SHOWN, 'other')}", markup=False)
+            console.print(f"  and {plural(len(found.foreign) - SHOWN, 'other')}")
 
 
 def _age_text(then: float) -> str:

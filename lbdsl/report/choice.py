@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from rich.text import Text
 
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
-from lbdsl.plan.schema import Budget, Candidate, Choice, Plan, ScoreValue
+from lbdsl.plan.schema import Budget, Choice, Plan, ScoreValue
 from lbdsl.plan.words import signed_text
 from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
@@ -41,10 +41,17 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
         text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"
-        if _misled(choice.candidates[0].joint, other):
+        joint = choice.candidates[0].joint
+        if other.value - joint.value > 2 * hypot(joint.stderr or 0.0, other.stderr or 0.0):
             text += ", more than chance explains: let more text choose, by measure { tokens = ... }"
         yield Text(text)
-        yield from _passed_over(choice, screened, pm)
+        if choice.passed_over is not None:
+            alone, value = (
+                f"the best by {'the screen' if screened else 'scores'} alone",
+                signed_text(choice.passed_over, pm),
+            )
+            said = f"{alone} has" if choice.searched else f"it is {alone}, for the best of the search has"
+            yield Text(f"  {said} {value} there")
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least)}")
 
@@ -61,34 +68,16 @@ def _elsewhere(plan: Plan, choice: Choice) -> ScoreValue | None:
     return ScoreValue(value=sum(weight * score.value for weight, score in terms), stderr=error or None, unit=Unit.NATS)
 
 
-def _passed_over(choice: Choice, screened: bool, pm: str) -> Iterator[Text]:
-    if choice.passed_over is None:
-        return
-    alone, value = f"the best by {'the screen' if screened else 'scores'} alone", signed_text(choice.passed_over, pm)
-    if choice.searched:
-        yield Text(f"  {alone} has {value} there")
-    else:
-        yield Text(f"  it is {alone}, for the best of the search has {value} there")
-
-
-def _misled(here: ScoreValue, there: ScoreValue) -> bool:
-    """Whether a plan loses more on text that did not choose it, by over two standard errors."""
-    return there.value - here.value > 2 * hypot(here.stderr or 0.0, there.stderr or 0.0)
-
-
 def _rows(choice: Choice, pm: str) -> list[Row]:
+    """What is minimized, and what has a bound."""
     rows = []
     for candidate in choice.candidates[:STRIPS]:
+        joint = candidate.joint
+        value = signed_text(joint, pm) if choice.weights else amount_text(joint.value, joint.unit)
+        bounds = (f"{name} {signed_text(bound, pm)}" for name, bound in candidate.bounds.items())
         signs = [" " if number is None else _sign(choice, number) for number in candidate.strip]
-        rows.append(Row(_joint(choice, candidate, pm), signs, [""] * len(signs)))
+        rows.append(Row(", ".join([value, *bounds]), signs, [""] * len(signs)))
     return rows
-
-
-def _joint(choice: Choice, candidate: Candidate, pm: str) -> str:
-    """What is minimized, and what has a bound."""
-    joint = candidate.joint
-    value = signed_text(joint, pm) if choice.weights else amount_text(joint.value, joint.unit)
-    return ", ".join([value, *(f"{name} {signed_text(bound, pm)}" for name, bound in candidate.bounds.items())])
 
 
 def _sign(choice: Choice, number: int) -> str:

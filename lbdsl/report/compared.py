@@ -17,13 +17,16 @@ from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
 from lbdsl.report.console import ascii_only, printable, write_line
-from lbdsl.report.strip import STYLES, Row, strip_lines
+from lbdsl.report.strip import STYLES, Row, mark_rows, strip_lines
 
 
 def render_compared(plans: Mapping[str, Plan], console: Console, context: int | None = None) -> None:
     """Print plans, by label; there is one or more. Costs are at `context` tokens (None: see `_context`)."""
     ascii_ = ascii_only(console)
-    for line in (*strip_lines(_rows(plans), console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
+    layers = len(next(iter(plans.values())).layers)
+    rows = [row for row, _ in mark_rows({printable(label): plan for label, plan in plans.items()})]
+    rows = rows or [Row("layers", ["="] * layers, [STYLES["same"]] * layers)]
+    for line in (*strip_lines(rows, console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
         write_line(console, line)
 
 
@@ -35,26 +38,21 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
     console.print()
     for label, evaluation in judged.items():
         for text in judged_texts(evaluation):
-            console.print(Text(f" {printable(f'{label}, judged on {text}')}"), soft_wrap=True)
+            console.print(f" {printable(f'{label}, judged on {text}')}", soft_wrap=True)
     found = [*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)]
     for line in found:
-        console.print(Text(f" {printable(line)}"), soft_wrap=True)
+        console.print(f" {printable(line)}", soft_wrap=True)
     if not found:
-        same = "the plans are the same"
-        said = (
-            same if first.digest == second.digest else "layers and settings are the same; recipes, scores or asserts differ"
-        )
-        console.print(Text(f" {said}"))
+        other = "layers and settings are the same; recipes, scores or asserts differ"
+        console.print(f" {'the plans are the same' if first.digest == second.digest else other}")
 
 
 def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
     """`layer 3: window 256 → full`, for each layer that becomes another."""
     for one, other in zip(first.layers, second.layers, strict=True):
-        changes = list(changes_text(one.after, other.after, arrow))
-        if not changes and one.weights != other.weights:
-            changes = ["other weights"]
-        if changes:
-            yield f"layer {one.index}: {', '.join(changes)}"
+        changes = changes_text(one.after, other.after, arrow)
+        if changes or one.weights != other.weights:
+            yield f"layer {one.index}: {', '.join(changes) or 'other weights'}"
 
 
 def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
@@ -63,7 +61,8 @@ def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
         one, other = (f"{plan.model.source}@{short(plan.model.digest, 4)}" for plan in (first, second))
         yield f"model: {one} {arrow} {other}"
     for block in ("measure", "heal", "eval"):
-        was, becomes = (_settings(plan, block) for plan in (first, second))
+        parts = (getattr(plan, block) for plan in (first, second))
+        was, becomes = ({} if part is None else part.model_dump(mode="json") for part in parts)
         changed = [name for name in {**was, **becomes} if was.get(name) != becomes.get(name)]
         if changed and (not was or not becomes):
             yield f"{block}: only in the {'first' if was else 'second'}"
@@ -86,29 +85,6 @@ def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None 
         axes.set_title(what)
         # Room for the labels.
         axes.margins(x=0.2)
-
-
-def _settings(plan: Plan, block: str) -> dict[str, Any]:
-    part = getattr(plan, block)
-    return {} if part is None else dict(part.model_dump(mode="json"))
-
-
-def _rows(plans: Mapping[str, Plan]) -> list[Row]:
-    names = dict.fromkeys(name for plan in plans.values() for layer in plan.layers for name in layer.marks)
-    rows = []
-    for name in names:
-        signs = {label: [layer.marks.get(name) for layer in plan.layers] for label, plan in plans.items()}
-        if all(mark is None or mark.style == "same" for marks in signs.values() for mark in marks):
-            continue
-        for label, marks in signs.items():
-            rows.append(
-                Row(
-                    f"{printable(label)} {name}",
-                    [" " if mark is None else mark.sign for mark in marks],
-                    ["" if mark is None else STYLES[mark.style] for mark in marks],
-                )
-            )
-    return rows or [Row("layers", ["="] * len(next(iter(plans.values())).layers), [STYLES["same"]] * 10_000)]
 
 
 def _context(plans: Mapping[str, Plan]) -> int:

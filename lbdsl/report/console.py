@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
-from typing import IO
+from collections.abc import Iterable
+from typing import IO, Literal
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+from lbdsl.report.diagnostics import is_hidden
 
 NARROWEST, USUAL, WIDEST = 40, 80, 120
 _HANGING, _DEEPEST = 4, 12
@@ -49,6 +53,7 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
         no_color=not lively,
         color_system="auto" if lively else None,
         highlight=False,
+        markup=False,
         emoji=False,
         legacy_windows=False,
     )
@@ -66,16 +71,17 @@ def write_line(console: Console, line: Text) -> None:
         column = line.plain.rstrip().rfind("  ", _margin(line), console.width)
         first = line[:column] if column > 0 else line.wrap(console, console.width)[0]
         rest = line[len(first) :]
-        _print(console, first)
+        print_whole(console, first)
         line = Text(" " * indent).append_text(rest[_margin(rest) :])
-    _print(console, line)
+    print_whole(console, line)
 
 
 def _margin(line: Text) -> int:
     return len(line.plain) - len(line.plain.lstrip(" "))
 
 
-def _print(console: Console, line: Text) -> None:
+def print_whole(console: Console, line: Text) -> None:
+    """Print a line that is never broken."""
     line.rstrip()
     console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
@@ -93,6 +99,13 @@ def ascii_only(console: Console) -> bool:
 
 def printable(text: str) -> str:
     """Text of a recipe or a model on one line, without control characters that would move the cursor."""
-    return "".join(
-        "?" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char for char in " ".join(text.split())
-    )
+    return "".join("?" if is_hidden(char) else char for char in " ".join(text.split()))
+
+
+def headed_table(first: str, titles: Iterable[str], justify: Literal["left", "right"] = "left") -> Table:
+    """A table with a line below its titles, and columns of numbers after the first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, justify=justify, overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    return table

@@ -6,9 +6,11 @@ import os
 import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
@@ -66,13 +68,8 @@ def diagnostics_json(diagnostics: Iterable[Diagnostic], file: str | None = None)
 
 def summary(diagnostics: Iterable[Diagnostic]) -> str:
     """`1 error, 2 warnings`; empty when there is nothing."""
-    found = list(diagnostics)
-    parts = []
-    for severity in Severity:
-        count = sum(diagnostic.severity is severity for diagnostic in found)
-        if count:
-            parts.append(plural(count, severity.value))
-    return ", ".join(parts)
+    counts = Counter(diagnostic.severity for diagnostic in diagnostics)
+    return ", ".join(plural(counts[severity], severity.value) for severity in Severity if counts[severity])
 
 
 def fixes_text(file: str, fixed: Fixed, written: bool) -> str:
@@ -120,31 +117,23 @@ def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
     }
 
 
-def _near(name: str) -> str:
-    """A path below the working directory as a relative path, as users type it."""
-    here = os.getcwd() + os.sep
-    return name.removeprefix(here)
-
-
 def _one(diagnostic: Diagnostic, style: Style) -> str:
     severity = diagnostic.severity.value
     head = f"{severity}[{diagnostic.code}]: "
-    first, *rest = (
-        # Paths and flags stay whole.
-        textwrap.wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ", break_on_hyphens=False)
-        or [head]
-    )
+    # Paths and flags stay whole, to be copied.
+    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+    first, *rest = wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ") or [head]
     lines = [
         style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
         *(style.paint("bold", line) for line in rest),
     ]
-    marks = [] if diagnostic.span is None else [(diagnostic.span, "", severity)]
-    marks += [(label.span, label.text, "gutter") for label in diagnostic.labels]
-    gutter = max((len(str(span.end_line_column[0])) for span, _, _ in marks), default=1)
-    for source in dict.fromkeys(span.source for span, _, _ in marks):
+    marks = [] if diagnostic.span is None else [_Mark(diagnostic.span, "", severity)]
+    marks += (_Mark(label.span, label.text, "gutter") for label in diagnostic.labels)
+    gutter = max((len(str(mark.span.end_line_column[0])) for mark in marks), default=1)
+    for source in dict.fromkeys(mark.span.source for mark in marks):
         lines += _excerpt(
             source,
-            [mark for mark in marks if mark[0].source is source],
+            [mark for mark in marks if mark.span.source is source],
             gutter,
             style,
             first=diagnostic.span is not None and source is diagnostic.span.source,
@@ -154,72 +143,63 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
         hints += [("fix", line) for line in _fixed(diagnostic.fix)]
     if hints and marks:
         lines.append(" " * (gutter + 1) + style.paint("gutter", "│" if style.unicode else "|"))
+    lead = " " * (gutter + 1) + "= "
+    width = max(20, style.width - len(lead))
     for kind, text in hints:
-        lead = " " * (gutter + 1) + "= "
-        wrapped = textwrap.wrap(
-            f"{kind}: {_safe(text)}",
-            max(20, style.width - len(lead)),
-            subsequent_indent="      ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        command = re.search(r"(?:^|: )(lbdsl [a-z]+ .*)", _safe(text))
-        if len(wrapped) > 1 and command:
+        said = f"{kind}: {_safe(text)}"
+        first, *rest = wrap(said, width, subsequent_indent=" " * 6)
+        command = re.search(r": (lbdsl [a-z]+ .*)", said)
+        if rest and command:
             # On a line of its own, unbroken: it is there to be copied.
-            lead_in = textwrap.wrap(f"{kind}: {_safe(text)[: command.start(1)]}", max(20, style.width - len(lead)))
-            wrapped = [*lead_in, f"  {command[1]}"]
-        for index, line in enumerate(wrapped):
-            shown = style.paint("help", line[: len(kind) + 1]) + line[len(kind) + 1 :] if index == 0 else line
-            lines.append((lead if index == 0 else " " * len(lead)) + shown)
+            first, *rest = (*textwrap.wrap(said[: command.start(1)], width), f"  {command[1]}")
+        lines.append(lead + style.paint("help", first[: len(kind) + 1]) + first[len(kind) + 1 :])
+        lines += (" " * len(lead) + line for line in rest)
     return "\n".join(lines) + "\n"
 
 
-def _excerpt(
-    source: Source,
-    marks: Sequence[tuple[Span, str, str]],
-    gutter: int,
-    style: Style,
-    first: bool,
-) -> list[str]:
+class _Mark(NamedTuple):
+    """A part of a source that is marked, its note, and how it is painted."""
+
+    span: Span
+    note: str
+    kind: str
+
+
+def _line_of(mark: _Mark) -> int:
+    return mark.span.start_line_column[0]
+
+
+def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style, first: bool) -> list[str]:
     """The marked lines of one source, each with its underlines below it."""
     bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
     dash = "─" if style.unicode else "-"
-    line, column = marks[0][0].start_line_column
+    line, column = marks[0].span.start_line_column
     margin = " " * (gutter + 1)
+    # A path below the working directory as a relative path, as users type it.
+    near = source.name.removeprefix(os.getcwd() + os.sep)
     arrow = f"{dash}{arrow}" if first else ":::"
     out = [
-        f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(_near(source.name))}:{line}:{column}",
+        f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(near)}:{line}:{column}",
         margin + style.paint("gutter", bar),
     ]
-    by_line: dict[int, list[tuple[Span, str, str]]] = {}
-    for mark in marks:
-        by_line.setdefault(mark[0].start_line_column[0], []).append(mark)
     previous = None
-    for number in sorted(by_line):
+    for number, group in groupby(sorted(marks, key=_line_of), _line_of):
         if previous is not None and number > previous + 1:
             out.append(style.paint("gutter", "..."))
-        out += _line(source, number, by_line[number], gutter, bar, style)
+        out += _line(source, number, list(group), gutter, bar, style)
         previous = number
     return out
 
 
-def _line(
-    source: Source,
-    number: int,
-    marks: Sequence[tuple[Span, str, str]],
-    gutter: int,
-    bar: str,
-    style: Style,
-) -> list[str]:
+def _line(source: Source, number: int, marks: Sequence[_Mark], gutter: int, bar: str, style: Style) -> list[str]:
     text = source.line_text(number)
     room = max(20, style.width - gutter - 3)
-    primary = min(marks, key=lambda mark: mark[2] == "gutter")[0].start_line_column[1] - 1
-    start, shown = _window(text, primary, room)
+    ordered = sorted(marks, key=lambda mark: mark.kind == "gutter")
+    start, shown = _window(text, ordered[0].span.start_line_column[1] - 1, room)
     painted = style.paint("gutter", f"{number:>{gutter}} {bar}")
     out = [f"{painted} {_cells(shown)}".rstrip()]
     empty = " " * gutter + " " + style.paint("gutter", bar)
-    drawn = [_mark(mark, number, start, shown) for mark in sorted(marks, key=lambda mark: mark[2] == "gutter")]
-    for row in _rows(drawn):
+    for row in _rows([_drawn(mark, number, start, shown) for mark in ordered]):
         out += [f"{empty} {line}".rstrip() for line in _underlined(row, room, style)]
     return out
 
@@ -233,13 +213,12 @@ class _Drawn(NamedTuple):
     note: str
 
 
-def _mark(mark: tuple[Span, str, str], number: int, start: int, shown: str) -> _Drawn:
-    span, label, kind = mark
-    begin = span.start_line_column[1] - 1 - start
-    end_line, end_column = span.end_line_column
+def _drawn(mark: _Mark, number: int, start: int, shown: str) -> _Drawn:
+    begin = mark.span.start_line_column[1] - 1 - start
+    end_line, end_column = mark.span.end_line_column
     end = end_column - 1 - start if end_line == number else len(shown)
     begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
-    return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), kind, _safe(label))
+    return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), mark.kind, _safe(mark.note))
 
 
 def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
@@ -303,7 +282,7 @@ def _fixed(fix: Fix) -> list[str]:
     return [f"{fix.title}: `{text.strip()}`"] if text.strip() else [fix.title]
 
 
-def _is_hidden(char: str) -> bool:
+def is_hidden(char: str) -> bool:
     """True for control and formatting characters, which could move the cursor or reverse the text direction."""
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -312,12 +291,12 @@ def _safe(text: str) -> str:
     """Text in one line, without terminal control characters."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(" " if char in "\t\n" else f"<U+{ord(char):04X}>" if _is_hidden(char) else char for char in text)
+    return "".join(" " if char in "\t\n" else f"<U+{ord(char):04X}>" if is_hidden(char) else char for char in text)
 
 
 def _cells(text: str) -> str:
     """A source line as it is shown: each character takes as many columns as `_width` counts."""
-    return "".join(" " * _TAB if char == "\t" else "?" if _is_hidden(char) else char for char in text)
+    return "".join(" " * _TAB if char == "\t" else "?" if is_hidden(char) else char for char in text)
 
 
 def _width(text: str) -> int:

@@ -24,7 +24,7 @@ def _command(file: str, diagnostic: Diagnostic) -> str:
         if line == end_line:
             properties["endColumn"] = str(end_column)
     properties["title"] = f"lbdsl {diagnostic.code}"
-    written = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    written = ",".join(f"{key}={_data(value).replace(':', '%3A').replace(',', '%2C')}" for key, value in properties.items())
     message = "\n".join([diagnostic.message, *(f"help: {line}" for line in diagnostic.help)])
     return f"::{_COMMANDS[diagnostic.severity]} {written}::{_data(message)}"
 
@@ -32,7 +32,3 @@ def _command(file: str, diagnostic: Diagnostic) -> str:
 def _data(text: str) -> str:
     """The text with `%` and line endings escaped: a line ending would end the command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

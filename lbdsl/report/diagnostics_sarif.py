@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lbdsl.core.codes import code_for
-from lbdsl.core.diagnostic import Diagnostic, Fix, Label, Severity
+from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -55,14 +55,17 @@ def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
         "locations": [{"physicalLocation": _physical(diagnostic.span, file)}],
     }
     if diagnostic.labels:
-        result["relatedLocations"] = [_related(label, place) for place, label in enumerate(diagnostic.labels)]
+        result["relatedLocations"] = [
+            {
+                "id": place,
+                "message": {"text": label.text},
+                "physicalLocation": _physical(label.span, label.span.source.name),
+            }
+            for place, label in enumerate(diagnostic.labels)
+        ]
     if diagnostic.fix is not None:
         result["fixes"] = [_fix(diagnostic.fix)]
     return result
-
-
-def _related(label: Label, id: int) -> dict[str, Any]:
-    return {"id": id, "message": {"text": label.text}, "physicalLocation": _physical(label.span, label.span.source.name)}
 
 
 def _physical(span: Span | None, file: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def render_estimate(found: Estimated, console: Console) -> None:
     console.print(Text(f"lbdsl plan --estimate · {Path(found.recipe.path).name} · {what}", style="bold"))
     for stage in heal.runs if heal is not None else ():
         steps = f"{plural(stage.steps, 'step')} of {stage.batch} x {stage.seq} tokens"
-        console.print(Text(f" {stage.name}: {stage.method.node}, {steps}"))
+        console.print(f" {stage.name}: {stage.method.node}, {steps}")
     own = None if heal is None else "whole, cached" if any(s.teacher == "cached" for s in heal.runs) else "whole"
     if found.raised:
         console.print(Text(" with a batch that so many processes can share; `apply` asks for it", style="yellow"))
@@ -52,7 +52,7 @@ def render_estimate(found: Estimated, console: Console) -> None:
     ]
     known = all(hours is not None for hours in found.hours.values())
     said = f", at {REACHED:.0%} of the devices' rate" if known else ""
-    console.print(Text(f" {', '.join(parts)}{said}"))
+    console.print(f" {', '.join(parts)}{said}")
     star = "* as in the recipe; " if own in found.ways else ""
     trained = f"{star}as if every layer were trained; " if heal is not None else ""
     console.print(Text(f" {trained}without tasks and needles", style="dim"))

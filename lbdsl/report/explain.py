@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,11 @@ class Page:
             "name": self.name,
             "title": self.title,
             "form": self.form or None,
-            "facts": {head: text for head, text in self.facts},
+            "facts": dict(self.facts),
         }
         if self.failing:
-            found["example"] = self.failing
-            found["findings"] = diagnostics_json(self.findings)
-        if self.fixed:
-            found["fixed"] = self.fixed
-        return found
+            found |= {"example": self.failing, "findings": diagnostics_json(self.findings)}
+        return {**found, "fixed": self.fixed} if self.fixed else found
 
 
 def pages_of(topic: str) -> tuple[Page, ...]:
@@ -70,16 +67,16 @@ def pages_of(topic: str) -> tuple[Page, ...]:
 
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
     """All topics, grouped under headings."""
-    groups = {
-        "actions": list(actions()),
+    groups: dict[str, Iterable[str]] = {
+        "actions": actions(),
         "metrics": ["sensitivity", *metrics()],
-        "costs of the model": list(FUNCTIONS),
+        "costs of the model": FUNCTIONS,
         "facts of the model": [f"model.{fact}" for fact in FACTS],
-        "keywords": list(keywords()),
+        "keywords": keywords(),
         "settings": [f"{block}.{key}" for block, rows in SETTINGS.items() for key in rows],
-        "types": list(TYPES),
-        "other words": list(WORDS),
-        "codes": list(code_ids()),
+        "types": TYPES,
+        "other words": WORDS,
+        "codes": code_ids(),
     }
     return tuple((kind, tuple(names)) for kind, names in groups.items())
 
@@ -158,16 +155,9 @@ def _parameter(action: str, name: str) -> str:
 
 def _metric(name: str) -> Page | None:
     if name == "sensitivity":
-        return Page(
-            "metric",
-            name,
-            "Damage when this layer's attention alone is removed.",
-            (
-                ("What", "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"),
-                ("Example", "`lowest 8 by sensitivity drop`"),
-            ),
-            form="sensitivity",
-        )
+        what = "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"
+        own = (("What", what), ("Example", "`lowest 8 by sensitivity drop`"))
+        return Page("metric", name, "Damage when this layer's attention alone is removed.", own, form=name)
     cls = metrics().get(name)
     if cls is None:
         return None
@@ -214,10 +204,9 @@ def _settings(word: str) -> Iterator[Page]:
     block, dot, key = word.rpartition(".")
     for name, rows in SETTINGS.items():
         if key in rows and (not dot or name == block):
-            meaning = rows[key].meaning
             default = default_of(name, key)
             facts = (("Default", f"`{default}`"),) if default else ()
-            yield Page("setting", f"{name}.{key}", _sentence(meaning), facts, form=f"{name} {{ {key} = ... }}")
+            yield Page("setting", f"{name}.{key}", _sentence(rows[key].meaning), facts, form=f"{name} {{ {key} = ... }}")
 
 
 def default_of(block: str, key: str) -> str:
@@ -229,24 +218,18 @@ def default_of(block: str, key: str) -> str:
     value = BLOCKS[block].model_fields[key].get_default()
     if value is None:
         return ""
-    if key == "data" and isinstance(value, tuple):
-        value = value[0]
+    if key == "data":
+        return f'"{value[0] if isinstance(value, tuple) else value}"'
     if isinstance(value, tuple):
         return f"[{', '.join(value)}]"
-    if key == "data":
-        return f'"{value}"'
     return tokens_text(value) if key in ("tokens", "seq") else str(value)
 
 
 def _parameters(word: str) -> Iterator[Page]:
     for name, cls in actions().items():
         if word in cls.parameters():
-            yield Page(
-                "parameter",
-                word,
-                f"A parameter of `{name}`: {_parameter(name, word)}.",
-                form=signature(name, cls),
-            )
+            title = f"A parameter of `{name}`: {_parameter(name, word)}."
+            yield Page("parameter", word, title, form=signature(name, cls))
 
 
 _MAKERS: tuple[Callable[[str], Page | None], ...] = (

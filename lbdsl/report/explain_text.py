@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from lbdsl.core.codes import code_for
 from lbdsl.report.diagnostics import Style, diagnostics_text
 from lbdsl.report.explain import Page, topics_by_kind
 
 _INDENT = "    "
+_wrapped = partial(textwrap.wrap, subsequent_indent="  ", break_long_words=False)
 
 
 def pages_text(pages: Sequence[Page], style: Style) -> str:
@@ -21,7 +24,7 @@ def _page(page: Page, style: Style) -> str:
     head = f"{page.name}: {page.title}" if page.kind == "code" else f"{page.name} ({page.kind})"
     lines = [style.paint("bold", line) for line in textwrap.wrap(head, style.width)]
     if page.form:
-        form = textwrap.wrap(page.form, style.width - len(_INDENT), subsequent_indent="  ", break_long_words=False)
+        form = _wrapped(page.form, style.width - len(_INDENT))
         lines += ["", *(_INDENT + style.paint("gutter", line) for line in form)]
     if page.kind != "code" and page.title:
         lines += ["", *textwrap.wrap(page.title, style.width)]
@@ -29,13 +32,12 @@ def _page(page: Page, style: Style) -> str:
         lines.append("")
     for name, text in page.facts:
         lead = f"{name}: "
-        wrapped = textwrap.wrap(lead + text, style.width, subsequent_indent="  ", break_long_words=False)
-        lines.append(style.paint("help", wrapped[0][: len(lead)]) + wrapped[0][len(lead) :])
-        lines += wrapped[1:]
+        first, *rest = _wrapped(lead + text, style.width)
+        lines += [style.paint("help", first[: len(lead)]) + first[len(lead) :], *rest]
     if page.failing:
         lines += ["", style.paint("error", "This fails:"), "", *_indented(page.failing, style)]
         if page.findings:
-            narrow = Style(style.width - len(_INDENT), style.colour, style.unicode)
+            narrow = replace(style, width=style.width - len(_INDENT))
             shown = diagnostics_text(page.findings[:1], narrow).rstrip("\n")
             lines += ["", *(_INDENT + line if line else "" for line in shown.splitlines())]
     if page.fixed:
@@ -50,15 +52,8 @@ def topics_text(style: Style) -> str:
         lines.append(style.paint("bold", kind))
         if kind == "codes":
             lines += [f"  {code}  {code_for(code).title}" for code in names]
-            continue
-        lines += textwrap.wrap(
-            ", ".join(names),
-            style.width,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
+        else:
+            lines += _wrapped(", ".join(names), style.width, initial_indent="  ", break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 

@@ -6,23 +6,18 @@ from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text
-from lbdsl.report.console import printable
+from lbdsl.report.console import print_whole, printable
 from lbdsl.session.exporting import Exported
 
 
 def render_export(done: Exported, console: Console) -> None:
     """Print the folder, its files with their sizes, and the line that loads it."""
-    _write(console, Text(printable(str(done.folder)), style="bold"))
+    lines = [Text(printable(str(done.folder)), style="bold")]
     width = max(len(file.name) for file in done.files)
     for file in done.files:
         shared = "  linked, uses no further disk space" if file.linked else ""
-        _write(console, Text(f"  {printable(file.name):<{width}}  {bytes_text(file.bytes):>9}{shared}"))
-    _write(console, Text())
-    _write(console, Text(f"Load it ({done.engine}):", style="bold"))
-    for line in done.how_to_load.splitlines():
-        _write(console, Text(f"  {printable(line)}"))
-
-
-def _write(console: Console, line: Text) -> None:
-    line.rstrip()
-    console.print(line, no_wrap=True, overflow="ignore", crop=False)
+        lines.append(Text(f"  {printable(file.name):<{width}}  {bytes_text(file.bytes):>9}{shared}"))
+    lines += [Text(), Text(f"Load it ({done.engine}):", style="bold")]
+    lines += (Text(f"  {printable(line)}") for line in done.how_to_load.splitlines())
+    for line in lines:
+        print_whole(console, line)

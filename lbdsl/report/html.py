@@ -12,6 +12,7 @@ from rich.console import Console
 from lbdsl.report.bench import render_bench, render_calibration
 from lbdsl.report.console import make_console
 from lbdsl.report.estimate import render_estimate
+from lbdsl.report.export import render_export
 from lbdsl.report.plan import render_plan
 from lbdsl.report.report import render_quality, render_report
 from lbdsl.report.scores import render_scores
@@ -27,17 +28,15 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Benched": lambda result, console: render_bench(result.to_json(), console),
     "Calibrated": lambda result, console: render_calibration(result.to_json(), console),
     "Estimated": render_estimate,
-    "Measured": lambda result, console: render_scores(result, console),
+    "Exported": render_export,
+    "Measured": render_scores,
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""
 
 
 def draw(result: Any, console: Console) -> None:
     """Print an API result."""
-    how = _DRAW.get(type(result).__name__)
-    if how is None:
-        raise TypeError(f"no picture of {type(result).__name__}")
-    how(result, console)
+    _DRAW[type(result).__name__](result, console)
 
 
 def text_of(result: Any) -> str:
@@ -50,6 +49,8 @@ def text_of(result: Any) -> str:
 
 def html_of(result: Any) -> str:
     """The terminal output of an API result, in a `pre` element with inline styles."""
-    console = Console(record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
+    console = Console(
+        record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False, markup=False, emoji=False
+    )
     draw(result, console)
     return console.export_html(inline_styles=True, code_format=_FORMAT)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -23,7 +23,7 @@ from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable, write_line
 from lbdsl.report.plan_changes import change_lines
 from lbdsl.report.plan_tables import cost_lines, result_lines, rule_lines
-from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, strip_lines
+from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, mark_rows, strip_lines
 
 if TYPE_CHECKING:
     from lbdsl.core.diagnostic import Diagnostic
@@ -33,11 +33,27 @@ if TYPE_CHECKING:
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
+class Paragraph(NamedTuple):
+    """Text that is wrapped, with the lines after its first one indented."""
+
+    text: str
+    indent: int
+    style: str = ""
+
+    def lines(self, width: int) -> list[Text]:
+        indent = " " * self.indent
+        found = textwrap.wrap(self.text, width, subsequent_indent=indent, replace_whitespace=False, break_on_hyphens=False)
+        return [Text(line, style=self.style) for line in found]
+
+
+Lines = Iterator[Text | Paragraph]
+
+
 def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> None:
     """Print a plan on `console`. `all_layers` lists every changed layer, not only some of each kind."""
     ascii_ = ascii_only(console)
     width = console.width
-    sections = [
+    sections: list[Iterable[Text | Paragraph]] = [
         _header(plan, width, ascii_),
         _strip(plan, width, ascii_),
         rule_lines(plan, width),
@@ -45,26 +61,28 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
         change_lines(plan, width, ascii_, all_layers),
         cost_lines(plan, ascii_),
         [
-            *_speed_lines(plan.speeds, width),
-            *_prefill_lines(plan, width),
-            *_loss_lines(plan, width, ascii_),
-            *_recall_lines(plan, width, ascii_),
-            *_patch_lines(plan, width),
-            *_heal_lines(plan, width),
-            *_judge_lines(plan, width),
-            *_estimate_lines(plan, width),
+            *_speed_lines(plan.speeds),
+            *([Paragraph(f" prefill: {PREFILL}", 10)] if plan.windowed else []),
+            *_loss_lines(plan, ascii_),
+            *_recall_lines(plan, ascii_),
+            *_patch_lines(plan),
+            *_heal_lines(plan),
+            *_judge_lines(plan),
+            *_estimate_lines(plan),
         ],
         result_lines(plan.asserts, width, ascii_),
-        _finding_lines(plan, width),
+        _finding_lines(plan),
     ]
     for section in sections:
-        lines = list(section)
-        for line in lines:
+        if items := list(section):
+            _write(console, [*items, Text()])
+    _write(console, [*_closing(plan), *_serving_lines(plan)])
+
+
+def _write(console: Console, items: Iterable[Text | Paragraph]) -> None:
+    for item in items:
+        for line in item.lines(console.width) if isinstance(item, Paragraph) else (item,):
             write_line(console, line)
-        if lines:
-            write_line(console, Text())
-    for line in [*_closing(plan, width), *_serving_lines(plan, width)]:
-        write_line(console, line)
 
 
 def score_labels(plan: Plan) -> dict[str, str]:
@@ -81,7 +99,7 @@ def score_labels(plan: Plan) -> dict[str, str]:
     return labels
 
 
-def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+def _header(plan: Plan, width: int, ascii_: bool) -> Lines:
     recipe, model = plan.recipe, plan.model
     parts = [
         "lbdsl plan",
@@ -106,19 +124,15 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
             f"${name.removeprefix('$')} = {value}" + (" (--set)" if name in recipe.set_params else "")
             for name, value in recipe.params.items()
         )
-        yield from _wrapped(f"  {printable(values)}", width, 2, "dim")
+        yield Paragraph(f"  {printable(values)}", 2, "dim")
 
 
-def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+def _strip(plan: Plan, width: int, ascii_: bool) -> Lines:
     rows: list[Row] = []
     meanings: list[tuple[str, str, str]] = []
-    for name in dict.fromkeys(row for layer in plan.layers for row in layer.marks):
-        marks = [layer.marks.get(name) for layer in plan.layers]
-        if all(mark is None or mark.style == "same" for mark in marks):
-            continue
-        signs = [" " if mark is None else mark.sign for mark in marks]
-        rows.append(Row(name, signs, ["" if mark is None else STYLES[mark.style] for mark in marks]))
-        meanings += _meanings([mark for mark in marks if mark is not None])
+    for row, marks in mark_rows({"": plan}):
+        rows.append(row)
+        meanings += _meanings(marks)
     if not rows:
         rows.append(Row("layers", ["="] * len(plan.layers), [STYLES["same"]] * len(plan.layers)))
         meanings.append(("=", "as in the base", STYLES["same"]))
@@ -135,6 +149,7 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         legends.append(
             f"{name}, {scale.marks[0]} {scale.low:.3g} to {scale.marks[-1]} {scale.high:.3g}"
             f"{' ' + unit if unit is Unit.NATS else ''}, logarithmic"
+            + (", estimated" if plan.measured_on is not None and key in plan.measured_on.estimated else "")
             + (", blank: not needed" if len(known) < len(values) else "")
         )
     yield from strip_lines(rows, width)
@@ -144,7 +159,7 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     line.rstrip()
     yield line
     for legend in legends:
-        yield from _wrapped(f"  {legend}", width, 4, "dim")
+        yield Paragraph(f"  {legend}", 4, "dim")
 
 
 def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
@@ -156,7 +171,7 @@ def _meanings(marks: Sequence[Mark]) -> Iterator[tuple[str, str, str]]:
             yield mark.sign, mark.legend or "as in the base", STYLES[mark.style]
 
 
-def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
+def _speed_lines(speeds: Sequence[Speed]) -> Lines:
     """Decode speed bounds by context length; a cell in which the base does not fit in memory has none."""
     by_context: dict[int, list[Speed]] = {}
     for speed in speeds:
@@ -165,21 +180,11 @@ def _speed_lines(speeds: Sequence[Speed], width: int) -> Iterator[Text]:
     for context, cells in by_context.items():
         batches = " / ".join(str(cell.batch) for cell in cells)
         bounds = " / ".join(f"x{cell.bound:.2f}" for cell in cells)
-        yield from _wrapped(
-            f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
-            "predicted from bytes and FLOPs, not measured",
-            width,
-            15,
-            "",
-        )
+        said = f" decode bound  {tokens_text(context)}, batch {batches}:  {bounds}   "
+        yield Paragraph(f"{said}predicted from bytes and FLOPs, not measured", 15)
 
 
-def _prefill_lines(plan: Plan, width: int) -> Iterator[Text]:
-    if plan.windowed:
-        yield from _wrapped(f" prefill: {PREFILL}", width, 10, "")
-
-
-def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _judge_lines(plan: Plan) -> Lines:
     if plan.eval is None or plan.eval.seq is None:
         return
     texts = " and ".join(map(printable, plan.eval.data))
@@ -192,10 +197,10 @@ def _judge_lines(plan: Plan, width: int) -> Iterator[Text]:
         said += f" (layers were chosen on {tokens_text(on.seq)}, and longer text may lose more: to choose on it, "
         said += f"`measure {{ seq = {tokens_text(plan.eval.seq)} }}`)"
     limit = f", {plan.eval.limit} questions each" if plan.eval.limit is not None and plan.eval.tasks else ""
-    yield from _wrapped(said + (f"; asked {asked}{limit}" if asked else ""), width, 12, "")
+    yield Paragraph(said + (f"; asked {asked}{limit}" if asked else ""), 12)
 
 
-def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _estimate_lines(plan: Plan) -> Lines:
     found = plan.estimate
     if found is None or not plan.changed:
         return
@@ -208,31 +213,33 @@ def _estimate_lines(plan: Plan, width: int) -> Iterator[Text]:
     said += f", {bytes_text(found.disk_bytes)} of disk"
     if found.passes is not None and 1 < found.passes <= MANY:
         said += f"; healing passes about {found.passes:.1f} times over its text"
-    yield from _wrapped(said, width, 20, "")
+    yield Paragraph(said, 20)
 
 
-def _serving_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _serving_lines(plan: Plan) -> Lines:
     """The engines that can serve the result, and the obstacle for each of the others."""
-    said = []
-    for item in plan.serving:
-        how = ", ".join(item.formats)
-        said.append(f"{item.engine} ({how})" if item.formats else f"not {item.engine}: {printable(item.obstacle or '')}")
-    if said:
-        yield from _wrapped(f"Can be served by: {'; '.join(said)}.", width, 2, "")
+    said = (
+        f"{item.engine} ({', '.join(item.formats)})"
+        if item.formats
+        else f"not {item.engine}: {printable(item.obstacle or '')}"
+        for item in plan.serving
+    )
+    if plan.serving:
+        yield Paragraph(f"Can be served by: {'; '.join(said)}.", 2)
 
 
-def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+def _loss_lines(plan: Plan, ascii_: bool) -> Lines:
     loss = plan.loss
     if not plan.changed:
         return
     if loss.rise is None:
-        yield from _wrapped(" loss: of the whole changed model not measured yet", width, 7, "yellow")
+        yield Paragraph(" loss: of the whole changed model not measured yet", 7, "yellow")
         return
     pm = "+-" if ascii_ else "±"
     said = f" loss: {signed_text(loss.rise, pm)} nats/token measured jointly, before healing"
     if loss.sum is not None:
         said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
-    yield from _wrapped(said, width, 7, "")
+    yield Paragraph(said, 7)
     others = "".join(f", {printable(joint_text(name, score))}" for name, score in loss.others.items())
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
@@ -240,30 +247,27 @@ def _loss_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         seq = plan.measured_on.seq if plan.measured_on is not None else 0
         # The first token of a sequence is not predicted.
         on = f"{loss.tokens // (seq - 1)} x {tokens_text(seq)}" if seq > 1 else tokens_text(loss.tokens)
-        yield from _wrapped(f"       perplexity {was} {arrow} {becomes} on {on} tokens{others}", width, 7, "")
+        yield Paragraph(f"       perplexity {was} {arrow} {becomes} on {on} tokens{others}", 7)
 
 
-def _recall_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
+def _recall_lines(plan: Plan, ascii_: bool) -> Lines:
     found = plan.recall
     if found is None:
         return
-    yield from _wrapped(f" recall: {printable(found.text('+-' if ascii_ else '±'))}", width, 9, "")
+    yield Paragraph(f" recall: {printable(found.text('+-' if ascii_ else '±'))}", 9)
     if found.left_out:
         said = ", ".join(f"{printable(name)} {found.kinds[name].base}" for name in found.left_out)
-        yield from _wrapped(f"         left out, as the base finds too few: {said}", width, 9, "dim")
+        yield Paragraph(f"         left out, as the base finds too few: {said}", 9, "dim")
 
 
-def _patch_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _patch_lines(plan: Plan) -> Lines:
     on = plan.measured_on
     count = sum(len(patch_texts(layer.weights)) for layer in plan.layers)
     if on is None or on.patches is None or not count:
         return
-    found = on.patches
-    said = (
-        f" patches: {count}, fitted on {printable(on.data)}, times {found.factor:g}; on {printable(on.check or '')} the KL"
-    )
-    said += f" to the base is {found.kl:.3g} nats/token, without them {found.kl_without:.3g}"
-    yield from _wrapped(said, width, 10, "")
+    fitted = f"{count}, fitted on {printable(on.data)}, times {on.patches.factor:g}"
+    kl = f"the KL to the base is {on.patches.kl:.3g} nats/token, without them {on.patches.kl_without:.3g}"
+    yield Paragraph(f" patches: {fitted}; on {printable(on.check or '')} {kl}", 10)
 
 
 def _perplexity(nll: float) -> str:
@@ -271,7 +275,7 @@ def _perplexity(nll: float) -> str:
     return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}"
 
 
-def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _heal_lines(plan: Plan) -> Lines:
     heal = plan.heal
     if not plan.changed:
         return
@@ -283,7 +287,7 @@ def _heal_lines(plan: Plan, width: int) -> Iterator[Text]:
         method = f"lora(rank={stage.method.rank})" if stage.method.node == "lora" else names[stage.method.node]
         title = f" heal: {stage.name} with " if heal.stages else " heal: "
         said = f"{title}{method}, {tokens_text(stage.tokens)} tokens of {printable(str(stage.data))}{_beside(stage)}"
-        yield from _wrapped(said, width, 7, "")
+        yield Paragraph(said, 7)
 
 
 def _beside(stage: Stage) -> str:
@@ -296,54 +300,43 @@ def _beside(stage: Stage) -> str:
     return ", " + ", ".join(shown)
 
 
-def _finding_lines(plan: Plan, width: int) -> Iterator[Text]:
+def _finding_lines(plan: Plan) -> Lines:
     for finding in plan.findings:
         if finding.code == "LB325":  # already in the closing line
             continue
         file = f"{printable(finding.file)}, " if finding.file else ""
         where = f" ({file}line {finding.line})" if finding.line is not None else ""
-        yield from _finding(finding, width, where)
+        yield from _finding(finding, where)
 
 
-def _finding(finding: Finding | Diagnostic, width: int, where: str = "") -> Iterator[Text]:
+def _finding(finding: Finding | Diagnostic, where: str = "") -> Lines:
     said = f" {finding.severity}[{finding.code}] {printable(finding.message)}{where}"
-    yield from _wrapped(said, width, 4, _SEVERITY_STYLES[finding.severity])
+    yield Paragraph(said, 4, _SEVERITY_STYLES[finding.severity])
     for text in finding.help:
-        yield from _wrapped(f"    help: {printable(text)}", width, 10, "")
+        yield Paragraph(f"    help: {printable(text)}", 10)
 
 
 def render_targets(targets: Sequence[Target], console: Console) -> None:
     """Print one paragraph per engine: every finding with its code and help."""
     for target in targets:
-        for line in (Text(), *(line for found in target.findings for line in _finding(found, console.width))):
-            write_line(console, line)
+        _write(console, [Text(), *(item for found in target.findings for item in _finding(found))])
 
 
-def _closing(plan: Plan, width: int) -> Iterator[Text]:
+def _closing(plan: Plan) -> Lines:
     stays = "" if plan.changed else " The model stays as it is."
-    yield from _wrapped(f"Plan: {printable(plan.summary)}.{stays}", width, 6, "bold")
+    yield Paragraph(f"Plan: {printable(plan.summary)}.{stays}", 6, "bold")
     changed = len(plan.changed)
     lacks = [*([] if plan.heal is not None else ["heals nothing"]), *([] if plan.asserts else ["gates nothing"])]
     if changed and lacks:
-        yield Text(
-            f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}.", style="bold yellow"
-        )
+        said = f"It changes {changed} of {plural(len(plan.layers), 'layer')}, {' and '.join(lacks)}."
+        yield Text(said, style="bold yellow")
     if plan.applyable:
         return
     failed = [item.text for item in plan.asserts if item.failed]
     if failed:
-        yield Text(
-            f"Not applyable: {printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold.",
-            style="bold red",
-        )
+        said = f"{printable('; '.join(failed))} {'does' if len(failed) == 1 else 'do'} not hold"
+        yield Text(f"Not applyable: {said}.", style="bold red")
     elif plan.errored:
         yield Text("Not applyable: errors were found.", style="bold red")
     elif not plan.complete:
         yield Text("Not applyable yet: the whole changed model is not measured.", style="bold yellow")
-
-
-def _wrapped(text: str, width: int, indent: int, style: str) -> Iterator[Text]:
-    for line in textwrap.wrap(
-        text, width, subsequent_indent=" " * indent, drop_whitespace=True, replace_whitespace=False, break_on_hyphens=False
-    ):
-        yield Text(line, style=style)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens_text
+from lbdsl.language.highlight import GROUP, STATEMENT, pieces
 from lbdsl.layer.difference import window_size
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Phase
 from lbdsl.report.console import USUAL, printable
-from lbdsl.report.recipe_text import highlighted
 
 _STATUS_STYLES = {
     "pass": "green",
@@ -22,6 +23,23 @@ _STATUS_STYLES = {
     "after healing": "cyan",
     "not measured": "yellow",
 }
+
+
+_ROLE_STYLES = {
+    **dict.fromkeys((STATEMENT, Keyword, Operator.Word), "bold"),
+    **dict.fromkeys((Name.Function, Name.Builtin), "cyan"),
+    **dict.fromkeys((Name.Variable, GROUP), "magenta"),
+    **dict.fromkeys((Number, String.Double, String.Regex), "green"),
+    Comment.Single: "dim",
+}
+
+
+def _highlighted(text: str) -> Text:
+    """The text with syntax highlighting; a console without colours shows it plain."""
+    line = Text()
+    for piece in pieces(text):
+        line.append(piece.text, style=_ROLE_STYLES.get(piece.role, ""))
+    return line
 
 
 def fitted(text: str, width: int, ascii_: bool) -> str:
@@ -48,7 +66,7 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
     if room == beside:
         yield Text(f" {'rule':<{digits + 1 + column}}  claims  was shadowed", style="dim")
     for rule, (first, *rest) in zip(plan.rules, texts, strict=True):
-        line = Text(f" {rule.number:>{digits}} ").append_text(highlighted(first))
+        line = Text(f" {rule.number:>{digits}} ").append_text(_highlighted(first))
         claims, shadowed = "" if rule.claims else "yellow", "yellow" if rule.shadowed else "dim"
         if room == beside:
             line.append(" " * (column - len(first) + 2))
@@ -56,7 +74,7 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
             line.append(f"{len(rule.shadowed):>14}", style=shadowed)
         yield line
         for more in rest:
-            yield Text(f" {'':>{digits}} ").append_text(highlighted(more))
+            yield Text(f" {'':>{digits}} ").append_text(_highlighted(more))
         if room != beside:
             below = Text(f" {'':>{digits}}   claims {len(rule.claims)}", style=claims or "dim")
             yield below.append(f", was shadowed {len(rule.shadowed)}", style=shadowed)
@@ -67,12 +85,8 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
 def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
     """Parameters, cache and FLOPs before and after, at every context of the plan."""
     yield Text(f" {'':<17}{'before':>12}{'after':>12}{'change' if ascii_ else 'Δ':>9}", style="dim")
-    yield _cost(
-        "params", count_text(plan.before.params), count_text(plan.after.params), plan.before.params, plan.after.params
-    )
-    yield _cost(
-        "weights", bytes_text(plan.before.weights), bytes_text(plan.after.weights), plan.before.weights, plan.after.weights
-    )
+    yield _cost("params", plan.before.params, plan.after.params, count_text)
+    yield _cost("weights", plan.before.weights, plan.after.weights, bytes_text)
     facts = plan.model.facts
     for title, was, becomes, text in (
         ("KV/seq", plan.before.kv_bytes, plan.after.kv_bytes, bytes_text),
@@ -81,7 +95,7 @@ def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
         for place, context in enumerate(plan.contexts):
             key = str(context)
             name = f"{title if place == 0 else '':<12}{tokens_text(context):>5}"
-            line = _cost(name, text(was[key]), text(becomes[key]), was[key], becomes[key])
+            line = _cost(name, was[key], becomes[key], text)
             if context > facts.positions and title == "KV/seq":
                 line.append(f"  beyond {tokens_text(facts.positions)} positions", style="dim")
             yield line
@@ -90,10 +104,10 @@ def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
         yield Text(f" layers {ranges_text(native)} have windows of their own and are counted so", style="dim")
 
 
-def _cost(name: str, before: str, after: str, was: int, becomes: int) -> Text:
+def _cost(name: str, was: int, becomes: int, text: Callable[[int], str]) -> Text:
     change = 100 * (becomes - was) / was if was else 0.0
     shown = "same" if becomes == was else f"{change:+.0f} %" if abs(change) >= 9.95 else f"{change:+.1f} %"
-    line = Text(f" {name:<17}{before:>12}{after:>12}")
+    line = Text(f" {name:<17}{text(was):>12}{text(becomes):>12}")
     line.append(f"{shown:>9}", style="green" if becomes < was else "dim" if becomes == was else "red")
     return line
 

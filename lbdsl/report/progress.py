@@ -26,7 +26,7 @@ class TerminalProgress:
     def say(self, text: str) -> None:
         if not self._quiet:
             # Leave line wrapping to the terminal, so that long commands and paths can be copied.
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Report]:

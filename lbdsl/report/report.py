@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,10 +15,10 @@ from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import cell_text, part_text, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
-from lbdsl.report.console import ascii_only, printable, write_line
+from lbdsl.report.console import ascii_only, headed_table, printable, write_line
 from lbdsl.report.plan_tables import Cells, result_lines
+from lbdsl.report.strip import LEVELS
 
-BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*#@"
 SPARKLINE = 20
 """The number of points of the healing curve, so that its line fits in 80 columns."""
@@ -32,40 +31,32 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     console.print(Text(printable(str(folder)), style="bold"))
     change = plan.after.params / plan.before.params - 1
     became = f"-> {count_text(plan.after.params)} ({100 * change:+.1f} %)" if change else "as before"
-    console.print(f"  parameters  {count_text(plan.before.params)} {became}", highlight=False)
-    if record.heal is not None:
-        for stage in healing_stages(record.heal):
-            name = f", {stage['stage']}" if "stages" in record.heal else ""
-            said = [f"healed      {stage['tokens']} tokens seen of {stage['data']} in {stage['seconds']:.0f} s{name}"]
-            said += [f"loss        {_sparkline([loss for _, loss in stage['curve']], console)}"]
-            if stage.get("validation"):
-                shown = _sparkline([loss for _, loss in stage["validation"]], console)
-                kept = f"those after {stage['kept']} tokens" if stage["kept"] else "those before healing"
-                said += [f"other text  {shown}, kept are the weights that were best on it: {kept}"]
-            for line in said:
-                console.print(f"  {line}", highlight=False, markup=False)
-    else:
-        console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}", highlight=False)
+    console.print(f"  parameters  {count_text(plan.before.params)} {became}")
+    if record.heal is None:
+        console.print(f"  healed      no{' (--no-heal)' if record.no_heal else ''}")
+    for stage in healing_stages(record.heal) if record.heal is not None else ():
+        name = f", {stage['stage']}" if "stages" in (record.heal or {}) else ""
+        console.print(f"  healed      {stage['tokens']} tokens seen of {stage['data']} in {stage['seconds']:.0f} s{name}")
+        console.print(f"  loss        {_sparkline([loss for _, loss in stage['curve']], console)}")
+        if stage.get("validation"):
+            shown = _sparkline([loss for _, loss in stage["validation"]], console)
+            kept = f"those after {stage['kept']} tokens" if stage["kept"] else "those before healing"
+            console.print(f"  other text  {shown}, kept are the weights that were best on it: {kept}")
     for weights in packed_weights(record):
-        console.print(f"  stored      {weights}", highlight=False, markup=False)
+        console.print(f"  stored      {weights}")
     if record.heal is not None and record.heal.get("needless"):
-        console.print("  before healing every assert held already", highlight=False)
+        console.print("  before healing every assert held already")
     for caution in cautions_of(record):
-        console.print(f"  caution     {printable(caution)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  caution     {printable(caution)}", soft_wrap=True)
     if record.evaluation is not None:
         render_quality(record.evaluation, record.asserts, console)
     else:
         _render_asserts(record.asserts, console)
-    if record.bench is not None:
-        for benched in record.bench.values():
-            render_bench(benched, console)
+    for benched in (record.bench or {}).values():
+        render_bench(benched, console)
     if record.status == "accepted":
-        console.print(
-            f'Load it:  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        load = f'AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)'
+        console.print(f"Load it:  {load}", soft_wrap=True)
     else:
         rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."
         console.print(Text.assemble(("Rejected", "bold red"), rest))
@@ -76,26 +67,23 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     healed model also the values before healing."""
     sources = quality.get("sources", [quality])
     for source in sources:
-        console.print(_quality_table(source), highlight=False)
+        console.print(_quality_table(source))
     scores = [score for source in sources for score in source["scores"].values()]
     cells = {(score["value"], score["unit"]): cell_text(**score) for score in scores}
     for task in quality.get("tasks", ()):
         shown = shares_of(task)
-        console.print(_task_table(task, shown), highlight=False)
+        console.print(_task_table(task, shown))
         cells |= {(task[name], Unit.RATIO): shown[name] for name in shown}
     _render_asserts(asserts, console, cells)
 
 
 def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     """Right answers of both models; of a needle by kind and depth, too, as a heat map: the more is found, the greener."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(printable(task["name"])), overflow="fold")
-    for title in shown:
-        table.add_column(title, justify="right", overflow="fold")
+    table = headed_table(printable(task["name"]), shown)
     table.add_row(f"{task['metric']}, {task['questions']} questions", *shown.values())
     for name, part in {**task.get("kinds", {}), **task["parts"]}.items():
         shares = [part[model] for model in ("base", "artifact") if model in part]
-        table.add_row(Text(printable(name)), *(Text(part_text(share), style=_heat(share)) for share in shares))
+        table.add_row(printable(name), *(Text(part_text(share), style=_heat(share)) for share in shares))
     missed = task.get("missed", {})
     if any(missed.values()):
         table.add_row("lines that are missed", *(", ".join(map(str, lines)) or "none" for lines in missed.values()))
@@ -103,22 +91,17 @@ def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
 
 
 def _heat(share: float | None) -> str:
-    return (
-        "bold red"
-        if share is None
-        else next(style for bound, style in ((0.9, "green"), (0.5, "yellow"), (0.0, "red")) if share >= bound)
-    )
+    if share is None:
+        return "bold red"
+    return "green" if share >= 0.9 else "yellow" if share >= 0.5 else "red"
 
 
 def _quality_table(source: dict[str, Any]) -> Table:
     (_, *titles), *rows = quality_rows(source)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = f" in {source['sequences']} sequences" if "sequences" in source else ""
-    table.add_column(Text(printable(f"on {source['data']}, {source['tokens']} tokens{several}")), overflow="fold")
-    for title in titles:
-        table.add_column(title, justify="right", overflow="fold")
+    table = headed_table(printable(f"on {source['data']}, {source['tokens']} tokens{several}"), titles)
     for title, *cells in rows:
-        table.add_row(Text(printable(title)), *cells)
+        table.add_row(printable(title), *cells)
     return table
 
 
@@ -131,7 +114,7 @@ def _sparkline(losses: Sequence[float], console: Console) -> str:
     """`1.93 ▇▅▃▂▁ 0.31`: a sparkline between the first and the last loss."""
     if not losses:
         return "not logged"
-    marks = ASCII_BARS if ascii_only(console) else BARS
+    marks = ASCII_BARS if ascii_only(console) else LEVELS
     top = max(losses) or 1.0
     shown = [losses[place * len(losses) // SPARKLINE] for place in range(SPARKLINE)] if len(losses) > SPARKLINE else losses
     line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in shown)

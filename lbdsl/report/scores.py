@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+
+from lbdsl.report.console import headed_table
 
 if TYPE_CHECKING:
     from lbdsl.api.planning import Measured
@@ -16,29 +16,19 @@ if TYPE_CHECKING:
 def render_scores(measured: Measured, console: Console) -> None:
     """Print a table with one row per layer and one column per score, with standard errors."""
     if not measured.scores:
-        console.print("The recipe asks for no measured score.", highlight=False)
+        console.print("The recipe asks for no measured score.")
         return
-    names = sorted({(request.metric, request.action) for request in measured.scores})
-    layers = sorted({request.layer for request in measured.scores})
-    by_key = {(r.metric, r.action, r.layer): found for r, found in measured.scores.items()}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", justify="right")
-    for metric, action in names:
-        table.add_column(f"{metric}({action})" if action else metric, justify="right", overflow="fold")
-    for layer in layers:
-        cells = []
-        for metric, action in names:
-            found = by_key.get((metric, action, layer))
-            if found is None:
-                cells.append("")
-            else:
-                error = "" if math.isnan(found.stderr) else f" ±{found.stderr:.4f}"
-                cells.append(f"{found.value:+.4f}{error}")
-        table.add_row(str(layer), *cells)
-    console.print(table, highlight=False)
+    cells: dict[int, dict[tuple[str, str], str]] = {}
+    for request, found in measured.scores.items():
+        error = "" if math.isnan(found.stderr) else f" ±{found.stderr:.4f}"
+        cells.setdefault(request.layer, {})[request.metric, request.action] = f"{found.value:+.4f}{error}"
+    names = sorted({name for row in cells.values() for name in row})
+    table = headed_table("layer", (f"{metric}({action})" if action else metric for metric, action in names), "right")
+    for layer, row in sorted(cells.items()):
+        table.add_row(str(layer), *(row.get(name, "") for name in names))
+    console.print(table)
     if measured.on is not None:
-        console.print(
-            f"mean over {measured.on.tokens} tokens of {measured.on.data}; ± one standard error, clustered by sequence",
-            highlight=False,
-            markup=False,
-        )
+        on = f"{measured.on.tokens} tokens of {measured.on.data}"
+        console.print(f"mean over {on}; ± one standard error, clustered by sequence")
+        if measured.on.estimated:
+            console.print(f"estimated by a screen: {', '.join(measured.on.estimated)}")

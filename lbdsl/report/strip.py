@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
+
+from lbdsl.parts import Mark
+from lbdsl.plan.schema import Plan
 
 GROUP = 8
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -45,6 +48,18 @@ class Row:
     label: str
     marks: Sequence[str]
     styles: Sequence[str]
+
+
+def mark_rows(plans: Mapping[str, Plan]) -> Iterator[tuple[Row, list[Mark]]]:
+    """The marks of what some layer of some plan changes, one row for each plan (by label, which may be empty)."""
+    for name in dict.fromkeys(name for plan in plans.values() for layer in plan.layers for name in layer.marks):
+        rows = {label: [layer.marks.get(name) for layer in plan.layers] for label, plan in plans.items()}
+        if all(mark is None or mark.style == "same" for marks in rows.values() for mark in marks):
+            continue
+        for label, marks in rows.items():
+            signs = [" " if mark is None else mark.sign for mark in marks]
+            styles = ["" if mark is None else STYLES[mark.style] for mark in marks]
+            yield Row(f"{label} {name}".lstrip(), signs, styles), [mark for mark in marks if mark is not None]
 
 
 def strip_lines(rows: Sequence[Row], width: int) -> list[Text]:

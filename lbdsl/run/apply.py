@@ -27,12 +27,12 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.evaluate.quality import Quality, evaluation_json, judge_on, scores_in
 from lbdsl.evaluate.tasks import TaskResult, ask
 from lbdsl.heal import processes
-from lbdsl.measure.layer_source import LoadedModel
+from lbdsl.measure.layer_source import LayerSource, LoadedModel
 from lbdsl.measure.packed import RoundedModel
 from lbdsl.plan.schema import Plan
 from lbdsl.run.changes import apply_changes, made_from
-from lbdsl.run.healing import healed_model, room_to_heal, stop_if
-from lbdsl.run.inputs import Gate, RunInputs
+from lbdsl.run.healing import healed_model, room_to_heal
+from lbdsl.run.inputs import Gate, Run, RunInputs
 from lbdsl.run.output import rejected_of
 from lbdsl.run.packing import pack_model, packs
 from lbdsl.run.rewrite import Rewriting, rewriting_of
@@ -66,6 +66,7 @@ def run_plan(
     Raises HealInterrupted if stopped on request, LbdslError for errors that the user can fix.
     """
     work = WorkFolder(output)
+    run = Run(plan, inputs, work, progress, resume, should_stop)
     identity = {
         "plan": plan.digest,
         "no_heal": no_heal,
@@ -90,17 +91,17 @@ def run_plan(
         saved = work.saved(work.artifact)
         if saved is None and packs(plan):
             # The model that is packed is read from disk: what made it is freed before.
-            whole = _saved(plan, rewriting, inputs, work, work.unpacked, resume, progress, should_stop)
-            stop_if(should_stop)
-            saved = _pack(plan, inputs, whole, work, progress, should_stop)
+            whole = _saved(run, rewriting, work.unpacked)
+            run.stop_if_asked()
+            saved = _pack(run, whole)
         else:
-            saved = _saved(plan, rewriting, inputs, work, work.artifact, resume, progress, should_stop)
-        stop_if(should_stop)
+            saved = _saved(run, rewriting, work.artifact)
+        run.stop_if_asked()
         # The healed model and its optimizer refer to themselves in circles, and judging needs their memory.
         gc.collect()
-        judged, tasks = _judge(plan, inputs, work, progress)
-        stop_if(should_stop)
-        record = _record(plan, saved, judged, tasks, inputs, lbdsl_version, no_heal)
+        judged, tasks = _judge(run)
+        run.stop_if_asked()
+        record = _record(run, saved, judged, tasks, lbdsl_version, no_heal)
         with writing(work.artifact):
             write_record(record, work.artifact)
             write_card(record, work.artifact)
@@ -110,121 +111,96 @@ def run_plan(
     return RunResult(record, target, aside)
 
 
-def _saved(
-    plan: Plan,
-    rewriting: Rewriting | None,
-    inputs: RunInputs,
-    work: WorkFolder,
-    stage: Path,
-    resume: bool,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+def _saved(run: Run, rewriting: Rewriting | None, stage: Path) -> dict[str, Any]:
     """The notes on the changed and healed model, which is in the folder `stage` now, or was before."""
-    saved = work.saved(stage)
+    saved = run.work.saved(stage)
     if saved is not None:
-        progress.say("weights were saved before; going on from there")
+        run.progress.say("weights were saved before; going on from there")
         return saved
-    if rewriting is not None:
-        return _rewrite(rewriting, inputs, work, stage, progress)
-    return _make(plan, inputs, work, stage, resume, progress, should_stop)
+    return _make(run, stage) if rewriting is None else _rewrite(run, rewriting, stage)
 
 
-def _make(
-    plan: Plan,
-    inputs: RunInputs,
-    work: WorkFolder,
-    stage: Path,
-    resume: bool,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+def _make(run: Run, stage: Path) -> dict[str, Any]:
     """Change, heal and save; the model is freed when this returns."""
+    inputs, progress = run.inputs, run.progress
     with progress.stage("changing the model"):
         model = inputs.changed()
-        records = apply_changes(model, plan, made_from(inputs.statistics))
+        records = apply_changes(model, run.plan, made_from(inputs.statistics))
     healed, before = None, []
     if inputs.heal_blocks:
-        before = _judge_unhealed(inputs, model, work, progress)
+        before = _judge_unhealed(run, model)
         needless = _held(before, inputs.gate)
         if needless:
             progress.say("every assert holds before healing already; --no-heal would skip it")
-        stop_if(should_stop)
+        run.stop_if_asked()
         with processes.together():
-            model, healed = healed_model(plan, inputs, model, work, resume, progress, should_stop)
+            model, healed = healed_model(run, model)
         healed["needless"] = needless
-    stop_if(should_stop)
+    run.stop_if_asked()
     notes = {"changes": list(records), "heal": healed, "before_healing": before}
-    with work.saving(stage, notes) as folder, progress.stage("saving"):
+    with run.work.saving(stage, notes) as folder, progress.stage("saving"):
         notes["files"] = dict(save_model(model, inputs.tokenizer, folder, inputs.facts.dtype))
     # A JSON round trip, so that the values are the same as in a resumed run.
     return json.loads(json.dumps(notes))
 
 
-def _rewrite(rewriting: Rewriting, inputs: RunInputs, work: WorkFolder, stage: Path, progress: Progress) -> dict[str, Any]:
+def _rewrite(run: Run, rewriting: Rewriting, stage: Path) -> dict[str, Any]:
     """Write the changed checkpoint without loading the model; only possible without healing."""
     notes: dict[str, Any] = {"changes": list(rewriting.records), "heal": None, "before_healing": []}
-    with work.saving(stage, notes) as folder, progress.stage("rewriting the checkpoint") as report:
-        notes["files"] = dict(rewriting.save(inputs.tokenizer, folder, report))
+    with run.work.saving(stage, notes) as folder, run.progress.stage("rewriting the checkpoint") as report:
+        notes["files"] = dict(rewriting.save(run.inputs.tokenizer, folder, report))
     return json.loads(json.dumps(notes))
 
 
-def _pack(
-    plan: Plan,
-    inputs: RunInputs,
-    notes: dict[str, Any],
-    work: WorkFolder,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+def _pack(run: Run, notes: dict[str, Any]) -> dict[str, Any]:
     """Pack the model in `work.unpacked`, which `notes` are on, into the artifact. It begins again when resumed."""
-    with work.saving(work.artifact, notes) as folder, progress.stage("quantizing") as report:
-
-        def told(done: float, total: float, note: str = "") -> None:
-            stop_if(should_stop)
-            report(done, total, note)
-
+    work, inputs = run.work, run.inputs
+    with work.saving(work.artifact, notes) as folder, run.progress.stage("quantizing") as report:
         notes["files"], notes["packed"] = pack_model(
             work.unpacked,
             folder,
-            plan,
+            run.plan,
             inputs.facts,
             inputs.calibration,
             device=inputs.device,
             compute=inputs.compute,
             batch=inputs.batch,
-            progress=told,
+            progress=run.stopping(report),
         )
     shutil.rmtree(work.unpacked)
     return json.loads(json.dumps(notes))
 
 
-def _judge(
-    plan: Plan, inputs: RunInputs, work: WorkFolder, progress: Progress
-) -> tuple[tuple[Quality, ...], tuple[TaskResult, ...]]:
+def _judge(run: Run) -> tuple[tuple[Quality, ...], tuple[TaskResult, ...]]:
+    inputs = run.inputs
     if not inputs.eval_blocks:
         return (), ()
     base = inputs.judged_base()
-    artifact = artifact_beside(base, work.artifact, plan, compute=inputs.compute)
-    judged = judge_on(base, artifact, inputs.eval_blocks, "judging the saved model", progress, inputs.batch)
-    return judged, ask(base, artifact, inputs.tasks, progress)
+    artifact = artifact_beside(base, run.work.artifact, run.plan, compute=inputs.compute)
+    judged = _judged_on(run, base, artifact, "judging the saved model")
+    return judged, ask(base, artifact, inputs.tasks, run.progress)
 
 
-def _judge_unhealed(inputs: RunInputs, model: Any, work: WorkFolder, progress: Progress) -> list[dict[str, Any]]:
+def _judged_on(run: Run, base: LayerSource, changed: LayerSource, title: str) -> tuple[Quality, ...]:
+    inputs = run.inputs
+    return judge_on(base, changed, inputs.eval_blocks, title, run.progress, inputs.batch, run.base_states)
+
+
+def _judge_unhealed(run: Run, model: Any) -> list[dict[str, Any]]:
     """The quality of the changed model before healing, on the same texts, to show the gain from healing."""
+    inputs = run.inputs
     if not inputs.eval_blocks:
         return []
     if shares_model() and torch.device(inputs.device).type != "cpu":
-        progress.say("not judged before healing: the whole model is in the machine's memory, and not on a device")
+        run.progress.say("not judged before healing: the whole model is in the machine's memory, and not on a device")
         return []
     texts = [blocks.digest for blocks in inputs.eval_blocks]
-    known = work.unhealed()
+    known = run.work.unhealed()
     if [source.get("data_digest") for source in known] == texts:
         return known
     base, changed = LoadedModel(inputs.base()), RoundedModel(model)
-    judged = judge_on(base, changed, inputs.eval_blocks, "judging before healing", progress, inputs.batch)
-    found = [quality.to_json() for quality in judged]
-    work.keep_unhealed(found)
+    found = [quality.to_json() for quality in _judged_on(run, base, changed, "judging before healing")]
+    run.work.keep_unhealed(found)
     return found
 
 
@@ -236,14 +212,14 @@ def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
 
 
 def _record(
-    plan: Plan,
+    run: Run,
     saved: dict[str, Any],
     judged: tuple[Quality, ...],
     tasks: tuple[TaskResult, ...],
-    inputs: RunInputs,
     lbdsl_version: str,
     no_heal: bool,
 ) -> Record:
+    plan, inputs = run.plan, run.inputs
     asserts = inputs.gate(
         {quality.data: quality.scores for quality in judged}, {task.name: task.post_scores() for task in tasks}
     )

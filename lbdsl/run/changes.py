@@ -7,7 +7,8 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.measure.expressions import made_of
-from lbdsl.measure.variant import AGAIN, StatisticsOf, no_statistics
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
+from lbdsl.measure.variant import AGAIN
 from lbdsl.plan.schema import LayerPlan, Plan
 
 Made = Callable[[Any, LayerPlan], Mapping[str, Any]]
@@ -19,7 +20,7 @@ def made_from(statistics: StatisticsOf) -> Made:
     return lambda model, layer: made_of(model, layer.index, layer.change.weights, statistics(layer.index))
 
 
-def apply_changes(model: Any, plan: Plan, made: Made = made_from(no_statistics)) -> tuple[dict[str, Any], ...]:
+def apply_changes(model: Any, plan: Plan, made: Made = made_from(NO_STATISTICS)) -> tuple[dict[str, Any], ...]:
     """Apply the plan to every layer of a hybrid model, in place; returns records of what was done, in order.
 
     The result is checked against the plan: specification of every layer and number of parameters. Raises LB449 if a layer

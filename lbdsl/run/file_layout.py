@@ -8,6 +8,7 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lbdsl.model.checkpoint import SINGLE, read_tensors, weight_files
@@ -90,10 +91,6 @@ class RewritePlan:
     def total_size(self) -> int:
         return sum(shard.size for shard in self.shards)
 
-    @property
-    def is_single(self) -> bool:
-        return [shard.name for shard in self.shards] == [SINGLE]
-
     def index(self) -> dict[str, object]:
         """The content of the shard index."""
         where = {piece.name: shard.name for shard in self.shards for piece in shard.pieces}
@@ -108,9 +105,9 @@ def plan_rewrite(
     source_folder: Path,
     *,
     drop: Collection[str] = (),
-    rename: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] = MappingProxyType({}),
     dtype: str | None = None,
-    made: Mapping[str, MadeTensor] | None = None,
+    made: Mapping[str, MadeTensor] = MappingProxyType({}),
 ) -> RewritePlan:
     """Plan dropping, renaming and replacing tensors, and casting floating-point tensors to `dtype` (torch's name).
 
@@ -119,10 +116,7 @@ def plan_rewrite(
     raises LbdslError with LB401 or LB405-LB409 as `lbdsl.model.checkpoint` does. ValueError if no tensor is left or two
     tensors would have the same name.
     """
-    dropped = frozenset(drop)
-    names = rename or {}
     tensors = read_tensors(source_folder)
-    made = made or {}
     last = max(tensors.values(), key=lambda info: (info.file, info.stop))
     new = {
         name: replace(
@@ -131,17 +125,16 @@ def plan_rewrite(
         for name, tensor in made.items()
     }
     tensors = {**tensors, **new}
-    kept = [info for info in tensors.values() if info.name not in dropped]
+    kept = [info for info in tensors.values() if info.name not in drop]
     if not kept:
         raise ValueError("nothing is left of the checkpoint")
-    new_names = {names.get(info.name, info.name) for info in kept}
-    if len(new_names) != len(kept):
+    if len({rename.get(info.name, info.name) for info in kept}) != len(kept):
         raise ValueError("two tensors cannot have one name")
 
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
         all_of_file = [info for info in tensors.values() if info.file == file]
-        pieces = _pieces([info for info in all_of_file if info.name not in dropped], names, dtype, made)
+        pieces = _pieces([info for info in all_of_file if info.name not in drop], rename, dtype, made)
         same = len(pieces) == len(all_of_file) and all(
             piece.name == piece.source.name and not piece.is_cast and not piece.made for piece in pieces
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,103 +10,85 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lbdsl.core.processes import process_count, process_number, shares_model
-from lbdsl.core.progress import Progress
 from lbdsl.core.units import bytes_text
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.measure.memory import free_bytes
 from lbdsl.plan.memory import Held, model_bytes, student_bytes, trained_params, training_bytes
-from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema_blocks import Heal, Stage
-from lbdsl.run.inputs import RunInputs
-from lbdsl.run.workdir import WorkFolder, writing
+from lbdsl.run.inputs import Run
+from lbdsl.run.workdir import writing
 
 if TYPE_CHECKING:
     from lbdsl.heal.teacher import Teacher
 
 
-def healed_model(
-    plan: Plan,
-    inputs: RunInputs,
-    model: Any,
-    work: WorkFolder,
-    resume: bool,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> tuple[Any, dict[str, Any]]:
+def healed_model(run: Run, model: Any) -> tuple[Any, dict[str, Any]]:
     """The healed model, and the notes on it: those of the last stage, with the steps, tokens and seconds of all."""
     from lbdsl.heal import processes
     from lbdsl.heal.changed import segments
-    from lbdsl.heal.heal import heal_model
+    from lbdsl.heal.heal import HealRun, heal_model
     from lbdsl.heal.text import HealingText
 
-    assert plan.heal is not None
+    inputs, work, progress = run.inputs, run.work, run.progress
+    assert run.plan.heal is not None
     if process_number() == 0:
-        processes.call((plan.model_dump_json(), str(work.output), resume))
+        processes.call((run.plan.model_dump_json(), str(work.output), run.resume))
     if process_count() > 1:
         held = "a share of the model (FSDP2)" if shares_model() else "the whole model (DDP)"
         progress.say(f"healing by {process_count()} processes, each with {held} and its part of every step's sequences")
-    runs = plan.heal.runs
+    wanted = run.plan.heal.runs
     parts = segments(model, inputs.base())
     stages: list[dict[str, Any]] = []
-    for number, (stage, blocks, apart) in enumerate(zip(runs, inputs.heal_blocks, inputs.validation, strict=True)):
+    for number, (stage, blocks, apart) in enumerate(zip(wanted, inputs.heal_blocks, inputs.validation, strict=True)):
         passes = blocks.tokens / blocks.available if blocks.available else 1.0
         if passes > 1:
             progress.say(f"healing passes {passes:.1f} times over the text of {stage.data}")
         folder = work.heal / f"{number + 1}-{stage.name}"
         with writing(work.heal):
             folder.mkdir(parents=True, exist_ok=True)
-            teacher = _teacher(stage, inputs, blocks, apart, folder, progress, should_stop)
+            teacher = _teacher(run, stage, blocks, apart, folder)
         logs = work.output.with_name(f"{work.output.name}.tensorboard") / f"{number + 1}-{stage.name}"
-        if "tensorboard" in inputs.trackers and not resume and process_number() == 0:
+        if "tensorboard" in inputs.trackers and not run.resume and process_number() == 0:
             # The curve of another run.
             shutil.rmtree(logs, ignore_errors=True)
-        title = "healing" if len(runs) == 1 else f"healing, {number + 1} of {len(runs)}: {stage.name}"
+        title = "healing" if len(wanted) == 1 else f"healing, {number + 1} of {len(wanted)}: {stage.name}"
         with progress.stage(title) as report, writing(work.heal):
-            model, summary = heal_model(
-                model,
-                teacher,
-                stage,
-                HealingText.of(blocks, stage),
+            healing = HealRun(
+                stage=stage,
+                teacher=teacher,
+                text=HealingText.of(blocks, stage),
                 parts=parts,
-                passes=passes,
                 folder=folder,
-                progress=report,
-                should_stop=should_stop,
-                resume=resume,
+                passes=passes,
                 apart=HealingText.of(apart, stage) if apart else None,
+                resume=run.resume,
+                recompute=_needs_recomputing(run, stage),
+                share_on=torch.device(inputs.device) if shares_model() else None,
                 trackers=inputs.trackers,
                 name=f"{work.output.name}-{number + 1}-{stage.name}",
                 logs=logs,
-                share_on=torch.device(inputs.device) if shares_model() else None,
-                recompute=_needs_recomputing(stage, inputs, progress),
             )
+            model, summary = heal_model(model, healing, report, run.should_stop)
         if summary.kept is not None and summary.kept < summary.tokens:
             kept = f"those after {summary.kept} tokens" if summary.kept else "those before"
             progress.say(f"kept are the weights that are best on other text: {kept}, not the last after {summary.tokens}")
         stages.append({**asdict(summary), "data": str(stage.data), "data_digest": blocks.digest})
         if shares_model():
             inputs.release()
-        stop_if(should_stop)
+        run.stop_if_asked()
     total = {name: sum(stage[name] for stage in stages) for name in ("steps", "tokens", "seconds")}
     return model, {**stages[-1], **total, **({"stages": stages} if len(stages) > 1 else {})}
 
 
-def _teacher(
-    stage: Stage,
-    inputs: RunInputs,
-    blocks: TokenBlocks,
-    apart: TokenBlocks | None,
-    folder: Path,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> Teacher:
+def _teacher(run: Run, stage: Stage, blocks: TokenBlocks, apart: TokenBlocks | None, folder: Path) -> Teacher:
     """The base as a teacher; if it is cached, it is freed when its hidden states are on disk."""
     from lbdsl.heal import processes
     from lbdsl.heal.sharding import share_teacher
     from lbdsl.heal.teacher import LoadedTeacher, cached_teacher
     from lbdsl.heal.text import HealingText
 
+    inputs = run.inputs
     if stage.teacher == "loaded":
         base = inputs.base()
         if shares_model():
@@ -116,25 +97,22 @@ def _teacher(
     # The first process writes the states, the others read them then.
     if process_number():
         processes.shared(None)
-    with progress.stage("writing the base's hidden states") as report:
-
-        def told(done: float, total: float, note: str) -> None:
-            stop_if(should_stop)
-            report(done, total, note)
-
+    with run.progress.stage("writing the base's hidden states") as report:
         texts = [HealingText.of(text, stage) for text in (blocks, apart) if text is not None]
         places = [text.positions_SN for text in texts if text.positions_SN is not None]
         positions_SN = torch.cat(places) if places else None
         ids_SN = torch.cat([text.ids_SN for text in texts])
-        found = cached_teacher(inputs.base().to(inputs.device), ids_SN, folder, stage.batch, told, positions_SN)
+        base, told = inputs.base().to(inputs.device), run.stopping(report)
+        found = cached_teacher(base, ids_SN, folder, stage.batch, told, positions_SN)
         if process_number() == 0:
             processes.shared(None)
     inputs.release()
     return found
 
 
-def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> bool:
+def _needs_recomputing(run: Run, stage: Stage) -> bool:
     """Whether what the backward pass needs does not fit in memory, and layers are computed twice instead."""
+    inputs = run.inputs
     held, device = Held(process_count(), shares_model()), torch.device(inputs.device)
     facts = replace(inputs.facts, dtype=inputs.compute or inputs.facts.dtype)
     # Of the student, what is not on the device yet, or grows when all of it is trained.
@@ -143,7 +121,7 @@ def _needs_recomputing(stage: Stage, inputs: RunInputs, progress: Progress) -> b
     free = free_bytes(device)
     if needed <= free:
         return False
-    progress.say(
+    run.progress.say(
         f"training takes about {bytes_text(needed)}, and {bytes_text(free)} are free: each layer is computed twice instead "
         "(gradient checkpointing), which takes about a third longer"
     )
@@ -164,13 +142,5 @@ def _cache(stage: Stage, facts: ModelFacts, compute: str | None) -> int:
 
     if stage.teacher == "loaded":
         return 0
-    sequences = stage.steps * stage.batch + validation_sequences(stage.seq)
+    sequences = stage.steps * stage.batch + validation_sequences(stage)
     return sequences * stage.seq * facts.hidden * DTYPE_BYTES[compute or facts.dtype]
-
-
-def stop_if(should_stop: Callable[[], bool]) -> None:
-    """Stop between stages, where all finished work is on disk."""
-    from lbdsl.heal.heal import HealInterrupted
-
-    if should_stop():
-        raise HealInterrupted

@@ -1,4 +1,4 @@
-"""The inputs of a run besides its plan."""
+"""A run: its plan, the inputs besides it, and where it works."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.progress import Progress, Report
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.evaluate.quality import Kept
 from lbdsl.evaluate.tasks import Test
 from lbdsl.measure.layer_source import LayerSource
-from lbdsl.measure.variant import StatisticsOf, no_statistics
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
 from lbdsl.plan.gates import Scores
-from lbdsl.plan.schema import AssertResult
+from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.run.workdir import WorkFolder
 
 Gate = Callable[[Scores, Scores], tuple[AssertResult, ...]]
 """Maps the scores on each text and each task to the results of all asserts."""
@@ -57,6 +60,36 @@ class RunInputs:
     texts: Mapping[str, str] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
     release: Callable[[], None] = lambda: None
-    statistics: StatisticsOf = no_statistics
+    statistics: StatisticsOf = NO_STATISTICS
     batch: int = 1
     compute: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is done in which work folder; `resume`: finished work that is there is used again."""
+
+    plan: Plan
+    inputs: RunInputs
+    work: WorkFolder
+    progress: Progress
+    resume: bool = False
+    should_stop: Callable[[], bool] = lambda: False
+    base_states: Kept = field(default_factory=dict)
+    """Those that judging before healing leaves for judging the result."""
+
+    def stop_if_asked(self) -> None:
+        """Stop between stages, where all finished work is on disk."""
+        from lbdsl.heal.heal import HealInterrupted
+
+        if self.should_stop():
+            raise HealInterrupted
+
+    def stopping(self, report: Report) -> Report:
+        """The same report, which first looks whether to stop."""
+
+        def told(done: float, total: float, note: str = "") -> None:
+            self.stop_if_asked()
+            report(done, total, note)
+
+        return told

@@ -75,13 +75,13 @@ def is_taken(path: Path) -> bool:
     return any(path.iterdir())
 
 
-def free_name(path: Path, word: str) -> Path:
-    """The first of `path.word`, `path.word-2`, ... that does not exist."""
-    candidate, count = path.with_name(f"{path.name}.{word}"), 1
-    while os.path.lexists(candidate):
+def move_aside(path: Path) -> Path:
+    """Rename `path` to the first of `path.old`, `path.old-2`, ... that does not exist."""
+    aside, count = path.with_name(f"{path.name}.old"), 1
+    while os.path.lexists(aside):
         count += 1
-        candidate = path.with_name(f"{path.name}.{word}-{count}")
-    return candidate
+        aside = path.with_name(f"{path.name}.old-{count}")
+    return path.rename(aside)
 
 
 def _refused(message: str) -> LbdslError:

@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from lbdsl.artifact.quantization import FIELD, quantization_config
 from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.spec import LayerSpec
@@ -57,7 +58,7 @@ def pack_model(
     device: Any = "cpu",
     compute: str | None = None,
     batch: int = 1,
-    progress: Report | None = None,
+    progress: Report = unreported,
 ) -> tuple[Mapping[str, str], Packed]:
     """Pack the model in folder `source`, which has the layers of `plan`, into the existing empty folder `folder`; returns
     the sha256 of each file, and the error of each packed module.
@@ -82,7 +83,7 @@ class _Packer:
         self._files = TensorFiles(source, getattr(torch, facts.dtype), "cpu")
         self._errors: Packed = {}
 
-    def save(self, text: TokenBlocks | None, batch: int, progress: Report | None) -> tuple[Mapping[str, str], Packed]:
+    def save(self, text: TokenBlocks | None, batch: int, progress: Report) -> tuple[Mapping[str, str], Packed]:
         spool = self._folder / ".packed"
         spool.mkdir()
         self._pack_layers(spool, text, batch, progress)
@@ -93,7 +94,7 @@ class _Packer:
             name = path.relative_to(self._source)
             if path.is_file() and str(name) not in weights and not name.name.endswith(".index.json"):
                 (self._folder / name).parent.mkdir(exist_ok=True)
-                link_or_copy(path, self._folder / name, lambda _count: None)
+                link_or_copy(path, self._folder / name)
         maps = [spec.linear_maps(self._facts) for spec in self._specs]
         entry = quantization_config(self._specs, maps, self._prefix)
         if entry is not None:
@@ -101,7 +102,7 @@ class _Packer:
             write_json(config, {**read_json_object(config), FIELD: entry})
         return file_hashes(self._folder), self._errors
 
-    def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report | None) -> None:
+    def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report) -> None:
         grams = {
             layer: tuple(dict.fromkeys(self._gram(layer, tensor) for tensor, storage in matrices if storage.needs_gram))
             for layer, matrices in self._matrices.items()
@@ -110,15 +111,14 @@ class _Packer:
         if wanted:
             assert text is not None, "storage that needs Gram matrices needs a text"
             model = StreamedModel(self._source, self._facts, self._device, self._compute)
-            use = lambda layer, found: self._pack_layer(layer, found, spool)  # noqa: E731
+            use = partial(self._pack_layer, spool)
             pass_over(model, self._facts, wanted, text, use, progress=progress, batch=batch)
         for layer in self._matrices:
             if layer not in wanted:
-                self._pack_layer(layer, {}, spool)
-                if progress is not None:
-                    progress(layer + 1, len(self._matrices), f"layer {layer}")
+                self._pack_layer(spool, layer, {})
+                progress(layer + 1, len(self._matrices), f"layer {layer}")
 
-    def _pack_layer(self, layer: int, grams: Mapping[str, Tensor], spool: Path) -> None:
+    def _pack_layer(self, spool: Path, layer: int, grams: Mapping[str, Tensor]) -> None:
         prefix = self._prefix.format(layer)
         made: dict[str, Tensor] = {}
         for tensor, storage in self._matrices[layer]:

@@ -19,8 +19,8 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import AnyExpr
 from lbdsl.measure.expressions import tensor_of
 from lbdsl.measure.skeleton import skeleton_of, stand_in
+from lbdsl.measure.taken import NO_STATISTICS, StatisticsOf
 from lbdsl.measure.tensor_files import TensorFiles
-from lbdsl.measure.variant import StatisticsOf, no_statistics
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.run.changes import Made, apply_changes
@@ -68,7 +68,7 @@ class Rewriting:
         return file_hashes(folder)
 
 
-def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = no_statistics) -> Rewriting | None:
+def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: StatisticsOf = NO_STATISTICS) -> Rewriting | None:
     """The rewrite that applies `plan` to the checkpoint in folder `source` without loading it; None if impossible.
 
     Reads only headers. Raises what `lbdsl.model.checkpoint.read_tensors` raises.

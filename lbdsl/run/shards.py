@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report
-from lbdsl.model.checkpoint import INDEX, read_tensors
+from lbdsl.model.checkpoint import INDEX, SINGLE, read_tensors
 from lbdsl.run.copying import copy_range, link_or_copy, whole_file, write_all
 from lbdsl.run.file_layout import ELEMENT_BYTES, NewTensor, RewritePlan, ShardPlan
 
@@ -50,7 +50,7 @@ def carry_out(
         else:
             _write(plan.source / shard.source, shard, target, cast, make, tell)
     names = [shard.name for shard in plan.shards]
-    if not plan.is_single:
+    if names != [SINGLE]:
         with whole_file(output_folder / INDEX) as writer:
             write_all(writer, (json.dumps(plan.index(), indent=2) + "\n").encode())
         names.append(INDEX)

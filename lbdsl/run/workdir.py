@@ -14,7 +14,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import LbdslError, error, fail
 from lbdsl.core.files import replace_file, sync_files
-from lbdsl.run.output import free_name, is_taken, work_of
+from lbdsl.run.output import is_taken, move_aside, work_of
 
 TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
@@ -137,8 +137,7 @@ class WorkFolder:
                         f"{target} appeared during this run",
                         help="move it away and run again with --resume",
                     )
-                aside = free_name(target, "old")
-                target.rename(aside)
+                aside = move_aside(target)
             self.artifact.rename(target)
             shutil.rmtree(self.path, ignore_errors=True)
             return aside

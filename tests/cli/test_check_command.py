@@ -13,7 +13,7 @@ from click import BadParameter
 from click.testing import CliRunner
 
 from lbdsl.cli.check import check
-from lbdsl.cli.options import Tokens
+from lbdsl.cli.options import TOKENS
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.report.diagnostics import Style, concise_text, diagnostics_text
 
@@ -62,10 +62,10 @@ def test_exit_codes(folder: Path) -> None:
 )
 def test_tokens_on_the_command_line(text: str, tokens: int | None) -> None:
     if tokens is not None:
-        assert Tokens().convert(text, None, None) == tokens
+        assert TOKENS.convert(text, None, None) == tokens
     else:
         with pytest.raises(BadParameter):
-            Tokens().convert(text, None, None)
+            TOKENS.convert(text, None, None)
 
 
 EACH = """

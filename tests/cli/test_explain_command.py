@@ -51,7 +51,7 @@ This is right:
 
 def test_actions_metrics_and_words_have_pages() -> None:
     action = run("swa").stdout
-    assert action.startswith("swa (action)\n\n    swa(window, sinks=0)\n")
+    assert action.startswith("swa (action)\n\n    swa(window, sinks=0, full_heads=0)\n")
     assert "Why: " in action
     assert "Source: Longformer" in action
     assert "window: in tokens" in action

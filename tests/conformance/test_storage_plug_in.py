@@ -157,8 +157,8 @@ def healed(specs, method):
     student, teacher = hybrid_of(tiny_base(), specs), hybrid_of(tiny_base(), [FULL] * 4)
     block = Stage(tokens=8 * 16, seq=16, batch=2, lr=5e-3, method=method)
     folder = Path(sys.argv[1], type(method).__name__ + str(len(trained)))
-    learning = {"parts": segments(student, teacher), "passes": 1.0, "folder": folder, "progress": lambda *words: None}
-    model, _ = heal.heal_model(student, LoadedTeacher(teacher), block, HealingText(ids), **learning)
+    run = heal.HealRun(block, LoadedTeacher(teacher), HealingText(ids), segments(student, teacher), folder)
+    model, _ = heal.heal_model(student, run, lambda *words: None)
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids).logits, trained[-1], atol=1e-4), "what was trained is not what is saved"
     before = dict(hybrid_of(tiny_base(), specs).named_parameters())

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from lbdsl.data import TextPart, read_documents, read_parts
-from lbdsl.data.blocks import TokenBlocks
+from lbdsl.data.blocks import TokenBlocks, mixed, shares
 from lbdsl.data.installed import MOST, SHORTEST, _docstrings, installed_documents
-from lbdsl.data.mixing import mixed, shares
 from lbdsl.data.written import BATCH, SEEDS, Writer, written_blocks
 from lbdsl.model.surgery import to_hybrid
 from tests.tiny_model import byte_tokenizer, tiny_llama
@@ -170,7 +169,7 @@ def test_a_mixture_is_divided_by_weight(count: int, weights: tuple[float, ...], 
 @pytest.mark.torch
 def test_a_mixture_has_the_sequences_of_its_texts() -> None:
     texts = [
-        TokenBlocks(torch.full((rows, 8), value), f"d{value}", "x", TextPart.HEAL, 0, passes, available)
+        TokenBlocks(torch.full((rows, 8), value), f"d{value}", "x", passes, available)
         for rows, value, passes, available in ((6, 1, 1, None), (3, 2, 3, 8))
     ]
     found = mixed(texts, TextPart.HEAL, 0, "mix")

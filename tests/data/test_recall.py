@@ -256,6 +256,7 @@ def test_each_kind_is_said_and_asked_in_several_phrases(topics: Mapping[str, tup
             assert len(topic.keys) >= 40 or kind == "passage"
 
 
+@pytest.mark.slow
 def test_no_sentence_of_needles_hay_is_in_a_text_of_recall() -> None:
     from lbdsl.data.needle import HAY
 
@@ -314,7 +315,7 @@ def test_a_text_begins_with_the_tokenizers_own_token() -> None:
 
 
 def test_a_sequence_to_heal_on_ends_in_questions_with_their_answers() -> None:
-    maker = _Maker(HEALING, TextPart.HEAL, BYTES, _Hay(BYTES, TextPart.HEAL, 0, SOURCES), "0", answered=True)
+    maker = _Maker(HEALING, _Hay(BYTES, TextPart.HEAL, 0, SOURCES), "0", answered=True)
     orders = set()
     for _ in range(10):
         made = maker.text(KINDS * 2, 4096, 1024)

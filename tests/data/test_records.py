@@ -47,8 +47,6 @@ def test_a_question_is_its_text_the_question_and_the_answers_tokens(tmp_path: Pa
         (f"{MILL['text']}\n\nWhen did it burn down?", " 1871", 1),
     ]
     assert {one.kind for one in found} == {"mine.jsonl"}
-    # Of as many texts as possible.
-    assert [one.text for one in read(tmp_path, [PORT, MASTER, MILL], count=2)] == [0, 1]
     assert (
         decode(read(tmp_path, [{"text": "\u5317\u4eac", "question": "\u554f\uff1a", "answer": "\u5317"}])[0].answer)
         == "\u5317"

@@ -8,12 +8,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pygments.token import Comment, Error, Keyword, Name, Number, Operator, String
+from pygments.token import Comment, Error, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.editor.pygments_lexer import LbrLexer
 from lbdsl.editor.textmate import grammar_file, grammar_text, textmate_grammar
-from lbdsl.language.highlight import TextRole, pieces
+from lbdsl.language.highlight import GROUP, STATEMENT, pieces
 from lbdsl.language.words import keywords
 
 TEXT = 'param $w: tokens = 8Ki # why\nlayers @a, 2 where nll < 5% and model.layers >= 2 swa(window=$w) because "x"\n'
@@ -48,23 +48,23 @@ def test_roles() -> None:
             '"x"',
         )
     } == {
-        "param": TextRole.STATEMENT,
-        "$w": TextRole.VARIABLE,
-        "tokens": TextRole.TYPE,
-        "8Ki": TextRole.NUMBER,
-        "# why": TextRole.COMMENT,
-        "layers": TextRole.STATEMENT,
-        "@a": TextRole.GROUP,
-        "where": TextRole.STATEMENT,
-        "nll": TextRole.METRIC,
-        "<": TextRole.OPERATOR,
-        "5%": TextRole.NUMBER,
-        "and": TextRole.WORD_OPERATOR,
-        "model.layers": TextRole.FACT,
-        "swa": TextRole.ACTION,
-        "window": TextRole.KEY,
-        "because": TextRole.KEYWORD,
-        '"x"': TextRole.STRING,
+        "param": STATEMENT,
+        "$w": Name.Variable,
+        "tokens": Keyword.Type,
+        "8Ki": Number,
+        "# why": Comment.Single,
+        "layers": STATEMENT,
+        "@a": GROUP,
+        "where": STATEMENT,
+        "nll": Name.Builtin,
+        "<": Operator,
+        "5%": Number,
+        "and": Operator.Word,
+        "model.layers": Name.Attribute,
+        "swa": Name.Function,
+        "window": Name.Attribute,
+        "because": Keyword,
+        '"x"': String.Double,
     }
 
 
@@ -87,7 +87,7 @@ def test_pygments_lexer() -> None:
 
 def test_every_shipped_recipe_has_no_error_token() -> None:
     for path in resource_folder("recipes").glob("*.lbr"):
-        assert not any(piece.role is TextRole.ERROR for piece in pieces(path.read_text(encoding="utf-8")))
+        assert not any(piece.role is Error for piece in pieces(path.read_text(encoding="utf-8")))
 
 
 def test_lexer_is_found_by_its_alias() -> None:
@@ -128,23 +128,22 @@ def scopes(line: str) -> dict[str, str]:
 
 def test_textmate_grammar_colours_as_the_lexer_does() -> None:
     kinds = {
-        TextRole.STATEMENT: "keyword.control",
-        TextRole.KEYWORD: "keyword.other",
-        TextRole.WORD_OPERATOR: "keyword.operator.word",
-        TextRole.ACTION: "entity.name.function",
-        TextRole.METRIC: "entity.name.function",
-        TextRole.NAME: "entity.name.function",
-        TextRole.TYPE: "storage.type",
-        TextRole.FACT: "support.variable",
-        TextRole.KEY: "variable.parameter",
-        TextRole.VARIABLE: "variable.other",
-        TextRole.GROUP: "entity.name.tag",
-        TextRole.NUMBER: "constant.numeric",
-        TextRole.STRING: "string.quoted",
-        TextRole.REGEX: "string.regexp",
-        TextRole.COMMENT: "comment.line",
-        TextRole.OPERATOR: "keyword.operator",
-        TextRole.PUNCTUATION: "punctuation",
+        STATEMENT: "keyword.control",
+        Keyword: "keyword.other",
+        Operator.Word: "keyword.operator.word",
+        Name.Function: "entity.name.function",
+        Name.Builtin: "entity.name.function",
+        Name: "entity.name.function",
+        Keyword.Type: "storage.type",
+        Name.Attribute: ("support.variable", "variable.parameter"),
+        Name.Variable: "variable.other",
+        GROUP: "entity.name.tag",
+        Number: "constant.numeric",
+        String.Double: "string.quoted",
+        String.Regex: "string.regexp",
+        Comment.Single: "comment.line",
+        Operator: "keyword.operator",
+        Punctuation: "punctuation",
     }
     text = "\n".join(
         [
@@ -157,5 +156,5 @@ def test_textmate_grammar_colours_as_the_lexer_does() -> None:
     for line in text.splitlines():
         shown = scopes(line)
         for piece in pieces(line):
-            if piece.role is not TextRole.SPACE:
+            if piece.role is not Whitespace:
                 assert shown.get(piece.text, "").startswith(kinds[piece.role]), (line, piece)

@@ -43,7 +43,11 @@ def page(word: str, text: str = TEXT, *, nth: int = 0, facts: object = None) -> 
     ("word", "nth", "said"),
     [
         ("swa(", 1, "Causal softmax attention over the last `window` tokens"),
-        ("sinks", 0, "`sinks` of `swa(window, sinks=0)`: at most 4096, or `learned`, in tokens, `0` unless given"),
+        (
+            "sinks",
+            0,
+            "`sinks` of `swa(window, sinks=0, full_heads=0)`: at most 4096, or `learned`, in tokens, `0` unless given",
+        ),
         ("window=", 0, "at least 1"),
         ("mlp", 0, "one of `attention`, `mlp`, `block`"),
         ("sensitivity", 0, "here `kl(drop)`"),
@@ -120,13 +124,13 @@ def test_definition_in_an_included_file(tmp_path: Path) -> None:
 
 def test_findings_of_included_files_are_shown_at_their_include(tmp_path: Path) -> None:
     pytest.importorskip("lsprotocol")
-    from lbdsl.editor.protocol import diagnostics
+    from lbdsl.editor.protocol import Document, diagnostics
 
     for name, text in {"a.lbr": 'include "c.lbr"\n', "c.lbr": "layers 1 dro\n", "b.lbr": "layers 0 dropp\n"}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     path = tmp_path / "main.lbr"
     text = 'include "a.lbr"\ninclude "b.lbr"\nelse keep\n'
-    found = diagnostics(Analysis(text, str(path), path), Text(text), path.as_uri(), None)
+    found = diagnostics(Document(path.as_uri(), Text(text), 1, None), None)
     assert [(item.code, item.range.start.line) for item in found if item.severity == 1] == [("LB101", 0), ("LB101", 1)]
 
 
@@ -159,18 +163,18 @@ def test_rename() -> None:
 def test_outline() -> None:
     entries = outline(Analysis(TEXT))
     assert [(entry.kind, entry.name, entry.detail) for entry in entries] == [
-        ("file", "lbr 1", ""),
-        ("file", "half 😀", "recipe"),
-        ("variable", "$window", "tokens"),
-        ("constant", "$half", "$window / 2"),
-        ("group", "@core", "first 2, last 1"),
-        ("block", "measure", ""),
-        ("rule", "1 layers @core", "keep"),
-        ("rule", "2 lowest 6 by sensitivity", "drop(mlp)"),
-        ("rule", "3 where kl(swa(window=$half)) < 5% and model.layers > 4", "swa(window=$window, sinks=4)"),
-        ("rule", "4 else", "keep"),
-        ("block", "heal", ""),
-        ("gate", "assert kv(32Ki) <= 50%", ""),
+        ("File", "lbr 1", ""),
+        ("File", "half 😀", "recipe"),
+        ("Variable", "$window", "tokens"),
+        ("Constant", "$half", "$window / 2"),
+        ("Array", "@core", "first 2, last 1"),
+        ("Object", "measure", ""),
+        ("Function", "1 layers @core", "keep"),
+        ("Function", "2 lowest 6 by sensitivity", "drop(mlp)"),
+        ("Function", "3 where kl(swa(window=$half)) < 5% and model.layers > 4", "swa(window=$window, sinks=4)"),
+        ("Function", "4 else", "keep"),
+        ("Object", "heal", ""),
+        ("Boolean", "assert kv(32Ki) <= 50%", ""),
     ]
     assert [child.name for child in entries[5].children] == ["metric", "tokens"]
     assert all(entry.span.start <= entry.name_span.start and entry.name_span.end <= entry.span.end for entry in entries)

@@ -27,28 +27,27 @@ from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model
-from tests.layer_changes import GONE, NO_MLP, NONE, sized, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
 from tests.real_model import run_lbdsl
 from tests.specs import LEARNED, window_of
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("all_cores")]
-RECIPE = resource_folder("recipes") / "layerboost.lbr"
-TOGETHER = Path(__file__).parents[1] / "recipes" / "together.lbr"
+RECIPES = Path(__file__).parents[1] / "recipes"
 LENGTHS = (7, 20, 33, 48, 64, 90, 128, 150, 200, 255, 256, 257, 300, 400, 520, 530, 600, 640, 768, 1000)
 """Tokens of the 20 prompts; six are longer than twice the window."""
 
 
 @pytest.fixture(scope="module")
 def artifact(smollm2: str) -> Path:
-    """SmolLM2 with 8 attentions dropped and 16 windowed, healed; made once (minutes) and kept."""
-    return kept_artifact(RECIPE, smollm2)
+    """SmolLM2 with attentions dropped and windowed; made once and kept."""
+    return kept_artifact(RECIPES / "dropped.lbr", smollm2, "--no-heal", "--no-recall")
 
 
 @pytest.fixture(scope="module")
 def together(smollm2: str) -> Path:
-    """SmolLM2 with attentions dropped and windowed, fewer KV heads and narrower MLPs, healed; made once and kept."""
-    return kept_artifact(TOGETHER, smollm2)
+    """SmolLM2 with attentions dropped and windowed, fewer KV heads and narrower MLPs; made once and kept."""
+    return kept_artifact(RECIPES / "together.lbr", smollm2, "--no-heal", "--no-recall")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +198,7 @@ def test_decilm_in_fp32(artifact: Path, decilm: Path, prompts: list[list[int]], 
 
 def test_what_make_demo_makes_is_served(smollm2: str, prompts: list[list[int]], tmp_path: Path) -> None:
     """The artifact of `make demo`, exported as it does, in unmodified vLLM."""
-    demo = kept_artifact(RECIPE.with_name("quickstart.lbr"), smollm2)
+    demo = kept_artifact(resource_folder("recipes") / "quickstart.lbr", smollm2)
     exported = export_artifact(demo, "granite", output=tmp_path / "granite").folder
     some = prompts[::5]
     served = serve(exported, some, tmp_path, dtype="float32")
@@ -337,18 +336,29 @@ FAMILIES = {
 }
 
 
+def check_plugin(name: str, family: str, layers: dict[int, Layer], plugin: Path, folder: Path) -> None:
+    """A tiny model with these layers, served by the plug-in: capacity as predicted, tokens as ours, windows kept."""
+    changed = changed_model(folder, family, layers, **{**SHAPE, **FAMILIES[family]})
+    prompts = random_prompts(3, 41, 90, 300)
+    served = serve(changed.folder, prompts, folder, dtype="float32", max_model_len=512, plugin=plugin)
+    check_capacity(name, served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512))
+    assert compare(f"{name} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+    check_that_windows_count(changed.model, prompts, served)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plugin_serves_each_family(family: str, plugin: Path, tmp_path: Path) -> None:
     """Attention gone in layer 0, an MLP, a whole layer, two windows, one with learned sinks, two numbers of KV heads, MLPs
     of three widths."""
     layers = {0: NONE, 1: sized(1, 64), 2: NO_MLP, 3: GONE, 4: swa(24, LEARNED), 5: sized(1, 160, of=swa(40))}
-    changed = changed_model(tmp_path, family, layers, **{**SHAPE, **FAMILIES[family]})
-    prompts = random_prompts(3, 41, 90, 300)
-    served = serve(changed.folder, prompts, tmp_path, dtype="float32", max_model_len=512, plugin=plugin)
-    layout = layout_of_layers(changed.subject.specs, changed.subject.facts)
-    check_capacity(f"plug-in, {family}", served, layout, on_cpu(512))
-    assert compare(f"plug-in, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
-    check_that_windows_count(changed.model, prompts, served)
+    check_plugin(f"plug-in, {family}", family, layers, plugin, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3"])
+def test_the_plugin_serves_full_heads_beside_windowed_ones(family: str, plugin: Path, tmp_path: Path) -> None:
+    """Also with learned sinks, in the first layer, and beside layers that are full and windowed as a whole."""
+    layers = {0: Layer(24, LEARNED, full_heads=1), 1: NONE, 2: Layer(40, full_heads=1), 4: swa(24)}
+    check_plugin(f"full heads, {family}", family, layers, plugin, tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3"])
@@ -425,8 +435,8 @@ def test_decilm_serves_smollm2_with_every_part_changed(together: Path, prompts: 
 
 @pytest.fixture(scope="module")
 def anywhere(smollm2: str) -> Path:
-    """SmolLM2 by `recipes/serve-anywhere.lbr`: windows with learned sinks, healed; made once and kept."""
-    return kept_artifact(RECIPE.with_name("serve-anywhere.lbr"), smollm2)
+    """SmolLM2 with learned sinks; made once and kept."""
+    return kept_artifact(RECIPES / "anywhere.lbr", smollm2, "--no-heal", "--no-recall")
 
 
 def test_granite_serves_smollm2(anywhere: Path, long_prompts: list[list[int]], tmp_path: Path) -> None:
@@ -456,13 +466,10 @@ def test_granite_serves_smollm2(anywhere: Path, long_prompts: list[list[int]], t
     check_that_windows_count(ours, long_prompts, served)
 
 
-LEARNED_RECIPE = Path(__file__).parents[1] / "recipes" / "learned.lbr"
-
-
 def test_the_plugin_serves_drops_windows_and_learned_sinks(
     plugin: Path, smollm2: str, long_prompts: list[list[int]], tmp_path: Path
 ) -> None:
-    learned = kept_artifact(LEARNED_RECIPE, smollm2, "--no-heal")
+    learned = kept_artifact(RECIPES / "learned.lbr", smollm2, "--no-heal", "--no-recall")
     served = serve(learned, long_prompts, tmp_path, dtype="float32", plugin=plugin)
     assert served.architecture == "LbdslLlamaForCausalLM"
     check_in_fp32("plug-in, drops and learned sinks, fp32", learned, long_prompts, served)

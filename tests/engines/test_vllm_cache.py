@@ -41,7 +41,7 @@ def cases(count: int) -> list[dict[str, Any]]:
 
 
 def predicted(case: dict[str, Any]) -> dict[str, Any]:
-    kinds = {index: CacheKind(*layer) for index, layer in enumerate(case["layers"])}
+    kinds = ((index, CacheKind(*layer)) for index, layer in enumerate(case["layers"]))
     layout = cache_layout(kinds, 2 * HEAD_SIZE * DTYPE_BYTES)
     serving = Serving(case["max_model_len"], case["block_size"], case["in_flight"], batches=1, memory=case["memory"])
     return {

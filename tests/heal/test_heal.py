@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.heal import heal
 from lbdsl.heal.changed import segments
-from lbdsl.heal.heal import HealInterrupted, heal_model
+from lbdsl.heal.heal import HealInterrupted, HealRun, heal_model
 from lbdsl.heal.loop import last_whole_checkpoint
 from lbdsl.heal.losses import chunked_kl, hidden_loss
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText
-from lbdsl.heal.validation import every
+from lbdsl.heal.validation import every, validation_sequences
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import SINK_LOGITS, Attention
 from lbdsl.recipe.schema import FullWeights, Lora
@@ -63,18 +63,10 @@ def mean_kl(teacher, student, ids) -> float:
     return (base.exp() * (base - changed)).sum(-1).mean().item()
 
 
-def run(teacher, student, folder, heal=HEAL, source=None, text=None, **rest):
-    return heal_model(
-        student,
-        source or LoadedTeacher(teacher),
-        heal,
-        text or HealingText(blocks(heal)),
-        parts=segments(student, teacher),
-        passes=1,
-        folder=folder,
-        progress=lambda done, total, note: None,
-        **rest,
-    )
+def run(teacher, student, folder, heal=HEAL, source=None, text=None, should_stop=lambda: False, **rest):
+    source, text = source or LoadedTeacher(teacher), text or HealingText(blocks(heal))
+    one = HealRun(heal, source, text, segments(student, teacher), folder, **rest)
+    return heal_model(student, one, lambda done, total, note: None, should_stop)
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
@@ -310,3 +302,8 @@ def test_watching_takes_a_tenth_of_the_time_at_most() -> None:
     assert every(20, 2048, text) == 5  # 40k tokens: four times
     assert every(100, 2048, text) == 10
     assert every(3, 2048, text) == 5  # at the end alone
+
+
+@pytest.mark.parametrize(("tokens", "seq", "count"), [(20480, 1024, 2), (50_000, 512, 8), (200_000, 1024, 4), (512, 64, 2)])
+def test_a_short_run_is_watched_on_less(tokens: int, seq: int, count: int) -> None:
+    assert validation_sequences(Stage(tokens=tokens, seq=seq, batch=1)) == count

@@ -9,7 +9,6 @@ import torch
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.data.split import TextPart
 from lbdsl.heal.objectives import Distill, Match
 from lbdsl.heal.teacher import LoadedTeacher
 from lbdsl.heal.text import HealingText, positions_of
@@ -25,7 +24,7 @@ ANSWERS[0, 3:5] = ANSWERS[1, 0:2] = ANSWERS[1, 15] = True
 
 
 def text(documents: str = "joined", loss_on: str = "all", answers: torch.Tensor | None = ANSWERS) -> HealingText:
-    found = TokenBlocks(IDS, "", "a.jsonl", TextPart.HEAL, 0, 1, None, STARTS, answers)
+    found = TokenBlocks(IDS, "", "a.jsonl", 1, None, STARTS, answers)
     return HealingText.of(found, HealSettings(documents=documents, loss_on=loss_on))
 
 
@@ -82,7 +81,7 @@ def test_healing_on_chats_apart(tmp_path) -> None:
     starts, answers = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
     starts[:, 0] = starts[:, 9] = True
     answers[:, 4:8] = True
-    given = TokenBlocks(ids, "", "a", TextPart.HEAL, 0, 1, None, starts, answers)
+    given = TokenBlocks(ids, "", "a", 1, None, starts, answers)
     chosen = HealSettings(documents="apart", loss_on="assistant")
     _, report = run(tiny(), windowed(tiny()), tmp_path, heal, text=HealingText.of(given, chosen))
     assert report.curve[-1][1] < report.curve[0][1]

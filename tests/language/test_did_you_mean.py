@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -211,9 +212,8 @@ def test_nearest() -> None:
     assert nearest("a", []) is None
 
 
-def test_distance_prefers_slips_of_the_fingers() -> None:
-    assert distance("wnidow", "window") < distance("wxxdow", "window")
-    assert distance("windpw", "window") < distance("windqw", "window")
-    assert distance("sinkss", "sinks") < distance("sinksa", "sinks")
-    assert distance("kl_heald", "kl_healed") < distance("lk", "nll")
+def test_distances_of_one_slip_and_of_two() -> None:
+    assert 0 < distance("Window", "window") < distance("wnidow", "window") == distance("windpw", "window") == 1
+    assert distance("kproj", "k_proj") < distance("xindow", "window") < distance("wxxdow", "window") == 2
+    assert distance("window", "quantize", 2.0) == math.inf
     assert distance("same", "same") == 0

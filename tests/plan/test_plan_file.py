@@ -129,7 +129,7 @@ def test_nothing_changed(plan):
     assert (
         staleness(
             plan,
-            files=dict(plan.recipe.files),
+            files={file.path: file.sha256 for file in plan.recipe.files},
             params={"n": 4},
             model_digest=plan.model.digest,
             lbdsl_version="0.1.0",

@@ -18,3 +18,8 @@ def test_a_command_in_a_help_is_never_broken() -> None:
 def test_a_short_one_stays_on_its_line() -> None:
     text = diagnostics_text([error("LB353", "no profile", help="measure it: lbdsl calibrate MODEL")], Style(width=60))
     assert "= help: measure it: lbdsl calibrate MODEL" in text
+
+
+def test_a_path_in_a_message_stays_whole() -> None:
+    path = f"/{'long/' * 20}nope.txt"
+    assert path in diagnostics_text([error("LB441", f"there is no file {path}")], Style(width=60)).splitlines()[1]

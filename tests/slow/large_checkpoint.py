@@ -119,7 +119,6 @@ def main(mode: str, folder: Path, out: Path) -> dict:
 
     from lbdsl.core.progress import Silent
     from lbdsl.data.blocks import TokenBlocks
-    from lbdsl.data.split import TextPart
     from lbdsl.model.load import load_tokenizer
     from lbdsl.run.apply import run_plan
     from lbdsl.run.inputs import RunInputs
@@ -144,7 +143,7 @@ def main(mode: str, folder: Path, out: Path) -> dict:
             heal_blocks=(),
             eval_blocks=(),
             gate=lambda post, tasks: (),
-            calibration=TokenBlocks(torch.randint(256, (4, 512)), "", "", TextPart.SCORE, 0, 1, None),
+            calibration=TokenBlocks(torch.randint(256, (4, 512)), "", ""),
         )
         run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
     elif mode == "weights":

@@ -75,7 +75,7 @@ class Model:
 
 def main(job, answers):
     model = Model(job)
-    tell(answers, {"version": api.__version__})
+    print(json.dumps({"version": api.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         started, steps = time.perf_counter(), 1
@@ -86,12 +86,7 @@ def main(job, answers):
         else:
             model.write()
             steps = job["steps"]
-        tell(answers, {"seconds": (time.perf_counter() - started) / steps})
-
-
-def tell(answers, value):
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+        print(json.dumps({"seconds": (time.perf_counter() - started) / steps}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -75,14 +75,9 @@ def main(job, answers):
 
     port = free_port()
     serve(job, port)
-    tell(answers, {"version": __version__})
+    print(json.dumps({"version": __version__}), file=answers, flush=True)
     for line in sys.stdin:
-        tell(answers, client(job, port, json.loads(line)))
-
-
-def tell(answers, value):
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+        print(json.dumps(client(job, port, json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
@@ -92,7 +87,7 @@ if __name__ == "__main__":
         except BaseException as problem:
             # Nobody may be there to read it.
             with contextlib.suppress(OSError):
-                tell(stream, {"failed": str(problem)})
+                print(json.dumps({"failed": str(problem)}), file=stream, flush=True)
         finally:
             # The server and its processes are of this one's group.
             os.killpg(0, signal.SIGKILL)

@@ -28,7 +28,7 @@ def main(job, answers):
     )
     vocab = llm.llm_engine.model_config.get_vocab_size()
     # On a CPU it leaves cores to its other processes.
-    tell(answers, {"version": __version__, "threads": torch.get_num_threads()})
+    print(json.dumps({"version": __version__, "threads": torch.get_num_threads()}), file=answers, flush=True)
     draw = random.Random(0)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -40,12 +40,7 @@ def main(job, answers):
         outputs = llm.generate(prompts, wanted, use_tqdm=False)
         seconds = time.perf_counter() - started
         written = sum(len(output.outputs[0].token_ids) for output in outputs)
-        tell(answers, {"seconds": seconds, "written": written})
-
-
-def tell(answers, value):
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+        print(json.dumps({"seconds": seconds, "written": written}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

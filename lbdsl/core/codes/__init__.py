@@ -49,14 +49,8 @@ class Code:
         page = _PAGE.fullmatch(text)
         if page is None:
             raise ValueError(f"not the page of a code: {text[:40]!r}")
-        return cls(
-            id=page["id"],
-            title=page["title"],
-            reason=" ".join(page["reason"].split()),
-            example=page["example"] or "",
-            exit_code=int(page["exit_code"] or 1),
-            fixed=page["fixed"] or "",
-        )
+        reason, exit_code = " ".join(page["reason"].split()), int(page["exit_code"] or 1)
+        return cls(page["id"], page["title"], reason, page["example"] or "", exit_code, page["fixed"] or "")
 
 
 _REGISTERED: dict[str, Code] = {}

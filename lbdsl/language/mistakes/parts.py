@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, Mistake, keyword
+from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, Mistake, keyword, last_call
 from lbdsl.language.words import BLOCKS, keywords, statements
 
 _VALUE_FOLLOWS = {"BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", "WHILE"} | WANTS_MORE - {"PLUS"}
@@ -32,12 +32,10 @@ def layers_in_brackets(p: Mistake) -> Diagnostic | None:
     if p.type != "LSQB" or p.first not in ("layers", "group") or closing is None:
         return None
     inside = p.tokens[p.failure.index + 1 : closing]
-    if not inside or not p.parses([*p.tokens[: p.failure.index], *inside, *p.tokens[closing + 1 :]]):
+    if not inside or not p.fits(p.failure.index, closing + 1, *inside):
         return None
     right = p.span(inside[0], inside[-1]).text
-    return p.error(
-        "LB008", "layers are listed without brackets", p.token, p.tokens[closing], help=f"write `{right}`", write=right
-    )
+    return p.error("LB008", "layers are listed without brackets", p.token, p.tokens[closing], write=right)
 
 
 def open_range(p: Mistake) -> Diagnostic | None:
@@ -59,24 +57,12 @@ def action_for_a_value(p: Mistake) -> Diagnostic | None:
     ended = not p.type and p.at(-1).type not in WANTS_MORE and p.first in ("where", "layers") and p.expects("NAME")
     if not ended and not (p.is_rule and p.type == "NAME"):
         return None
-    index = _last_call(p.tokens) if ended else p.failure.index
+    index = last_call(p.tokens) if ended else p.failure.index
     sign, name = p.tokens[index - 1], p.tokens[index]
     if index < 1 or sign.type not in _VALUE_SIGNS or name.type != "NAME" or name.text not in p.actions:
         return None
     label = Label(p.span(name), f"`{name.text}` is an action, not a value")
-    return p.error("LB012", f"the right side of `{sign.text}` is missing", sign, labels=(label,), help=p.form)
-
-
-def _last_call(tokens: Sequence[Token]) -> int:
-    """The index of the name of the last call, before its arguments."""
-    index = len(tokens) - 1
-    depth = 0
-    while index > 0:
-        depth += (tokens[index].type == "RPAR") - (tokens[index].type == "LPAR")
-        if depth == 0 and tokens[index].type != "LPAR":
-            break
-        index -= 1
-    return index
+    return p.error("LB012", f"the right side of `{sign.text}` is missing", sign, labels=label, help=p.form)
 
 
 def action_without_parentheses(p: Mistake) -> Diagnostic | None:
@@ -91,13 +77,12 @@ def action_without_parentheses(p: Mistake) -> Diagnostic | None:
     written = _ARGUMENTS.match("".join(_SHORT.get(token.type) or _SHORT.get(token.text, ".") for token in rest))
     if written is None:
         return None
-    name, values, after = p.tokens[at], rest[written.end("sign") : written.end()], p.tokens[at + 1 + written.end() :]
+    name, values = p.tokens[at], rest[written.end("sign") : written.end()]
     opened, closed = Token("LPAR", "(", 0, 0), Token("RPAR", ")", 0, 0)
-    if not p.parses([*p.tokens[:at], name._replace(type="NAME"), opened, *values, closed, *after]):
+    if not p.fits(at, at + 1 + written.end(), name._replace(type="NAME"), opened, *values, closed):
         return None
-    write = f"{name.text}({p.span(values[0], values[-1]).text})"
-    said = f"the values of `{name.text}` go in parentheses"
-    return p.error("LB011", said, name, values[-1], help=f"write `{write}`", write=write)
+    right = f"{name.text}({p.span(values[0], values[-1]).text})"
+    return p.error("LB011", f"the values of `{name.text}` go in parentheses", name, values[-1], write=right)
 
 
 def right_side(p: Mistake) -> Diagnostic | None:
@@ -112,10 +97,8 @@ def right_side(p: Mistake) -> Diagnostic | None:
 
 def missing_by(p: Mistake) -> Diagnostic | None:
     """`lowest 30% nll drop`."""
-    if p.type != "NAME" or not p.expects("BY"):
-        return None
     index = p.failure.index
-    if not p.parses([*p.tokens[:index], keyword("by"), *p.tokens[index:]]):
+    if p.type != "NAME" or not p.expects("BY") or not p.fits(index, index, keyword("by")):
         return None
     fix = p.edit("insert `by`", "by ", p.token.start)
     return p.error("LB013", "expected `by`", help=f"write `by {p.token.text}`", fix=fix)
@@ -153,7 +136,7 @@ def two_statements(p: Mistake) -> Diagnostic | None:
     word = p.token.text
     if word not in statements():
         return p.error("LB017", f"unexpected `{word}` after the end of the statement", help=p.form)
-    alone = p.parses(p.tokens[p.failure.index :])
+    alone = p.fits(0, p.failure.index)
     help = "separate statements with `;` or a new line"
     if p.type == "WHERE" and not alone:
         help = "a condition stands before the action, as in `layers 0-3 where nll < 0.1 drop`"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error
+from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, error
 from lbdsl.core.span import Source, Span
 from lbdsl.language.lexer import Token
 from lbdsl.language.parser import Failure, Parser
@@ -67,8 +68,10 @@ class Mistake:
         found = Parser(self.source).parse(tokens)
         return found.index if isinstance(found, Failure) else len(tokens) + 1
 
-    def parses(self, tokens: Sequence[Token]) -> bool:
-        """Whether these tokens are a complete statement, so that a fix leaves no other error in it."""
+    def fits(self, start: int, end: int, *new: Token) -> bool:
+        """Whether the statement is complete with `new` in place of its tokens from `start` to `end`: a fix leaves no other
+        error in it."""
+        tokens = [*self.tokens[:start], *new, *self.tokens[end:]]
         return 0 < len(tokens) <= LONGEST and self.reached(tokens) > len(tokens)
 
     def span(self, first: Token, last: Token | None = None) -> Span:
@@ -84,17 +87,22 @@ class Mistake:
         message: str,
         first: Token | None = None,
         last: Token | None = None,
-        *,
-        help: str | tuple[str, ...] = (),
-        write: str | None = None,
-        fix: Fix | None = None,
-        labels: tuple[Label, ...] = (),
+        **more: Any,
     ) -> Diagnostic:
-        """A diagnostic at some tokens, by default the one at the failure; `write` is a fix: the text that replaces them."""
-        span = self.span(first or self.token, last)
-        if write is not None:
-            fix = self.edit(f"write `{write.strip()}`", write, span.start, span.end)
-        return error(code, message, span, help=help, fix=fix, labels=labels)
+        """A diagnostic at some tokens, by default the one at the failure; `more` as for `error`."""
+        return error(code, message, self.span(first or self.token, last), **more)
+
+
+def last_call(tokens: Sequence[Token]) -> int:
+    """The index of the name of the last call, before its arguments."""
+    index = len(tokens) - 1
+    depth = 0
+    while index > 0:
+        depth += (tokens[index].type == "RPAR") - (tokens[index].type == "LPAR")
+        if depth == 0 and tokens[index].type != "LPAR":
+            break
+        index -= 1
+    return index
 
 
 def keyword(word: str) -> Token:

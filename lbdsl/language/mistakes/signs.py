@@ -6,10 +6,11 @@ import re
 from itertools import takewhile
 
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix
-from lbdsl.core.span import Span
+from lbdsl.core.span import Source, Span
 from lbdsl.core.units import readings, readings_text
-from lbdsl.language.lexer import BAD, BRACKETS, NUMBERS, Token
-from lbdsl.language.mistakes.place import Mistake
+from lbdsl.language.layout import split_statements
+from lbdsl.language.lexer import BAD, NUMBERS, Token, lex
+from lbdsl.language.mistakes.place import LONGEST, Mistake, last_call
 from lbdsl.language.words import BLOCKS
 
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -40,11 +41,10 @@ def unquoted_text(p: Mistake) -> Diagnostic | None:
     if before not in _VALUE_FOLLOWS or not sure or not _NAME_OF_A_TEXT.fullmatch(whole.text):
         return None
     quoted = f'"{whole.text}"'
-    if not p.parses([*p.tokens[:first], Token("STRING", quoted, whole.start, whole.end), *p.tokens[last + 1 :]]):
+    if not p.fits(first, last + 1, Token("STRING", quoted, whole.start, whole.end)):
         return None
-    return p.error(
-        "LB004", "text without quotes", p.tokens[first], p.tokens[last], help="put strings in double quotes", write=quoted
-    )
+    help = "put strings in double quotes"
+    return p.error("LB004", "text without quotes", p.tokens[first], p.tokens[last], help=help, write=quoted)
 
 
 def number_apart(p: Mistake) -> Diagnostic | None:
@@ -55,10 +55,10 @@ def number_apart(p: Mistake) -> Diagnostic | None:
     found = readings(p.span(before, p.token).text)
     one = next(iter(found), "")
     joined = Token("PERCENT" if one.endswith("%") else "QUANTITY", one, before.start, p.token.end)
-    if not found or not p.parses([*p.tokens[: index - 1], joined, *p.tokens[index + 1 :]]):
+    if not found or not p.fits(index - 1, index + 1, joined):
         return None
-    fix = p.edit(f"write `{one}`", one, before.start, p.token.end) if len(found) == 1 else None
-    return p.error("LB007", "a space in a number", before, p.token, help=readings_text(found), fix=fix)
+    write = one if len(found) == 1 else None
+    return p.error("LB007", "a space in a number", before, p.token, help=readings_text(found), write=write)
 
 
 def bad_character(p: Mistake) -> Diagnostic | None:
@@ -79,14 +79,13 @@ def bad_character(p: Mistake) -> Diagnostic | None:
             # Between sets of layers it may mean their union or their intersection.
             help = "`,` is the layers of both sets, `and` those that are in both"
             return p.error("LB008", f"unexpected `{sign}`", help=help)
-        return p.error("LB008", f"unexpected `{sign}`", help=f"write `{meant.strip()}`", write=meant)
+        return p.error("LB008", f"unexpected `{sign}`", write=meant)
     if sign == "%" and before.type in ("INT", "DECIMAL"):
         fix = p.edit("remove the space", "", before.end, p.token.start)
         return p.error("LB008", "a space before `%`", help=f"write `{before.text}%`", fix=fix)
     following = p.at(1)
     if sign == "." and following.type == "INT" and following.start == p.token.end:
-        right = f"0.{following.text}"
-        return p.error("LB007", "a number begins with a digit", p.token, following, help=f"write `{right}`", write=right)
+        return p.error("LB007", "a number begins with a digit", p.token, following, write=f"0.{following.text}")
     if sign[0] in "$@":
         return p.error("LB008", f"`{sign}` without a name", help="write `$name` for a value, `@name` for a group")
     shown = sign if sign.isprintable() else f"U+{ord(sign[0]):04X}"
@@ -99,17 +98,8 @@ def comment_sign(p: Mistake) -> Diagnostic | None:
         return None
     # After a number `//` may be a division, and the text after `/* */` is not a comment.
     sure = after.text == "/" and (p.failure.index == 0 or (p.is_rule and p.failure.complete))
-    write = "#" if sure else None
-    return p.error(
-        "LB008", "comments begin with `#`", p.token, after, help="a comment runs to the end of its line", write=write
-    )
-
-
-def sign_of_a_domain(p: Mistake) -> Diagnostic | None:
-    """`param $w: tokens in 64:256`."""
-    if p.type != "COLON" or p.first != "param" or not p.at(-1).type == p.at(1).type == "INT":
-        return None
-    return p.error("LB011", "a range of values is written with `..`, not `:`", help=p.form, write="..")
+    help, write = "a comment runs to the end of its line", "#" if sure else None
+    return p.error("LB008", "comments begin with `#`", p.token, after, help=help, write=write)
 
 
 def sign_of_a_range(p: Mistake) -> Diagnostic | None:
@@ -121,11 +111,9 @@ def sign_of_a_range(p: Mistake) -> Diagnostic | None:
         return None  # A number of a condition, and not of a set of layers.
     said = f"a range of layers is written with `-`, not `{sign}`"
     low, last = int(start.text), int(end.text) - (sign == ":")
-    if last < low:
-        return p.error("LB010", said, start, end, help="both ends belong to it: `0-3` is four layers")
-    further = p.at(2)
-    if further.type in ("COLON", "_DOTS"):
-        return p.error("LB010", said, start, further, help=f"a range with a step is `every N and {low}-{last}`")
+    if last < low or p.at(2).type in ("COLON", "_DOTS"):
+        help = "both ends belong to it: `0-3` is four layers; a step is `every 2 and 0-3`"
+        return p.error("LB010", said, start, end, help=help)
     right = f"{low}-{last}" if last > low else str(low)
     both = f"`{p.span(start, end).text}` is `{right}` here: both ends belong to it"
     return p.error("LB010", said, start, end, help=both, write=right)
@@ -135,71 +123,78 @@ def negative_layer(p: Mistake) -> Diagnostic | None:
     after = p.at(1)
     if p.type != "MINUS" or after.type != "INT" or not p.expects("EVERY"):
         return None
-    n = int(after.text)
+    n, write = int(after.text), {"0": "0", "1": "last 1"}.get(after.text)
+    several = f"the last {n} layers are `last {n}`; the first of them alone is `last {n} except last {n - 1}`"
     said = "layers are not counted from the end"
-    if n == 0:
-        return p.error("LB010", said, p.token, after, help="the first layer is `0`", write="0")
-    if n == 1:
-        return p.error("LB010", said, p.token, after, help="the last layer is `last 1`", write="last 1")
-    only = f"`last {after.text} except last {n - 1}`"
-    help = f"the last {after.text} layers are `last {after.text}`; the first of them alone is {only}"
-    return p.error("LB010", said, p.token, after, help=help)
+    return p.error("LB010", said, p.token, after, help=None if write else several, write=write)
 
 
-def sign_for_equals(p: Mistake) -> Diagnostic | None:
-    """`heal { tokens == 3 }`, `swa(window: 512)`, `swa(window 512)`, `let $x == 3`."""
-    before, after, argument = p.at(-1), p.at(1), "arguments use `=`"
-    if p.type == "NAME" and after.text in ("==", ":") and p.expects("KEY"):
-        end = p.at(2).end if p.at(2).type == "EQUAL" and p.at(2).start == after.end else after.end  # `:=`
-        fix = p.edit("write `=`", "=", after.start, end)
-        return p.error("LB011", "settings use `=`", after, help=f"write `{p.token.text} = VALUE`", fix=fix)
-    if p.token.text == ":" and after.type == "EQUAL" and after.start == p.token.end:
-        both = p.edit("write `=`", "=", p.token.start, after.end) if p.expects("EQUAL") else None
-        return p.error("LB011", f"`{p.first}` uses `=`", p.token, after, help=p.form, fix=both)
-    if before.type == "NAME" and p.expects("COMMA"):
-        if p.token.text == ":":
-            return p.error("LB011", argument, help=f"write `{before.text}=VALUE`", write="=")
-        if p.type in (*NUMBERS, "STRING", "VAR") and before.text not in p.actions and p.expects("RPAR"):
-            fix = p.edit("write `=`", "=", before.end, p.token.start)
-            return p.error("LB011", argument, before, p.token, help=f"write `{before.text}={p.token.text}`", fix=fix)
-    if p.token.text in ("==", ":") and p.expects("EQUAL"):
-        return p.error("LB011", f"`{p.first}` uses `=`", help=p.form, write="=")
+_SIGN = re.compile(r"\w*\s*([=<>:,]+)")
+_INSTEAD = {":": ("..", "="), ":=": ("=",), "==": ("=",), "=": ("==",), ",": (";",), "=<": ("<=",), "=>": (">=",)}
+_WHY = {
+    "==": "`=` gives a value, `==` compares",
+    "<=": "`=` gives a value, `<=` compares",
+    ";": "settings are separated by `;` or a new line",
+}
+
+
+def other_sign(p: Mistake) -> Diagnostic | None:
+    """`heal { tokens == 3 }`, `swa(window: 512)`, `where nll = 0.1 drop`, `in 64:256`: another sign leads further. It may
+    change how the word before it is read, so the text is read again."""
+    text, end = p.source.text, p.tokens[-1].end
+    match = _SIGN.match(text, p.token.start, end)
+    if match is None or len(p.tokens) > LONGEST or (match[1] == "," and p.first not in BLOCKS):
+        return None
+    sign, start, stop = match[1], match.start(1), match.end(1)
+    before = [token.type for token in p.tokens if token.end <= start]
+    bounded = sign == "=" and not {"UNTIL", "WHILE", "SUBJECT"}.isdisjoint(before)
+    for right in ("<=",) if bounded else _INSTEAD.get(sign, ()):
+        tried = text[p.tokens[0].start : start] + right + text[stop:end]
+        chunks, _ = split_statements(Source("", tried), lex(tried).tokens)
+        if p.reached(chunks[0].tokens) > len(before) + (right != ";"):
+            code, said = "LB008" if sign in ("=<", "=>") else "LB011", f"expected `{right}`, not `{sign}`"
+            return p.error(code, said, Token("", sign, start, stop), help=_WHY.get(right), write=right)
     return None
 
 
-def sign_of_a_comparison(p: Mistake) -> Diagnostic | None:
-    """`where nll = 0.1 drop`, `where nll =< 0.1 drop`."""
-    sign, follows = (p.at(1), p.at(2)) if p.type == "KEY" else (p.token, p.at(1))
-    if p.failure.index == 0 or sign.type != "EQUAL" or p.first in BLOCKS:
+def value_without_sign(p: Mistake) -> Diagnostic | None:
+    """`swa(window 512)`."""
+    before = p.at(-1)
+    if before.type != "NAME" or before.text in p.actions or not p.expects("RPAR"):
         return None
-    if p.type == "EQUAL" and any(token.type in ("UNTIL", "WHILE", "SUBJECT") for token in p.tokens[: p.failure.index]):
-        return p.error("LB011", "a budget uses `<=`", sign, help="`=` gives a value, `<=` compares", write="<=")
-    compared = p.expects("COMPARE") or (p.failure.complete and p.first in ("requires", "assert"))
-    if not (p.expects("NAME") if p.type == "KEY" else compared):
+    if p.type not in (*NUMBERS, "STRING", "VAR"):
         return None
-    if follows.type == "COMPARE" and follows.start == sign.end:
-        right = f"{follows.text}="
-        return p.error("LB008", f"unexpected `={follows.text}`", sign, follows, help=f"write `{right}`", write=right)
-    return p.error("LB011", "a comparison uses `==`", sign, help="`=` gives a value, `==` compares", write="==")
+    right = f"{before.text}={p.token.text}"
+    return p.error("LB011", "arguments use `=`", before, p.token, write=right)
 
 
-def comma_in_a_block(p: Mistake) -> Diagnostic | None:
-    so_far = [token.type for token in p.tokens[: p.failure.index]]
-    inside = [opening for opening, closing in BRACKETS.items() if so_far.count(opening) > so_far.count(closing)]
-    if p.type != "COMMA" or p.first not in BLOCKS or inside != ["LBRACE"]:
-        return None
+def comma_in_a_number(p: Mistake) -> Diagnostic | None:
+    """`tokens = 200,000`."""
     before, after = p.at(-1), p.at(1)
-    if before.type == after.type == "INT" and len(after.text) == 3 and before.end == p.token.start == after.start - 1:
-        return p.error("LB007", "a comma in a number", before, after, help=f"write `{before.text}{after.text}`")
-    return p.error("LB011", "settings are separated by `;` or a new line", write=";")
+    if p.type != "COMMA" or not before.type == after.type == "INT" or len(after.text) != 3 or p.first not in BLOCKS:
+        return None
+    if not before.end == p.token.start == after.start - 1 or "LSQB" in [token.type for token in p.tokens]:
+        return None
+    return p.error("LB007", "a comma in a number", before, after, help=f"write `{before.text}{after.text}`")
+
+
+def weight_behind_a_score(p: Mistake) -> Diagnostic | None:
+    """`by kl(drop) + recall(drop) * 0.2`."""
+    weight, index = p.at(1), p.failure.index
+    if p.type != "TIMES" or weight.type not in (*NUMBERS, "VAR"):
+        return None
+    first = last_call(p.tokens[:index])
+    score = p.tokens[first:index]
+    if not score or not p.fits(first, index + 2, weight, p.token, *score):
+        return None
+    right = f"{weight.text} * {p.span(score[0], score[-1]).text}"
+    return p.error("LB011", "the weight of a score stands before it", score[0], weight, write=right)
 
 
 def missing_separator(p: Mistake) -> Diagnostic | None:
     """`heal { data = "a.txt" tokens = 2k }`."""
     index = p.failure.index
-    if p.type not in ("KEY", "STAGE") or not p.parses(
-        [*p.tokens[:index], Token("SEMICOLON", ";", 0, 0), *p.tokens[index:]]
-    ):
+    if p.type not in ("KEY", "STAGE") or not p.fits(index, index, Token("SEMICOLON", ";", 0, 0)):
         return None
     said = f"unexpected `{p.token.text}`: settings are separated by `;` or a new line"
     return p.error("LB008", said, help="write `;` before it", fix=p.edit("insert `;`", ";", p.at(-1).end))

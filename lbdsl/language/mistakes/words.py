@@ -12,7 +12,6 @@ from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, k
 from lbdsl.language.wishes import slip, wish
 from lbdsl.language.words import BLOCKS, keywords, statements
 
-_COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _TRIALS = 6
 
 
@@ -47,19 +46,17 @@ def name_without_sigil(p: Mistake) -> Diagnostic | None:
         return None
     right = f"{sigil}{p.token.text}"
     named = p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)
-    fits = p.parses([p.tokens[0], named, *p.tokens[2:]])
-    return p.error(
-        "LB008", f"unexpected `{p.token.text}`", help=(f"write `{right}`", *p.form), write=right if fits else None
-    )
+    write = right if p.fits(1, 2, named) else None
+    return p.error("LB008", f"unexpected `{p.token.text}`", help=(f"write `{right}`", *p.form), write=write)
 
 
 def words_for_a_string(p: Mistake) -> Diagnostic | None:
     """`recipe quickstart`, `include common.lbr`, `else keep because layers matter`."""
     if not p.type or not p.expects("STRING") or p.at(-1).type not in ("RECIPE", "INCLUDE", "BECAUSE"):
         return None
-    last, before = p.tokens[-1], p.tokens[: p.failure.index]
+    last = p.tokens[-1]
     text = p.span(p.token, last).text
-    if '"' in text or not p.parses([*before, Token("STRING", f'"{text}"', p.token.start, last.end)]):
+    if '"' in text or not p.fits(p.failure.index, len(p.tokens), Token("STRING", f'"{text}"', p.token.start, last.end)):
         return None
     said = f"unexpected `{p.token.text}`, expected a string"
     return p.error("LB008", said, p.token, last, help="put strings in double quotes", write=f'"{text}"')
@@ -75,7 +72,7 @@ def no_statement(p: Mistake) -> Diagnostic | None:
         return p.error("LB001", said, help=help)
     if p.type not in ("INT", "ALL", "FIRST", "LAST", "MIDDLE", "EVERY", "REF", "VAR"):
         return None
-    word = next((word for word in ("layers", "group", "let") if p.parses([keyword(word), *p.tokens])), None)
+    word = next((word for word in ("layers", "group", "let") if p.fits(0, 0, keyword(word))), None)
     if word is None:
         return p.error("LB001", said, help="a rule about layers begins with `layers`")
     fix = p.edit(f"write `{word}` before it", f"{word} ", p.token.start)
@@ -131,11 +128,8 @@ def count_in_words(p: Mistake) -> Diagnostic | None:
     """`lowest six by nll drop`."""
     if p.type != "NAME" or p.at(1).type not in ("BY", "OF") or not p.expects("BY", "INT"):
         return None
-    word, said = p.token.text.lower(), f"`{p.token.text}` is not an amount"
-    if word not in _COUNTS:
-        return p.error("LB008", said, help="an amount is a number or a percentage, as in `6` or `20%`")
-    number = str(_COUNTS.index(word) + 1)
-    return p.error("LB008", said, help=f"write `{number}`", write=number)
+    help = "an amount is a number or a percentage, as in `6` or `20%`"
+    return p.error("LB008", f"`{p.token.text}` is not an amount", help=help)
 
 
 def keyword_as_name(p: Mistake) -> Diagnostic | None:
