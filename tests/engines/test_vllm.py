@@ -447,19 +447,17 @@ def test_granite_serves_smollm2(anywhere: Path, long_prompts: list[list[int]], t
         stock = AutoModelForCausalLM.from_pretrained(exported, dtype=dtype, attn_implementation="eager").eval()
         return load_artifact(anywhere, device="cpu", dtype=dtype), stock
 
-    # In float32 the artifact itself differs by 1.5e-4 with and without scaled_dot_product_attention: logits are up to 40.
-    exact = both(torch.float64)
-    for prompt in long_prompts:
-        found = [logits_of(model, prompt[:1], prompt[1:]) for model in exact]
-        assert (found[0] - found[1]).abs().max() < 1e-4, len(prompt)
-    ours, stock = both(torch.float32)
-    for prompt in long_prompts:
-        mine, theirs = (logits_of(model, prompt[:1], prompt[1:]) for model in (ours, stock))
-        ours.set_attn_implementation("eager")
-        own = (mine - logits_of(ours, prompt[:1], prompt[1:])).abs().max()
-        ours.set_attn_implementation("sdpa")
-        assert (mine - theirs).abs().max() < max(1e-4, 2 * own), len(prompt)
-        assert greedy(stock, prompt, 64) == greedy(ours, prompt, 64)
+    # Norms and rotary embeddings are float32 in either dtype: by another kernel the artifact itself differs, by 8e-4 at
+    # first tokens, whose hidden states are huge.
+    for dtype in (torch.float64, torch.float32):
+        ours, stock = both(dtype)
+        for prompt in long_prompts:
+            mine, theirs = (logits_of(model, prompt[:1], prompt[1:]) for model in (ours, stock))
+            ours.set_attn_implementation("eager")
+            own = (mine - logits_of(ours, prompt[:1], prompt[1:])).abs().max()
+            ours.set_attn_implementation("sdpa")
+            assert (mine - theirs).abs().max() < max(1e-4, 2 * own), (dtype, len(prompt))
+    assert all(greedy(stock, prompt, 64) == greedy(ours, prompt, 64) for prompt in long_prompts)
     served = serve(exported, long_prompts, tmp_path, dtype="float32")
     assert served.architecture == "GraniteSWAForCausalLM"
     check_in_fp32("granite, fp32", anywhere, long_prompts, served)
