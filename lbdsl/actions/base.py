@@ -8,8 +8,8 @@ needs a new part kind, one in `lbdsl.parts` (of a plug-in in the same file), wit
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,9 @@ from lbdsl.layer.paths import has_path, touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, LayerChange, after
 from lbdsl.parts import Slot
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _count_or_share(value: Any) -> int | Share:
@@ -110,6 +113,15 @@ class Action(BaseModel):
         """Expressions of the new weights, by name relative to the layer, over those of `base`. `layer` is the changed
         layer; weights that it does not have are ignored. A pure function."""
         return {}
+
+    def decided(self, base: LayerSpec, layer: LayerSpec, value: Callable[[AnyExpr], Tensor]) -> Action:
+        """Itself with what statistics decide of the layer as arguments; `value` computes an expression over them."""
+        return self
+
+    @property
+    def chosen(self) -> str:
+        """In words, what it names of a layer beside sizes."""
+        return ""
 
     @property
     def patched(self) -> bool:

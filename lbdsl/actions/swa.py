@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from lbdsl.actions.base import Action, unchangeable
 from lbdsl.actions.kv_heads import fused_rows
 from lbdsl.core.diagnostic import Diagnostic, error, warning
-from lbdsl.core.units import plural, tokens_text
+from lbdsl.core.units import plural, ranges_text, tokens_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Concat, Largest, Mean, Ref, Stat, Take
 from lbdsl.parts import Window
 from lbdsl.parts.attention import SINK_LOGITS, Attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_SINKS = 4096
 
@@ -67,7 +70,7 @@ class SlidingWindow(Action):
     ] = 0
     full_heads: Annotated[
         int | tuple[int, ...],
-        PlainValidator(_full_heads),
+        BeforeValidator(_full_heads),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "array", "items": {"type": "integer"}}]}),
         Field(description="a count, or KV heads by number: `[0, 2]`"),
     ] = 0
@@ -133,15 +136,29 @@ class SlidingWindow(Action):
                 for heads in (self.full_heads, others)
             )
             return full, rest
+        largest = self._harmed(old, mixer, size)
+        return Take(x=x, axis=axis, indices=largest), Take(x=x, axis=axis, indices=largest.replace(others=True))
+
+    def _harmed(self, old: Attention, mixer: Attention, size: int) -> Largest:
+        """The KV heads that a window would harm most, `size` indices each."""
         sinks = 4 if isinstance(self.sinks, str) else self.sinks  # learned ones do what these do
         harm: AnyExpr = Stat(kind="window_harm", args=(("window", self.window), ("sinks", sinks)), dims=(old.kv_heads,))
         if old.kv_heads != mixer.kv_heads:
             harm = Mean(x=harm, axis=0, size=1, group=old.kv_heads // mixer.kv_heads)
-        largest = Largest(of=harm, count=self.full_heads, size=size)
-        return (
-            Take(x=x, axis=axis, indices=largest),
-            Take(x=x, axis=axis, indices=largest.replace(others=True)),
-        )
+        return Largest(of=harm, count=self._count, size=size)
+
+    def decided(self, base: LayerSpec, layer: LayerSpec, value: Callable[[AnyExpr], Tensor]) -> Action:
+        if not isinstance(self.full_heads, int) or not self.full_heads:
+            return self
+        assert isinstance(base.mixer, Attention)
+        assert isinstance(layer.mixer, Attention)
+        largest = self._harmed(base.mixer, layer.mixer, 1)
+        return self.model_copy(update={"full_heads": tuple(largest.indices(value(largest.of)).tolist())})
+
+    @property
+    def chosen(self) -> str:
+        heads = () if isinstance(self.full_heads, int) else self.full_heads
+        return f"KV head{'s' if len(heads) > 1 else ''} {ranges_text(heads)} full" if heads else ""
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer

@@ -81,6 +81,7 @@ def _becomes(layer: LayerPlan, ascii_: bool) -> list[str]:
     saved = layer.params_after - layer.params_before
     params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
     changes = changes_text(layer.before, layer.after, "->" if ascii_ else "→")
+    changes += dict.fromkeys(planned.action.chosen for planned in layer.acting if planned.action.chosen)
     if not changes:
         # With another shape, new weights are implied by the change; here they are the only change.
         changes = [f"new weights of {name.removesuffix('.weight')}" for name in sorted(layer.weights)]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.measure.taken import Statistics
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
 from lbdsl.plan.findings import impossible_untils
@@ -25,7 +31,11 @@ from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import join
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import engines_of
+from lbdsl.solve.select import LayerChoice, PlannedAction
 from lbdsl.version import VERSION
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def plan(
@@ -63,9 +73,10 @@ def plan(
         recall=joined.recall,
     )
     assert built.value is not None, "a plan whose asserts fail is a plan, too"
-    asked = tokens_of_tasks(built.value.eval, model, session.place)
-    asked += joined.recall.tokens if joined.recall is not None and built.value.eval is not None else 0
-    return with_predictions(built.value, model, passes, asked), session, (*found, *built.diagnostics)
+    made = _decided(built.value, model.facts, patched.statistics)
+    asked = tokens_of_tasks(made.eval, model, session.place)
+    asked += joined.recall.tokens if joined.recall is not None and made.eval is not None else 0
+    return with_predictions(made, model, passes, asked), session, (*found, *built.diagnostics)
 
 
 def settle(
@@ -104,6 +115,33 @@ def settle(
     # `build` says of the layers that get windows, and of the model's positions, what a recipe alone leaves open.
     of_recipe = (d for d in loaded.diagnostics if d.code != "LB360")
     return session, (*of_recipe, *lengths.diagnostics, *needed.diagnostics)
+
+
+def _decided(plan: Plan, facts: ModelFacts, statistics: Statistics) -> Plan:
+    """With what statistics decided of a layer, such as which KV heads stay full, as arguments of its actions."""
+    layers = []
+    for layer in plan.layers:
+        if layer.change.stats:
+            actions = tuple(_decided_action(planned, layer, statistics(layer.index)) for planned in layer.actions)
+            if actions != layer.actions:
+                acting = dict.fromkeys(planned.action for planned in actions if planned.effective)
+                weights = layer.weights | dict(made_weights(acting, layer.before, layer.after, facts))
+                layer = layer.model_copy(update={"actions": actions, "weights": weights})
+        layers.append(layer)
+    found = plan.model_copy(update={"layers": tuple(layers)})
+    return found.model_copy(update={"statistics": statistics.digests(found.used_statistics)})
+
+
+def _decided_action(planned: PlannedAction, layer: LayerChoice, known: Mapping[str, Tensor]) -> PlannedAction:
+    import torch
+
+    from lbdsl.measure.expressions import tensor_of
+
+    if not planned.effective or any(stat.text not in known for stat in layer.change.stats):
+        return planned
+    of = partial(tensor_of, tensors=known.__getitem__, stats=known, dtype=torch.float64)
+    action = planned.action.decided(layer.before, layer.after, of)
+    return planned.model_copy(update={"action": action})
 
 
 def _reference(model: OpenModel) -> ModelRef:

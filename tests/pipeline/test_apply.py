@@ -23,6 +23,7 @@ from lbdsl.data.sources import read_documents
 from lbdsl.layer.difference import window_size
 from lbdsl.measure import fingerprint
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from lbdsl.plan.file import load_plan
 from lbdsl.run.output import check_place
 from tests.export_cases import small_tokenizer
 from tests.hybrid_cases import cache_of
@@ -379,3 +380,24 @@ def test_the_pace_of_healing_is_not_that_of_watching_it(
     watched = 2 * 64 * len(heal["validation"])
     assert watched >= heal["tokens"] / 2
     assert pace == pytest.approx((heal["tokens"] + watched / 2) / heal["seconds"], rel=1e-9)
+
+
+def test_a_plan_names_the_kv_heads_that_stay_full(workplace: Path, lbdsl) -> None:
+    measure = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }'
+    recipe = f"{measure}\nlayers 1, 3 swa(window=16, sinks=2, full_heads=1)\nelse keep"
+    (workplace / "heads.lbr").write_text(recipe)
+    done = lbdsl("plan", "heads.lbr", "model", "-o", "x.lbplan", "--no-recall")
+    assert done.code == 0, done.err
+    plan = load_plan(workplace / "x.lbplan").unwrap()
+    heads = {layer.index: action.full_heads for layer in plan.changed for action in layer.changing}
+    assert [len(named) for named in heads.values()] == [1, 1]
+    for layer, (head,) in heads.items():
+        assert f"KV head {head} full" in done.out
+        named = f"layers {layer} swa(window=16, sinks=2, full_heads=[{head}])"
+        recipe = recipe.replace("else keep", f"{named}\nelse keep")
+    (workplace / "named.lbr").write_text(recipe.replace("layers 1, 3 swa(window=16, sinks=2, full_heads=1)\n", ""))
+    assert lbdsl("apply", "x.lbplan", "-o", "decided").code == 0
+    assert lbdsl("apply", "named.lbr", "model", "-o", "named", "--yes", "--no-recall").code == 0
+    decided, named = (load_file(workplace / folder / "model.safetensors") for folder in ("decided", "named"))
+    assert decided.keys() == named.keys()
+    assert all(torch.equal(tensor, named[name]) for name, tensor in decided.items())
