@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.attention import Attention
+from lbdsl.vllm.layers import module_heads
 
 GIB = 2**30
 
@@ -47,7 +48,7 @@ class Serving:
 
 class CacheKind(NamedTuple):
     """The properties by which vLLM groups attentions: window in tokens (None for full attention) and number of KV heads. A
-    layer with full heads beside windowed ones has two."""
+    layer with full heads beside windowed ones has several."""
 
     window: int | None
     kv_heads: int
@@ -182,11 +183,11 @@ def cache_layout(kinds: Iterable[tuple[int, CacheKind]], head_bytes: int) -> Cac
 def layout_of_layers(specs: Iterable[LayerSpec], model: ModelFacts) -> CacheLayout:
     """The layout for the layers with softmax attention; all must have the same head size."""
     attentions = {i: spec.mixer for i, spec in enumerate(specs) if isinstance(spec.mixer, Attention)}
-    kinds: list[tuple[int, CacheKind]] = []
-    for i, mixer in attentions.items():
-        if mixer.full_heads:
-            kinds.append((i, CacheKind(None, mixer.full_heads)))
-        if mixer.window is not None:
-            kinds.append((i, CacheKind(mixer.window.size, mixer.kv_heads - mixer.full_heads)))
+    modules = module_heads(mixer.model_dump() for mixer in attentions.values())
+    kinds = [
+        (i, CacheKind(mixer.window.size if windowed and mixer.window is not None else None, heads))
+        for (i, mixer), layer in zip(attentions.items(), modules, strict=True)
+        for windowed, heads in layer
+    ]
     head_bytes = max((mixer.token_bytes(model) // mixer.kv_heads for mixer in attentions.values()), default=0)
     return cache_layout(kinds, head_bytes)

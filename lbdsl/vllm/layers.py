@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from math import gcd
 from typing import Any
 
 from lbdsl.model.hybrid.lbdsl_layers import check_fields, check_layer, checked_layers
@@ -45,6 +47,24 @@ def has_sink_logits(mixer: dict[str, Any]) -> bool:
 def full_heads_of(mixer: dict[str, Any]) -> int:
     """How many KV heads, the first ones, see all tokens beside others with the window."""
     return int((mixer["window"] or {}).get("full_heads", 0))
+
+
+def module_heads(mixers: Iterable[dict[str, Any] | None]) -> Iterator[list[tuple[bool, int]]]:
+    """For each layer's attention the modules that compute it in vLLM: whether it is windowed, and its number of KV heads.
+
+    Full heads and windowed ones are apart. vLLM's pages are as large as the module with the most KV heads makes them, and
+    hold more tokens of one whose number divides that: so what is taken apart is of numbers that do.
+    """
+    layers = []
+    for mixer in mixers:
+        full = full_heads_of(mixer) if mixer is not None else 0
+        heads = mixer["kv_heads"] if mixer is not None else 0
+        layers.append([(False, full), (True, heads - full)] if full else [(bool(mixer and mixer["window"]), heads)])
+    most = max((heads for layer in layers for _, heads in layer), default=0)
+    for layer in layers:
+        if len(layer) > 1:
+            layer = [(windowed, size) for windowed, n in layer for size in [gcd(n, most)] for _ in range(n // size)]
+        yield [module for module in layer if module[1]]
 
 
 def sizes_of(spec: dict[str, Any]) -> dict[str, int]:

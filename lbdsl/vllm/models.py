@@ -20,7 +20,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from vllm.model_executor.utils import set_weight_attrs
 
 from lbdsl.model.hybrid.lbdsl_layers import config_with
-from lbdsl.vllm.layers import full_heads_of, has_sink_logits, sizes_of, window_of
+from lbdsl.vllm.layers import full_heads_of, has_sink_logits, module_heads, sizes_of, window_of
 from lbdsl.vllm.served import layers_of, served
 
 
@@ -34,7 +34,8 @@ class LbdslDecoderLayer(nn.Module):
     def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         config, quant_config = vllm_config.model_config.hf_config, vllm_config.quant_config
-        spec = config.lbdsl["layers"][extract_layer_index(prefix)]
+        specs = config.lbdsl["layers"]
+        spec = specs[extract_layer_index(prefix)]
         own = config_for(config, spec)
         parts = importlib.import_module(layers_of(config.lbdsl["base_model_type"]).module)
         self.self_attn = self.input_layernorm = self.mlp = self.post_attention_layernorm = None
@@ -42,7 +43,7 @@ class LbdslDecoderLayer(nn.Module):
             cache_config = cache_for(vllm_config.cache_config, window_of(spec["mixer"], prefix))
             self.self_attn = parts.attention(own, cache_config, quant_config, f"{prefix}.self_attn")
             if has_sink_logits(spec["mixer"]) or full_heads_of(spec["mixer"]):
-                remake(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn", spec["mixer"])
+                remake(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn", specs)
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec["ffn"] is not None:
             self.mlp = parts.mlp(own, quant_config, f"{prefix}.mlp")
@@ -72,52 +73,60 @@ def cache_for(cache_config, window):
     return cache_config
 
 
-class FullHeads(nn.Module):
-    """Two attentions of vLLM in place of one: of the first KV heads over all tokens, and of the others within the window.
-    Each has a cache of its own, so vLLM frees what the window has passed."""
+class SplitHeads(nn.Module):
+    """Attentions of vLLM in place of one, each of some KV heads in order, over all tokens or within the window. Each has a
+    cache of its own, so vLLM frees what the window has passed."""
 
-    def __init__(self, full, windowed):
+    def __init__(self, attentions):
         super().__init__()
-        self.full, self.windowed = full, windowed
+        self.attentions = nn.ModuleList(attentions)
+        self.queries = [one.num_heads * one.head_size for one in attentions]
+        self.keys = [one.num_kv_heads * one.head_size for one in attentions]
 
     def forward(self, query, key, value):
-        size = self.full.head_size
-        n, m = self.full.num_heads * size, self.full.num_kv_heads * size
-        full = self.full(query[..., :n].contiguous(), key[..., :m].contiguous(), value[..., :m].contiguous())
-        windowed = self.windowed(query[..., n:].contiguous(), key[..., m:].contiguous(), value[..., m:].contiguous())
-        return torch.cat([full, windowed], dim=-1)
+        split = query.split(self.queries, -1), key.split(self.keys, -1), value.split(self.keys, -1)
+        states = ([x.contiguous() for x in of_one] for of_one in zip(*split, strict=True))
+        return torch.cat([one(*x) for one, x in zip(self.attentions, states, strict=True)], dim=-1)
 
 
-def remake(attention, vllm_config, cache_config, prefix, mixer):
+def remake(attention, vllm_config, cache_config, prefix, specs):
     """Give an attention module of vLLM learned sinks, one a windowed query head, or full heads: vLLM takes both when its
     attention layer is made, so that is made again. Raises ValueError where the full heads cannot be split over ranks."""
-    old, full = attention.attn, full_heads_of(mixer)
+    layer = extract_layer_index(prefix)
+    old, mixer = attention.attn, specs[layer]["mixer"]
     ranks = mixer["kv_heads"] // old.num_kv_heads
+    full = full_heads_of(mixer)
     if full and ranks > 1:
         raise ValueError(f"{prefix}: full heads beside windowed ones are served by one rank, here by {ranks}")
     each = old.num_heads // old.num_kv_heads
-    learned = {}
-    if has_sink_logits(mixer):
+    learned = has_sink_logits(mixer)
+    if learned:
         attention.sinks = nn.Parameter(torch.empty(old.num_heads - full * each), requires_grad=False)
         set_weight_attrs(attention.sinks, {"weight_loader": sharded_weight_loader(0)})
-        learned = {"sinks": attention.sinks}
     del vllm_config.compilation_config.static_forward_context[f"{prefix}.attn"]
 
-    def made(kv_heads, cache_config, name, **sinks):
+    def made(name, kv_heads, windowed, first):
+        heads = kv_heads * each
         return Attention(
-            kv_heads * each,
+            heads,
             old.head_size,
             attention.scaling,
             num_kv_heads=kv_heads,
-            cache_config=cache_config,
+            cache_config=cache_config if windowed else cache_for(cache_config, None),
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.{name}",
-            **sinks,
+            **({"sinks": attention.sinks[first : first + heads]} if windowed and learned else {}),
         )
 
-    whole = made(full, cache_for(cache_config, None), "attn.full") if full else None
-    windowed = made(old.num_kv_heads - full, cache_config, "attn.windowed" if full else "attn", **learned)
-    attention.attn = FullHeads(whole, windowed) if full else windowed
+    if not full:
+        attention.attn = made("attn", old.num_kv_heads, True, 0)
+        return
+    modules = list(module_heads(spec["mixer"] for spec in specs))[layer]
+    attentions, first = [], -full * each
+    for number, (windowed, heads) in enumerate(modules):
+        attentions.append(made(f"attn.heads{number}", heads, windowed, first))
+        first += heads * each
+    attention.attn = SplitHeads(attentions)
 
 
 def config_for(config, spec):

@@ -64,7 +64,8 @@ def base(smollm2: str) -> Path:
 
 
 def prompts_of(smollm2: str, lengths: Sequence[int]) -> list[list[int]]:
-    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 16 * 1024, 1024).ids
+    seq = max(1024, *lengths)
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 16 * seq, seq).ids
     return [ids[i % len(ids), :length].tolist() for i, length in enumerate(lengths)]
 
 
@@ -473,10 +474,19 @@ def test_the_plugin_serves_drops_windows_and_learned_sinks(
     check_in_fp32("plug-in, drops and learned sinks, fp32", learned, long_prompts, served)
 
 
-def check_in_fp32(name: str, artifact: Path, prompts: list[list[int]], served: Served) -> None:
+def test_the_plugin_serves_full_heads_of_smollm2(plugin: Path, smollm2: str, tmp_path: Path) -> None:
+    """A fifth of the KV heads, several numbers a layer, beside learned sinks; prompts to 3,000 tokens."""
+    artifact = kept_artifact(RECIPES / "heads.lbr", smollm2, "--no-heal", "--no-recall")
+    prompts = prompts_of(smollm2, range(300, 3001, 142))
+    served = serve(artifact, prompts, tmp_path, dtype="float32", plugin=plugin, max_model_len=4096)
+    assert served.architecture == "LbdslLlamaForCausalLM"
+    check_in_fp32("plug-in, full heads, fp32", artifact, prompts, served, length=4096)
+
+
+def check_in_fp32(name: str, artifact: Path, prompts: list[list[int]], served: Served, length: int = 2048) -> None:
     """The artifact's own greedy tokens, and the predicted capacity for keys and values in fp32."""
     layout = layout_of(artifact)
-    check_capacity(name, served, replace(layout, head_bytes=2 * layout.head_bytes), on_cpu(2048))
+    check_capacity(name, served, replace(layout, head_bytes=2 * layout.head_bytes), on_cpu(length))
     model = load_artifact(artifact, device="cpu", dtype=torch.float32)
     assert compare(name, model, prompts, served, tie=1e-3, cached=False) >= len(prompts) - 1
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lbdsl.export.vllm_cache import GIB, CacheKind, CacheLayout, Serving, cache_layout, layout_of_layers
 from lbdsl.layer.spec import LayerSpec
-from tests.layer_changes import NONE, OWN, changed_specs, sized, swa
+from tests.layer_changes import NONE, OWN, Layer, changed_specs, sized, swa
 from tests.plan_cases import llama_facts
 
 SMOLLM2_HEAD = 256  # bytes a token: 2 x 64 x 2; a layer has 3
@@ -113,3 +113,26 @@ def test_layers_of_specifications() -> None:
     found = layout_of_layers(specs, facts)
     assert found == cache_layout({0: CacheKind(None, 2), 2: CacheKind(5, 2), 3: CacheKind(None, 1)}.items(), 2 * 16 * 2)
     assert cache_layout({}.items(), 100).capacity(CPU) == 0
+
+
+@pytest.mark.parametrize(
+    ("heads", "full", "expected"),
+    [
+        (3, [1, 0, 2, None], [[(None, 1), (5, 1), (5, 1)], [(5, 3)], [(None, 1), (None, 1), (5, 1)], [(None, 3)]]),
+        (8, [3, 6, 4, 0], [[(None, 1)] * 3 + [(5, 1)] * 5, [(None, 2)] * 3 + [(5, 2)], [(None, 4), (5, 4)], [(5, 8)]]),
+        (3, [1, 1, 2, 1], [[(None, 1), (5, 2)], [(None, 1), (5, 2)], [(None, 2), (5, 1)], [(None, 1), (5, 2)]]),
+    ],
+)
+def test_full_heads_are_taken_apart_so_that_no_page_is_wasted(
+    heads: int, full: list[int | None], expected: list[list[CacheKind]]
+) -> None:
+    facts = llama_facts(heads=24, kv_heads=heads)
+    layers = [OWN if some is None else Layer(5, full_heads=some) for some in full]
+    specs = [LayerSpec.model_validate(spec) for spec in changed_specs(facts, layers)]
+    found = layout_of_layers(specs, facts)
+    modules = [
+        (layer, (group.window, n)) for group in found.groups for layer, n in zip(group.layers, group.kv_heads, strict=True)
+    ]
+    assert found.lost == found.padding / found.places
+    for index, kinds in enumerate(expected):
+        assert sorted((kind for layer, kind in modules if layer == index), key=str) == sorted(kinds, key=str)
