@@ -1,9 +1,11 @@
 """Full KV heads beside windowed ones against full layers beside windowed ones, at equal cache: what SmolLM2 finds in long
 texts, as shares of what its base finds, and perplexity.
 
-Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-SHARE: by `heads` each layer has as many
-full KV heads as `choose` gives it, by `layers` all of them or none; at most SHARE percent of the KV heads are full, and the
-cache at 8Ki tokens is what that takes. Both choose by `kl + 0.2 * recall`, estimated by a screen; nothing is healed.
+Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-SHARE or WAY-SHARE-healed: by `heads` each
+layer has as many full KV heads as `choose` gives it, by `layers` all of them or none; at most SHARE percent of the KV
+heads are full, and the cache at 8Ki tokens is what that takes. Both choose by `kl + 0.2 * recall`, estimated by a screen.
+Healed are those of 20 %, on 100k tokens in sequences of 2Ki, a quarter of them `builtin:recall`; they are asked at 4Ki,
+too. Perplexity is on 32Ki tokens in sequences of 8Ki.
 """
 
 from __future__ import annotations
@@ -13,38 +15,51 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluated import increases, judge, made
-from benchmarks.table import CHANGING, CHOOSING, JUDGING, Row, Table, once
+from benchmarks.table import CHOOSING, HEALING, Row, Table, once
 from benchmarks.tables.needle import figures
 
-CONTEXTS = ("512", "1Ki", "2Ki")
-TEXTS = {"wikitext": 2048, "pydoc": 2048}
+CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
+TEXTS = ("wikitext", "pydoc")
 WINDOW, POSITIONS = 260, 8192
 WAYS = {
     "heads": "keep, swa(256, 4, full_heads=2), swa(256, 4, full_heads=1), swa(256, 4)",
     "layers": "keep, swa(256, 4)",
 }
 SHARES = (10, 20, 30)
+HEAL = """heal {
+  data = mix("builtin:pydoc", "builtin:docs", "builtin:recall", weights=[3, 3, 2])
+  tokens = 100k; seq = 2Ki; batch = 1; method = lora(rank=64, alpha=128); lr = 1e-3
+}"""
 
 
-def recipe(way: str, share: int) -> str:
+def recipe(way: str, share: int, healed: bool) -> str:
     cache = share + (100 - share) * WINDOW / POSITIONS
     measure = 'measure { data = "builtin:pydoc"; tokens = 8Ki; strategy = screen; tries = 0 }'
     budget = f"minimizing kl + 0.2 * recall subject to kv(8Ki) <= {cache + 0.01:.2f}%"
-    return f"{measure}\nchoose for layers all among {WAYS[way]} {budget}\nelse keep"
+    return f"{measure}\nchoose for layers all among {WAYS[way]} {budget}\nelse keep\n{HEAL if healed else ''}"
 
 
-def answers(work: Path, way: str, share: int) -> dict[str, Any]:
+def asked(share: int) -> tuple[str, ...]:
+    return CONTEXTS if share == 20 else CONTEXTS[:3]
+
+
+def answers(work: Path, name: str, way: str, share: int, healed: bool) -> dict[str, Any]:
     """What `lbdsl eval --json` says of one artifact and of its base, by text, and what its plan costs."""
-    name = f"{way}-{share}"
 
     def make(path: Path) -> None:
-        folder = made(work, name, recipe(way, share))
-        asked = [word for context in CONTEXTS for word in ("--needle", context)]
+        folder = made(work, name, recipe(way, share, healed))
+        needles = [word for context in asked(share) for word in ("--needle", context)]
         found = {
             text: judge(
-                folder, text, *(asked if text == "wikitext" else ()), "-o", str(work / f"{name}.png"), seq=seq, tokens=16384
+                folder,
+                text,
+                *(needles if text == "wikitext" else ()),
+                "-o",
+                str(work / f"{name}.png"),
+                seq=8192,
+                tokens=32768,
             )
-            for text, seq in TEXTS.items()
+            for text in TEXTS
         }
         path.write_text(json.dumps(found))
 
@@ -59,15 +74,17 @@ def answers(work: Path, way: str, share: int) -> dict[str, Any]:
     return {**found, "costs": costs}
 
 
-def row(way: str, share: int) -> Row:
+def row(way: str, share: int, healed: bool = False) -> Row:
+    name = f"{way}-{share}" + ("-healed" if healed else "")
+
     def run(work: Path) -> dict[str, float]:
-        found = answers(work, way, share)
+        found = answers(work, name, way, share, healed)
         costs = found.pop("costs")
-        asked = zip(CONTEXTS, found["wikitext"]["tasks"], strict=True)
-        shares = {f"{context}{what}": value for context, task in asked for what, value in figures(task).items()}
+        tasks = zip(asked(share), found["wikitext"]["tasks"], strict=True)
+        shares = {f"{context}{what}": value for context, task in tasks for what, value in figures(task).items()}
         return costs | shares | increases(found)
 
-    return Row(f"{way}-{share}", run)
+    return Row(name, run)
 
 
 TABLE = Table(
@@ -75,6 +92,6 @@ TABLE = Table(
     columns={"kv": ".1%", "full": ".1%"}
     | {f"{context}{what}": ".0%" for context in CONTEXTS for what in ("", " error", " worst")}
     | {f"{text}{what}": "+.1%" if not what else ".1%" for text in TEXTS for what in ("", " error")},
-    rows=[row(way, share) for share in SHARES for way in WAYS],
-    measures=(*CHANGING, *JUDGING, *CHOOSING),
+    rows=[row(way, share) for share in SHARES for way in WAYS] + [row(way, 20, healed=True) for way in WAYS],
+    measures=(*HEALING, *CHOOSING),
 )
