@@ -93,6 +93,9 @@ class KVHeads(Action):
             said = f"`{self.text()}` is of softmax attention, and layers have `{mixer.kind}`"
             return (error("LB339", said, help="choose layers with softmax attention"),)
         count = mixer.kv_heads
+        if mixer.window is not None and mixer.window.full_heads:
+            said = f"`{self.text()}` would merge KV heads that see all tokens with others that have a window"
+            return (error("LB339", said, help="leave those layers out, or begin with the base"),)
         if count == self.n:
             said = f"`{self.text()}` changes nothing where layers have {plural(count, 'KV head')} by themselves"
             return (warning("LB327", said, help="give a smaller `n`" if count > 1 else "leave those layers out"),)
@@ -113,7 +116,9 @@ class KVHeads(Action):
     def _fitting(self, layer: LayerSpec) -> Attention | None:
         """The layer's attention if it can have `n` KV heads, else None; `check` reports why it cannot."""
         mixer = layer.mixer
-        return mixer if isinstance(mixer, Attention) and mixer.kv_heads % self.n == 0 else None
+        if not isinstance(mixer, Attention) or (mixer.window is not None and mixer.window.full_heads):
+            return None
+        return mixer if mixer.kv_heads % self.n == 0 else None
 
     def _rotations(self, of: str, mixer: Attention) -> Stat:
         args: Args = (("of", of), ("n", self.n), *_sizes(mixer))

@@ -11,11 +11,11 @@ from pydantic_core import PydanticCustomError
 
 from lbdsl.actions.base import Action, unchangeable
 from lbdsl.actions.kv_heads import fused_rows
-from lbdsl.core.diagnostic import Diagnostic, error, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, warning
 from lbdsl.core.units import plural, ranges_text, tokens_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, Concat, Largest, Mean, Ref, Stat, Take
+from lbdsl.layer.weights import AnyExpr, Concat, Largest, Mean, Ref, Slice, Stat, Take
 from lbdsl.parts import Window
 from lbdsl.parts.attention import SINK_LOGITS, Attention
 
@@ -82,8 +82,8 @@ class SlidingWindow(Action):
         return ("mixer.window",)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        if not isinstance(layer.mixer, Attention):
-            return layer
+        if not isinstance(layer.mixer, Attention) or self._count >= layer.mixer.kv_heads:
+            return layer  # `check` says why
         return layer.replace(mixer=layer.mixer.replace(window=self._window(layer.mixer.window)))
 
     def _window(self, own: Window | None) -> Window:
@@ -107,7 +107,11 @@ class SlidingWindow(Action):
         if old.window == mixer.window:
             return {}
         made: dict[str, AnyExpr] = {}
-        if mixer.window.full_heads:
+        chosen = old.window is None and mixer.window.full_heads > 0
+        if chosen:
+            named = self.full_heads if isinstance(self.full_heads, tuple) else ()
+            if any(head >= mixer.kv_heads for head in named):
+                raise LbdslError((self._absent(mixer.kv_heads),))
             sizes = {"query": mixer.head_dim * mixer.heads // mixer.kv_heads, "key_value": mixer.head_dim}
             for row in model.rows(mixer.kind):
                 for axis, dim in enumerate(row.dims):
@@ -122,8 +126,10 @@ class SlidingWindow(Action):
                         made[row.name] = Concat(xs=tuple(chain.from_iterable(parts)), axis=axis)
         if mixer.window.sink_logits:
             sinks: AnyExpr = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
-            if mixer.window.full_heads:
+            if chosen:
                 sinks = self._taken(sinks, 0, mixer.heads // mixer.kv_heads, old, mixer)[1]
+            elif mixer.window.full_heads:
+                sinks = Slice(x=sinks, axis=0, start=mixer.heads - mixer.dims()["windowed_heads"], stop=mixer.heads)
             made[SINK_LOGITS.name] = sinks
         return made
 
@@ -147,6 +153,11 @@ class SlidingWindow(Action):
             harm = Mean(x=harm, axis=0, size=1, group=old.kv_heads // mixer.kv_heads)
         return Largest(of=harm, count=self._count, size=size)
 
+    def _absent(self, heads: int) -> Diagnostic:
+        said = f"of {plural(heads, 'KV head')} `{self.text()}` leaves none windowed, or names one that is not there"
+        help = f"they are 0 to {heads - 1}; at most {heads - 1} can be full" if heads > 1 else "leave out `full_heads`"
+        return error("LB339", said, help=help)
+
     def decided(self, base: LayerSpec, layer: LayerSpec, value: Callable[[AnyExpr], Tensor]) -> Action:
         if not isinstance(self.full_heads, int) or not self.full_heads:
             return self
@@ -167,9 +178,7 @@ class SlidingWindow(Action):
         own, heads = mixer.window, mixer.kv_heads
         most = self.full_heads if isinstance(self.full_heads, int) else max(self.full_heads, default=0)
         if most >= heads or self._count >= heads:
-            said = f"of {plural(heads, 'KV head')} `{self.text()}` leaves none windowed, or names one that is not there"
-            help = f"they are 0 to {heads - 1}; at most {heads - 1} can be full" if heads > 1 else "leave out `full_heads`"
-            return (error("LB339", said, help=help),)
+            return (self._absent(heads),)
         if self._count and own is not None:
             said = (
                 f"`{self.text()}`: no head sees all tokens in layers with a window of {tokens_text(own.size)} by themselves"

@@ -7,7 +7,7 @@ can be part of a plan's digest.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -309,17 +309,23 @@ def stats_by_layer(made: Mapping[int, Iterable[AnyExpr]]) -> dict[int, tuple[Sta
 
 def after(first: Mapping[str, AnyExpr], then: Mapping[str, AnyExpr]) -> dict[str, AnyExpr]:
     """The composition of two sets of new weights: `then` refers to the weights made by `first`, the result to the old."""
-    return {**first, **{name: _substituted(expr, first) for name, expr in then.items()}}
+    made = {
+        name: substituted(expr, lambda part: first.get(part.name) if isinstance(part, Ref) else None)
+        for name, expr in then.items()
+    }
+    return {**first, **made}
 
 
-def _substituted(expr: Any, made: Mapping[str, AnyExpr]) -> Any:
-    if isinstance(expr, Ref):
-        return made.get(expr.name, expr)
+def substituted(expr: Any, new: Callable[[Any], AnyExpr | None]) -> Any:
+    """The expression with `new` of each part in its place, where that is not None."""
     if isinstance(expr, tuple):
-        return tuple(_substituted(item, made) for item in expr)
-    if isinstance(expr, Value):
-        return expr.model_copy(update={name: _substituted(getattr(expr, name), made) for name in type(expr).model_fields})
-    return expr
+        return tuple(substituted(item, new) for item in expr)
+    if not isinstance(expr, Value):
+        return expr
+    made = new(expr)
+    if made is not None:
+        return made
+    return expr.model_copy(update={name: substituted(getattr(expr, name), new) for name in type(expr).model_fields})
 
 
 def _with(shape: Shape, axis: int, *sizes: int) -> Shape:

@@ -134,7 +134,8 @@ def observed_attention(attention: Any, see: Callable[[Attended], None]) -> Itera
     def observing(module: Any, config: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         output_BNHD, weights = attend(module, config, query, key, value, mask, **kwargs)
         scaling = kwargs.get("scaling")
-        see(Attended(query, key, value, output_BNHD, query.shape[-1] ** -0.5 if scaling is None else scaling))
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        see(Attended(query, key, value, output_BNHD, factor, kwargs.get("softcap")))
         return output_BNHD, weights
 
     cls, config = type(attention), Redirected(attention.config, observing)

@@ -85,14 +85,14 @@ class Attention(Part):
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if not isinstance(before, Attention):
             return super().marks(before)
-        if self.window is not None and self.window.full_heads:
+        if self.window is not None and self.window.full_heads and self.window != before.window:
             sign = str(self.full_heads) if self.full_heads < 10 else "+"
             attn = Mark(
                 "attn", sign, "change", "digits: full KV heads, the others windowed", "windowed but for full KV heads"
             )
         elif self.window != before.window:
             attn = Mark("attn", "~", "change", "window", "windowed")
-        elif self.replace(kv_heads=1) != before.replace(kv_heads=1):
+        elif any(getattr(self, name) != getattr(before, name) for name in self.field_names() if name != "kv_heads"):
             return super().marks(before)
         else:
             attn = Mark("attn", "=", "same")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.measure.taken import Statistics
+from lbdsl.layer.weights import AnyExpr, substituted
+from lbdsl.measure.taken import LayerStatistics, Statistics
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import ModelRef, Plan
+from lbdsl.plan.schema import LayerPlan, ModelRef, Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.session.asking import tokens_of_tasks
@@ -31,11 +31,8 @@ from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import join
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import engines_of
-from lbdsl.solve.select import LayerChoice, PlannedAction
+from lbdsl.solve.select import PlannedAction
 from lbdsl.version import VERSION
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def plan(
@@ -119,29 +116,40 @@ def settle(
 
 def _decided(plan: Plan, facts: ModelFacts, statistics: Statistics) -> Plan:
     """With what statistics decided of a layer, such as which KV heads stay full, as arguments of its actions."""
-    layers = []
-    for layer in plan.layers:
-        if layer.change.stats:
-            actions = tuple(_decided_action(planned, layer, statistics(layer.index)) for planned in layer.actions)
-            if actions != layer.actions:
-                acting = dict.fromkeys(planned.action for planned in actions if planned.effective)
-                weights = layer.weights | dict(made_weights(acting, layer.before, layer.after, facts))
-                layer = layer.model_copy(update={"actions": actions, "weights": weights})
-        layers.append(layer)
-    found = plan.model_copy(update={"layers": tuple(layers)})
+    layers = tuple(
+        _decided_layer(layer, facts, statistics(layer.index)) if layer.change.stats else layer for layer in plan.layers
+    )
+    found = plan.model_copy(update={"layers": layers})
     return found.model_copy(update={"statistics": statistics.digests(found.used_statistics)})
 
 
-def _decided_action(planned: PlannedAction, layer: LayerChoice, known: Mapping[str, Tensor]) -> PlannedAction:
+def _decided_layer(layer: LayerPlan, facts: ModelFacts, known: LayerStatistics) -> LayerPlan:
     import torch
 
     from lbdsl.measure.expressions import tensor_of
 
-    if not planned.effective or any(stat.text not in known for stat in layer.change.stats):
-        return planned
-    of = partial(tensor_of, tensors=known.__getitem__, stats=known, dtype=torch.float64)
-    action = planned.action.decided(layer.before, layer.after, of)
-    return planned.model_copy(update={"action": action})
+    if any(stat.text not in known for stat in layer.change.stats):
+        return layer
+
+    def decided(planned: PlannedAction) -> PlannedAction:
+        of = partial(tensor_of, tensors=known.__getitem__, stats=known, dtype=torch.float64)
+        action = planned.action.decided(layer.before, layer.after, of) if planned.effective else planned.action
+        return planned.model_copy(update={"action": action})
+
+    def made(actions: Iterable[PlannedAction]) -> dict[str, AnyExpr]:
+        acting = dict.fromkeys(planned.action for planned in actions if planned.effective)
+        return dict(made_weights(acting, layer.before, layer.after, facts))
+
+    actions = tuple(map(decided, layer.actions))
+    if actions == layer.actions:
+        return layer
+    open_, named = made(layer.actions), made(actions)
+
+    def weight(name: str) -> AnyExpr:
+        # A patch may stand around what an action makes.
+        return substituted(layer.weights[name], lambda part: named[name] if part == open_.get(name) else None)
+
+    return layer.model_copy(update={"actions": actions, "weights": {name: weight(name) for name in layer.weights}})
 
 
 def _reference(model: OpenModel) -> ModelRef:

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed
+from lbdsl.core.diagnostic import Diagnosed, LbdslError
 from lbdsl.core.measurement import Measurement, Request, added
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import LayerCost, ModelCost
@@ -115,16 +115,24 @@ class Problem:
         scores, costs = {}, {}
         lost: list[dict[LayerOption, float]] = [{} for _ in choosing.bounds]
         for layer, numbers in options.items():
+            problem = None
             for number in numbers:
+                # What other rules make of the layer may not go with an alternative.
+                try:
+                    costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
+                except LbdslError as caught:
+                    problem = caught
+                    continue
                 by = choosing.scores[number]
                 alone = {} if by is None else alone_of(by, layer, measurements)
                 scores[layer, number] = weighted(choosing.minimized, alone) if alone else 0.0
                 for bound, changes in zip(choosing.bounds, lost, strict=True):
                     changes[layer, number] = -weighted(bound.terms, alone) if alone else 0.0
-                costs[layer, number] = LayerCost.of(tables[number].spec(facts, layer), facts)
-            # What other rules make of the weights may not go with an alternative; if with none, `select` says why.
-            fitting = tuple(n for n in numbers if not _misfits(costs[layer, n].spec, facts))
-            options[layer] = fitting or numbers
+            able = tuple(number for number in numbers if (layer, number) in costs)
+            if problem is not None and not able:
+                raise problem
+            # The same of its weights; if they go with none, `select` says why.
+            options[layer] = tuple(n for n in able if not _misfits(costs[layer, n].spec, facts)) or able
         fixed = tuple(LayerCost.of(left.spec(facts, layer), facts) for layer in range(facts.layers))
         options = {layer: numbers for layer, numbers in options.items() if numbers}
         guides = tuple(Limit(n, bound.most, lost[n]) for n, bound in enumerate(choosing.bounds))

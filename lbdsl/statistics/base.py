@@ -35,13 +35,15 @@ class Observed:
 @dataclass(frozen=True)
 class Attended:
     """One forward of a layer's attention for B sequences of N tokens, without padding: queries, keys and values as they are
-    multiplied (after rotary embeddings and norms), the output of each query head, and the factor of the scores."""
+    multiplied (after rotary embeddings and norms), the output of each query head, the factor of the scores, and
+    what they are capped at."""
 
     query_BHND: Tensor
     key_BGND: Tensor
     value_BGND: Tensor
     output_BNHD: Tensor
     scaling: float
+    softcap: float | None = None
 
 
 class Statistic(BaseModel):

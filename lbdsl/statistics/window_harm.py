@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
@@ -21,6 +21,7 @@ class WindowHarm(Statistic):
     head alone see `window` tokens and the first `sinks`."""
 
     kind: Literal["window_harm"] = "window_harm"
+    version: ClassVar[int] = 2
     window: int
     sinks: int
 
@@ -41,6 +42,8 @@ class WindowHarm(Statistic):
         for start in range(0, length, rows):
             query_Q1 = column_K[start : start + rows, None]
             scores = seen.query_BHND[:, :, start : start + rows].float() @ key.mT * seen.scaling
+            if seen.softcap is not None:
+                scores = seen.softcap * torch.tanh(scores / seen.softcap)
             near = (column_K > query_Q1 - self.window) | (column_K < self.sinks)
             windowed = scores.masked_fill(~(near & (column_K <= query_Q1)), -torch.inf).softmax(-1) @ value
             change_BQHD = seen.output_BNHD[:, start : start + rows].float() - windowed.transpose(1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,14 @@ from lbdsl.actions.base import together
 from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.actions.swa import SlidingWindow
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.measurement import Measurement
+from lbdsl.core.units import Unit
 from lbdsl.layer.weights import stats_in
 from lbdsl.measure.expressions import made_of
 from lbdsl.model.surgery import to_hybrid
+from lbdsl.parts import Window
 from lbdsl.parts.attention import SINK_LOGITS
+from lbdsl.plan.lengths import windows_of
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
@@ -193,3 +198,66 @@ def test_rules_that_leave_no_head_windowed_are_refused() -> None:
     (found,) = refused.value.diagnostics
     assert found.code == "LB339"
     assert "1 of 1 KV heads are full" in found.message
+
+
+def again(window: Window):
+    """A model whose layers have this window already, as an artifact that is changed once more."""
+    facts = facts_of(family_base("llama", **MANY))
+    specs = tuple(spec.replace(mixer=spec.mixer.replace(window=window)) for spec in facts.layer_specs)
+    return replace(facts, layer_specs=specs)
+
+
+@pytest.mark.parametrize(("sinks", "nodes"), [(4, {}), ("learned", {SINK_LOGITS.name: "slice"})], ids=str)
+def test_other_sinks_beside_full_heads_leave_these_as_they_are(sinks: int | str, nodes: dict[str, str]) -> None:
+    change = SlidingWindow(window=5, sinks=sinks).under(again(Window(size=5, full_heads=1)), 2)
+    assert change is not None
+    assert change.spec.mixer.full_heads == 1
+    assert {name: expr.node for name, expr in change.weights} == nodes
+
+
+def test_kv_heads_with_and_without_windows_are_not_merged() -> None:
+    facts, fewer = again(Window(size=5, full_heads=1)), KVHeads(n=2)
+    (found,) = fewer.check(facts, 1)
+    assert found.code == "LB339"
+    assert "see all tokens" in found.message
+    change = fewer.under(facts, 1)
+    assert change is not None
+    assert change.spec == facts.layer_specs[1]
+
+
+def test_what_was_windowed_before_is_not_marked() -> None:
+    mixer = again(Window(size=5, full_heads=1)).layer_specs[0].mixer
+    assert {mark.sign for mark in mixer.marks(mixer) if mark.row == "attn"} == {"="}
+
+
+def test_impossible_counts_are_refused_wherever_they_are_met() -> None:
+    facts = facts_of(family_base("llama"))
+    action = SlidingWindow(window=5, full_heads=2)
+    assert windows_of([action], facts) == frozenset()
+    named = recipe_from_text("layers 1 kv_heads(2)\nlayers 1 swa(window=5, full_heads=[3])\nelse keep").unwrap()
+    with pytest.raises(LbdslError) as refused:
+        select(Case(named, facts_of(family_base("llama", **MANY))), {})
+    assert [found.code for found in refused.value.diagnostics] == ["LB339"]
+
+
+def test_an_alternative_that_other_rules_leave_no_room_for_is_left_out() -> None:
+    recipe = recipe_from_text(
+        "layers 1 kv_heads(1)\nchoose for layers all among keep, swa(window=5, full_heads=1)"
+        " minimizing kl subject to kv(64) <= 80%"
+    ).unwrap()
+    case = Case(recipe, facts_of(family_base("llama", **MANY)))
+    scores = {request: Measurement(0.1, 0.01, Unit.NATS, 100, 2) for request in case.requests}
+    chosen = select(case, scores).unwrap()
+    assert chosen.layers[1].after.mixer.window is None
+    assert any(layer.after.mixer.full_heads == 1 for layer in chosen.layers if layer.index != 1)
+
+
+def test_scores_that_are_capped_are_capped_in_the_statistic() -> None:
+    chance = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, LENGTH, 8, generator=chance) for _ in range(3))
+    scores = 2 * torch.tanh(query.double() @ key.double().mT / 2)
+    full = scores.masked_fill(~torch.ones(LENGTH, LENGTH).tril().bool(), -torch.inf).softmax(-1) @ value.double()
+    sums: dict[str, Tensor] = {}
+    seen = Attended(query, key, value, full.transpose(1, 2).float(), 1.0, softcap=2.0)
+    harm.WindowHarm(window=LENGTH, sinks=0).add_attention(sums, seen, lambda _name: torch.ones(4, 16))
+    assert float(sums["harm"].max()) < 1e-6

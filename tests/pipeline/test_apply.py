@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import lbdsl.hf  # noqa: F401
+from lbdsl.actions.patches import patches_in
 from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import LbdslError
@@ -401,3 +402,15 @@ def test_a_plan_names_the_kv_heads_that_stay_full(workplace: Path, lbdsl) -> Non
     decided, named = (load_file(workplace / folder / "model.safetensors") for folder in ("decided", "named"))
     assert decided.keys() == named.keys()
     assert all(torch.equal(tensor, named[name]) for name, tensor in decided.items())
+
+
+def test_a_patch_stays_around_what_full_heads_make(workplace: Path, lbdsl) -> None:
+    measure = 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 64 }'
+    change = "layers 2 swa(window=16, sinks=2, full_heads=1) + drop(mlp, patch=linear)"
+    (workplace / "heads.lbr").write_text(f"{measure}\n{change}\nelse keep")
+    done = lbdsl("plan", "heads.lbr", "model", "-o", "x.lbplan", "--no-recall")
+    assert done.code == 0, done.err
+    (layer,) = load_plan(workplace / "x.lbplan").unwrap().changed
+    assert "patch for layer 2" in layer.reason
+    assert list(patches_in(layer.weights))
+    assert any("full_heads=[" in action.text() for action in layer.changing)
