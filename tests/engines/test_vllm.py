@@ -448,16 +448,18 @@ def test_granite_serves_smollm2(anywhere: Path, long_prompts: list[list[int]], t
         stock = AutoModelForCausalLM.from_pretrained(exported, dtype=dtype, attn_implementation="eager").eval()
         return load_artifact(anywhere, device="cpu", dtype=dtype), stock
 
-    # Norms and rotary embeddings are float32 in either dtype: by another kernel the artifact itself differs, by 8e-4 at
-    # first tokens, whose hidden states are huge.
+    # Norms and rotary embeddings are float32 in either dtype: by another kernel the artifact itself differs, most at first
+    # tokens, whose hidden states are huge.
     for dtype in (torch.float64, torch.float32):
         ours, stock = both(dtype)
+        own, apart = [], []
         for prompt in long_prompts:
             mine, theirs = (logits_of(model, prompt[:1], prompt[1:]) for model in (ours, stock))
             ours.set_attn_implementation("eager")
-            own = (mine - logits_of(ours, prompt[:1], prompt[1:])).abs().max()
+            own.append((mine - logits_of(ours, prompt[:1], prompt[1:])).abs().max().item())
             ours.set_attn_implementation("sdpa")
-            assert (mine - theirs).abs().max() < max(1e-4, 2 * own), (dtype, len(prompt))
+            apart.append((mine - theirs).abs().max().item())
+        assert max(apart) <= 2 * max(own) < 1e-2, (dtype, apart, own)
     assert all(greedy(stock, prompt, 64) == greedy(ours, prompt, 64) for prompt in long_prompts)
     served = serve(exported, long_prompts, tmp_path, dtype="float32")
     assert served.architecture == "GraniteSWAForCausalLM"
