@@ -65,7 +65,7 @@ def base(smollm2: str) -> Path:
 
 def prompts_of(smollm2: str, lengths: Sequence[int]) -> list[list[int]]:
     seq = max(1024, *lengths)
-    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 16 * seq, seq).ids
+    ids = token_blocks("builtin:pydoc", TextPart.EVAL, OpenModel(smollm2).tokenizer, 16 * 1024, seq).ids
     return [ids[i % len(ids), :length].tolist() for i, length in enumerate(lengths)]
 
 
