@@ -1,11 +1,11 @@
 """Full KV heads beside windowed ones against full layers beside windowed ones, at equal cache: what SmolLM2 finds in long
 texts, as shares of what its base finds, and perplexity.
 
-Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-SHARE or WAY-SHARE-healed: by `heads` each
-layer has as many full KV heads as `choose` gives it, by `layers` all of them or none; at most SHARE percent of the KV
-heads are full, and the cache at 8Ki tokens is what that takes. Both choose by `kl + 0.2 * recall`, estimated by a screen.
-Healed are those of 20 %, on 100k tokens in sequences of 2Ki, a quarter of them `builtin:recall`; they are asked at 4Ki,
-too. Perplexity is on 32Ki tokens in sequences of 8Ki.
+Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-SHARE or WAY-SHARE-healed: by `heads`
+each layer has as many full KV heads as `choose` gives it, by `layers` all of them or none, by `named` those heads that
+`choose` names; at most SHARE percent of the KV heads are full, and the cache at 8Ki tokens is what that takes. Both
+choose by `kl + 0.2 * recall`, estimated by a screen. Healed are those of 20 %, on 100k tokens in sequences of 2Ki, a
+quarter of them `builtin:recall`; they are asked at 4Ki, too. Perplexity is on 32Ki tokens in sequences of 8Ki.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from benchmarks.tables.needle import figures
 CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
 TEXTS = ("wikitext", "pydoc")
 WINDOW, POSITIONS = 260, 8192
+NAMED = ([0, 1], [0, 2], [1, 2], [0], [1], [2])
 WAYS = {
     "heads": "keep, swa(256, 4, full_heads=2), swa(256, 4, full_heads=1), swa(256, 4)",
     "layers": "keep, swa(256, 4)",
+    "named": f"keep, {', '.join(f'swa(256, 4, full_heads={heads})' for heads in NAMED)}, swa(256, 4)",
 }
 SHARES = (10, 20, 30)
 HEAL = """heal {
@@ -92,6 +94,10 @@ TABLE = Table(
     columns={"kv": ".1%", "full": ".1%"}
     | {f"{context}{what}": ".0%" for context in CONTEXTS for what in ("", " error", " worst")}
     | {f"{text}{what}": "+.1%" if not what else ".1%" for text in TEXTS for what in ("", " error")},
-    rows=[row(way, share) for share in SHARES for way in WAYS] + [row(way, 20, healed=True) for way in WAYS],
+    rows=[
+        *(row(way, share) for share in SHARES for way in ("heads", "layers")),
+        row("named", 20),
+        *(row(way, 20, healed=True) for way in ("heads", "layers")),
+    ],
     measures=(*HEALING, *CHOOSING),
 )
