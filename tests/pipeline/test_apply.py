@@ -406,11 +406,12 @@ def test_a_plan_names_the_kv_heads_that_stay_full(workplace: Path, lbdsl) -> Non
 
 def test_a_patch_stays_around_what_full_heads_make(workplace: Path, lbdsl) -> None:
     measure = 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 64 }'
-    change = "layers 2 swa(window=16, sinks=2, full_heads=1) + drop(mlp, patch=linear)"
+    change = "layers 2, 5 swa(window=16, sinks=2, full_heads=1) + drop(mlp, patch=linear)"
     (workplace / "heads.lbr").write_text(f"{measure}\n{change}\nelse keep")
     done = lbdsl("plan", "heads.lbr", "model", "-o", "x.lbplan", "--no-recall")
     assert done.code == 0, done.err
-    (layer,) = load_plan(workplace / "x.lbplan").unwrap().changed
-    assert "patch for layer 2" in layer.reason
-    assert list(patches_in(layer.weights))
-    assert any("full_heads=[" in action.text() for action in layer.changing)
+    changed = load_plan(workplace / "x.lbplan").unwrap().changed
+    patched = [layer for layer in changed if "patch for layer" in layer.reason]
+    assert patched
+    assert all(list(patches_in(layer.weights)) for layer in patched)
+    assert all("full_heads=[" in layer.changing[0].text() for layer in changed)
