@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -20,11 +20,8 @@ from lbdsl.core.units import Share
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.paths import has_path, touch, with_paths_of
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, LayerChange, after
+from lbdsl.layer.weights import AnyExpr, Largest, LayerChange, after
 from lbdsl.parts import Slot
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def _count_or_share(value: Any) -> int | Share:
@@ -114,8 +111,8 @@ class Action(BaseModel):
         layer; weights that it does not have are ignored. A pure function."""
         return {}
 
-    def decided(self, base: LayerSpec, layer: LayerSpec, value: Callable[[AnyExpr], Tensor]) -> Action:
-        """Itself with what statistics decide of the layer as arguments; `value` computes an expression over them."""
+    def decided(self, base: LayerSpec, layer: LayerSpec, places: Callable[[Largest], tuple[int, ...]]) -> Action:
+        """Itself with what statistics decide of the layer as arguments; `places` are those of the largest elements."""
         return self
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -18,9 +18,6 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import AnyExpr, Concat, Largest, Mean, Ref, Slice, Stat, Take
 from lbdsl.parts import Window
 from lbdsl.parts.attention import SINK_LOGITS, Attention
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MOST_SINKS = 4096
 
@@ -158,13 +155,12 @@ class SlidingWindow(Action):
         help = f"they are 0 to {heads - 1}; at most {heads - 1} can be full" if heads > 1 else "leave out `full_heads`"
         return error("LB339", said, help=help)
 
-    def decided(self, base: LayerSpec, layer: LayerSpec, value: Callable[[AnyExpr], Tensor]) -> Action:
+    def decided(self, base: LayerSpec, layer: LayerSpec, places: Callable[[Largest], tuple[int, ...]]) -> Action:
         if not isinstance(self.full_heads, int) or not self.full_heads:
             return self
         assert isinstance(base.mixer, Attention)
         assert isinstance(layer.mixer, Attention)
-        largest = self._harmed(base.mixer, layer.mixer, 1)
-        return self.model_copy(update={"full_heads": tuple(largest.indices(value(largest.of)).tolist())})
+        return self.model_copy(update={"full_heads": places(self._harmed(base.mixer, layer.mixer, 1))})
 
     @property
     def chosen(self) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 from lbdsl.actions.base import made_weights
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.layer.weights import AnyExpr, substituted
+from lbdsl.layer.weights import AnyExpr, Largest, substituted
 from lbdsl.measure.taken import LayerStatistics, Statistics
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
@@ -131,9 +130,11 @@ def _decided_layer(layer: LayerPlan, facts: ModelFacts, known: LayerStatistics) 
     if any(stat.text not in known for stat in layer.change.stats):
         return layer
 
+    def places(largest: Largest) -> tuple[int, ...]:
+        return tuple(largest.indices(tensor_of(largest.of, known.__getitem__, known, torch.float64)).tolist())
+
     def decided(planned: PlannedAction) -> PlannedAction:
-        of = partial(tensor_of, tensors=known.__getitem__, stats=known, dtype=torch.float64)
-        action = planned.action.decided(layer.before, layer.after, of) if planned.effective else planned.action
+        action = planned.action.decided(layer.before, layer.after, places) if planned.effective else planned.action
         return planned.model_copy(update={"action": action})
 
     def made(actions: Iterable[PlannedAction]) -> dict[str, AnyExpr]:
