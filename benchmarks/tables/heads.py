@@ -49,24 +49,16 @@ def asked(share: int) -> tuple[str, ...]:
 def answers(work: Path, name: str, way: str, share: int, healed: bool) -> dict[str, Any]:
     """What `lbdsl eval --json` says of one artifact and of its base, by text, and what its plan costs."""
 
-    def make(path: Path) -> None:
-        folder = made(work, name, recipe(way, share, healed))
-        needles = [word for context in asked(share) for word in ("--needle", context)]
-        found = {
-            text: judge(
-                folder,
-                text,
-                *(needles if text == "wikitext" else ()),
-                "-o",
-                str(work / f"{name}.png"),
-                seq=8192,
-                tokens=tokens,
-            )
-            for text, tokens in TEXTS.items()
-        }
-        path.write_text(json.dumps(found))
+    folder = made(work, name, recipe(way, share, healed))
+    needles = [word for context in asked(share) for word in ("--needle", context)]
+    found = {}
+    for text, tokens in TEXTS.items():
+        words = (*needles, "-o", str(work / f"{name}.png")) if text == "wikitext" else ()
 
-    found = dict(json.loads(once(work / f"{name}.json", make).read_text()))
+        def make(path: Path, text: str = text, tokens: int = tokens, words: tuple[str, ...] = words) -> None:
+            path.write_text(json.dumps(judge(folder, text, *words, seq=8192, tokens=tokens)))
+
+        found[text] = json.loads(once(work / f"{name}-{text}.json", make).read_text())
     plan = json.loads((work / name / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
     mixers = [layer["after"]["mixer"] for layer in plan["layers"]]
     full = [mixer["kv_heads"] if mixer["window"] is None else mixer["window"].get("full_heads", 0) for mixer in mixers]
