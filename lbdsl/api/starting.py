@@ -20,6 +20,7 @@ from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
+from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
@@ -140,6 +141,13 @@ class _Shape:
             windows=(max(1, window // 8), widest),
             ctx=min(facts.positions, MAX_CONTEXT),
         )
+
+    @property
+    def full_heads(self) -> tuple[int, ...]:
+        """How many KV heads of a windowed layer may stay full: half and a quarter of the fewest that a free layer has."""
+        mixers = [self.facts.layer_specs[i].mixer for i in self.free]
+        least = min(m.kv_heads if isinstance(m, Attention) and m.window is None else 0 for m in mixers)
+        return tuple(sorted({least // 2, least // 4} - {0}, reverse=True))
 
     def part(self, share: float) -> int:
         """The number of layers in this share of the free layers, rounded."""
@@ -294,10 +302,16 @@ def _sizes(shape: _Shape, goals: Goals) -> list[int]:
 
 def _gated(shape: _Shape, goals: Goals) -> list[str]:
     """The smallest cache with which no more is lost than the gates allow."""
-    served = any("serves" in goal for goal in goals.budgets)
+    served = {name for goal in goals.budgets if "serves" in goal for name in re.findall(r'"([^"]+)"', goal)}
     sinks = "learned" if served else "4"
     only = [] if served else ['# Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.']
-    windows = [f"swa(window={_tokens(size)}, sinks={sinks})" for size in reversed(_sizes(shape, goals))]
+    sizes = [_tokens(size) for size in reversed(_sizes(shape, goals))]
+    windows = [f"swa(window={size}, sinks={sinks})" for size in sizes]
+    if served <= {"vllm+lbdsl", "transformers"}:
+        full = [f"swa(window={sizes[-1]}, sinks={sinks}, full_heads={heads})" for heads in shape.full_heads]
+        windows[-1:] = [*full, windows[-1]]
+        if full:
+            only.append("# Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
     bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items()]
     return [
         "# The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
