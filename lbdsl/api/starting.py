@@ -20,7 +20,6 @@ from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
-from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
@@ -145,8 +144,8 @@ class _Shape:
     @property
     def full_heads(self) -> tuple[int, ...]:
         """How many KV heads of a windowed layer may stay full: half and a quarter of the fewest that a free layer has."""
-        mixers = [self.facts.layer_specs[i].mixer for i in self.free]
-        least = min(m.kv_heads if isinstance(m, Attention) and m.window is None else 0 for m in mixers)
+        mixers = (self.facts.layer_specs[i].mixer for i in self.free)
+        least = min(mixer.dims().get("kv_heads", 0) if mixer is not None and mixer.sees is None else 0 for mixer in mixers)
         return tuple(sorted({least // 2, least // 4} - {0}, reverse=True))
 
     def part(self, share: float) -> int:
