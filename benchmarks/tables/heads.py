@@ -6,16 +6,18 @@ each layer has as many full KV heads as `choose` gives it, by `layers` all of th
 `choose` names; at most SHARE percent of the KV heads are full, and the cache at 8Ki tokens is what that takes. Both
 choose by `kl + 0.2 * recall`, estimated by a screen. Healed are those of 20 %, on 100k tokens in sequences of 2Ki, a
 quarter of them `builtin:recall`; they are asked at 4Ki, too. Perplexity is in sequences of 8Ki.
+`python -m benchmarks.tables.heads PICTURE` draws what is found against the cache.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluated import increases, judge, made
-from benchmarks.table import CHOOSING, HEALING, Row, Table, once
+from benchmarks.table import CHOOSING, HEALING, Row, Table, once, rows_of
 from benchmarks.tables.needle import figures
 
 CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
@@ -94,3 +96,27 @@ TABLE = Table(
     ],
     measures=(*HEALING, *CHOOSING),
 )
+
+
+def draw(path: Path) -> None:
+    """What is found of what the base finds, against the cache: a line a way with its standard errors; stars are healed."""
+    from lbdsl.core.pictures import picture
+
+    done = {key: row["figures"] for key, row in rows_of("heads").items()}
+    with picture(path, 2, figsize=(8, 3.5), sharey=True) as (_, both):
+        for axes, context in zip(both, ("1Ki", "2Ki"), strict=True):
+            for way, colour in {"layers": "tab:blue", "heads": "tab:orange", "named": "tab:green"}.items():
+                for healed, style in {"": "o-", "-healed": "*"}.items():
+                    keys = [f"{way}-{share}{healed}" for share in SHARES]
+                    if found := [done[key] for key in keys if key in done]:
+                        x, y, error = ([100 * row[of] for row in found] for of in ("kv", context, f"{context} error"))
+                        axes.errorbar(x, y, error, fmt=style, color=colour, capsize=3, label=f"{way}{healed}")
+            axes.axhline(100, color="grey", linewidth=0.8)
+            axes.set_xlabel("cache at 8Ki tokens, % of the base's")
+            axes.set_title(f"SmolLM2-135M, needle({context})", fontsize=10)
+        both[0].set_ylabel("found, % of what the base finds")
+        both[1].legend()
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
