@@ -2,8 +2,8 @@
 
 Needs `make model`. The layers are those of the least `recall` or `kl` of the window with four sink tokens; the cache at 8Ki
 tokens is 28 % of the base's. A plan is SCORE-SINKS-HEALING: `25-2Ki` is healed on 50k tokens in sequences of 2Ki, 25 % of
-them `builtin:recall`, the rest pydoc and documentation in equal parts; `slow` learns at a rate of 2e-4 instead of 1e-3.
-Recoveries (8 texts of each length, mean over the kinds of facts), the error of the whole, and the worst kind; `wikitext` is
+them `builtin:recall`, the rest pydoc and documentation in equal parts; `slow` learns at a rate of 2e-4 instead of 1e-3, on
+50k tokens or as many as it names. Recoveries (8 texts of each length, mean over the kinds of facts), the error of the whole, and the worst kind; `wikitext` is
 the rise of perplexity on 32Ki tokens of `builtin:wikitext` in sequences of 8Ki. The row `base` has the shares that the base
 finds.
 """
@@ -24,12 +24,12 @@ PLANS = (
     *("recall-tokens-unhealed", "recall-learned-unhealed", "kl-tokens-unhealed", "recall-learned-25-2Ki"),
     *("recall-learned-0-2Ki", "kl-learned-0-2Ki", "kl-learned-25-2Ki", "recall-learned-25-1Ki", "recall-learned-25-4Ki"),
     *("recall-tokens-25-1Ki", "recall-tokens-25-4Ki", "recall-learned-50-2Ki", "recall-learned-10-2Ki"),
-    "recall-tokens-25-2Ki-slow",
+    *("recall-tokens-25-2Ki-slow", "recall-tokens-25-2Ki-slow-100k"),
 )
 
 
 def recipe(plan: str) -> str:
-    score, sinks, share, seq, slow = (*plan.split("-"), "", "")[:5]
+    score, sinks, share, seq, slow, tokens = (*plan.split("-"), "", "", "")[:6]
     action = ACTION.format(SINKS[sinks])
     rules = f"lowest 23 by {score}({ACTION.format(4)}) {action}\nelse keep"
     heal = ""
@@ -39,7 +39,7 @@ def recipe(plan: str) -> str:
             texts, weights = [*texts, '"builtin:recall"'], [*weights, 2 * int(share)]
         data = f"mix({', '.join(texts)}, weights={weights})"
         heal = (
-            f"heal {{ data = {data}; tokens = 50k; seq = {seq}; method = lora(rank=64, alpha=128); "
+            f"heal {{ data = {data}; tokens = {tokens or '50k'}; seq = {seq}; method = lora(rank=64, alpha=128); "
             f"lr = {'2e-4' if slow else '1e-3'}; batch = 1 }}"
         )
     return f'measure {{ data = "builtin:pydoc"; tokens = 8Ki }}\n{rules}\n{heal}'
