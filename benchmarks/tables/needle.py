@@ -3,9 +3,9 @@
 Needs `make model`. The layers are those of the least `recall` or `kl` of the window with four sink tokens; the cache at 8Ki
 tokens is 28 % of the base's. A plan is SCORE-SINKS-HEALING: `25-2Ki` is healed on 50k tokens in sequences of 2Ki, 25 % of
 them `builtin:recall`, the rest pydoc and documentation in equal parts; `slow` learns at a rate of 2e-4 instead of 1e-3, on
-50k tokens or as many as it names. Recoveries (8 texts of each length, mean over the kinds of facts), the error of the whole, and the worst kind; `wikitext` is
-the rise of perplexity on 32Ki tokens of `builtin:wikitext` in sequences of 8Ki. The row `base` has the shares that the base
-finds.
+50k tokens or as many as it names. Recoveries (8 texts of each length, mean over the kinds of facts), the error of the
+whole, and the worst kind; `wikitext` is the rise of perplexity on 32Ki tokens of `builtin:wikitext` in sequences of 8Ki.
+The row `base` has the shares that the base finds.
 """
 
 from __future__ import annotations

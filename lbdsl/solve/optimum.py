@@ -113,14 +113,15 @@ def unmet(problem: Problem) -> Diagnostic:
     """LB356: why no plan keeps the budgets."""
     problem = replace(problem, pairs={}, guides=())
     budgets, found = problem.choosing.budgets, []
-    for barred in _ways(problem):
-        for limit in problem.priced[0]:
-            budget = budgets[limit.number]
-            nearest = _Program(problem, barred, without=limit).nearest(limit)
-            shown = None if nearest is None else deciding(budget.expr, problem.world(nearest))
-            if nearest is not None and shown is not None and limit.number in problem.broken(nearest):
-                others = "" if len(budgets) == 1 else ", with all others kept"
-                found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
+    for limit in problem.priced[0]:
+        budget = budgets[limit.number]
+        programs = (_Program(problem, barred, without=limit) for barred in _ways(problem))
+        plans = [plan for program in programs if (plan := program.nearest(limit)) is not None]
+        nearest = max(plans, key=lambda plan: sum(limit.changes.get(place, 0.0) for place in plan.items()), default=None)
+        shown = None if nearest is None else deciding(budget.expr, problem.world(nearest))
+        if nearest is not None and shown is not None and limit.number in problem.broken(nearest):
+            others = "" if len(budgets) == 1 else ", with all others kept"
+            found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
     places, unserved = len(problem.options), _unserved(problem)
     if unserved is not None:
         budget, layer = unserved

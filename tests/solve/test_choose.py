@@ -439,6 +439,19 @@ def test_an_alternative_that_no_format_has_is_named_and_not_the_cache() -> None:
             )
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_nearest_to_a_budget_is_that_of_the_best_format(first: bool) -> None:
+    """And not of the first, which may have none of what saves."""
+
+    def none(specs) -> bool:
+        return all(spec.mixer.window is None for spec in specs)
+
+    recipe, facts = recipe_of('kv(8Ki) <= 0.5%, serves("vllm")', "keep, swa(window=64)"), llama_facts(layers=4)
+    forms = {"vllm": (none, lambda specs: True) if first else (lambda specs: True, none)}
+    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), forms).unwrap()
+    assert unmet(problem).message.endswith("the nearest is that `kv(8Ki)` is 0.8 % of the base model's")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_many_pair_terms_are_solved_nearly(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(seed)
