@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.schema import Recipe
@@ -65,7 +65,10 @@ def on_model(found: Diagnosed[Recipe], model: ModelFacts | ModelAtHand | None) -
     if found.value is None:
         return Diagnosed(None, tuple(_sharper(d, facts) for d in found.diagnostics))
     forms = None if isinstance(model, ModelFacts) else model.forms(found.value)
-    of_model = static_findings(Case(found.value, facts), forms)
+    try:
+        of_model = static_findings(Case(found.value, facts), forms)
+    except LbdslError as problem:
+        of_model = problem.diagnostics
     if not isinstance(model, ModelFacts):
         of_model += tuple(model.not_there(found.value))
     # A model-independent finding is omitted where the model's facts give the same finding more precisely.

@@ -68,7 +68,8 @@ def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> 
                 part = _set(getattr(spec, slot), getattr(other, slot), rest)
             except ValidationError as problem:
                 said = problem.errors()[0]["msg"].removeprefix("Value error, ")
-                raise fail("LB339", f"what rules make of one layer does not go together: {said}") from None
+                help = "leave one of them out, or take it from other layers"
+                raise fail("LB339", f"what this makes of a layer does not go together: {said}", help=help) from None
             spec = spec.replace(**{slot: part})
     return spec
 

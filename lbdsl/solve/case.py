@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, placed
 from lbdsl.core.measurement import Request
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
@@ -15,6 +15,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import (
     ElseSelector,
     Expr,
+    Items,
     LayerSet,
     LayersSelector,
     ModulesSelector,
@@ -199,9 +200,14 @@ class Case:
         """For each alternative of the `choose`, the layers that have what it changes."""
         if self.choose is None or self.choosing is None:
             return ()
-        domain = self.choose.domain
-        actions = (None if by is None else scores_in(by)[0].action for by in self.choosing.scores)
-        return tuple(frozenset(i for i in domain if a is None or a.under(self.facts, i) is not None) for a in actions)
+        return tuple(frozenset(self._possible(self.choose.domain, by)) for by in self.choosing.scores)
+
+    def _possible(self, domain: Iterable[int], by: Items | None) -> Iterable[int]:
+        score = None if by is None else scores_in(by)[0]
+        if score is None or score.action is None:
+            return domain
+        with placed(f"`{score.action_text}`", score.span):
+            return [layer for layer in domain if score.action.under(self.facts, layer) is not None]
 
     @property
     def alternatives(self) -> Iterator[tuple[Score, tuple[int, ...]]]:

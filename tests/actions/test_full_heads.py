@@ -12,6 +12,7 @@ from torch import Tensor
 from lbdsl.actions.base import together
 from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.actions.swa import SlidingWindow
+from lbdsl.api.checking import check_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
@@ -191,13 +192,27 @@ def test_named_heads_need_no_statistic() -> None:
     assert not stats_in(expr for _, expr in change.weights)
 
 
-def test_rules_that_leave_no_head_windowed_are_refused() -> None:
-    recipe = recipe_from_text("layers 1 kv_heads(1)\nlayers 1 swa(window=5, full_heads=1)\nelse keep").unwrap()
-    with pytest.raises(LbdslError) as refused:
-        select(Case(recipe, facts_of(family_base("llama"))), {})
-    (found,) = refused.value.diagnostics
-    assert found.code == "LB339"
-    assert "1 of 1 KV heads are full" in found.message
+@pytest.mark.parametrize(
+    ("rules", "at", "said"),
+    [
+        ("layers 1 kv_heads(1)\nlayers 1 swa(window=5, full_heads=1)\nelse keep", (2, 1), "rules 1-2, layer 1: "),
+        ("layers 1 kv_heads(1) + swa(window=5, full_heads=1)\nelse keep", (1, 1), "rule 1, layer 1: "),
+        (
+            "choose for layers all among keep, kv_heads(1) + swa(5, full_heads=1) minimizing kl subject to kv(64) <= 50%",
+            (1, 35),
+            "`kv_heads(n=1) + swa(window=5, full_heads=1)`: ",
+        ),
+    ],
+    ids=["two rules", "one rule", "an alternative"],
+)
+def test_what_leaves_no_head_windowed_is_refused_where_it_stands(rules: str, at: tuple[int, int], said: str) -> None:
+    found = check_recipe(rules, facts=facts_of(family_base("llama"))).diagnostics
+    (refused,) = (d for d in found if d.is_error)
+    assert refused.code == "LB339"
+    assert refused.message.startswith(said)
+    assert "1 of 1 KV heads are full" in refused.message
+    assert refused.span is not None
+    assert refused.span.start_line_column == at
 
 
 def again(window: Window):
