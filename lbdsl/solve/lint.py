@@ -75,7 +75,14 @@ class _RuleInTable:
                 message = f"rule {number} asks for {asked} of the rest, and {left}"
                 yield warning("LB309", message, span, help=tuple(self._in_the_way()))
         if got and not acts and not all(action.keeps for action in rule.actions):
-            if self.known.choosing is not None:
+            choosing = self.known.choosing
+            if choosing is not None and choosing.cost is not None and choosing.bounds:
+                bounds = " and ".join(f"`{bound.text}`" for bound in choosing.bounds)
+                message = f"rule {number} changes no layer: no plan was found that changes some and keeps {bounds}"
+                yield warning(
+                    "LB313", message, span, help="raise the bounds, allow what changes less, or give more `tries`"
+                )
+            elif choosing is not None:
                 yield note("LB313", f"rule {number} changes no layer: its budgets are kept already", span)
             else:
                 message = f"rule {number} changes nothing: what it claims of {layers_text(got)} is gone, or is so already"

@@ -64,7 +64,8 @@ def search(
     unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
         return Found(problem.plain, 0.0, {})
-    starts = _starts(problem, min(STARTS, tries))
+    # Tries are left for scaling the guides.
+    starts = _starts(problem, min(STARTS, -(-tries // 3) if problem.guides else tries))
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
@@ -83,7 +84,7 @@ def search(
             if factors is None:
                 break
             guided = guided.guided(factors)
-            most = min(STARTS, int(tries - state.spent))
+            most = min(STARTS, math.ceil((tries - state.spent) / 2))
             latest = [plan for plan in _starts(guided, most) if key_of(plan) not in state.joint] if most else []
             if not latest:
                 break

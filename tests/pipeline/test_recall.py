@@ -335,3 +335,6 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     assert "they take the whole of kv(8Ki)" in " ".join(whole.out.split())
     plan = json.loads(lbdsl("show", "whole.lbplan", "--json").out)
     assert all(layer["after"] == layer["before"] for layer in plan["layers"])
+    (warned,) = (found for found in plan["findings"] if found["code"] == "LB313")
+    assert warned["severity"] == "warning"
+    assert "no plan was found that changes some and keeps `kl <= 0`" in warned["message"]
