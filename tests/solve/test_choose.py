@@ -131,6 +131,24 @@ def test_measured_bounds_agree_with_brute_force(rest: str, seed: int, together: 
         assert few.asked <= tries
 
 
+def test_few_tries_scale_the_guides() -> None:
+    """Where the model as a whole loses four times what the scores add up to, all first plans are far over the bound."""
+    facts = llama_facts(layers=12)
+    text = "lbr 1\nchoose for layers all among keep, swa(window=64) minimizing kv(8Ki) subject to kl <= 0.4\nelse keep"
+    recipe = recipe_from_text(text).unwrap()
+    scores = {request: Measurement(0.03, 0.0, Unit.NATS, 10, 2) for request in Case(recipe, facts).requests}
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
+
+    def measure(plans, share):
+        lost = [Measurement(0.12 * sum(plan.values()), 0.0, Unit.NATS, 10, 2) for plan in plans]
+        return [problem.judged(plan, {"kl": one}) for plan, one in zip(plans, lost, strict=True)]
+
+    found = search(problem, measure, tries=8, share=1.0)
+    assert found is not None
+    assert sum(found.best.values()) == 3
+    assert found.spent <= 8
+
+
 def test_without_layers_there_is_one_plan() -> None:
     facts = llama_facts(layers=6)
     for budget, plans in (("kv(8Ki) <= 100%", [{}]), ("kv(8Ki) <= 50%", [])):
