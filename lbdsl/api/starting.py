@@ -305,19 +305,18 @@ def _gated(shape: _Shape, goals: Goals) -> list[str]:
     sinks = "learned" if served else "4"
     only = [] if served else ['# Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.']
     sizes = [_tokens(size) for size in reversed(_sizes(shape, goals))]
-    windows = [f"swa(window={size}, sinks={sinks})" for size in sizes]
-    if served <= {"vllm+lbdsl", "transformers"}:
-        full = [f"swa(window={sizes[-1]}, sinks={sinks}, full_heads={heads})" for heads in shape.full_heads]
-        windows[-1:] = [*full, windows[-1]]
-        if full:
-            only.append("# Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
+    full = shape.full_heads if served <= {"vllm+lbdsl", "transformers"} else ()
+    if full:
+        only.append("# Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
+    beside = [*(f", full_heads={heads}" for heads in full), ""]
+    windows = [f"swa(window={size}, sinks={sinks}{more})" for size in sizes for more in beside]
     bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items()]
     return [
         "# The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
         "# the asserts below need: docs/choosing.md.",
         *only,
         f"choose for layers {ranges_text(shape.free)} among {', '.join(['keep', *windows])}",
-        f"  minimizing kv({_tokens(min(goals.context or shape.ctx, shape.ctx))})",
+        f"  minimizing kv({_tokens(shape.ctx)})",
         f"  subject to {', '.join((*goals.budgets, *goals.scores, *bounds))}",
         "else keep",
     ]

@@ -49,7 +49,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
 
     def measure(plans: Sequence[Choices], share: float) -> Sequence[Judged]:
         nonlocal done
-        title = f"choosing: plan {done:.0f} of at most {wanted.tries}"
+        title = f"choosing: plan {min(done, wanted.tries):.0f} of at most {wanted.tries}"  # The best is measured again.
         done += share * len(plans)
         selections = [select(case, scores, chosen=plan).unwrap() for plan in plans]
         found = whole.measure(selections, title, share)

@@ -221,19 +221,20 @@ def test_init_loads_no_torch_and_the_recipe_checks(tmp_path: Path) -> None:
 FINISHED = {
     "an eighth and a quarter of the context": (
         ("recovery(needle(4Ki)) >= 90%", "weights <= 100%"),
-        "among keep, swa(window=1Ki, sinks=4), swa(window=512, sinks=4, full_heads=1), swa(window=512, sinks=4)",
+        "among keep, swa(window=1Ki, sinks=4, full_heads=1), swa(window=1Ki, sinks=4), "
+        "swa(window=512, sinks=4, full_heads=1), swa(window=512, sinks=4)",
         # -log(0.9) nats an answer.
-        "minimizing kv(4Ki) subject to weights <= 100%, kl <= 0.095, recall <= 0.11",
+        "minimizing kv(8Ki) subject to weights <= 100%, kl <= 0.095, recall <= 0.11",
     ),
     "sinks that vLLM serves": (
         ('serves("vllm") and recovery(needle(1Ki)) >= 0.8',),
         "among keep, swa(window=256, sinks=learned), swa(window=128, sinks=learned)",
-        'minimizing kv(1Ki) subject to serves("vllm"), kl <= 0.095, recall <= 0.22',
+        'minimizing kv(8Ki) subject to serves("vllm"), kl <= 0.095, recall <= 0.22',
     ),
     "full heads, which vLLM serves with lbdsl beside it": (
         ('serves("vllm+lbdsl") and recovery(needle(1Ki)) >= 0.8',),
-        "swa(window=256, sinks=learned), swa(window=128, sinks=learned, full_heads=1), swa(window=128, sinks=learned)",
-        'minimizing kv(1Ki) subject to serves("vllm+lbdsl"), kl <= 0.095, recall <= 0.22',
+        "swa(window=128, sinks=learned, full_heads=1), swa(window=128, sinks=learned)",
+        'minimizing kv(8Ki) subject to serves("vllm+lbdsl"), kl <= 0.095, recall <= 0.22',
     ),
     "perplexity": (("ppl_increase < 10%",), "swa(window=512, sinks=4)", "kv(8Ki) subject to kl <= 0.095, recall <= 0.1"),
     "a share of all answers": (
