@@ -5,7 +5,7 @@ Needs `make model`. Windows of 256 tokens with four sink tokens. A plan is WAY-S
 each layer has as many full KV heads as `choose` gives it, by `layers` all of them or none, by `named` those heads that
 `choose` names; at most SHARE percent of the KV heads are full, and the cache at 8Ki tokens is what that takes. Both
 choose by `kl + 0.2 * recall`, estimated by a screen. Healed are those of 20 %, on 100k tokens in sequences of 2Ki, a
-quarter of them `builtin:recall`; they are asked at 4Ki, too. Perplexity is in sequences of 8Ki.
+quarter of them `builtin:recall`; they are asked at 4Ki, too. Perplexity is in sequences of 8Ki, that of pydoc of 5Ki.
 `python -m benchmarks.tables.heads PICTURE` draws what is found against the cache.
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from benchmarks.table import CHOOSING, HEALING, Row, Table, once, rows_of
 from benchmarks.tables.needle import figures
 
 CONTEXTS = ("512", "1Ki", "2Ki", "4Ki")
-TEXTS = {"wikitext": 32768, "pydoc": 16384}
-"""How many tokens of each."""
+TEXTS = {"wikitext": (8192, 32768), "pydoc": (5120, 20480)}
+"""The length of a sequence and how many tokens in all; `builtin:pydoc` has no four sequences of 8Ki to judge by."""
 WINDOW, POSITIONS = 260, 8192
 NAMED = ([0, 1], [0, 2], [1, 2], [0], [1], [2])
 WAYS = {
@@ -54,11 +56,13 @@ def answers(work: Path, name: str, way: str, share: int, healed: bool) -> dict[s
     folder = made(work, name, recipe(way, share, healed))
     needles = [word for context in asked(share) for word in ("--needle", context)]
     found = {}
-    for text, tokens in TEXTS.items():
+    for text, (seq, tokens) in TEXTS.items():
         words = (*needles, "-o", str(work / f"{name}.png")) if text == "wikitext" else ()
 
-        def make(path: Path, text: str = text, tokens: int = tokens, words: tuple[str, ...] = words) -> None:
-            path.write_text(json.dumps(judge(folder, text, *words, seq=8192, tokens=tokens)))
+        ask = partial(judge, folder, text, *words, seq=seq, tokens=tokens)
+
+        def make(path: Path, ask: Callable[[], dict[str, Any]] = ask) -> None:
+            path.write_text(json.dumps(ask()))
 
         found[text] = json.loads(once(work / f"{name}-{text}.json", make).read_text())
     plan = json.loads((work / name / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
