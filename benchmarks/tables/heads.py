@@ -35,8 +35,9 @@ WAYS = {
 SHARES = (10, 20, 30)
 HEAL = """heal {
   data = mix("builtin:pydoc", "builtin:docs", "builtin:recall", weights=[3, 3, 2])
-  tokens = 100k; seq = 2Ki; batch = 1; method = lora(rank=64, alpha=128); lr = 1e-3
+  tokens = 100k; seq = 2Ki; batch = 1; method = lora(rank=64, alpha=128); lr = 2e-4
 }"""
+"""At 1e-3 models with sink tokens get worse: the table `needle`."""
 
 
 def recipe(way: str, share: int, healed: bool) -> str:
