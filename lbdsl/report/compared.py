@@ -50,7 +50,10 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
 def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
     """`layer 3: window 256 → full`, for each layer that becomes another."""
     for one, other in zip(first.layers, second.layers, strict=True):
-        changes = changes_text(one.after, other.after, arrow)
+        changes = [*changes_text(one.after, other.after, arrow)]
+        was, becomes = (", ".join(filter(None, (each.action.chosen for each in layer.acting))) for layer in (one, other))
+        if was != becomes and was and becomes:
+            changes.append(f"{was} {arrow} {becomes}")
         if changes or one.weights != other.weights:
             yield f"layer {one.index}: {', '.join(changes) or 'other weights'}"
 

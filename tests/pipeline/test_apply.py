@@ -399,6 +399,11 @@ def test_a_plan_names_the_kv_heads_that_stay_full(workplace: Path, lbdsl) -> Non
     (workplace / "named.lbr").write_text(recipe.replace("layers 1, 3 swa(window=16, sinks=2, full_heads=1)\n", ""))
     assert lbdsl("apply", "x.lbplan", "-o", "decided").code == 0
     assert lbdsl("apply", "named.lbr", "model", "-o", "named", "--yes", "--no-recall").code == 0
+    assert json.loads(lbdsl("diff", "decided", "named", "--json").out)["differences"] == []
+    (workplace / "other.lbr").write_text(f"layers 1 swa(window=16, sinks=2, full_heads=[{1 - heads[1][0]}])\nelse keep")
+    assert lbdsl("plan", "other.lbr", "model", "-o", "other.lbplan", "--no-recall").code == 0
+    differences = json.loads(lbdsl("diff", "x.lbplan", "other.lbplan", "--json").out)["differences"]
+    assert f"layer 1: KV head {heads[1][0]} full -> KV head {1 - heads[1][0]} full" in differences
     decided, named = (load_file(workplace / folder / "model.safetensors") for folder in ("decided", "named"))
     assert decided.keys() == named.keys()
     assert all(torch.equal(tensor, named[name]) for name, tensor in decided.items())
