@@ -69,7 +69,7 @@ def with_paths_of(spec: LayerSpec, other: LayerSpec, paths: tuple[str, ...]) -> 
             except ValidationError as problem:
                 said = problem.errors()[0]["msg"].removeprefix("Value error, ")
                 help = "leave one of them out, or take it from other layers"
-                raise fail("LB339", f"what this makes of a layer does not go together: {said}", help=help) from None
+                raise fail("LB339", f"what is made of the layer does not go together: {said}", help=help) from None
             spec = spec.replace(**{slot: part})
     return spec
 
