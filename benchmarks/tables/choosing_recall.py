@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.evaluated import increases, judge, made
 from benchmarks.table import CHOOSING, HEALING, Row, Table, once, rows_of
-from benchmarks.tables.heads import HEAL
+from benchmarks.tables.heads import HEAL, draw_found
 from benchmarks.tables.needle import figures
 
 LAYERS, POSITIONS, SINKS, WEIGHT = 30, 8192, 4, 0.2
@@ -103,21 +103,11 @@ TABLE = Table(
 
 
 def draw(path: Path) -> None:
-    """What is found of what the base finds, nothing healed, against the cache: a line a way with its standard errors."""
-    from lbdsl.core.pictures import picture
-
+    """A line a way, nothing healed."""
     done = {key: each["figures"] for key, each in rows_of("choosing_recall").items()}
-    with picture(path, 2, figsize=(8, 3.5), sharey=True) as (_, both):
-        for axes, context in zip(both, ("1Ki", "2Ki"), strict=True):
-            for way in WAYS:
-                if found := [done[key] for cache in sorted(WINDOWED[256]) if (key := f"{way}-{cache}") in done]:
-                    x, y, error = ([100 * each[of] for each in found] for of in ("kv", context, f"{context} error"))
-                    axes.errorbar(x, y, error, marker="o", capsize=3, label=way)
-            axes.axhline(100, color="grey", linewidth=0.8)
-            axes.set_xlabel("cache at 8Ki tokens, % of the base's")
-            axes.set_title(f"SmolLM2-135M, needle({context})", fontsize=10)
-        both[0].set_ylabel("found, % of what the base finds")
-        both[1].legend()
+    plans = {way: [f"{way}-{cache}" for cache in sorted(WINDOWED[256])] for way in WAYS}
+    found = {way: [done[key] for key in keys if key in done] for way, keys in plans.items()}
+    draw_found(path, {way: ("o-", rows) for way, rows in found.items() if rows})
 
 
 if __name__ == "__main__":

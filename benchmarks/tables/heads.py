@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,24 +103,31 @@ TABLE = Table(
 )
 
 
-def draw(path: Path) -> None:
-    """What is found of what the base finds, against the cache: a line a way with its standard errors; stars are healed."""
+def draw_found(path: Path, lines: Mapping[str, tuple[str, list[dict[str, float]]]]) -> None:
+    """What is found of what the base finds, against the cache: rows with their standard errors by label, and how they are
+    drawn."""
     from lbdsl.core.pictures import picture
 
-    done = {key: row["figures"] for key, row in rows_of("heads").items()}
     with picture(path, 2, figsize=(8, 3.5), sharey=True) as (_, both):
         for axes, context in zip(both, ("1Ki", "2Ki"), strict=True):
-            for way, colour in {"layers": "tab:blue", "heads": "tab:orange", "named": "tab:green"}.items():
-                for healed, style in {"": "o-", "-healed": "*"}.items():
-                    keys = [f"{way}-{share}{healed}" for share in SHARES]
-                    if found := [done[key] for key in keys if key in done]:
-                        x, y, error = ([100 * row[of] for row in found] for of in ("kv", context, f"{context} error"))
-                        axes.errorbar(x, y, error, fmt=style, color=colour, capsize=3, label=f"{way}{healed}")
+            for label, (style, found) in lines.items():
+                x, y, error = ([100 * row[of] for row in found] for of in ("kv", context, f"{context} error"))
+                axes.errorbar(x, y, error, fmt=style, capsize=3, label=label)
             axes.axhline(100, color="grey", linewidth=0.8)
             axes.set_xlabel("cache at 8Ki tokens, % of the base's")
             axes.set_title(f"SmolLM2-135M, needle({context})", fontsize=10)
         both[0].set_ylabel("found, % of what the base finds")
         both[1].legend()
+
+
+def draw(path: Path) -> None:
+    """A line a way; stars are healed."""
+    done, lines = {key: row["figures"] for key, row in rows_of("heads").items()}, {}
+    for way, colour in {"layers": "C0", "heads": "C1", "named": "C2"}.items():
+        for healed, style in {"": "o-", "-healed": "*"}.items():
+            if found := [done[key] for share in SHARES if (key := f"{way}-{share}{healed}") in done]:
+                lines[f"{way}{healed}"] = (colour + style, found)
+    draw_found(path, lines)
 
 
 if __name__ == "__main__":
