@@ -56,6 +56,11 @@ class Goals:
         return cls(tuple(asked["budgets"]), tuple(asked["scores"]), tuple(asked["gates"]), left, context)
 
     @property
+    def served(self) -> set[str]:
+        """The engines that they name."""
+        return {name for goal in self.budgets if "serves" in goal for name in re.findall(r'"([^"]+)"', goal)}
+
+    @property
     def remembers(self) -> bool:
         """Whether one of them is about what a model finds in its context, as gates are, alone or beside others."""
         return bool(self.gates) or any(re.search(r"\brecall\b", goal) for goal in self.scores)

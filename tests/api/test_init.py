@@ -256,6 +256,7 @@ def test_the_smallest_cache_that_a_finished_model_allows(goals: tuple[str, ...],
     flat = " ".join(text.split())
     assert among in flat
     assert f"{bounds} else keep" in flat
+    assert ("sinks=4" in text) is ("lr = 2e-4" in text)
     found = recipe_from_text(text)
     assert found.diagnostics == ()
     # The goals themselves are the gates, once each.
