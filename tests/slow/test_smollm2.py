@@ -152,7 +152,7 @@ def test_all_kept_is_the_base_bit_for_bit(smollm2: str) -> None:
     from lbdsl.model.source import resolve_source
 
     model = OpenModel(smollm2, RunOptions(device="cpu")).base
-    # A CPU without fast bfloat16 computes in float32. Converted later, the frequencies of rotary embeddings would be rounded.
+    # A CPU without fast bfloat16 computes in float32. Converted later, rotary frequencies would be rounded.
     stock = load_base(resolve_source(smollm2), dtype=str(model.dtype).removeprefix("torch."), device="cpu")
     ids = torch.randint(0, 49000, (2, 300), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
