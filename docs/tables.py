@@ -33,6 +33,8 @@ def families() -> str:
 def results(name: str) -> str:
     """The finished rows of benchmarks/tables/NAME.py, as a Markdown table, with the days and machines of its rows."""
     rows = benchmark.rows_of(name)
+    if not rows:
+        return f"No row of `python -m benchmarks.table {name}` was run yet.\n"
     table = "\n".join(benchmark.lines(benchmark.table_of(name), rows, markdown=True)) + "\n"
     places: dict[str, dict[str, str]] = {}
     for key, row in rows.items():
