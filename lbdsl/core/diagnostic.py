@@ -6,8 +6,7 @@ the diagnostic's code (`core.codes`), and nothing else decides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -112,15 +111,9 @@ class LbdslError(Exception):
     def exit_code(self) -> int:
         return max((d.exit_code for d in self.diagnostics), default=1) or 1
 
-
-@contextmanager
-def placed(what: str, span: Span | None) -> Iterator[None]:
-    """The errors of the block begin with `what`, and are at `span` where they have no place."""
-    try:
-        yield
-    except LbdslError as problem:
-        told = (replace(d, message=f"{what}: {d.message}", span=d.span or span) for d in problem.diagnostics)
-        raise LbdslError(told) from None
+    def placed(self, what: str, span: Span | None) -> LbdslError:
+        """The same with `what` before each message, at `span` where there is no place."""
+        return LbdslError(replace(d, message=f"{what}: {d.message}", span=d.span or span) for d in self.diagnostics)
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:

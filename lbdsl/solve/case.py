@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbdsl.actions import Action
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, error, placed
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, Edit, Fix, LbdslError, error
 from lbdsl.core.measurement import Request
 from lbdsl.core.nearest import nearest, slip
 from lbdsl.core.units import plural, ranges_text
@@ -206,8 +206,10 @@ class Case:
         score = None if by is None else scores_in(by)[0]
         if score is None or score.action is None:
             return domain
-        with placed(f"`{score.action_text}`", score.span):
+        try:
             return [layer for layer in domain if score.action.under(self.facts, layer) is not None]
+        except LbdslError as problem:
+            raise problem.placed(f"`{score.action_text}`", score.span) from None
 
     @property
     def alternatives(self) -> Iterator[tuple[Score, tuple[int, ...]]]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 from lbdsl.actions import Action
 from lbdsl.actions.base import made_weights
 from lbdsl.actions.patches import SubBlock, output_module, patch_texts, places, with_patches
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, placed
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.span import Span
@@ -204,10 +204,12 @@ def choice_of(case: Case, measurements: Mapping[Request, Measurement], forms: Fo
 
 def _layer(case: Case, table: Table, reasons: list[Mapping[int, str]], index: int) -> LayerChoice:
     base, takes = case.facts.layer_specs[index], table.takes[index]
-    rules = [case.recipe.rules[rule] for rule in dict.fromkeys(take.rule for take in takes if not take.action.keeps)]
-    numbers = f"rule{'s' if len(rules) > 1 else ''} {ranges_text([rule.number for rule in rules])}"
-    with placed(f"{numbers}, layer {index}", rules[-1].span if rules else None):
+    try:
         spec = table.spec(case.facts, index)
+    except LbdslError as problem:
+        rules = [case.recipe.rules[rule] for rule in dict.fromkeys(take.rule for take in takes if not take.action.keeps)]
+        numbers = f"rule{'s' if len(rules) > 1 else ''} {ranges_text([rule.number for rule in rules])}"
+        raise problem.placed(f"{numbers}, layer {index}", rules[-1].span) from None
     actions = [_planned(case, base, spec, table.paths[index].named(take.paths), take) for take in takes]
     acting = [take for take, planned in zip(takes, actions, strict=True) if planned.effective]
     weights = made_weights(dict.fromkeys(take.action for take in acting), base, spec, case.facts)
