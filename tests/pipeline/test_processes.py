@@ -44,7 +44,7 @@ def dying(*args, **kwargs):
     return real(*args, **kwargs)
 setattr(owner, name, dying)
 import lbdsl.heal.heal as heal
-heal.heal_model = partial(heal.heal_model, save_seconds=0.0)
+heal.HealRun = partial(heal.HealRun, save_seconds=0.0)
 from lbdsl.cli.app import main
 main(sys.argv[1:])
 """
