@@ -60,11 +60,6 @@ class Goals:
         """The engines that they name."""
         return {name for goal in self.budgets if "serves" in goal for name in re.findall(r'"([^"]+)"', goal)}
 
-    @property
-    def remembers(self) -> bool:
-        """Whether one of them is about what a model finds in its context, as gates are, alone or beside others."""
-        return bool(self.gates) or any(re.search(r"\brecall\b", goal) for goal in self.scores)
-
 
 def _conditions(goal: str) -> Iterator[tuple[str, set[str]]]:
     """What `and` joins in a goal, each with the names in it."""

@@ -89,8 +89,10 @@ def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) 
     rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, wanted)
     # Where whole plans are measured, too: alone a screen may rank worse.
     screens = any(line.startswith("choose ") for line in rules)
+    remembers = any("recall" in line for line in rules)
     widest = max(_sizes(shape, wanted)) if wanted.gates else 0
-    text = "\n".join([*_head(shape, template, screens, widest), *rules, *_tail(shape, template, wanted, widest)])
+    head = _head(shape, template, screens, screens and remembers, widest)
+    text = "\n".join([*head, *rules, *_tail(shape, template, wanted, remembers, widest)])
     return format_text(text, "--goal" if goals else "<string>").unwrap()
 
 
@@ -169,8 +171,9 @@ class _Shape:
 # The parts of the text -----------------------------------------------------------------------------------------------
 
 
-def _head(shape: _Shape, template: Template, screens: bool, widest: int) -> list[str]:
-    """`widest`: of the windows that the rules name by number; 0 where they have `$window`."""
+def _head(shape: _Shape, template: Template, screens: bool, asks: bool, widest: int) -> list[str]:
+    """`asks`: each plan that is tried is measured by its recall. `widest`: of the windows that the rules name by number; 0
+    where they have `$window`."""
     facts = shape.facts
     lines = [
         f"# A start for {shape.name}: {facts.family}, {facts.layers} layers, {count_text(facts.params)} parameters,",
@@ -202,7 +205,7 @@ def _head(shape: _Shape, template: Template, screens: bool, widest: int) -> list
     if screens and facts.params < 3e9:
         lines.append("# `screen` estimates what each change does, which is quicker; whole plans are measured.")
         strategy = "; strategy = screen"
-    if widest:
+    if asks:
         lines.append("# Each of the plans that are tried is asked all questions, too.")
         strategy += "; tries = 24"
     return [
@@ -286,7 +289,7 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
         "# More alternatives: `kv_heads(1)`, `swa(window=$window, sinks=learned)`.",
         '# More budgets: `weights <= 80%`, `serves("vllm")`.',
         f"choose for layers {ranges_text(shape.free)} among {', '.join(alternatives)}",
-        "  minimizing kl",
+        f"  minimizing kl{' + 0.2 * recall' if _gate_beyond(shape) else ''}",
         f"  subject to {', '.join((*goals.budgets, *goals.scores))}",
         "else keep",
     ]
@@ -330,22 +333,26 @@ def _cache_gate(shape: _Shape, bound: int) -> list[str]:
     ]
 
 
-def _tail(shape: _Shape, template: Template, goals: Goals, widest: int) -> list[str]:
+def _gate_beyond(shape: _Shape) -> str | None:
+    return recall_gate(shape.window, shape.ctx, shape.facts.positions)
+
+
+def _tail(shape: _Shape, template: Template, goals: Goals, remembers: bool, widest: int) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
     if goals.gates and not goals.served and facts.params < 5e8:
         rate = "2e-4"  # Models with sink tokens, which lose little, get worse at 1e-3: docs/tasks.md.
     # Sequences shorter than twice the window would not heal what the window takes away.
     # Those of `builtin:recall` ask for what stands up to four windows back.
-    times = 4 if goals.remembers else 2
+    times = 4 if remembers else 2
     seq = min(max(1024, times * (widest or shape.window) if template != "speed" else 0), facts.positions)
     gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": round(100 * MOST_RISE) if goals.gates else 50}[template]
-    recall = recall_gate(shape.window, shape.ctx, facts.positions) if template != "speed" else None
+    recall = _gate_beyond(shape) if template != "speed" else None
     asked = [f"assert {goal}" for goal in goals.gates]
     perplexity = [] if any("ppl" in gate for gate in asked) else [f"assert ppl_increase < {gate}%"]
     beyond = any("needle" in gate for gate in asked)
     gates = asked if beyond or not recall else [*asked, recall]
-    data = 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' if goals.remembers else '"builtin:pydoc"'
+    data = 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' if remembers else '"builtin:pydoc"'
     return [
         "",
         "# Healing by distillation from the base model. More tokens heal more: LayerBoost (arXiv 2604.22050)",

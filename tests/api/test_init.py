@@ -124,6 +124,11 @@ def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them
         assert "needle" not in recipe_for(found, "speed"), "it sets no windows"
     goal = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", ("kv(8Ki) <= 40%",))
     assert goal.endswith("assert recovery(needle(2Ki)) >= 80%\n")
+    assert "minimizing kl + 0.2 * recall" in goal
+    assert "tries = 24" in goal
+    assert '"builtin:recall"' in goal
+    few = recipe_for(replace(_some(), facts=SHAPES["few positions"]), "goal", ("kv(64) <= 40%",))
+    assert "recall" not in few
 
 
 def _some():

@@ -337,9 +337,9 @@ FAMILIES = {
 }
 
 
-def check_plugin(name: str, family: str, layers: dict[int, Layer], plugin: Path, folder: Path) -> None:
+def check_plugin(name: str, family: str, layers: dict[int, Layer], plugin: Path, folder: Path, **options: Any) -> None:
     """A tiny model with these layers, served by the plug-in: capacity as predicted, tokens as ours, windows kept."""
-    changed = changed_model(folder, family, layers, **{**SHAPE, **FAMILIES[family]})
+    changed = changed_model(folder, family, layers, **{**SHAPE, **FAMILIES[family], **options})
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, folder, dtype="float32", max_model_len=512, plugin=plugin)
     check_capacity(name, served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512))
@@ -360,6 +360,12 @@ def test_the_plugin_serves_full_heads_beside_windowed_ones(family: str, plugin: 
     """Also with learned sinks, in the first layer, and beside layers that are full and windowed as a whole."""
     layers = {0: Layer(24, LEARNED, full_heads=1), 1: NONE, 2: Layer(40, full_heads=1), 4: swa(24)}
     check_plugin(f"full heads, {family}", family, layers, plugin, tmp_path)
+
+
+def test_the_plugin_serves_several_numbers_of_full_heads_of_eight(plugin: Path, tmp_path: Path) -> None:
+    layers = {0: Layer(24, LEARNED, full_heads=3), 1: Layer(24, full_heads=6), 2: Layer(24, full_heads=4), 4: swa(24)}
+    heads = {"hidden_size": 256, "num_attention_heads": 16, "num_key_value_heads": 8}
+    check_plugin("full heads of eight", "llama", layers, plugin, tmp_path, **heads)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3"])
