@@ -154,7 +154,7 @@ class SlidingWindow(Action):
         absent = [] if isinstance(self.full_heads, int) else [head for head in self.full_heads if head >= heads]
         said = f"of {plural(heads, 'KV head')} `{self.text()}` leaves none windowed"
         if absent:
-            said = f"`{self.text()}` names KV head {absent[0]}, which is not there"
+            said = f"`{self.text()}` names KV head {absent[0]} of {plural(heads, 'KV head')}"
         help = f"they are 0 to {heads - 1}; at most {heads - 1} can be full" if heads > 1 else "leave out `full_heads`"
         return error("LB339", said, help=help)
 
