@@ -169,7 +169,7 @@ def test_the_statistic_is_the_mean_squared_change(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("heads", "said"),
-    [(4, "none windowed"), ((0, 4), "not there"), ((0, 1, 2, 3), "none windowed")],
+    [(4, "none windowed"), ((0, 4), "names KV head 4 of 4 KV heads"), ((0, 1, 2, 3), "none windowed")],
     ids=str,
 )
 def test_heads_that_are_not_there_are_refused(heads: int | tuple[int, ...], said: str) -> None:
