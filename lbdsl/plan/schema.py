@@ -196,10 +196,11 @@ class Candidate(PlanValue):
 
 class Choice(PlanValue):
     """What a `choose` did. `weights` are those of the metrics that it adds up. `sum` is that of the chosen scores of single
-    layers, `least` the least possible; `candidates` are the best plans of those measured jointly on `tokens` of calibration
-    text and by `questions`, the chosen one first: their values flatter, unlike `Plan.loss`. `spent` is how many were
-    measured; `stopped`: it was interrupted. Where the search found another plan than that with the least sum, `passed_over`
-    is the value of the one of them that was not taken, on the text of `Plan.loss`; `searched`: the search's was taken."""
+    layers (of a cost, its change as a share of the base's), `least` the least possible; `candidates` are the best plans of
+    those measured jointly on `tokens` of calibration text and by `questions`, the chosen one first: their values flatter,
+    unlike `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted. Where the search found another
+    plan than that with the least sum, `passed_over` is the value of the one of them that was not taken, on the text of
+    `Plan.loss`; `searched`: the search's was taken."""
 
     metric: str
     weights: dict[str, float] = {}
