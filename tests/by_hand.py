@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lbdsl.actions.kv_heads import KVHeads
+from lbdsl.families import FAMILIES
 
-NORMED = ("qwen3", "gemma3_text", "olmo3")
+NORMED = tuple(name for name, row in FAMILIES.items() if any(".k_norm." in of.name for of in row.layer_rows))
 """Families with norms of keys."""
 
 

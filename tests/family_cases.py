@@ -66,6 +66,7 @@ OPTIONS = {
         "logits_scaling": 1.7,
     },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
+    "exaone4": {"sliding_window": NATIVE, "sliding_window_pattern": 2, "head_dim": 16},
     "olmo3": {
         "sliding_window": NATIVE,
         "rope_parameters": {
@@ -90,6 +91,7 @@ NATIVE_LAYERS = {
     "gemma3_text": (0, 2),
     "granite": (),
     "phi3": (0, 1, 2, 3),
+    "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
 }
 FAMILY_NAMES = tuple(FAMILIES)

@@ -118,7 +118,8 @@ def half_layers(subject: Subject, where: str) -> Iterator[Diagnostic]:
 def _retyped(subject: Subject, family: Family) -> Iterator[Diagnostic]:
     """LB523 for layers that would get the rotary embeddings of another layer type."""
     same = rope_of(family, subject.config) == rope_of(family, subject.config, windowed=True)
-    if not same and (wrong := retyped_layers(subject)):
+    by_field = family.without_rope is None or family.no_rope_field is not None
+    if not (same and by_field) and (wrong := retyped_layers(subject)):
         yield error(
             "LB523",
             f"in {family.model_type} a layer's type decides its window and its rotary embeddings: "
@@ -162,8 +163,8 @@ def _stock_config(subject: Subject, layout: Layout, stock: StockClass) -> dict[s
     new = left_fields(subject, layout, stock)
     family = layout.family
     own = stock.model_type == family.model_type
-    if family.without_rope is not None:
-        new["no_rope_layers"] = [int(family.has_rope(i, config)) for i in left]
+    if family.without_rope is not None and family.no_rope_field is not None:
+        new[family.no_rope_field] = [int(family.has_rope(i, config)) for i in left]
     new.pop("layer_types", None)
     kind = family.windows
     if isinstance(kind, WindowsByType) or not own:

@@ -175,6 +175,8 @@ class Family:
     """The base for windowed layers if the config has none; None if it is the same as for the other layers."""
     without_rope: Callable[[int, Mapping[str, Any]], bool] | None = None
     """Whether a layer has no rotary embeddings, from its index and the config; None if all layers have them."""
+    no_rope_field: str | None = "no_rope_layers"
+    """The config's field that says so, 0 or 1 for each layer; None if a layer's type, windowed or not, does."""
 
     multipliers: Multipliers = field(default_factory=Multipliers)
     logit_softcap: str | None = None

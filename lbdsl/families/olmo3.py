@@ -1,14 +1,21 @@
 """Olmo 3: norms after each sub-block and over all queries and keys; three of four layers are windowed, with their own
 rotary embeddings."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from lbdsl.families.base import Family, Norm
+from lbdsl.families.base import Family, Norm, Norms
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import Slot
 
+POST_NORMS: Mapping[Slot, Norms] = MappingProxyType(
+    {
+        Slot.MIXER: (None, Norm("post_attention_layernorm", "post_attention_norm")),
+        Slot.FFN: (None, Norm("post_feedforward_layernorm", "post_ffw_norm")),
+    }
+)
 _NORMS = Lacks("norms after each sub-block")
 
 FAMILY = Family(
@@ -16,10 +23,7 @@ FAMILY = Family(
     examples="Olmo 3 7B and 32B",
     classes=Classes("olmo3", "Olmo3"),
     rows={"attention": (*projections(biased=ALL, when="attention_bias"), *QK_NORMS), "gated_mlp": gated_mlp()},
-    norms={
-        Slot.MIXER: (None, Norm("post_attention_layernorm", "post_attention_norm")),
-        Slot.FFN: (None, Norm("post_feedforward_layernorm", "post_ffw_norm")),
-    },
+    norms=POST_NORMS,
     tied_by_default=False,
     windows=WindowsByType(4096, lambda layer, config: (layer + 1) % 4 != 0),
     rope_by_layer_type=True,

@@ -11,7 +11,7 @@ from tests.export_cases import base_subject
 from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 
 GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20, "sliding_window_pattern": 2}
-
+ALL_FULL = {"sliding_window": None, "layer_types": ["full_attention"] * 4}
 
 # what: (family, specs, options, code, words of the message)
 REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
@@ -33,6 +33,8 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "phi3 in some layers": ("phi3", [OWN, swa(8), OWN, OWN], {"sliding_window": None}, "LB530", "one mask"),
     "granite windows": ("granite", [OWN, swa(8), OWN, OWN], {}, "LB530", "one mask"),
     "gemma3 retyped": ("gemma3_text", [OWN, swa(20), OWN, OWN], GEMMA3, "LB523", "layer 1"),
+    "exaone4 retyped": ("exaone4", [OWN, OWN, OWN, swa(20)], {"sliding_window": 20}, "LB523", "layer 3"),
+    "exaone4 without windows": ("exaone4", [swa(20), OWN, OWN, OWN], ALL_FULL, "LB523", "layer 0"),
 }
 
 

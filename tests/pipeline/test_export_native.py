@@ -57,6 +57,12 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         dict.fromkeys(range(4), sized(1, 64, of=swa(9))),
         {"rope_parameters": ONE_ROPE},
     ),
+    "exaone4, smaller": (
+        "exaone4",
+        "Exaone4",
+        {0: sized(1, 64, of=swa(7)), 1: sized(1, 64), 2: GONE, 3: sized(1, 64)},
+        {"sliding_window_pattern": 2},
+    ),
     "llama, blocks": ("llama", "Llama", {0: GONE, 2: GONE}, {"attention_bias": True, "mlp_bias": True}),
     "llama, windows": ("llama", "Ministral", {0: swa(9), 3: swa(9)}, {"tie_word_embeddings": True, "head_dim": 24}),
     "llama, all windowed": (
