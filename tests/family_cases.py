@@ -66,6 +66,21 @@ OPTIONS = {
         "logits_scaling": 1.7,
     },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
+    "ministral3": {
+        "sliding_window": NATIVE,
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.4,
+        },
+    },
     "exaone4": {"sliding_window": NATIVE, "sliding_window_pattern": 2, "head_dim": 16},
     "olmo3": {
         "sliding_window": NATIVE,
@@ -91,6 +106,7 @@ NATIVE_LAYERS = {
     "gemma3_text": (0, 2),
     "granite": (),
     "phi3": (0, 1, 2, 3),
+    "ministral3": (0, 1, 2, 3),
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
 }

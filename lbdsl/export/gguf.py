@@ -140,7 +140,8 @@ def model_fields(target: GgufModel) -> dict[str, Any]:
     if graph.multipliers:
         fields["logit_scale"] = 1.0
     for key, (name, usual) in family.gguf.numbers.items():
-        fields[key] = float(config.get(name, usual) or 0.0)
+        owner, _, field = name.rpartition(".")
+        fields[key] = float((config.get(owner) or {} if owner else config).get(field, usual) or 0.0)
     return {
         "general.architecture": graph.name,
         **{f"{graph.name}.{key}": value for key, value in fields.items()},

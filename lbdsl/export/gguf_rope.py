@@ -57,8 +57,9 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
 
 
-def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
-    """Why llama.cpp cannot compute `rope`, or None if it can. `frequency_table`: the architecture reads rope_freqs."""
+def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool) -> str | None:
+    """Why llama.cpp cannot compute `rope`, or None if it can. `frequency_table`: the architecture reads rope_freqs;
+    `mscale`: YaRN's mscale of 1."""
     if rope.kind not in _TYPES:
         return f"rotary embeddings of type {rope.kind!r}"
     if rope.partial != 1.0:
@@ -67,11 +68,13 @@ def rope_problem(rope: Rope, *, frequency_table: bool) -> str | None:
         return "llama3 scaling, which this architecture does not read"
     if rope.kind == "yarn":
         betas = float(rope.rest.get("beta_fast", 32)), float(rope.rest.get("beta_slow", 1))
-        usual = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
+        scales = rope.rest.get("mscale"), rope.rest.get("mscale_all_dim")
+        known = scales == (None, None) or (mscale and scales == (1, 1))
+        usual = 0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 and scales[0] is None else 1.0
         scale = float(rope.rest.get("attention_factor", usual))
         if betas != (32, 1) or not math.isclose(scale, usual, rel_tol=1e-6) or rope.factor < 1:
             return "YaRN with settings of its own (betas or attention_factor)"
-        if rope.rest.get("truncate") is False or "mscale" in rope.rest or "mscale_all_dim" in rope.rest:
+        if rope.rest.get("truncate") is False or not known:
             return "YaRN with settings of its own (truncate or mscale)"
     return None
 
@@ -85,6 +88,7 @@ def scaling_fields(rope: Rope) -> dict[str, Any]:
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": rope.factor,
             "rope.scaling.original_context_length": int(rope.rest["original_max_position_embeddings"]),
+            **({"rope.scaling.yarn_log_multiplier": 1.0} if "mscale" in rope.rest else {}),
         }
     return {"rope.scaling.type": "none"}
 

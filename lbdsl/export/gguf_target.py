@@ -174,7 +174,7 @@ def _choose(
 def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[Diagnostic]:
     ropes = [rope_of(family, subject.config, windowed) for windowed in (False, True)[: 1 + family.rope_by_layer_type]]
     for rope, windowed in zip(ropes, (False, True), strict=False):
-        problem = rope_problem(rope, frequency_table=graph.frequency_table)
+        problem = rope_problem(rope, frequency_table=graph.frequency_table, mscale=graph.mscale)
         if problem is None and windowed and rope.kind != "default":
             problem = f"{rope.kind} scaling in windowed layers"
         if problem is None and not windowed and rope.kind == "yarn" and not graph.full_yarn:

@@ -61,6 +61,7 @@ class Graph:
     no_rope_every:   n if every n-th layer has no rotary embeddings; 0 if all have them
     rope_pattern:    True if it reads which layers have rotary embeddings
     frequency_table: True if it reads rope_freqs (llama3 scaling)
+    mscale:          True if it reads YaRN's mscale, where that is 1 (scores are then not scaled)
     full_yarn:       True if layers without a window may have YaRN while windowed layers have none
     multipliers:     True if it reads Granite's multipliers
     sink_logits:     True if it requires a learned sink logit (not a sink token) for each head
@@ -80,6 +81,7 @@ class Graph:
     no_rope_every: int = 0
     rope_pattern: bool = False
     frequency_table: bool = False
+    mscale: bool = False
     full_yarn: bool = True
     multipliers: bool = False
     sink_logits: bool = False
@@ -117,8 +119,8 @@ class GgufNames:
     deci:        what is missing in `deci`, the graph for layers of different sizes or without attention or MLP; None if it
                  supports the family
     granite_swa: what is missing in `granite_swa`, the graph for Llama's layers with windows; None if it supports the family
-    numbers:     metadata keys, relative to the architecture's name, that the family adds: (field of the config, its
-                 default); null is written as 0
+    numbers:     metadata keys, relative to the architecture's name, that the family adds: (field of the config, or of an
+                 object in it after a dot, its default); null is written as 0
     problem:     maps the config to a text of what the graph cannot compute, or None
     biggest:     number of layers by which llama.cpp recognizes the biggest model, whose scores it scales by hidden / heads
     read:        True if such files are supported as base models; `sizes` then maps sizes to metadata keys, and `fields`

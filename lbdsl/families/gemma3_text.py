@@ -1,4 +1,4 @@
-"""Gemma 3, the text models: norms before and after each sub-block and on queries and keys; five of six layers are
+"""Gemma 3, also the text model of those that see images: norms before and after each sub-block and on queries and keys; five of six layers are
 windowed, with their own rotary embeddings."""
 
 from types import MappingProxyType
@@ -23,7 +23,7 @@ _NORMS = Lacks("norms after each sub-block")
 
 FAMILY = Family(
     model_type="gemma3_text",
-    examples="Gemma 3 270M and 1B",
+    examples="Gemma 3, the text models",
     classes=Classes("gemma3", "Gemma3", body="Gemma3TextModel", config="Gemma3TextConfig"),
     rows={"attention": (*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS), "gated_mlp": gated_mlp()},
     norms=NORMS,
@@ -32,7 +32,7 @@ FAMILY = Family(
     rope_by_layer_type=True,
     rope_theta=1_000_000.0,
     local_rope_theta=10_000.0,
-    size_defaults=MappingProxyType({"kv_heads": 4, "head_dim": 256}),
+    size_defaults=MappingProxyType({"heads": 8, "kv_heads": 4, "head_dim": 256, "vocab": 262_208, "positions": 131_072}),
     limits=(CAUSAL, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
     logit_softcap="final_logit_softcapping",

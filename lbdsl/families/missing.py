@@ -18,10 +18,8 @@ _REASONS = {
         "ernie4_5_moe",
     ),
     "holds an image or audio model beside the language model; save the language model alone": (
-        "gemma3",
         "gemma3n",
         "llama4",
-        "mistral3",
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_vl",

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.initialization import no_init_weights
 
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.families import ARTIFACT_PREFIX
-from lbdsl.model.config_file import read_json_object
+from lbdsl.model.load import stock_class, stock_config
 from lbdsl.model.load_check import loading
+from lbdsl.model.nested import model_config
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.runtime import hybrid_classes
 from lbdsl.model.surgery import to_hybrid
@@ -52,7 +53,7 @@ def stand_in(shape: torch.Size | tuple[int, ...], dtype: torch.dtype, device: An
 
 
 def _without_weights(folder: Path, dtype: torch.dtype, facts: ModelFacts) -> Any:
-    model_type = read_json_object(folder / "config.json")["model_type"]
+    model_type = model_config(folder)["model_type"]
     options = {"dtype": dtype, "attn_implementation": facts.family_data.attention_implementation}
     # Only parameters are left empty: buffers such as rotary frequencies are not in a checkpoint and are computed here.
     with init_empty_weights(include_buffers=False), no_init_weights():
@@ -60,7 +61,6 @@ def _without_weights(folder: Path, dtype: torch.dtype, facts: ModelFacts) -> Any
             classes = hybrid_classes(model_type.removeprefix(ARTIFACT_PREFIX))
             model = classes.causal_lm._from_config(classes.config.from_pretrained(folder), **options)
         else:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
+            model = stock_class(facts)._from_config(stock_config(folder, facts), **options)
     model.tie_weights()
     return model

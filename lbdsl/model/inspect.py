@@ -11,9 +11,9 @@ from lbdsl.core.nearest import nearest
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes
-from lbdsl.model.config_file import read_json_object
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
+from lbdsl.model.nested import model_config
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.model.source import ModelSource, is_artifact
 from lbdsl.parts import Slot, Window
@@ -49,7 +49,7 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
             checkpoint = gguf_checkpoint(source.gguf_path)
             layout, tensors, usual = layout_of(checkpoint.config), checkpoint.tensors, "bfloat16"
         else:
-            config = read_json_object(source.path / "config.json")
+            config = model_config(source.path)
             layout = layout_of(config)
             ignored, found = layout.family.ignored, read_tensors(source.path)
             tensors = {name: info for name, info in found.items() if not name.endswith(ignored)}

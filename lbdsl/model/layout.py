@@ -167,7 +167,7 @@ def native_layers(config: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
 
 def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
     names, usual = family.sizes, family.size_defaults
-    heads = positive_int(config, names["heads"])
+    heads = positive_int(config, names["heads"], default=usual.get("heads"))
     hidden = positive_int(config, names["hidden"])
     head_dim = config.get(names["head_dim"], usual.get("head_dim"))
     if head_dim is None and hidden % heads:
@@ -181,8 +181,8 @@ def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
         kv_heads=positive_int(config, names["kv_heads"], default=kv_heads),
         head_dim=positive_int(config, names["head_dim"], default=usual.get("head_dim", hidden // heads)),
         intermediate=positive_int(config, names["intermediate"]),
-        vocab=positive_int(config, names["vocab"]),
-        positions=positive_int(config, names["positions"]),
+        vocab=positive_int(config, names["vocab"], default=usual.get("vocab")),
+        positions=positive_int(config, names["positions"], default=usual.get("positions")),
     )
     if heads % sizes.kv_heads:
         raise fail("LB402", f"{names['heads']} {heads} is not a multiple of {names['kv_heads']} {sizes.kv_heads}")

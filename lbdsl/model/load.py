@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_count, process_on_machine
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import check_loaded, loading
+from lbdsl.model.nested import PREFIXES, model_config
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
 
@@ -45,6 +50,16 @@ def pick_device(name: str | None = None) -> torch.device:
     raise fail("LB416", f"{name} is not a device that lbdsl runs on", help="cpu, cuda or mps")
 
 
+def stock_class(facts: ModelFacts) -> Any:
+    """transformers' class of a model that lbdsl did not change."""
+    return getattr(transformers, facts.family_data.architecture)
+
+
+def stock_config(folder: Path, facts: ModelFacts) -> Any:
+    """Its configuration; of a language model beside others, its own."""
+    return getattr(transformers, facts.family_data.classes.config).from_dict(model_config(folder))
+
+
 def load_base(
     source: ModelSource,
     *,
@@ -68,8 +83,10 @@ def load_base(
     where = pick_device(str(device) if device is not None else None)
     folder = source.path if source.gguf_file is None else gguf_model_folder(source, facts, cache_dir)
     with loading("LB417", f"{source.text} cannot be loaded"), quiet_transformers():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = stock_class(facts).from_pretrained(
             folder,
+            config=stock_config(folder, facts),
+            key_mapping={f"^{re.escape(old)}": new for old, new in PREFIXES.items()},
             dtype=getattr(torch, facts.dtype),
             attn_implementation=facts.family_data.attention_implementation,
             use_safetensors=True,
@@ -79,6 +96,8 @@ def load_base(
         )
         model, report = loaded
         model = model.to(where).eval()
+    # The other models beside a language model are not loaded.
+    report["unexpected_keys"] = read_tensors(folder).keys() & report["unexpected_keys"]
     check_loaded(model, report, facts, source)
     return model
 

@@ -43,7 +43,8 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor in a file: `shape` in torch's order, `dtype` by torch's name, `start` and `stop` as byte offsets."""
+    """A tensor in a file: `shape` in torch's order, `dtype` by torch's name, `start` and `stop` as byte offsets. `stored`
+    is its name in the file, if that is another."""
 
     name: str
     dtype: str
@@ -51,6 +52,7 @@ class TensorInfo:
     file: str
     start: int
     stop: int
+    stored: str | None = None
 
     @property
     def elements(self) -> int:

@@ -136,7 +136,8 @@ def plan_rewrite(
         all_of_file = [info for info in tensors.values() if info.file == file]
         pieces = _pieces([info for info in all_of_file if info.name not in drop], rename, dtype, made)
         same = len(pieces) == len(all_of_file) and all(
-            piece.name == piece.source.name and not piece.is_cast and not piece.made for piece in pieces
+            piece.name == (piece.source.stored or piece.name) == piece.source.name and not piece.is_cast and not piece.made
+            for piece in pieces
         )
         # A link has the file's mode: one that is read-only, as of a copy of a GGUF file, would be so in the artifact.
         linked = same and bool((source_folder / file).stat().st_mode & stat.S_IWUSR)

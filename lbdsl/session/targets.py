@@ -15,7 +15,7 @@ from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
-from lbdsl.model.config_file import read_json_object
+from lbdsl.model.nested import model_config
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import ModelSource, is_artifact
 from lbdsl.plan.schema import Plan, Served
@@ -141,11 +141,7 @@ def check_target(subject: Subject, engine: str) -> Target:
 
 def base_config(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
     """The base model's configuration as input for exporters, from config.json or the GGUF header."""
-    config = dict(
-        gguf_checkpoint(source.gguf_path).config
-        if source.gguf_path is not None
-        else read_json_object(source.path / "config.json")
-    )
+    config = dict(gguf_checkpoint(source.gguf_path).config if source.gguf_path is not None else model_config(source.path))
     for name in ("lbdsl", "auto_map"):
         config.pop(name, None)
     config["model_type"] = str(config.get("model_type", facts.family)).removeprefix(ARTIFACT_PREFIX)

@@ -155,6 +155,12 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     ),
     "granite, blocks dropped": ("granite", "granite", {1: GONE}, {**MULTIPLIERS, "attention_bias": True}),
     "granite, windows": ("granite", "granite_swa", {0: swa(9), 3: swa(9)}, MULTIPLIERS),
+    "ministral3, smaller": (
+        "ministral3",
+        "mistral3",
+        {1: GONE, **dict.fromkeys((0, 2, 3), sized(1, 64))},
+        {"sliding_window": None},
+    ),
     "exaone4 without windows, smaller": (
         "exaone4",
         "exaone4",

@@ -327,6 +327,7 @@ FAMILIES = {
         },
     },
     "mistral": {"sliding_window": 40, "tie_word_embeddings": False},
+    "ministral3": {"sliding_window": None},
     "phi3": {
         "sliding_window": None,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
