@@ -1,5 +1,5 @@
-"""Gemma 3, also the text model of those that see images: norms before and after each sub-block and on queries and keys; five of six layers are
-windowed, with their own rotary embeddings."""
+"""Gemma 3, also the text model of those that see images: norms before and after each sub-block and on queries and keys;
+five of six layers are windowed, with their own rotary embeddings."""
 
 from types import MappingProxyType
 
