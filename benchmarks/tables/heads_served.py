@@ -12,6 +12,7 @@ import json
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.evaluated import made
 from benchmarks.table import CHANGING, CHOOSING, ROOT, SERVING, Row, Table, once
@@ -29,7 +30,14 @@ def rules(way: str, work: Path) -> str:
     folder = made(work.parent / "heads", f"{way}-20", recipe(way, 20, healed=False))
     layers = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]["layers"]
     taken = {each["index"]: each["actions"][0]["action"] for each in layers if each["actions"]}
-    return "".join(f"layers {index} {action.replace('sinks=4', 'sinks=learned')}\n" for index, action in taken.items())
+    return "".join(f"layers {index} {learned(action)}\n" for index, action in taken.items())
+
+
+def learned(action: dict[str, Any]) -> str:
+    """An action of a plan as a recipe says it, with learned sinks."""
+    if action["kind"] == "keep":
+        return "keep"
+    return f"swa({action['window']}, sinks=learned, full_heads={action['full_heads']})"
 
 
 def plugin_python(work: Path) -> Path:
