@@ -21,10 +21,13 @@ from lbdsl.parts import Slot
 
 
 def families() -> str:
-    lines = ["| `model_type` | models | attention | norms | own windows | GGUF source |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| `model_type` | models | attention | MLPs | norms | own windows | GGUF source |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in FAMILIES.values():
         lines.append(
-            f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_norms(row)} | "
+            f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_mlps(row)} | {_norms(row)} | "
             f"{'no' if row.windows is NO_WINDOWS else 'yes'} | {'yes' if row.gguf.read else 'no'} |"
         )
     return "\n".join(lines) + "\n"
@@ -97,6 +100,11 @@ def _attention(row: Family) -> str:
     if row.attention_softcap:
         words.append("capped scores (eager attention)")
     return ", ".join(words)
+
+
+def _mlps(row: Family) -> str:
+    words = {"gated_mlp": "gated", "moe": "experts"}
+    return " or ".join(word for kind, word in words.items() if kind in row.rows)
 
 
 def _norms(row: Family) -> str:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from lbdsl.actions.kv_heads import KVHeads
 from lbdsl.families import FAMILIES
 
-NORMED = tuple(name for name, row in FAMILIES.items() if any(".k_norm." in of.name for of in row.layer_rows))
+KEY_NORMS = {name: of for name, row in FAMILIES.items() for of in row.layer_rows if ".k_norm." in of.name}
+NORMED = tuple(KEY_NORMS)
 """Families with norms of keys."""
+NORMED_TOGETHER = tuple(name for name, of in KEY_NORMS.items() if of.dims == ("key_value",))
+"""Those whose norms are over all heads."""
 
 
 @torch.no_grad()
@@ -122,7 +125,7 @@ def kv_heads_by_hand(base, action: KVHeads, ids: Tensor, layers: Iterable[int]):
     for layer, (keys, values) in keys_and_values(base, layers, ids).items():
         heads = Heads(made, layer)
         group = heads.kv_heads // action.n
-        one = action.method == "strongest" or name == "olmo3"
+        one = action.method == "strongest" or name in NORMED_TOGETHER
         for start in range(0, heads.kv_heads, group):
             members = range(start, start + group)
             if one:
@@ -142,7 +145,7 @@ def kv_heads_by_hand(base, action: KVHeads, ids: Tensor, layers: Iterable[int]):
             for of in "kv":
                 for parts in heads.rows[of].values():
                     parts[start : start + group] = [sum(parts[i] for i in members) / len(members)] * group
-            if name == "olmo3":
+            if name in NORMED_TOGETHER:
                 weights = heads.attention.k_norm.weight.data.unflatten(0, (heads.kv_heads, -1))
                 weights[start : start + group] = weights[members[0]].clone()
         heads.put()

@@ -26,6 +26,8 @@ COMMON = {
     "eos_token_id": None,
 }
 
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
+
 # Field by field: biases, QK norms, head sizes that are not hidden / heads, native windows on some layers, layers without
 # rotary embeddings, rotary embeddings by type of layer, soft caps, tied and untied heads.
 OPTIONS = {
@@ -66,6 +68,18 @@ OPTIONS = {
         "logits_scaling": 1.7,
     },
     "phi3": {"sliding_window": NATIVE, "partial_rotary_factor": 0.5},
+    "qwen3_moe": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": NATIVE,
+        **EXPERTS,
+        "moe_intermediate_size": 40,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+    },
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
+    "olmoe": {**EXPERTS, "attention_bias": True},
     "ministral3": {
         "sliding_window": NATIVE,
         "head_dim": 16,
@@ -106,6 +120,9 @@ NATIVE_LAYERS = {
     "gemma3_text": (0, 2),
     "granite": (),
     "phi3": (0, 1, 2, 3),
+    "qwen3_moe": (0, 1, 2, 3),
+    "mixtral": (),
+    "olmoe": (),
     "ministral3": (0, 1, 2, 3),
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
@@ -133,7 +150,17 @@ def native_specs(name: str) -> list[dict]:
     """The base's layers, as in config.json."""
     head_dim = OPTIONS[name].get("head_dim", 8)
     base = attention_layer(heads=4, kv_heads=2, head_dim=head_dim, width=COMMON["intermediate_size"])
-    return [swa(NATIVE).of(base) if layer in NATIVE_LAYERS[name] else base for layer in range(4)]
+    layers = [{**base, "ffn": experts_of(name, layer) or base["ffn"]} for layer in range(4)]
+    return [swa(NATIVE).of(own) if layer in NATIVE_LAYERS[name] else own for layer, own in enumerate(layers)]
+
+
+def experts_of(name: str, layer: int) -> dict | None:
+    """The experts of a layer, as in config.json."""
+    options = OPTIONS[name]
+    if "num_experts_per_tok" not in options or layer in options.get("mlp_only_layers", ()):
+        return None
+    width = options.get("moe_intermediate_size", COMMON["intermediate_size"])
+    return {"kind": "moe", "experts": 6, "top_k": 2, "width": width}
 
 
 def family_plans(name: str, w: int = 5, n: int = 3) -> dict[str, list[dict]]:

@@ -7,6 +7,7 @@ sequence's cache once per step, and arithmetic runs at the machine's GEMM rate.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,6 +40,7 @@ class LayerCost:
     params:       parameters, including norms and biases
     matrix:       elements of matrices that a decoded token is multiplied with (2 FLOPs each)
     matrix_bytes: bytes of these matrices, as stored
+    routed:       of `matrix_bytes`, by the share that a token is multiplied with, bytes of those of which it is a part
     weights:      bytes of all its parameters, as stored
     packed, packed_bytes: of `matrix` and `matrix_bytes`, what is quantized
     """
@@ -51,27 +53,34 @@ class LayerCost:
     weights: int
     packed: int
     packed_bytes: int
+    routed: Mapping[float, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: LayerSpec, model: Sized) -> LayerCost:
         params = matrix = matrix_bytes = packed = packed_bytes = other = 0
-        stored = dict(spec.weights)
+        stored, routed = dict(spec.weights), Counter[float]()
         used = {t.name: part.active(t) for _, part in spec.sub_blocks for t in part.tensors(model)}
         for tensor in spec.tensors(model):
             params += tensor.elements
             size = tensor.elements * model.dtype_bytes
-            if tensor.is_matrix:
-                matrix += used.get(tensor.name, 0)
+            if active := used.get(tensor.name, 0):
+                matrix += active
                 storage = stored.get(tensor.module)
                 if storage is not None:
                     size = storage.stored_bytes(tensor, model)
                 if storage is not None and storage.packs:
-                    packed += tensor.elements
+                    packed += active
                     packed_bytes += size
                 matrix_bytes += size
+                if active < tensor.elements:
+                    routed[active / tensor.elements] += size
             else:
                 other += size
-        return cls(model, spec, params, matrix, matrix_bytes, matrix_bytes + other, packed, packed_bytes)
+        return cls(model, spec, params, matrix, matrix_bytes, matrix_bytes + other, packed, packed_bytes, routed)
+
+    def step_bytes(self, batch: float) -> float:
+        """Bytes of matrices that a decode step of `batch` sequences reads, if tokens are routed evenly."""
+        return self.matrix_bytes - sum(size * (1 - share) ** batch for share, size in self.routed.items())
 
     @property
     def _parts(self) -> list[Part]:
@@ -206,10 +215,9 @@ class ModelCost:
         """Elements of matrices that a decoded token is multiplied with, including the head (hidden x vocabulary)."""
         return self._head + sum(layer.matrix for layer in self.layers)
 
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of these matrices, as they are stored."""
-        return self._head * self.facts.dtype_bytes + sum(layer.matrix_bytes for layer in self.layers)
+    def step_bytes(self, batch: float) -> float:
+        """Bytes of these matrices, as they are stored, that a step of `batch` sequences reads."""
+        return self._head * self.facts.dtype_bytes + sum(layer.step_bytes(batch) for layer in self.layers)
 
     def kv_bytes(self, ctx: int) -> int:
         """Bytes of KV cache for one sequence of `ctx` tokens."""
@@ -225,7 +233,7 @@ class ModelCost:
 
     def step_seconds(self, machine: Machine, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
-        products = max(self.step_bytes / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
+        products = max(self.step_bytes(batch) / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
         beyond_weights = sum(layer.beyond_weights(ctx) for layer in self.layers)
         attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, beyond_weights / machine.flops)
         mixers = sum(layer.spec.mixer is not None for layer in self.layers)

@@ -40,7 +40,7 @@ def step_features(cost: ModelCost, ctx: int, batch: int) -> Constants:
     those that are quantized, bytes of the cache, and these again of the base itself: transformers' own attention reads the
     keys of a group of queries more often than that of an artifact."""
     packed = sum(layer.packed_bytes for layer in cost.layers)
-    matrices = sum(layer.matrix_bytes for layer in cost.layers) - packed
+    matrices = sum(layer.step_bytes(batch) for layer in cost.layers) - packed
     cache = batch * cost.kv_bytes(ctx)
     return (1.0, *_counts(cost), matrices, packed, cache, cache if cost.is_base else 0)
 

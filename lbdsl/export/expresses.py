@@ -70,6 +70,7 @@ ONE_WINDOW = Can(
 _ALIKE = "give all layers the same, or export to a format that has sizes of their own for layers: docs/exports.md"
 ONE_KV_HEADS = Can(one=True, refusal="has one number of KV heads for all layers", help=_ALIKE)
 ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIKE)
+ONE_EXPERTS = Can(one=True, refusal="has one number of experts for all layers", help="give all layers the same")
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,22 @@ class Expresses:
 
 
 def llama_layers(
-    window: Can, learned_sinks: Can = NO_LEARNED_SINKS, *, full_heads: Can = NO_FULL_HEADS, alike: bool = False
+    window: Can,
+    learned_sinks: Can = NO_LEARNED_SINKS,
+    *,
+    full_heads: Can = NO_FULL_HEADS,
+    alike: bool = False,
+    experts: bool = False,
 ) -> Expresses:
     """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
-    integers in any of their forms. `alike`: all layers have the same sizes, and none lacks only one of its parts."""
+    integers in any of their forms. `alike`: all layers have the same sizes, and none lacks only one of its parts.
+    `experts`: also mixtures of experts, as many in each layer."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
+    moe = {"experts": ONE_EXPERTS, "top_k": AS_BASE, "width": AS_BASE}
     heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
     return Expresses(
         mixer={"attention": {**heads, "window": seen}},
-        ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}},
+        ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **({"moe": moe} if experts else {})},
         weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)},
         empty=("block",) if alike else ("mixer", "ffn"),
     )

@@ -22,9 +22,12 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.parts.moe import Moe
 from lbdsl.run.file_layout import plan_rewrite
 from lbdsl.run.shards import carry_out
 
+EXPERTS = ("num_experts", "num_local_experts")
+"""Names that configurations have for the number of experts."""
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 OURS = (
@@ -58,7 +61,7 @@ class Native(Exporter):
     kind = "native"
     engine = "transformers"
     where = "a plain transformers class"
-    expresses = llama_layers(ONE_WINDOW, alike=True)
+    expresses = llama_layers(ONE_WINDOW, alike=True, experts=True)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -141,17 +144,26 @@ def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> StockClass
 def left_fields(subject: Subject, layout: Layout, stock: StockClass) -> dict[str, Any]:
     """The base's fields for another class of the remaining layers, which all have the same sizes. Defaults differ between
     families, so fields that the base's config omits are written explicitly."""
-    mixer, ffn, sizes = subject.specs[subject.left[0]].mixer, subject.specs[subject.left[0]].ffn, layout.sizes
-    if isinstance(mixer, Attention):
-        sizes = replace(sizes, kv_heads=mixer.kv_heads)
-    if isinstance(ffn, GatedMLP):
-        sizes = replace(sizes, intermediate=ffn.width)
+    sizes, experts = layout.sizes, dict[str, Any]()
+    for layer in subject.left:
+        mixer, ffn = subject.specs[layer].mixer, subject.specs[layer].ffn
+        if isinstance(mixer, Attention):
+            sizes = replace(sizes, kv_heads=mixer.kv_heads)
+        if isinstance(ffn, GatedMLP):
+            sizes = replace(sizes, intermediate=ffn.width)
+        elif isinstance(ffn, Moe):
+            names = [name for name in EXPERTS if name in subject.config] or [EXPERTS[0]]
+            experts = {**dict.fromkeys(names, ffn.experts), "num_experts_per_tok": ffn.top_k}
+    if "gated_mlp" in layout.family.rows and experts:
+        has = [isinstance(subject.specs[layer].ffn, GatedMLP) for layer in subject.left]
+        experts |= {"mlp_only_layers": [new for new, dense in enumerate(has) if dense], "decoder_sparse_step": 1}
     return {
         **{key: value for key, value in subject.config.items() if key not in OURS},
         **{name: getattr(sizes, size) for size, name in layout.family.sizes.items()},
         "model_type": stock.model_type,
         "architectures": [stock.architecture],
         "num_hidden_layers": len(subject.left),
+        **experts,
         "tie_word_embeddings": layout.tied,
     }
 
@@ -175,7 +187,7 @@ def _stock_config(subject: Subject, layout: Layout, stock: StockClass) -> dict[s
         new.pop("sliding_window", None)
     elif windows or not always:
         new["sliding_window"] = next(iter(windows.values()), None)
-    if isinstance(kind, WindowsByType) and kind.switch is not None:
+    if isinstance(kind, WindowsByType | OneWindow) and kind.switch is not None:
         new[kind.switch] = bool(windows)
     if not {"rope_parameters", "rope_theta", "rope_scaling"} & set(new):
         new["rope_theta"] = rope_of(family, config).theta

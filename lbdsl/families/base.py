@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.families.engines import Classes, GgufNames, Lacks, StockClass, VllmLayers
-from lbdsl.families.windows import NO_WINDOWS, Windows
+from lbdsl.families.windows import NO_WINDOWS, Windows, positive_int
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot, TensorRow, Window
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.parts.moe import Moe
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ DECODER = Only("is_encoder_decoder", (None, False), "only decoder models can be 
 NO_PER_LAYER = Only("per_layer_config", (None,), "transformers saves it, but the family's code does not follow it")
 CAUSAL = Only("use_bidirectional_attention", (None, False), "only causal attention can be changed")
 IS_CAUSAL = Only("is_causal", (None, True), "only causal attention can be changed")
+NO_ROUTER_LOGITS = Only("output_router_logits", (None, False), "what routers score is not given beside the logits")
 COMMON_LIMITS = (NOT_QUANTIZED, DECODER, NO_PER_LAYER, IS_CAUSAL)
 
 
@@ -106,6 +108,30 @@ def dense_layers(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tup
     windows = family.windows(config, sizes.layers)
     kinds = {window: layer(window) for window in windows}
     return tuple(kinds[window] for window in windows)
+
+
+@dataclass(frozen=True)
+class ExpertLayers:
+    """Layers of attention and experts; a gated MLP where `mlp_only_layers` or `decoder_sparse_step` of the config say so.
+    `width` is the config's field for the channels of an expert; the rest is for fields that are absent."""
+
+    experts: int
+    top_k: int
+    width: str = "intermediate_size"
+    usual_width: int | None = None
+
+    def __call__(self, family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
+        names = [name for name in ("num_experts", "num_local_experts") if config.get(name) is not None]
+        moe = Moe(
+            experts=positive_int(config, names[0] if names else "num_experts", default=self.experts),
+            top_k=positive_int(config, "num_experts_per_tok", default=self.top_k),
+            width=positive_int(config, self.width, default=self.usual_width),
+        )
+        dense, step = config.get("mlp_only_layers") or [], positive_int(config, "decoder_sparse_step", default=1)
+        return tuple(
+            layer if index in dense or (index + 1) % step else layer.replace(ffn=moe)
+            for index, layer in enumerate(dense_layers(family, config, sizes))
+        )
 
 
 EMBEDDING = TensorRow("model.embed_tokens.weight", "token_embd.weight", ("vocab", "hidden"))

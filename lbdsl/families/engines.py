@@ -41,6 +41,10 @@ class Classes:
         return f"{self.stem}MLP"
 
     @property
+    def moe(self) -> str:
+        return f"{self.stem}SparseMoeBlock"
+
+    @property
     def norm(self) -> str:
         return f"{self.stem}RMSNorm"
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 _REASONS = {
-    "routes tokens to experts, and the cost of an MLP here does not depend on the text": (
-        "mixtral",
+    "routes tokens to experts in a way for which there is no runtime": (
         "qwen2_moe",
-        "qwen3_moe",
         "deepseek_v2",
         "deepseek_v3",
         "gpt_oss",
-        "olmoe",
         "phimoe",
         "granitemoe",
         "glm4_moe",

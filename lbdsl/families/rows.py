@@ -27,6 +27,19 @@ def gated_mlp(*, biases_when: str | None = None) -> tuple[TensorRow, ...]:
     )
 
 
+def experts(
+    *, block: str = "mlp", gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> tuple[TensorRow, ...]:
+    """A router and its experts, as transformers has them in memory; in files they stand in `block`, a tensor for each."""
+    gate, up, down = (f"{block}.experts.{{}}.{part}.weight" for part in (gate, up, down))
+    router = () if block == "mlp" else (f"{block}.gate.weight",)
+    return (
+        TensorRow("mlp.gate.weight", "ffn_gate_inp.weight", ("experts", "hidden"), routes=True, files=router),
+        TensorRow("mlp.experts.gate_up_proj", "", ("experts", "gate_up", "hidden"), files=(gate, up)),
+        TensorRow("mlp.experts.down_proj", "ffn_down_exps.weight", ("experts", "hidden", "intermediate"), files=(down,)),
+    )
+
+
 QKV = "self_attn.qkv_proj"
 """Queries, keys and values in one projection, in this order."""
 

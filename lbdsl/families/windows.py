@@ -15,6 +15,17 @@ Config = Mapping[str, Any]
 Windows = Callable[[Config, int], tuple[int | None, ...]]
 
 
+def positive_int(config: Config, field: str, *, default: int | None = None, cap: int = 2**31 - 1) -> int:
+    """A positive integer of the config, or `default` if it is absent or null. Raises LbdslError with LB402."""
+    value = config.get(field)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 0 < value <= cap:
+        shown = "missing" if value is None else f"{str(value)[:40]}, not a whole number between 1 and {cap}"
+        raise fail("LB402", f"{field} in the configuration is {shown}")
+    return value
+
+
 @dataclass(frozen=True)
 class NoWindows:
     """The family has no windows."""
@@ -28,12 +39,14 @@ NO_WINDOWS = NoWindows()
 
 @dataclass(frozen=True)
 class OneWindow:
-    """`sliding_window` applies to every layer; `default` is used if the field is absent."""
+    """`sliding_window` applies to every layer; `default` and `switch` as in WindowsByType."""
 
     default: int | None
+    switch: str | None = None
 
     def __call__(self, config: Config, layers: int) -> tuple[int | None, ...]:
-        return (_window(config, self.default),) * layers
+        window = _window(config, self.default)
+        return (window if self.switch is None or config.get(self.switch) else None,) * layers
 
 
 @dataclass(frozen=True)

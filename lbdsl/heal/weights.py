@@ -16,10 +16,10 @@ from lbdsl.recipe.schema_blocks import HealSettings, LearnedSinks, Lora
 
 def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Collection[int]) -> Any:
     """Make what parts of `layers` always train (learned sinks) trainable, and LoRA adapters on their linear maps with
-    their norms and the final norm, or all their weights, unless sinks are trained alone; all in fp32. Freeze all else.
-    LoRA skips maps that compute in another way than by their matrix: merging an adapter would not give the output that was
-    trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the adapter's own are
-    not. Raises LB484 if no maps are left."""
+    their norms and routers and the final norm, or all their weights, unless sinks are trained alone; all in fp32. Freeze
+    all else. LoRA skips maps that compute in another way than by their matrix: merging an adapter would not give the output
+    that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the adapter's
+    own are not. Raises LB484 if no maps are left."""
     from lbdsl.heal.loop import always_trained
 
     for parameter in student.parameters():
@@ -59,9 +59,8 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
-        own += [
-            p for name, p in student.named_parameters() if name.endswith("norm.weight") and (chosen(name) or _last(name))
-        ]
+        beside = ("norm.weight", *(f".{name}" for part in parts().values() for name in part.healed))
+        own += [p for name, p in student.named_parameters() if name.endswith(beside) and (chosen(name) or _last(name))]
         trained = get_peft_model(student, config)
         for parameter in own:
             parameter.data = parameter.data.float()

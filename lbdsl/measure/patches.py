@@ -130,8 +130,8 @@ class _Run:
         names = {tensor.name for tensor in spec.tensors(self.facts)}
         alone = LayerChange(spec, tuple((name, expr) for name, expr in change.weights if name in names))
         layer = variant_of(self.source.hybrid, place.layer, alone, self.statistics(place.layer))
-        module = output_module(self.facts, change.spec, place.slot)
-        assert module is not None, "only such sub-blocks are patched"
+        # Of experts no linear map gives the output; they are run, and never patched.
+        module = output_module(self.facts, change.spec, place.slot) or "mlp"
         with _output(layer, module) as seen:
             for state, inputs in zip(states, self._inputs, strict=True):
                 after = self.source.hybrid.model.run_layer(layer, place.layer, state, inputs)

@@ -15,10 +15,10 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.model.load import stock_class, stock_config
 from lbdsl.model.load_check import loading
-from lbdsl.model.nested import model_config
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.runtime import hybrid_classes
 from lbdsl.model.surgery import to_hybrid
+from lbdsl.model.tensor_names import model_config
 
 
 def skeleton_of(folder: Path, facts: ModelFacts, device: Any = "cpu") -> Any:

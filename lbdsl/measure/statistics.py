@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lbdsl.core.cache import STATISTICS
 from lbdsl.core.diagnostic import fail
@@ -28,7 +29,7 @@ from lbdsl.measure.flow import Flow, push, room_for_streams, stream_bytes
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.taken import LayerStatistics, Statistics, Wanted
 from lbdsl.model.hybrid.lbdsl_redirect import Redirected, attend
-from lbdsl.statistics import Attended, Observed, Statistic, statistic_of
+from lbdsl.statistics import Attended, Observed, Routed, Statistic, statistic_of
 
 CAP = 2**34
 """Bytes that the statistics of one plan may take on disk; only one layer's are in memory at a time."""
@@ -113,6 +114,9 @@ def pass_over(
                 if statistic.watches_attention():
                     see = partial(statistic.add_attention, sums[stat], weights=layer.get_parameter)
                     hooks.enter_context(observed_attention(layer.self_attn, see))
+                if statistic.watches_experts():
+                    hook = partial(_routed, partial(statistic.add_experts, sums[stat]))
+                    hooks.callback(layer.mlp.experts.register_forward_pre_hook(hook).remove)
             yield
         values = {}
         for stat, statistic in stats.items():
@@ -144,6 +148,14 @@ def observed_attention(attention: Any, see: Callable[[Attended], None]) -> Itera
         yield
     finally:
         attention.__class__ = cls
+
+
+def _routed(see: Callable[[Routed], None], experts: Any, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    def output(expert: int, hidden_TD: Tensor) -> Tensor:
+        gate, up = functional.linear(hidden_TD, experts.gate_up_proj[expert]).chunk(2, dim=-1)
+        return functional.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
+
+    see(Routed(len(experts.down_proj), *inputs, output))
 
 
 def check_streams(source: LayerSource, texts: Sequence[TokenBlocks], streams: int) -> None:

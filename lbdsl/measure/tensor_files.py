@@ -39,7 +39,12 @@ class TensorFiles:
     def read(self, name: str, *, as_stored: bool = False) -> Tensor:
         """The whole tensor; `as_stored`: on the CPU, without a cast."""
         info = self.infos[name]
-        return self._read(info, info.start, info.shape, as_stored)
+        if not info.pieces:
+            return self._read(info, info.start, info.shape, as_stored)
+        whole = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
+        for piece, into in zip(info.pieces, whole.view(-1).split([p.elements for p in info.pieces]), strict=True):
+            into.copy_(self._read(piece, piece.start, piece.shape, as_stored=True).view(-1))
+        return whole if as_stored else self.cast(whole)
 
     def cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self._device, dtype=self._dtype).to(self._compute)

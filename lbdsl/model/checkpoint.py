@@ -8,8 +8,8 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.model.config_file import read_json_object
-from lbdsl.model.nested import language_tensors
 from lbdsl.model.safetensors_header import TensorInfo, read_safetensors_header
+from lbdsl.model.tensor_names import memory_names
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -78,8 +78,8 @@ def shard_map(folder: Path) -> dict[str, str]:
 
 
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """All tensors of the checkpoint by name; of a language model beside others, its own, by the names that it has alone.
-    Raises LbdslError with LB401 or LB405-LB409."""
+    """All tensors of the checkpoint by their names in memory; of a language model beside others, its own. Raises LbdslError
+    with LB401 or LB405-LB409."""
     tensors: dict[str, TensorInfo] = {}
     for name in weight_files(folder):
         for info in read_safetensors_header(folder / name):
@@ -90,7 +90,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
         for tensor, shard in shard_map(folder).items():
             if tensor not in tensors or tensors[tensor].file != shard:
                 raise fail("LB409", f"{INDEX} says that {tensor[:80]!a} is in {shard}, and it is not")
-    return language_tensors(tensors)
+    return memory_names(tensors, folder)
 
 
 def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:

@@ -55,17 +55,6 @@ def no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
 
-def positive_int(config: dict[str, Any], field: str, *, default: int | None = None, cap: int = 2**31 - 1) -> int:
-    """A positive integer of the config, or `default` if it is absent or null. Raises LbdslError with LB402."""
-    value = config.get(field)
-    if value is None and default is not None:
-        return default
-    if type(value) is not int or not 0 < value <= cap:
-        shown = "missing" if value is None else f"{str(value)[:40]}, not a whole number between 1 and {cap}"
-        raise fail("LB402", f"{field} in the configuration is {shown}")
-    return value
-
-
 def check_positive(config: Mapping[str, Any], field: str) -> None:
     """Raise LbdslError with LB402 if the field is present and neither null nor a positive finite number."""
     value = config.get(field)

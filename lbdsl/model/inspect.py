@@ -13,9 +13,9 @@ from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
-from lbdsl.model.nested import model_config
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.model.tensor_names import model_config
 from lbdsl.parts import Slot, Window
 from lbdsl.parts.base import WORDS
 

@@ -15,8 +15,9 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
 from lbdsl.families.base import ROPE_REASON, Sizes
 from lbdsl.families.missing import missing
+from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.model.config_file import check_positive, positive_int
+from lbdsl.model.config_file import check_positive
 
 LAYER_CAP = 10_000
 LABEL_CAP = 10_000

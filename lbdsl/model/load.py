@@ -17,9 +17,9 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_copy import gguf_model_folder, gguf_tokenizer_folder
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import check_loaded, loading
-from lbdsl.model.nested import PREFIXES, model_config
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.model.tensor_names import PREFIXES, model_config
 
 
 def pick_device(name: str | None = None) -> torch.device:

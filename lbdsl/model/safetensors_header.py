@@ -44,7 +44,8 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor in a file: `shape` in torch's order, `dtype` by torch's name, `start` and `stop` as byte offsets. `stored`
-    is its name in the file, if that is another."""
+    is its name in the file, if that is another. One that the files have in `pieces`, which follow each other in it, has the
+    place of the first."""
 
     name: str
     dtype: str
@@ -53,6 +54,7 @@ class TensorInfo:
     start: int
     stop: int
     stored: str | None = None
+    pieces: tuple[TensorInfo, ...] = ()
 
     @property
     def elements(self) -> int:

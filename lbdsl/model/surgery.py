@@ -36,6 +36,7 @@ def to_hybrid(model: Any) -> Any:
     # lbdsl.json records the base's origin; libraries that find a name here look for its files, even on the hub.
     config._name_or_path = ""
     config._attn_implementation = model.config._attn_implementation
+    config._experts_implementation = model.config._experts_implementation
     with torch.device("meta"):
         hybrid = model_class(config)
     _share_tensors(model, hybrid)

@@ -42,13 +42,17 @@ class TensorRow:
     stores them.
 
     `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
-    exist; without it, the parameter always exists.
+    exist; without it, the parameter always exists. `routes`: it is a router's matrix, which belongs to no linear module.
+    `files`: its name in other checkpoints; with `{}`, the number along the first dimension, of which there is a tensor for
+    each; several are joined along the next.
     """
 
     name: str
     gguf: str
     dims: tuple[str, ...]
     when: str | None = None
+    routes: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -61,6 +65,7 @@ class TensorShape:
 
     name: str
     shape: tuple[int, ...]
+    routes: bool = False
 
     @property
     def elements(self) -> int:
@@ -73,7 +78,7 @@ class TensorShape:
     @property
     def is_matrix(self) -> bool:
         """True for the weight of a linear layer."""
-        return len(self.shape) == 2
+        return len(self.shape) == 2 and not self.routes
 
 
 class ModelShape(Protocol):
@@ -179,6 +184,9 @@ class Part(Value):
 
     trained: ClassVar[Mapping[str, float]] = {}
     """Parameters of its own that every healing trains: by name relative to the layer, the factor of their learning rate."""
+
+    healed: ClassVar[tuple[str, ...]] = ()
+    """Its parameters beside linear maps that healing trains as it trains norms, by name relative to the layer."""
 
     kind: str
     """The tag, a `Literal` of the kind's name with that name as default."""

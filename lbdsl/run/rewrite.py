@@ -58,10 +58,14 @@ class Rewriting:
         files = TensorFiles(self._source, dtype, "cpu")
 
         def make(name: str) -> bytes:
-            """The bytes of a new weight, computed from its layer's old weights, which are read only for this."""
-            layer, expr = self._made[name]
-            prefix = self._facts.family_data.layer_prefix.format(layer)
-            made = tensor_of(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
+            """The bytes of a new weight, computed from its layer's old weights, which are read only for this, or of one
+            that the files have in pieces."""
+            if name in self._made:
+                layer, expr = self._made[name]
+                prefix = self._facts.family_data.layer_prefix.format(layer)
+                made = tensor_of(expr, lambda old: files.read(prefix + old), self._statistics(layer), dtype)
+            else:
+                made = files.read(name)
             return made.view(torch.uint8).numpy().tobytes()
 
         carry_out(self._weights, folder, cast=cast, make=make, progress=progress)
@@ -84,7 +88,8 @@ def rewriting_of(plan: Plan, facts: ModelFacts, source: Path, statistics: Statis
     if left != wanted or any(module._buffers.keys() - module._non_persistent_buffers_set for module in model.modules()):
         return None
     drop = {name for name in found if rename.get(name, name) not in wanted}
-    new = {name: MadeTensor(facts.dtype, wanted[name]) for name in made}
+    pieced = [name for name, info in found.items() if info.pieces and name in wanted]
+    new = {name: MadeTensor(facts.dtype, wanted[name]) for name in (*made, *pieced)}
     weights = plan_rewrite(source, drop=drop, rename=rename, dtype=facts.dtype, made=new)
     return Rewriting(model, records, weights, facts, made, source, statistics)
 

@@ -16,8 +16,8 @@ from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
 from lbdsl.model.gguf_model import gguf_checkpoint
-from lbdsl.model.nested import model_config
 from lbdsl.model.source import ModelSource, is_artifact
+from lbdsl.model.tensor_names import model_config
 from lbdsl.plan.schema import Plan, Served
 from lbdsl.plan.words import AS_SAVED
 from lbdsl.solve.choose import Form, Forms

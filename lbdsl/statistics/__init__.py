@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.registry import discover
 from lbdsl.layer.weights import Stat
-from lbdsl.statistics.base import Attended, Observed, Statistic
+from lbdsl.statistics.base import Attended, Observed, Routed, Statistic
 
-__all__ = ["Attended", "Observed", "Statistic", "statistic_of", "statistics"]
+__all__ = ["Attended", "Observed", "Routed", "Statistic", "statistic_of", "statistics"]
 
 
 @cache

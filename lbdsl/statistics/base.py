@@ -46,6 +46,18 @@ class Attended:
     softcap: float | None = None
 
 
+@dataclass(frozen=True)
+class Routed:
+    """One forward of a layer's `experts` for T tokens: what they are given, the K experts of each token and the gates with
+    which their outputs are added. `output` computes one expert, by number, for some tokens."""
+
+    experts: int
+    hidden_TD: Tensor
+    index_TK: Tensor
+    weights_TK: Tensor
+    output: Callable[[int, Tensor], Tensor]
+
+
 class Statistic(BaseModel):
     """Base of all statistics. Fields are its arguments, the same as in the `Stat` that names it."""
 
@@ -70,9 +82,17 @@ class Statistic(BaseModel):
         """Add a forward of the layer's attention to `sums`; for statistics that define it. `weights` as in Observed."""
         raise NotImplementedError
 
+    def add_experts(self, sums: dict[str, Tensor], seen: Routed) -> None:
+        """Add a forward of the layer's experts to `sums`; for statistics that define it."""
+        raise NotImplementedError
+
     @classmethod
     def watches_attention(cls) -> bool:
         return cls.add_attention is not Statistic.add_attention
+
+    @classmethod
+    def watches_experts(cls) -> bool:
+        return cls.add_experts is not Statistic.add_experts
 
     @abstractmethod
     def value(self, seen: Observed) -> Tensor:

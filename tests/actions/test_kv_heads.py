@@ -25,7 +25,7 @@ from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import static_findings
 from lbdsl.solve.case import Case
-from tests.by_hand import NORMED, Heads, kv_heads_by_hand, pairs_of
+from tests.by_hand import NORMED, NORMED_TOGETHER, Heads, kv_heads_by_hand, pairs_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
 
 pytestmark = pytest.mark.torch
@@ -87,7 +87,7 @@ def changed(base, action: KVHeads, ids: Tensor, layers=CHANGED):
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_logits_equal_the_same_surgery_in_plain_torch(family: str, call: str, sizes: dict) -> None:
-    base = family_base(family, **sizes, **({"attention_bias": True} if family in ("olmo3", "smollm3") else {}))
+    base = family_base(family, **sizes, **({"attention_bias": True} if family in (*NORMED_TOGETHER, "smollm3") else {}))
     action = CALLS[call].model_copy(update={"n": sizes["num_key_value_heads"] // 2})
     calibration, ids = text(), text(2, 30, seed=5)
     found, wanted = (
@@ -133,7 +133,7 @@ def test_heads_that_are_alike_become_one_without_loss(family: str, call: str) ->
             for parts in heads.rows[of].values():
                 parts[1:] = [parts[0]] * 3
         heads.put()
-        if family == "olmo3":
+        if family in NORMED_TOGETHER:
             norm = heads.attention.k_norm.weight.data
             norm.copy_(norm[: heads.size].repeat(4))
     found = logits_of(changed(base, CALLS[call], text()), ids)
@@ -158,7 +158,7 @@ def test_heads_that_are_alike_but_turned_become_one_by_aligning(family: str) -> 
         heads.put()
     different = logits_of(changed(base, KVHeads(n=1, align=False), text()), ids)
     assert not torch.allclose(different, logits_of(base, ids), atol=1e-2)
-    if family != "olmo3":
+    if family not in NORMED_TOGETHER:
         found = logits_of(changed(base, KVHeads(n=1), text()), ids)
         assert_same(found, logits_of(base, ids))
 
@@ -234,7 +234,7 @@ def test_norms_of_keys_are_said(family: str) -> None:
     one = ["LB348"]
     assert found == {
         "mean": one if family in NORMED else [],
-        "plain": one if family == "olmo3" else [],
+        "plain": one if family in NORMED_TOGETHER else [],
         "strongest": [],
     }
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, MoeModelOutputWithPast
 
 from .lbdsl_cache import CACHE_NAME, NoCacheLayer, adopt_cache
 from .lbdsl_layers import native_layers
@@ -40,11 +40,11 @@ class LayerInputs:
 class HybridDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer built from a specification; an absent attention or MLP has no weights and no norms.
 
-    A family sets `attention_class`, `mlp_class` and `norm_class`, the names of the norms before and after each
-    sub-block (None if there is none), and the name of the configuration's field that scales each sub-block's output.
+    A family sets `attention_class`, `mlp_class` or `moe_class`, and `norm_class`, the names of the norms before and after
+    each sub-block (None if there is none), and the name of the configuration's field that scales each sub-block's output.
     """
 
-    attention_class = mlp_class = norm_class = None
+    attention_class = mlp_class = moe_class = norm_class = None
     attention_norms = mlp_norms = (None, None)
     residual_multiplier_field = None
 
@@ -65,7 +65,8 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             self.mask_key = json.dumps([mixer["kind"], *(mixer[name] for name in kind.MASK_FIELDS)], sort_keys=True)
             self._add_norms(self.attention_norms, config)
         if ffn is not None:
-            self.mlp = part(ffn["kind"]).build(self.mlp_class, config, ffn)
+            kind = part(ffn["kind"])
+            self.mlp = kind.build(getattr(self, getattr(kind, "CLASS", "mlp_class")), config, ffn)
             self._add_norms(self.mlp_norms, config)
         maps = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, stored in self.spec["weights"].items():
@@ -228,7 +229,9 @@ class HybridModelMixin(_Supports):
                 seen.append(hidden)
             hidden = self.run_layer(layer, index, hidden, inputs)
         hidden = self.norm(hidden)
-        outputs = BaseModelOutputWithPast(
+        # Causal language models with experts read the routers' logits of it, which are none.
+        output_class = BaseModelOutputWithPast if self.layer_class.moe_class is None else MoeModelOutputWithPast
+        outputs = output_class(
             last_hidden_state=hidden, hidden_states=(*seen, hidden) if wanted else None, **{CACHE_NAME: cache}
         )
         return outputs.to_tuple() if as_tuple else outputs

@@ -79,11 +79,29 @@ def native_layers(config):
                 "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
                 "window": window if kind == "sliding_attention" else None,
             },
-            "ffn": {"kind": "gated_mlp", "width": config.intermediate_size},
+            "ffn": _native_ffn(config, index),
             "weights": {},
         }
-        for kind in types
+        for index, kind in enumerate(types)
     ]
+
+
+EXPERTS = ("num_experts", "num_local_experts")
+"""Names of the number of experts in configurations."""
+
+
+def expert_width(config):
+    """The name of the field for the width of an expert."""
+    return "moe_intermediate_size" if hasattr(config, "moe_intermediate_size") else "intermediate_size"
+
+
+def _native_ffn(config, layer):
+    experts = next((getattr(config, name) for name in EXPERTS if hasattr(config, name)), None) or 0
+    dense = layer in (getattr(config, "mlp_only_layers", None) or ())
+    if not experts or dense or (layer + 1) % (getattr(config, "decoder_sparse_step", None) or 1):
+        return {"kind": "gated_mlp", "width": config.intermediate_size}
+    width = getattr(config, expert_width(config))
+    return {"kind": "moe", "experts": experts, "top_k": config.num_experts_per_tok, "width": width}
 
 
 def config_with(config, sizes):

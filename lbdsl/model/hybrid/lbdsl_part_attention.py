@@ -9,7 +9,9 @@ supports, and, depending on the part's slot in a layer:
              make_mask(context, part) -> the attention's `attention_mask`, once per forward; see
                                                                             lbdsl_masks.MaskContext
              MASK_FIELDS                                                    the fields that masks depend on
-    ffn      build(mlp_class, config, part) -> nn.Module                    called like the family's MLP
+    ffn      build(cls, config, part) -> nn.Module                          called like the family's MLP
+             CLASS                                                          the attribute of the family's layer class
+                                                                            that has `cls`; without it `mlp_class`
     weights  wrap(linear, part) -> nn.Module                                replaces `linear` and computes the same; its
                                                                             parameters have the names and shapes of
                                                                             those of `linear`

@@ -42,7 +42,7 @@ from .lbdsl_hybrid import HybridCausalLMMixin, HybridDecoderLayer, HybridModelMi
 
 class Lbdsl{of.stem}DecoderLayer(HybridDecoderLayer):
     attention_class = {of.attention}
-    mlp_class = {of.mlp}
+{ffn_classes}
     norm_class = {of.norm}
     attention_norms = {attention_norms}
     mlp_norms = {mlp_norms}
@@ -78,11 +78,14 @@ def flat_files(family: Family) -> dict[str, str]:
     """The text of the family's two flat files, by module."""
     classes, scaled = family.classes, family.multipliers
     sdpa = "" if family.attention_softcap is None else NO_SDPA
-    imported = (classes.attention, classes.causal_lm, classes.mlp, classes.body, classes.norm)
+    ffns = {"mlp_class": classes.mlp} if "gated_mlp" in family.rows else {}
+    ffns |= {"moe_class": classes.moe} if "moe" in family.rows else {}
+    imported = (classes.attention, classes.causal_lm, *ffns.values(), classes.body, classes.norm)
     fields = {
         "model_type": family.model_type,
         "of": classes,
         "imports": "\n".join(f"    {name}," for name in sorted(imported)),
+        "ffn_classes": "\n".join(f"    {name} = {cls}" for name, cls in ffns.items()),
         "attention_norms": _norms(family.norms[Slot.MIXER]),
         "mlp_norms": _norms(family.norms[Slot.FFN]),
         "layer_fields": _field("residual_multiplier_field", scaled.residual),

@@ -1,0 +1,98 @@
+"""Checkpoints whose files call tensors otherwise than the model in memory does.
+
+A language model beside an image or audio model is read alone: its configuration is `text_config`; its tensors have one of
+PREFIXES before their names. Experts are a tensor each in most files, and one tensor of all in memory (`TensorRow.files`).
+Source: transformers 5.24, conversion_mapping.py, models/mistral3 and models/gemma3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
+from lbdsl.model.config_file import read_json_object
+from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts import TensorRow
+
+PREFIXES = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
+"""Beginnings of names in files, and what the language model saved alone has in their place."""
+SHARED = ("dtype", "torch_dtype", "quantization_config")
+"""Fields that hold for the language model, too, where it does not have them."""
+TIED = "tie_word_embeddings"
+"""Of the whole, where it says so: its class ties them, whatever its language model would do."""
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """The fields of config.json, of the language model if it is of a supported family. Raises LB402."""
+    config = read_json_object(folder / "config.json")
+    return text_config(config) or config
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Those of a language model of a supported family inside another model; None if there is none."""
+    text = config.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type") not in FAMILIES or config.get("model_type") in FAMILIES:
+        return None
+    shared = {name: config[name] for name in SHARED if name in config}
+    tied = {TIED: config[TIED]} if TIED in config else {}
+    return {**shared, **text, **tied, "architectures": [FAMILIES[text["model_type"]].architecture]}
+
+
+def memory_names(tensors: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
+    """The tensors of the model of a folder by their names in memory."""
+    found = language_tensors(tensors)
+    config = model_config(folder) if (folder / "config.json").is_file() else {}
+    family = FAMILIES.get(str(config.get("model_type")).removeprefix(ARTIFACT_PREFIX))
+    return joined_tensors(found, family) if family is not None else found
+
+
+def language_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Those of the language model, by the names that it has alone; all where there is no other model."""
+    found = {}
+    for name, info in tensors.items():
+        start = next((start for start in PREFIXES if name.startswith(start)), None)
+        if start is not None:
+            alone = PREFIXES[start] + name.removeprefix(start)
+            found[alone] = replace(info, name=alone, stored=name)
+    if not found:
+        return dict(tensors)
+    return {**{name: info for name, info in tensors.items() if name.startswith("lm_head.")}, **found}
+
+
+def joined_tensors(tensors: Mapping[str, TensorInfo], family: Family) -> dict[str, TensorInfo]:
+    """By their names in memory: what stands in several tensors is one, with these as its pieces."""
+    found, rows = dict(tensors), [row for row in family.layer_rows if row.files]
+    start, _, _ = family.layer_prefix.partition("{}")
+    layers = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)} if rows else ()
+    for layer in sorted(layers):
+        prefix = family.layer_prefix.format(layer)
+        for info in filter(None, [_joined(found, prefix, row) for row in rows]):
+            for piece in info.pieces or (info,):
+                found.pop(piece.stored or piece.name)
+            found[info.name] = info
+    return found
+
+
+def _joined(tensors: Mapping[str, TensorInfo], prefix: str, row: TensorRow) -> TensorInfo | None:
+    """The tensor of a row, if the files have it by other names, all of one kind."""
+    numbers = count() if "{}" in row.files[0] else (0,)
+    names = ([prefix + file.format(number) for file in row.files] for number in numbers)
+    stacked = [
+        [tensors[name] for name in of_one] for of_one in takewhile(lambda one: all(n in tensors for n in one), names)
+    ]
+    if not stacked:
+        return None
+    pieces, name = [piece for of_one in stacked for piece in of_one], prefix + row.name
+    if "{}" not in row.files[0]:
+        return replace(pieces[0], name=name, stored=pieces[0].name)
+    first, size = pieces[0], sum(piece.stop - piece.start for piece in pieces)
+    kinds = {(piece.dtype, len(piece.shape), piece.shape[1:]) for piece in pieces}
+    rows = {sum(piece.shape[0] for piece in of_one if piece.shape) for of_one in stacked}
+    if len(kinds) > 1 or len(rows) > 1:
+        return None
+    shape = (len(stacked), *rows, *first.shape[1:])
+    return TensorInfo(name, first.dtype, shape, first.file, first.start, first.start + size, pieces=tuple(pieces))

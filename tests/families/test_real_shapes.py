@@ -1,0 +1,220 @@
+"""Models of experts, and one beside an image model, as the hub has them: configurations and headers of their real sizes,
+in files without data.
+
+Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
+mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbdsl import check_recipe, inspect_model
+from lbdsl.api.checked_model import CheckedModel
+from lbdsl.api.estimating import estimate_recipe
+from lbdsl.cost.devices import devices_of
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.export.base import subject_of
+from lbdsl.model.source import resolve_source
+from lbdsl.session.targets import base_config, check_target, engines
+
+QWEN = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "attention_bias": False,
+    "decoder_sparse_step": 1,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+MIXTRAL = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 32000,
+}
+MINISTRAL = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "model_type": "mistral3",
+    "dtype": "bfloat16",
+    "text_config": {
+        "model_type": "ministral3",
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 262144,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 34,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_parameters": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 16.0,
+            "llama_4_scaling_beta": 0.1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 16384,
+            "rope_theta": 1000000.0,
+            "rope_type": "yarn",
+        },
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 131072,
+    },
+    "vision_config": {"model_type": "pixtral", "hidden_size": 1024},
+}
+Shapes = Iterator[tuple[str, list[int]]]
+
+
+def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
+    hidden, dim = config["hidden_size"], config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    query, key_value = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
+    wide = config["intermediate_size"]
+    for layer in range(config["num_hidden_layers"]):
+        of = f"{prefix}layers.{layer}."
+        attention = {"q": [query, hidden], "k": [key_value, hidden], "v": [key_value, hidden], "o": [hidden, query]}
+        yield from ((f"{of}self_attn.{name}_proj.weight", shape) for name, shape in attention.items())
+        yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention"))
+        if config["model_type"] == "qwen3_moe":
+            yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in "qk")
+            yield f"{of}mlp.gate.weight", [config["num_experts"], hidden]
+            small = config["moe_intermediate_size"]
+            parts = {"gate_proj": [small, hidden], "up_proj": [small, hidden], "down_proj": [hidden, small]}
+            names = (f"mlp.experts.{expert}" for expert in range(config["num_experts"]))
+        elif config["model_type"] == "mixtral":
+            yield f"{of}block_sparse_moe.gate.weight", [config["num_local_experts"], hidden]
+            parts = {"w1": [wide, hidden], "w3": [wide, hidden], "w2": [hidden, wide]}
+            names = (f"block_sparse_moe.experts.{expert}" for expert in range(config["num_local_experts"]))
+        else:
+            parts = {"gate_proj": [wide, hidden], "up_proj": [wide, hidden], "down_proj": [hidden, wide]}
+            names = iter(["mlp"])
+        for name in names:
+            yield from ((f"{of}{name}.{part}.weight", shape) for part, shape in parts.items())
+
+
+def shapes(config: dict[str, Any]) -> Shapes:
+    text = config.get("text_config", config)
+    prefix = "language_model.model." if "text_config" in config else "model."
+    head = "language_model.lm_head.weight" if "text_config" in config else "lm_head.weight"
+    yield f"{prefix}embed_tokens.weight", [text["vocab_size"], text["hidden_size"]]
+    yield head, [text["vocab_size"], text["hidden_size"]]
+    yield f"{prefix}norm.weight", [text["hidden_size"]]
+    yield from of_layers(text, prefix)
+    if "text_config" in config:
+        yield "vision_tower.patch_conv.weight", [1024, 3, 14, 14]
+
+
+def write(config: dict[str, Any], folder: Path) -> str:
+    """A checkpoint whose file is a header and then nothing, as long as its data would be."""
+    header, end = {}, 0
+    for name, shape in shapes(config):
+        size = 2
+        for dim in shape:
+            size *= dim
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    place = tmp_path_factory.mktemp("real")
+    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL}
+    return {name: write(config, place / name) for name, config in made.items()}
+
+
+def facts_of(folder: str) -> ModelFacts:
+    return inspect_model(folder).facts
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "active", "cache"),
+    [
+        # 30.5B in all and 3.3B for a token; 48 layers x 2 x 4 x 128 x 2 bytes of cache a token.
+        ("qwen", 30_532_122_624, 3.35e9, 98304),
+        ("mixtral", 46_702_792_704, 12.88e9, 131072),
+        ("ministral", 8_489_406_464, 8.49e9, 139264),
+    ],
+)
+def test_sizes(folders: dict[str, str], name: str, params: int, active: float, cache: int) -> None:
+    facts = facts_of(folders[name])
+    assert facts.params == params
+    outside_of_products = facts.vocab * facts.hidden
+    assert facts.cost.matrix + outside_of_products == pytest.approx(active, rel=0.01)
+    assert facts.kv_bytes_per_token == cache
+
+
+RECIPES = {
+    "qwen": "layers all experts(64)\nlayers 0-23 swa(window=1Ki, sinks=4)\nelse keep",
+    "mixtral": "layers all experts(50%)\nelse keep",
+    "ministral": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
+}
+
+
+SERVED = {"qwen": {"native"}, "mixtral": {"native"}, "ministral": set()}
+"""Formats of models all of whose layers are changed as the recipe's first rule says."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Path) -> None:
+    """`check --model`, `plan --estimate` and the engines' answers, from headers alone."""
+    path = tmp_path / "r.lbr"
+    path.write_text(f'lbr 1\nmeasure {{ data = "builtin:pydoc" }}\n{RECIPES[name]}\nheal {{ tokens = 1M }}\n')
+    facts = facts_of(folders[name])
+    checked = check_recipe(path, facts=CheckedModel(inspect_model(folders[name])))
+    assert not [d for d in checked.diagnostics if d.is_error]
+    estimated = estimate_recipe(path, folders[name], devices_of("8xH100"))
+    assert 2 * facts.params < estimated.ways["whole"].device_bytes
+    change = checked.unwrap().rules[0].actions[0].under(facts, 0)
+    assert change is not None
+    subject = subject_of(base_config(resolve_source(folders[name]), facts), facts, (change.spec,) * facts.layers)
+    assert {
+        answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can
+    } == SERVED[name]
