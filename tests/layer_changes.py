@@ -11,8 +11,8 @@ from tests.specs import layer_of
 
 @dataclass(frozen=True)
 class Layer:
-    """As the base's, but with `window` in tokens, `kv_heads` and MLP `width` where they are given, and without what is said
-    not to be there."""
+    """As the base's, but with `window` in tokens, `kv_heads`, MLP `width` and `experts` where they are given, and without
+    what is said not to be there."""
 
     window: int | None = None
     sinks: int = 0
@@ -21,11 +21,13 @@ class Layer:
     full_heads: int = 0
     kv_heads: int | None = None
     width: int | None = None
+    experts: int | None = None
 
     def of(self, base: dict) -> dict:
         """The specification of the changed layer, as in config.json."""
         mixer = base["mixer"] if self.kv_heads is None else {**base["mixer"], "kv_heads": self.kv_heads}
         ffn = base["ffn"] if self.width is None else {**base["ffn"], "width": self.width}
+        ffn = ffn if self.experts is None else {**ffn, "experts": self.experts}
         own = {**base, "mixer": mixer, "ffn": ffn}
         return layer_of(own, self.window, self.sinks, self.attention, self.mlp, self.full_heads)
 
@@ -40,6 +42,10 @@ def swa(window: int, sinks: int = 0) -> Layer:
 def sized(kv_heads: int | None = None, width: int | None = None, of: Layer = OWN) -> Layer:
     """A layer with other sizes."""
     return replace(of, kv_heads=kv_heads, width=width)
+
+
+def fewer(experts: int, of: Layer = OWN) -> Layer:
+    return replace(of, experts=experts)
 
 
 def changed_specs(facts: Any, layers: Sequence[Layer]) -> list[dict]:

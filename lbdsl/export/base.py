@@ -22,6 +22,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import checked_specs, native_layers
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.parts.moe import Moe
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Subject:
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
-        """The MLP width of each layer, 0 without a gated MLP."""
-        return tuple(spec.ffn.width if isinstance(spec.ffn, GatedMLP) else 0 for spec in self.specs)
+        """The MLP width of each layer, that of an expert where there are experts, 0 without an MLP."""
+        return tuple(spec.ffn.width if isinstance(spec.ffn, GatedMLP | Moe) else 0 for spec in self.specs)
 
     @property
     def has_sink_logits(self) -> bool:

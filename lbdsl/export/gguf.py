@@ -16,7 +16,9 @@ from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.load_check import loading
 from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts import Part
 from lbdsl.parts.int_weights import Int
+from lbdsl.parts.moe import Moe
 
 FILE = "model.gguf"
 
@@ -105,6 +107,13 @@ def write_model(
     write_gguf(path, {**model_fields(target), **tokenizer}, outs, artifact, numbers, progress)
 
 
+def _expert_fields(ffn: Part | None) -> dict[str, int]:
+    if not isinstance(ffn, Moe):
+        return {}
+    counts = {"expert_count": ffn.experts, "expert_used_count": ffn.top_k}
+    return {**counts, "expert_feed_forward_length": ffn.width}
+
+
 def model_fields(target: GgufModel) -> dict[str, Any]:
     """Metadata keys and values, without the tokenizer's; lists are arrays with one entry per layer."""
     sizes, config, graph, family = target.layout.sizes, target.config, target.graph, target.layout.family
@@ -120,6 +129,7 @@ def model_fields(target: GgufModel) -> dict[str, Any]:
         "rope.dimension_count": sizes.head_dim,
         "rope.freq_base": target.rope.theta,
         "feed_forward_length": target.widths[0],
+        **_expert_fields(target.specs[0].ffn),
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", family.epsilon)),
         **scaling_fields(target.rope),
     }

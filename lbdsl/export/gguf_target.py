@@ -18,11 +18,12 @@ from lbdsl.families.engines import ALL_BIASES, Graph
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_mlp import GatedMLP
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
-EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY)
+EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=True)
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(
@@ -212,6 +213,8 @@ def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, lay
     problem = gguf.problem(config)
     if problem is not None:
         yield problem
+    if len({isinstance(spec.ffn, GatedMLP) for spec in layout.specs if spec.ffn is not None}) > 1:
+        yield "experts in some layers and a gated MLP in others"
     if layers > _MOST_LAYERS:
         yield f"{layers} layers; it has room for {_MOST_LAYERS}"
 

@@ -30,8 +30,9 @@ class PackedMatrix:
 @dataclass(frozen=True)
 class OutTensor:
     """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's RoPE pairs. Without `source`, it is filled with `values` (one number, or one per element). `packed`: the
-    matrix is stored as integers, and `source` gives only its shape."""
+    llama.cpp's RoPE pairs. Of a tensor of all experts, they are rows of each of its matrices. Without `source`, it is filled
+    with `values` (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its
+    shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -99,6 +100,10 @@ def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRo
         yield OutTensor(f"{block}attn_q.{leaf}", (query, *rest), info, 0, turned)
         yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, query, turned)
         yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, query + kv)
+    elif row.dims[0] == "experts" and "gate_up" in row.dims:
+        shape = (info.shape[0], width, *info.shape[2:])
+        yield OutTensor(f"{block}ffn_gate_exps.weight", shape, info, 0)
+        yield OutTensor(f"{block}ffn_up_exps.weight", shape, info, width)
     elif row.dims[0] == "gate_up" and not graph.fused:
         yield OutTensor(f"{block}ffn_gate.{leaf}", (width, *rest), info, 0)
         yield OutTensor(f"{block}ffn_up.{leaf}", (width, *rest), info, width)

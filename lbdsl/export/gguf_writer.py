@@ -119,6 +119,10 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
         for start in range(0, rows, step):
             yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
+    if len(tensor.shape) == 3:
+        for matrix in _mapped(folder, tensor.source).reshape(rows, -1, tensor.shape[2]):
+            yield _widened(matrix[tensor.start : tensor.start + tensor.shape[1]])
+        return
     for part in _row_chunks(_mapped(folder, tensor.source).reshape(-1, columns), tensor):
         wide = _widened(part)
         yield wide + np.float32(tensor.offset) if tensor.offset else wide

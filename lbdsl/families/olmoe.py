@@ -8,6 +8,11 @@ from lbdsl.families.rows import ALL, QK_NORMS, experts, projections
 
 _EXPERTS = Lacks("experts")
 
+
+def _normed(config) -> str | None:
+    return "normalized gates (norm_topk_prob)" if config.get("norm_topk_prob") else None
+
+
 FAMILY = Family(
     model_type="olmoe",
     examples="OLMoE 1B-7B",
@@ -23,7 +28,7 @@ FAMILY = Family(
     ),
     flags=MappingProxyType({"attention_bias": False}),
     epsilon=1e-5,
-    gguf=GgufNames(Graph("olmoe"), deci=_EXPERTS, granite_swa=_EXPERTS),
+    gguf=GgufNames(Graph("olmoe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
 )

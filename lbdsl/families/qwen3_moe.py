@@ -9,6 +9,11 @@ from lbdsl.families.windows import OneWindow
 
 _EXPERTS = Lacks("experts")
 
+
+def _not_normed(config) -> str | None:
+    return None if config.get("norm_topk_prob") else "gates that are not normalized (norm_topk_prob)"
+
+
 FAMILY = Family(
     model_type="qwen3_moe",
     examples="Qwen3-30B-A3B, Qwen3-235B-A22B",
@@ -24,7 +29,7 @@ FAMILY = Family(
     size_defaults=MappingProxyType({"kv_heads": 4, "intermediate": 6144}),
     limits=(NO_ROUTER_LOGITS, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
-    gguf=GgufNames(Graph("qwen3moe"), deci=_EXPERTS, granite_swa=_EXPERTS),
+    gguf=GgufNames(Graph("qwen3moe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_not_normed),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
 )

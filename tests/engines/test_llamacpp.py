@@ -14,7 +14,7 @@ from lbdsl.bench.environments import LLAMA_CPP, clean_environment
 from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
 from tests.export_cases import changed_model
-from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, Layer, fewer, sized, swa
 from tests.specs import LEARNED
 
 pytestmark = pytest.mark.engine
@@ -60,6 +60,7 @@ OLMO_ROPES = {
     "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "original_max_position_embeddings": 64},
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
+QWEN_MOE = {"use_sliding_window": False, "sliding_window": None, "mlp_only_layers": [], "attention_bias": False}
 MULTIPLIERS = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.2,
@@ -155,6 +156,15 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     ),
     "granite, blocks dropped": ("granite", "granite", {1: GONE}, {**MULTIPLIERS, "attention_bias": True}),
     "granite, windows": ("granite", "granite_swa", {0: swa(9), 3: swa(9)}, MULTIPLIERS),
+    "mixtral, fewer experts": ("mixtral", "llama", dict.fromkeys(range(4), fewer(4)), {}),
+    "qwen3 with experts, as it is": ("qwen3_moe", "qwen3moe", {}, QWEN_MOE),
+    "qwen3 with experts, smaller": (
+        "qwen3_moe",
+        "qwen3moe",
+        {1: GONE, **dict.fromkeys((0, 2, 3), fewer(3, sized(1)))},
+        QWEN_MOE,
+    ),
+    "olmoe, fewer experts": ("olmoe", "olmoe", dict.fromkeys(range(4), fewer(5)), {"attention_bias": False}),
     "ministral3, smaller": (
         "ministral3",
         "mistral3",
