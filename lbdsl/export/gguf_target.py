@@ -86,7 +86,7 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     else:
         found += _rope_refusals(subject, family, graph)
         help = "the model needs another engine"
-        lacks = _shape_problems(config, layout, graph, len(left))
+        lacks = _shape_problems(config, layout, graph, kv_heads)
         found += (error("LB524", f"llama.cpp's {graph.name} cannot compute {what}", help=help) for what in lacks)
         found += _notes(dropped, alone, left)
     if graph is None or any(d.is_error for d in found):
@@ -192,14 +192,16 @@ def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[D
         )
 
 
-def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, layers: int) -> Iterator[str]:
-    """What the graph cannot compute."""
-    sizes, gguf = layout.sizes, layout.family.gguf
+def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, kv_heads: tuple[int, ...]) -> Iterator[str]:
+    """What the graph cannot compute; `kv_heads` of each layer that is left."""
+    sizes, gguf, layers = layout.sizes, layout.family.gguf, len(kv_heads)
     activation = config.get("hidden_activation") or config.get("hidden_act") or graph.activation
     if activation != graph.activation and not (graph.activation == "silu" and activation == "swish"):
         yield f"the activation {activation!r}; it has {graph.activation}"
     if graph.square and sizes.heads * sizes.head_dim != sizes.hidden:
         yield f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: they must be equal"
+    if graph.ungrouped and {*kv_heads} - {0, sizes.heads}:
+        yield f"{min({*kv_heads} - {0})} KV heads for {sizes.heads} query heads: they must be equal"
     needed = {"attention_bias": {"attn_q", "attn_k", "attn_v", "attn_output"}, "mlp_bias": {"ffn_gate"}}
     for flag in sorted(set(layout.flags) & set(needed)):
         if not needed[flag] <= graph.biases:

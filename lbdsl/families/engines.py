@@ -71,6 +71,7 @@ class Graph:
     sink_logits:     True if it requires a learned sink logit (not a sink token) for each head
     biases:          modules whose biases it reads
     square:          True if it requires heads x head_dim = hidden
+    ungrouped:       True if it requires a KV head for each query head
     fused:           True if it reads queries, keys and values, and gate and up, as one matrix each
     head_always:     True if it requires the head even if it is tied
     norm_offset:     added to every norm weight, 1 for Gemma, whose norms multiply by 1 + weight
@@ -91,6 +92,7 @@ class Graph:
     sink_logits: bool = False
     biases: frozenset[str] = frozenset()
     square: bool = False
+    ungrouped: bool = False
     fused: bool = False
     head_always: bool = False
     norm_offset: float = 0.0

@@ -28,7 +28,7 @@ FAMILY = Family(
     ),
     flags=MappingProxyType({"attention_bias": False}),
     epsilon=1e-5,
-    gguf=GgufNames(Graph("olmoe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
+    gguf=GgufNames(Graph("olmoe", square=True, ungrouped=True), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
 )

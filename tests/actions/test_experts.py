@@ -23,6 +23,8 @@ pytestmark = pytest.mark.torch
 WITH_EXPERTS = tuple(name for name, row in FAMILIES.items() if "moe" in row.rows)
 LAYERS = (0, 2, 3)
 METHODS = ("reap", "frequency", "norm")
+TEXT = text(10, 41)
+"""No two experts of a layer are used equally often on it."""
 
 
 @torch.no_grad()
@@ -61,7 +63,7 @@ def cut(base, kept: dict[int, list[int]]):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", WITH_EXPERTS)
 def test_what_experts_matter(family: str, method: str) -> None:
-    base, ids = family_base(family), text()
+    base, ids = family_base(family), TEXT
     facts = facts_of(base)
     changes = changes_of(facts, Experts(n=4, method=method), LAYERS)
     statistics = statistics_of(to_hybrid(copy.deepcopy(base)), facts, changes, ids)
@@ -78,9 +80,9 @@ def test_logits_are_those_of_experts_cut_by_hand(family: str, method: str) -> No
     base, ids = family_base(family), text(2, 30, seed=5)
     kept = {}
     for layer in LAYERS:
-        values = importance(base, layer, text(), method)
+        values = importance(base, layer, TEXT, method)
         kept[layer] = sorted(sorted(range(6), key=values.__getitem__)[-3:])
-    found = logits_of(changed(base, Experts(n=Share(0.5), method=method), text(), LAYERS), ids)
+    found = logits_of(changed(base, Experts(n=Share(0.5), method=method), TEXT, LAYERS), ids)
     assert_same(found, logits_of(cut(base, kept), ids))
     assert (found - logits_of(base, ids)).abs().max() > 0.05
 

@@ -60,7 +60,16 @@ OLMO_ROPES = {
     "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5, "original_max_position_embeddings": 64},
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 20}
-QWEN_MOE = {"use_sliding_window": False, "sliding_window": None, "mlp_only_layers": [], "attention_bias": False}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
+QWEN_MOE = {
+    **EXPERTS,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "mlp_only_layers": [],
+    "attention_bias": False,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
 MULTIPLIERS = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.2,
@@ -156,7 +165,7 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     ),
     "granite, blocks dropped": ("granite", "granite", {1: GONE}, {**MULTIPLIERS, "attention_bias": True}),
     "granite, windows": ("granite", "granite_swa", {0: swa(9), 3: swa(9)}, MULTIPLIERS),
-    "mixtral, fewer experts": ("mixtral", "llama", dict.fromkeys(range(4), fewer(4)), {}),
+    "mixtral, fewer experts": ("mixtral", "llama", dict.fromkeys(range(4), fewer(4)), {"num_local_experts": 6}),
     "qwen3 with experts, as it is": ("qwen3_moe", "qwen3moe", {}, QWEN_MOE),
     "qwen3 with experts, smaller": (
         "qwen3_moe",
@@ -164,7 +173,7 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {1: GONE, **dict.fromkeys((0, 2, 3), fewer(3, sized(1)))},
         QWEN_MOE,
     ),
-    "olmoe, fewer experts": ("olmoe", "olmoe", dict.fromkeys(range(4), fewer(5)), {"attention_bias": False}),
+    "olmoe, fewer experts": ("olmoe", "olmoe", dict.fromkeys(range(4), fewer(5)), {**EXPERTS, "num_key_value_heads": 4}),
     "ministral3, smaller": (
         "ministral3",
         "mistral3",

@@ -180,7 +180,7 @@ def facts_of(folder: str) -> ModelFacts:
         # 30.5B in all and 3.3B for a token; 48 layers x 2 x 4 x 128 x 2 bytes of cache a token.
         ("qwen", 30_532_122_624, 3.35e9, 98304),
         ("mixtral", 46_702_792_704, 12.88e9, 131072),
-        ("ministral", 8_489_406_464, 8.49e9, 139264),
+        ("ministral", 8_489_553_920, 8.49e9, 139264),
     ],
 )
 def test_sizes(folders: dict[str, str], name: str, params: int, active: float, cache: int) -> None:
@@ -198,7 +198,7 @@ RECIPES = {
 }
 
 
-SERVED = {"qwen": {"native"}, "mixtral": {"native"}, "ministral": set()}
+SERVED = {"qwen": {"native", "gguf"}, "mixtral": {"native", "gguf"}, "ministral": set()}
 """Formats of models all of whose layers are changed as the recipe's first rule says."""
 
 
