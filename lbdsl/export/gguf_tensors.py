@@ -30,8 +30,9 @@ class PackedMatrix:
 @dataclass(frozen=True)
 class OutTensor:
     """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix. Without `source`, it is filled with `values`
-    (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its shape."""
+    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix. Without `source`, it is filled with
+    `values` (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its
+    shape."""
 
     name: str
     shape: tuple[int, ...]

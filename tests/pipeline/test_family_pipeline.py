@@ -208,8 +208,8 @@ def test_planned_changed_saved_loaded_and_exported(
             if "gptq" not in text:
                 # What is measured is what is saved.
                 assert torch.equal(as_measured(plan, bench, statistics)(input_ids=ids, use_cache=False).logits, logits)
-            # compressed-tensors rounds activations in steps of the largest / 127.5, engines of the largest / 127; some token
-            # then goes to another expert.
+            # compressed-tensors rounds activations in steps of the largest / 127.5, engines of the largest / 127: some
+            # token then goes to another expert.
             share = 0.5 if "moe" in data.rows else 0.25
             atol = share * float(logits.abs().max()) if "activations=8" in text else atol
         assert torch.equal(logits, base) == (not any(layer.changed for layer in plan.layers)), name
