@@ -17,7 +17,8 @@ from lbdsl.recipe.load import recipe_from_text
 from lbdsl.session.model import OpenModel
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
-from tests.tiny_model import save_tiny_model
+from tests.family_cases import family_base
+from tests.tiny_model import byte_tokenizer, save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]
 
@@ -43,6 +44,14 @@ def planned(example: str, bench: OpenModel):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("conformance") / "model"))
+
+
+@pytest.fixture(scope="module")
+def tiny_experts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("conformance") / "experts"
+    family_base("mixtral", vocab_size=260).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.mark.parametrize(("kind", "example"), EXAMPLES)
@@ -71,8 +80,8 @@ def test_a_bad_argument_is_a_diagnostic_with_a_place(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "example"), EXAMPLES)
-def test_planning_is_pure(kind: str, example: str, tiny: str) -> None:
-    bench = OpenModel(tiny)
+def test_planning_is_pure(kind: str, example: str, tiny: str, tiny_experts: str) -> None:
+    bench = OpenModel(tiny_experts if kind == "experts" else tiny)
     facts = repr(bench.facts)
     assert planned(example, bench).digest == planned(example, bench).digest
     assert repr(bench.facts) == facts
