@@ -365,7 +365,7 @@ def test_the_plugin_serves_full_heads_beside_windowed_ones(family: str, plugin: 
 
 def test_the_plugin_serves_several_numbers_of_full_heads_of_eight(plugin: Path, tmp_path: Path) -> None:
     layers = {0: Layer(24, LEARNED, full_heads=3), 1: Layer(24, full_heads=6), 2: Layer(24, full_heads=4), 4: swa(24)}
-    heads = {"hidden_size": 256, "num_attention_heads": 16, "num_key_value_heads": 8}
+    heads = {"hidden_size": 512, "num_attention_heads": 16, "num_key_value_heads": 8}
     check_plugin("full heads of eight", "llama", layers, plugin, tmp_path, **heads)
 
 
