@@ -80,6 +80,15 @@ OPTIONS = {
     },
     "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
     "olmoe": {**EXPERTS, "attention_bias": True},
+    "granitemoe": {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "attention_bias": True,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 1.7,
+    },
     "ministral3": {
         "sliding_window": NATIVE,
         "head_dim": 16,
@@ -123,6 +132,7 @@ NATIVE_LAYERS = {
     "qwen3_moe": (0, 1, 2, 3),
     "mixtral": (),
     "olmoe": (),
+    "granitemoe": (),
     "ministral3": (0, 1, 2, 3),
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import LlamaForCausalLM
 
+from lbdsl.families import FAMILIES
 from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME
 from lbdsl.model.surgery import to_hybrid
 from tests.specs import attention_layer, layer_of, window_of
@@ -80,7 +81,8 @@ def stock_logits(
     handles = []
     for layer, spec in zip(base.model.layers, specs, strict=True):
         if spec["ffn"] is None:
-            handles.append(layer.mlp.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
+            ffn = layer.get_submodule(FAMILIES[base.config.model_type].ffn_name)
+            handles.append(ffn.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
         if spec["mixer"] is None:
             handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
         else:

@@ -175,6 +175,8 @@ class Family:
     layers: Callable[[Family, Mapping[str, Any], Sizes], tuple[LayerSpec, ...]] = dense_layers
     norms: Mapping[Slot, Norms] = field(default_factory=lambda: PRE_NORMS)
     layer_prefix: str = "model.layers.{}."
+    ffn_name: str = "mlp"
+    """The module of a layer that has the MLP or the experts."""
     embedding: TensorRow = EMBEDDING
     head: TensorRow = HEAD
     other: tuple[TensorRow, ...] = (FINAL_NORM,)

@@ -20,17 +20,19 @@ class Lacks:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of the family in `transformers.models.<module>`: `<stem>Attention` and so on. `body` and `config` are
-    needed only if they are not `<stem>Model` and `<stem>Config`."""
+    """The classes of the family in `transformers.models.<module>`: `<stem>Attention` and so on. `body`, `config`
+    and `moe` are needed only if they are not `<stem>Model`, `<stem>Config` and `<stem>SparseMoeBlock`."""
 
     module: str
     stem: str
     body: str = ""
     config: str = ""
+    moe: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "body", self.body or f"{self.stem}Model")
         object.__setattr__(self, "config", self.config or f"{self.stem}Config")
+        object.__setattr__(self, "moe", self.moe or f"{self.stem}SparseMoeBlock")
 
     @property
     def attention(self) -> str:
@@ -39,10 +41,6 @@ class Classes:
     @property
     def mlp(self) -> str:
         return f"{self.stem}MLP"
-
-    @property
-    def moe(self) -> str:
-        return f"{self.stem}SparseMoeBlock"
 
     @property
     def norm(self) -> str:

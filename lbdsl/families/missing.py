@@ -9,7 +9,6 @@ _REASONS = {
         "deepseek_v3",
         "gpt_oss",
         "phimoe",
-        "granitemoe",
         "glm4_moe",
         "minimax",
         "ernie4_5_moe",

@@ -121,7 +121,7 @@ def _only(layer: Any, *, attends: bool) -> nn.Module:
     part = copy.copy(layer)
     part._modules = dict(layer._modules)
     if attends:
-        part.mlp = None
+        setattr(part, part.ffn_name, None)
     else:
         part.self_attn, part.spec = None, {**layer.spec, "mixer": None}
     return part

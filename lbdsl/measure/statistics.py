@@ -116,7 +116,7 @@ def pass_over(
                     hooks.enter_context(observed_attention(layer.self_attn, see))
                 if statistic.watches_experts():
                     hook = partial(_routed, partial(statistic.add_experts, sums[stat]))
-                    hooks.callback(layer.get_submodule("mlp.experts").register_forward_pre_hook(hook).remove)
+                    hooks.callback(layer.get_submodule(f"{layer.ffn_name}.experts").register_forward_pre_hook(hook).remove)
             yield
         values = {}
         for stat, statistic in stats.items():

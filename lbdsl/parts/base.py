@@ -186,7 +186,7 @@ class Part(Value):
     """Parameters of its own that every healing trains: by name relative to the layer, the factor of their learning rate."""
 
     healed: ClassVar[tuple[str, ...]] = ()
-    """Its parameters beside linear maps that healing trains as it trains norms, by name relative to the layer."""
+    """Its parameters beside linear maps that healing trains as it trains norms, by the ends of their names."""
 
     kind: str
     """The tag, a `Literal` of the kind's name with that name as default."""

@@ -21,7 +21,7 @@ class Moe(Part):
     slot: ClassVar[Slot] = Slot.FFN
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_moe.py"
     changeable: ClassVar[frozenset[str]] = frozenset({"experts"})
-    healed: ClassVar[tuple[str, ...]] = ("mlp.gate.weight",)
+    healed: ClassVar[tuple[str, ...]] = ("gate.weight", "router.weight")
     kind: Literal["moe"] = "moe"
     experts: Count
     top_k: Count

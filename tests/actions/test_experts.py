@@ -27,10 +27,15 @@ TEXT = text(10, 41)
 """No two experts of a layer are used equally often on it."""
 
 
+def block_of(model, layer: int):
+    """The router and the experts of a layer."""
+    return model.model.layers[layer].get_submodule(FAMILIES[model.config.model_type].ffn_name)
+
+
 @torch.no_grad()
 def importance(base, layer: int, ids: Tensor, method: str) -> list[float]:
     """Of each expert of a layer, token by token."""
-    experts, seen = base.model.layers[layer].mlp.experts, []
+    experts, seen = block_of(base, layer).experts, []
     hook = experts.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     for row in ids:
         base(input_ids=row[None], use_cache=False)
@@ -52,11 +57,12 @@ def cut(base, kept: dict[int, list[int]]):
     """The stock model with only these experts in each of some layers."""
     made = copy.deepcopy(base)
     for layer, experts in kept.items():
-        block = made.model.layers[layer].mlp
-        block.gate.weight.data = block.gate.weight[experts].clone()
+        block = block_of(made, layer)
+        router = block.gate if hasattr(block, "gate") else block.router
+        router.weight.data = router.weight[experts].clone()
         for name in ("gate_up_proj", "down_proj"):
             setattr(block.experts, name, torch.nn.Parameter(getattr(block.experts, name)[experts].clone()))
-        block.gate.num_experts = block.experts.num_experts = len(experts)
+        router.num_experts = block.experts.num_experts = len(experts)
     return made
 
 

@@ -174,6 +174,12 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         QWEN_MOE,
     ),
     "olmoe, fewer experts": ("olmoe", "olmoe", dict.fromkeys(range(4), fewer(5)), {**EXPERTS, "num_key_value_heads": 4}),
+    "granite with experts, fewer": (
+        "granitemoe",
+        "granitemoe",
+        {1: GONE, **dict.fromkeys((0, 2, 3), fewer(4))},
+        {**MULTIPLIERS, "num_local_experts": 6},
+    ),
     "ministral3, smaller": (
         "ministral3",
         "mistral3",

@@ -47,6 +47,8 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
     attention_class = mlp_class = moe_class = norm_class = None
     attention_norms = mlp_norms = (None, None)
     residual_multiplier_field = None
+    ffn_name = "mlp"
+    """The module that has the MLP or the experts."""
 
     def __init__(self, config, layer_idx):
         super().__init__()
@@ -55,7 +57,8 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         self.mask_key = None
         self.spec = checked_spec(config.lbdsl["layers"][layer_idx], layer_idx)
         mixer, ffn = self.spec["mixer"], self.spec["ffn"]
-        self.self_attn = self.mlp = None
+        self.self_attn = None
+        setattr(self, self.ffn_name, None)
         for name in (*self.attention_norms, *self.mlp_norms):
             if name is not None:
                 setattr(self, name, None)
@@ -66,7 +69,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             self._add_norms(self.attention_norms, config)
         if ffn is not None:
             kind = part(ffn["kind"])
-            self.mlp = kind.build(getattr(self, getattr(kind, "CLASS", "mlp_class")), config, ffn)
+            setattr(self, self.ffn_name, kind.build(getattr(self, getattr(kind, "CLASS", "mlp_class")), config, ffn))
             self._add_norms(self.mlp_norms, config)
         maps = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, stored in self.spec["weights"].items():
@@ -83,9 +86,10 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states, attention_mask=None, **kwargs):
         if self.self_attn is not None:
             hidden_states = self._attend(hidden_states, attention_mask, kwargs)
-        if self.mlp is not None:
+        ffn = getattr(self, self.ffn_name)
+        if ffn is not None:
             before, after = self.mlp_norms
-            hidden_states = self._added(hidden_states, self._normed(after, self.mlp(self._normed(before, hidden_states))))
+            hidden_states = self._added(hidden_states, self._normed(after, ffn(self._normed(before, hidden_states))))
         return hidden_states
 
     def _attend(self, hidden_states, attention_mask, kwargs):

@@ -88,7 +88,8 @@ def flat_files(family: Family) -> dict[str, str]:
         "ffn_classes": "\n".join(f"    {name} = {cls}" for name, cls in ffns.items()),
         "attention_norms": _norms(family.norms[Slot.MIXER]),
         "mlp_norms": _norms(family.norms[Slot.FFN]),
-        "layer_fields": _field("residual_multiplier_field", scaled.residual),
+        "layer_fields": _field("residual_multiplier_field", scaled.residual)
+        + _field("ffn_name", family.ffn_name if family.ffn_name != "mlp" else None),
         "model_fields": _field("embedding_multiplier_field", scaled.embedding)
         + ("    rope_by_layer_type = True\n" if family.rope_by_layer_type else "")
         + sdpa,
