@@ -101,9 +101,6 @@ class Exporter(ABC):
     engine: ClassVar[str]
     """The engine, as in `plan --target`, e.g. vllm, llamacpp, transformers."""
 
-    also: ClassVar[tuple[str, ...]] = ()
-    """Other engines that load it."""
-
     plug_in: ClassVar[bool] = False
     """Whether the engine needs lbdsl's plug-in for it."""
 
@@ -118,6 +115,11 @@ class Exporter(ABC):
         """Errors that name everything in the model that is not in `expresses`. With `empty=False` empty slots are not
         checked."""
         return refusals(cls.expresses, subject.specs, subject.base, cls.where, empty=empty)
+
+    @classmethod
+    def engines(cls, subject: Subject) -> tuple[str, ...]:
+        """The engines that load it of such a model."""
+        return (cls.engine,)
 
     @classmethod
     @abstractmethod

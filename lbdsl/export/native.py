@@ -51,7 +51,7 @@ class Native(Exporter):
     What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
-    in some layers.
+    in some layers. Of some families with experts vLLM's own class, too (tested with 0.32), without windows and `quantize`.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads and the MLP width are the same in all
     layers. In families where windowed layers have other rotary embeddings, only layers with a native window can get another
     window.
@@ -62,6 +62,12 @@ class Native(Exporter):
     engine = "transformers"
     where = "a plain transformers class"
     expresses = llama_layers(ONE_WINDOW, alike=True, experts=True)
+
+    @classmethod
+    def engines(cls, subject: Subject) -> tuple[str, ...]:
+        own = subject.facts.family_data.vllm_experts(subject.config)
+        plain = not subject.windows and not any(spec.weights for spec in subject.specs)
+        return (cls.engine, "vllm") if own and plain else (cls.engine,)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:

@@ -53,4 +53,5 @@ FAMILY = Family(
     ),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
+    vllm_experts=lambda config: True,
 )

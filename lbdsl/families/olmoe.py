@@ -31,4 +31,6 @@ FAMILY = Family(
     gguf=GgufNames(Graph("olmoe", square=True, ungrouped=True), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
+    # It never normalizes gates.
+    vllm_experts=lambda config: not config.get("norm_topk_prob"),
 )

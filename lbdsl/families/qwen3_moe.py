@@ -32,4 +32,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen3moe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_not_normed),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
+    vllm_experts=lambda config: True,
 )

@@ -131,7 +131,7 @@ class _Run:
         alone = LayerChange(spec, tuple((name, expr) for name, expr in change.weights if name in names))
         layer = variant_of(self.source.hybrid, place.layer, alone, self.statistics(place.layer))
         # Of experts no linear map gives the output; they are run, and never patched.
-        module = output_module(self.facts, change.spec, place.slot) or layer.ffn_name
+        module = output_module(self.facts, change.spec, place.slot) or str(layer.ffn_name)
         with _output(layer, module) as seen:
             for state, inputs in zip(states, self._inputs, strict=True):
                 after = self.source.hybrid.model.run_layer(layer, place.layer, state, inputs)

@@ -105,7 +105,7 @@ def export_artifact(
         with progress.stage(f"writing {kind}") as report:
             exporter.write(folder, subject, place, report)
             if not (place / "README.md").exists():
-                loads = "transformers" in (exporter.engine, *exporter.also)
+                loads = exporter.engine == "transformers"
                 card = export_card(record, kind, exporter.how_to_load(Path(target.name)), in_transformers=loads)
                 (place / "README.md").write_text(card, encoding="utf-8")
         check_free(target, force)  # again: the copy took a while

@@ -15,6 +15,7 @@ from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import ModelSource, is_artifact
 from lbdsl.model.tensor_names import model_config
@@ -96,14 +97,21 @@ def forms_of(source: ModelSource, facts: ModelFacts, names: Iterable[str]) -> Fo
     """The export formats through which each engine that `serves` asks for loads a model."""
     config = base_config(source, facts)
 
-    def form(exporter: type[Exporter]) -> Form:
-        return cache(lambda specs: not any(d.is_error for d in exporter.check(subject_of(config, facts, specs))))
+    subject = cache(lambda specs: subject_of(config, facts, specs))
+
+    def form(exporter: type[Exporter], engine: str) -> Form:
+        def can(specs: tuple[LayerSpec, ...]) -> bool:
+            of = subject(specs)
+            return engine in exporter.engines(of) and not any(d.is_error for d in exporter.check(of))
+
+        return cache(can)
 
     found: dict[str, tuple[Form, ...]] = {}
     for name in names:
         engine, _, plug_in = name.partition("+")
-        asked = [e for e in exporters().values() if engine in (e.engine, *e.also) and (plug_in or not e.plug_in)]
-        found[name] = (lambda specs: True,) if engine == TRANSFORMERS else tuple(map(form, asked))
+        asked = [exporter for exporter in exporters().values() if plug_in or not exporter.plug_in]
+        always: tuple[Form, ...] = (lambda specs: True,)
+        found[name] = always if engine == TRANSFORMERS else tuple(form(exporter, engine) for exporter in asked)
     return found
 
 
@@ -129,7 +137,7 @@ def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
 
 def check_target(subject: Subject, engine: str) -> Target:
     """One engine's answers, without side effects."""
-    asked = (item for item in exporters().items() if engine in (item[1].engine, *item[1].also))
+    asked = (item for item in exporters().items() if engine in item[1].engines(subject))
     answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked)
     findings = list(_which(engine, answers))
     cache = None

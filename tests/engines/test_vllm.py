@@ -20,14 +20,16 @@ from lbdsl.data.blocks import token_blocks
 from lbdsl.data.split import TextPart
 from lbdsl.export.decilm import DeciLM
 from lbdsl.export.granite import Granite
+from lbdsl.export.native import Native
 from lbdsl.export.vllm_cache import CacheLayout, Serving, layout_of_layers
 from lbdsl.session.exporting import artifact_subject, export_artifact
 from lbdsl.session.model import OpenModel
+from lbdsl.session.targets import check_target
 from tests.engines.environments import kept_artifact
 from tests.engines.test_llamacpp_smollm2 import PAST_THE_WINDOW, artifact_of
 from tests.engines.vllm_side import BATCHED, BLOCK, Served, install_plugin, serve
 from tests.export_cases import Changed, changed_model
-from tests.layer_changes import GONE, NO_MLP, NONE, Layer, sized, swa
+from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, fewer, sized, swa
 from tests.real_model import run_lbdsl
 from tests.specs import LEARNED, window_of
 from tests.tiny_model import byte_tokenizer
@@ -367,6 +369,36 @@ def test_the_plugin_serves_several_numbers_of_full_heads_of_eight(plugin: Path, 
     layers = {0: Layer(24, LEARNED, full_heads=3), 1: Layer(24, full_heads=6), 2: Layer(24, full_heads=4), 4: swa(24)}
     heads = {"hidden_size": 512, "num_attention_heads": 16, "num_key_value_heads": 8}
     check_plugin("full heads of eight", "llama", layers, plugin, tmp_path, **heads)
+
+
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
+WITH_EXPERTS = {
+    "granitemoe": {"num_local_experts": 6, "num_experts_per_tok": 2, "attention_multiplier": 0.1},
+    "olmoe": {**EXPERTS, "num_key_value_heads": 4},
+    "qwen3_moe": {**EXPERTS, "moe_intermediate_size": 64, "norm_topk_prob": True, "head_dim": 64, "mlp_only_layers": [4]},
+}
+
+
+@pytest.mark.parametrize("family", WITH_EXPERTS)
+def test_vllms_own_classes_serve_fewer_experts(family: str, tmp_path: Path) -> None:
+    """Unmodified vLLM: a whole layer gone, fewer experts, fewer KV heads."""
+    layers = {1: GONE, **dict.fromkeys((0, 2, 3, 5), fewer(4))}
+    if family == "granitemoe":
+        layers = {layer: change if change == GONE else sized(1, of=change) for layer, change in layers.items()}
+        layers[4] = sized(1, of=fewer(4))
+    layers = {4: OWN if family == "qwen3_moe" else fewer(4), **layers}
+    changed = changed_model(tmp_path, family, layers, **{**SHAPE, "hidden_size": 256, **WITH_EXPERTS[family]})
+    answers = check_target(changed.subject, "vllm").answers
+    assert [answer.kind for answer in answers if answer.can] == ["native"]
+    output = tmp_path / "native"
+    output.mkdir()
+    Native.write(changed.folder, changed.subject, output)
+    prompts = random_prompts(3, 41, 90, 300)
+    served = serve(output, prompts, tmp_path, dtype="float32", max_model_len=512)
+    check_capacity(
+        f"own class, {family}", served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512)
+    )
+    assert compare(f"own class, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3"])
