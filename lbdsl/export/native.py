@@ -66,7 +66,8 @@ class Native(Exporter):
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:
         own = subject.facts.family_data.vllm_experts(subject.config)
-        plain = not subject.windows and not any(spec.weights for spec in subject.specs)
+        some = any(isinstance(spec.ffn, Moe) for spec in subject.specs)
+        plain = some and not subject.windows and not any(spec.weights for spec in subject.specs)
         return (cls.engine, "vllm") if own and plain else (cls.engine,)
 
     @classmethod
@@ -160,7 +161,7 @@ def left_fields(subject: Subject, layout: Layout, stock: StockClass) -> dict[str
         elif isinstance(ffn, Moe):
             names = [name for name in EXPERTS if name in subject.config] or [EXPERTS[0]]
             experts = {**dict.fromkeys(names, ffn.experts), "num_experts_per_tok": ffn.top_k}
-    if "gated_mlp" in layout.family.rows and experts:
+    if {"gated_mlp", "moe"} <= layout.family.rows.keys():
         has = [isinstance(subject.specs[layer].ffn, GatedMLP) for layer in subject.left]
         experts |= {"mlp_only_layers": [new for new, dense in enumerate(has) if dense], "decoder_sparse_step": 1}
     return {

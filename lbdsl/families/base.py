@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.families.engines import Classes, GgufNames, Lacks, StockClass, VllmLayers
 from lbdsl.families.windows import NO_WINDOWS, Windows, positive_int
 from lbdsl.layer.spec import LayerSpec
@@ -122,12 +123,14 @@ class ExpertLayers:
 
     def __call__(self, family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
         names = [name for name in ("num_experts", "num_local_experts") if config.get(name) is not None]
-        moe = Moe(
-            experts=positive_int(config, names[0] if names else "num_experts", default=self.experts),
-            top_k=positive_int(config, "num_experts_per_tok", default=self.top_k),
-            width=positive_int(config, self.width, default=self.usual_width),
-        )
+        experts = positive_int(config, names[0] if names else "num_experts", default=self.experts)
+        top_k = positive_int(config, "num_experts_per_tok", default=self.top_k)
+        if top_k > experts:
+            raise fail("LB402", f"num_experts_per_tok in the configuration is {top_k}, more than the {experts} experts")
+        moe = Moe(experts=experts, top_k=top_k, width=positive_int(config, self.width, default=self.usual_width))
         dense, step = config.get("mlp_only_layers") or [], positive_int(config, "decoder_sparse_step", default=1)
+        if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
+            raise fail("LB402", f"mlp_only_layers in the configuration is {str(dense)[:40]}, not a list of layers")
         return tuple(
             layer if index in dense or (index + 1) % step else layer.replace(ffn=moe)
             for index, layer in enumerate(dense_layers(family, config, sizes))
@@ -176,6 +179,8 @@ class Family:
 
     layers: Callable[[Family, Mapping[str, Any], Sizes], tuple[LayerSpec, ...]] = dense_layers
     norms: Mapping[Slot, Norms] = field(default_factory=lambda: PRE_NORMS)
+    inside: tuple[str, ...] = ()
+    """Types of models, by `model_type`, that may hold one of the family as their language model."""
     layer_prefix: str = "model.layers.{}."
     ffn_name: str = "mlp"
     """The module of a layer that has the MLP or the experts."""
@@ -195,6 +200,8 @@ class Family:
     windows: Windows = NO_WINDOWS
 
     rope_types: tuple[str, ...] = ROPE_TYPES
+    rope_needs: tuple[str, ...] = ()
+    """Fields of `rope_parameters` that the family's code reads, and has no defaults for."""
     partial_rotary: bool = False
     """Whether RoPE may rotate only a part of each head."""
     rope_theta: float = 10_000.0

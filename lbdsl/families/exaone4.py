@@ -15,12 +15,10 @@ def _not_every_fourth(layer: int, config) -> bool:
     return isinstance(pattern, int) and pattern > 0 and (layer + 1) % pattern != 0
 
 
-_WINDOWS = WindowsByType(4096, _not_every_fourth)
-
-
 def _without_rope(layer: int, config) -> bool:
-    windowed = _WINDOWS(config, config["num_hidden_layers"])
-    return config.get("sliding_window", 4096) is not None and windowed[layer] is None
+    types = config.get("layer_types")
+    windowed = types[layer] == "sliding_attention" if types is not None else _not_every_fourth(layer, config)
+    return config.get("sliding_window", 4096) is not None and not windowed
 
 
 def _as_32b(config) -> str | None:
@@ -36,7 +34,7 @@ FAMILY = Family(
     rows={"attention": (*projections(), *QK_HEAD_NORMS), "gated_mlp": gated_mlp()},
     norms=POST_NORMS,
     tied_by_default=False,
-    windows=_WINDOWS,
+    windows=WindowsByType(4096, _not_every_fourth),
     without_rope=_without_rope,
     no_rope_field=None,
     size_defaults=MappingProxyType({"kv_heads": 32}),

@@ -25,6 +25,7 @@ FAMILY = Family(
     model_type="gemma3_text",
     examples="Gemma 3, the text models",
     classes=Classes("gemma3", "Gemma3", body="Gemma3TextModel", config="Gemma3TextConfig"),
+    inside=("gemma3",),
     rows={"attention": (*projections(biased=ALL, when="attention_bias"), *QK_HEAD_NORMS), "gated_mlp": gated_mlp()},
     norms=NORMS,
     tied_by_default=True,

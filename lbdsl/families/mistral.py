@@ -12,6 +12,7 @@ FAMILY = Family(
     model_type="mistral",
     examples="Mistral 7B, Mistral Nemo",
     classes=Classes("mistral", "Mistral"),
+    inside=("mistral3",),
     rows={"attention": projections(), "gated_mlp": gated_mlp()},
     tied_by_default=False,
     windows=OneWindow(4096),

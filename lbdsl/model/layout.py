@@ -49,6 +49,7 @@ _ROPE_NUMBERS = (
     "mscale",
     "mscale_all_dim",
     "original_max_position_embeddings",
+    "llama_4_scaling_beta",
 )
 _ROPE_NEEDS = MappingProxyType(
     {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
@@ -60,6 +61,8 @@ _ATTENTION_FIELDS = (
     "_attn_implementation",
     "_attn_implementation_internal",
     "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
 )
 _IMPLEMENTATIONS = (None, "sdpa", "eager")
 
@@ -181,7 +184,7 @@ def _sizes(family: Family, config: dict[str, Any]) -> Sizes:
         heads=heads,
         kv_heads=positive_int(config, names["kv_heads"], default=kv_heads),
         head_dim=positive_int(config, names["head_dim"], default=usual.get("head_dim", hidden // heads)),
-        intermediate=positive_int(config, names["intermediate"]),
+        intermediate=positive_int(config, names["intermediate"], default=usual.get("intermediate")),
         vocab=positive_int(config, names["vocab"], default=usual.get("vocab")),
         positions=positive_int(config, names["positions"], default=usual.get("positions")),
     )
@@ -260,6 +263,8 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
         by_type = [part for part in value.values() if isinstance(part, dict)]
         for part in (value, *by_type):
             _check_rope_type(family, part)
+        if lacking := [field for field in family.rope_needs if value.get(field) is None]:
+            raise fail("LB402", f"{name} in the configuration has no {lacking[0]}")
 
 
 def _rotary(family: Family, config: dict[str, Any], head_dim: int) -> int | None:

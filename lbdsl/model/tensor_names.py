@@ -7,12 +7,13 @@ Source: transformers 5.24, conversion_mapping.py, models/mistral3 and models/gem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
+from lbdsl.core.diagnostic import fail
 from lbdsl.families import ARTIFACT_PREFIX, FAMILIES, Family
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.safetensors_header import TensorInfo
@@ -20,7 +21,7 @@ from lbdsl.parts import TensorRow
 
 PREFIXES = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
 """Beginnings of names in files, and what the language model saved alone has in their place."""
-SHARED = ("dtype", "torch_dtype", "quantization_config")
+SHARED = ("dtype", "torch_dtype", "quantization_config", "use_bidirectional_attention", "is_encoder_decoder")
 """Fields that hold for the language model, too, where it does not have them."""
 TIED = "tie_word_embeddings"
 """Of the whole, where it says so: its class ties them, whatever its language model would do."""
@@ -35,11 +36,12 @@ def model_config(folder: Path) -> dict[str, Any]:
 def text_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Those of a language model of a supported family inside another model; None if there is none."""
     text = config.get("text_config")
-    if not isinstance(text, dict) or text.get("model_type") not in FAMILIES or config.get("model_type") in FAMILIES:
+    family = FAMILIES.get(str(text.get("model_type"))) if isinstance(text, dict) else None
+    if not isinstance(text, dict) or family is None or config.get("model_type") not in family.inside:
         return None
     shared = {name: config[name] for name in SHARED if name in config}
     tied = {TIED: config[TIED]} if TIED in config else {}
-    return {**shared, **text, **tied, "architectures": [FAMILIES[text["model_type"]].architecture]}
+    return {**shared, **text, **tied, "architectures": [family.architecture]}
 
 
 def memory_names(tensors: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
@@ -52,11 +54,12 @@ def memory_names(tensors: Mapping[str, TensorInfo], folder: Path) -> dict[str, T
 
 def language_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Those of the language model, by the names that it has alone; all where there is no other model."""
-    found = {}
+    found: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
         start = next((start for start in PREFIXES if name.startswith(start)), None)
         if start is not None:
             alone = PREFIXES[start] + name.removeprefix(start)
+            _check_new(alone, found.keys() | tensors.keys())
             found[alone] = replace(info, name=alone, stored=name)
     if not found:
         return dict(tensors)
@@ -70,29 +73,34 @@ def joined_tensors(tensors: Mapping[str, TensorInfo], family: Family) -> dict[st
     layers = {name.removeprefix(start).partition(".")[0] for name in tensors if name.startswith(start)} if rows else ()
     for layer in sorted(layers):
         prefix = family.layer_prefix.format(layer)
-        for info in filter(None, [_joined(found, prefix, row) for row in rows]):
-            for piece in info.pieces or (info,):
-                found.pop(piece.stored or piece.name)
+        for info, names in filter(None, [_joined(found, prefix, row) for row in rows]):
+            for name in names:
+                del found[name]
+            _check_new(info.name, found)
             found[info.name] = info
     return found
 
 
-def _joined(tensors: Mapping[str, TensorInfo], prefix: str, row: TensorRow) -> TensorInfo | None:
-    """The tensor of a row, if the files have it by other names, all of one kind."""
+def _check_new(name: str, known: Container[str]) -> None:
+    if name in known:
+        raise fail("LB409", f"the checkpoint has {name[:80]!a} by two names")
+
+
+def _joined(tensors: Mapping[str, TensorInfo], prefix: str, row: TensorRow) -> tuple[TensorInfo, list[str]] | None:
+    """The tensor of a row, if the files have it by other names, all of one kind; and those names."""
     numbers = count() if "{}" in row.files[0] else (0,)
-    names = ([prefix + file.format(number) for file in row.files] for number in numbers)
-    stacked = [
-        [tensors[name] for name in of_one] for of_one in takewhile(lambda one: all(n in tensors for n in one), names)
-    ]
-    if not stacked:
+    every = ([prefix + file.format(number) for file in row.files] for number in numbers)
+    there = list(takewhile(lambda names: all(name in tensors for name in names), every))
+    if not there:
         return None
-    pieces, name = [piece for of_one in stacked for piece in of_one], prefix + row.name
-    if "{}" not in row.files[0]:
-        return replace(pieces[0], name=name, stored=pieces[0].name)
+    stacked = [[tensors[name] for name in names] for names in there]
+    pieces, name, old = [*chain(*stacked)], prefix + row.name, [*chain(*there)]
     first, size = pieces[0], sum(piece.stop - piece.start for piece in pieces)
+    if "{}" not in row.files[0]:
+        return replace(first, name=name, stored=first.stored or first.name), old
     kinds = {(piece.dtype, len(piece.shape), piece.shape[1:]) for piece in pieces}
     rows = {sum(piece.shape[0] for piece in of_one if piece.shape) for of_one in stacked}
     if len(kinds) > 1 or len(rows) > 1:
         return None
     shape = (len(stacked), *rows, *first.shape[1:])
-    return TensorInfo(name, first.dtype, shape, first.file, first.start, first.start + size, pieces=tuple(pieces))
+    return TensorInfo(name, first.dtype, shape, first.file, first.start, first.start + size, pieces=tuple(pieces)), old

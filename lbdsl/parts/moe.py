@@ -34,7 +34,7 @@ class Moe(Part):
         return self
 
     def dims(self) -> Mapping[str, int]:
-        return {"experts": self.experts, "intermediate": self.width, "gate_up": 2 * self.width}
+        return {"experts": self.experts, "top_k": self.top_k, "intermediate": self.width, "gate_up": 2 * self.width}
 
     def active(self, tensor: TensorShape) -> int:
         if len(tensor.shape) == 3:

@@ -19,7 +19,8 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
     sizes = [
         {name: size for _, part in spec.sub_blocks for name, size in part.dims().items()} for spec in facts.layer_specs
     ]
-    widths, kv_heads = ([of.get(name) for of in sizes] for name in ("intermediate", "kv_heads"))
+    names = ("intermediate", "kv_heads", "experts", "top_k")
+    widths, kv_heads, experts, chosen = ([of.get(name) for of in sizes] for name in names)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
@@ -31,6 +32,9 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         "family": f"{facts.family} ({facts.architecture})",
         "parameters": size + (f" ({base[1].params:,} in the base)" if base is not None else ""),
         "layers": f"{facts.layers}: hidden {facts.hidden}, MLP {_by_layer(widths)}",
+        "experts": f"{_by_layer(experts)}; {_by_layer(chosen)} for a token, which uses {count_text(facts.cost.matrix)}"
+        if any(experts)
+        else "",
         "attention": f"{facts.heads} query heads, KV heads {_by_layer(kv_heads)}, of {facts.head_dim}",
         **_changed_rows(facts),
         "vocabulary": f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}",

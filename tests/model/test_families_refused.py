@@ -79,6 +79,14 @@ def test_families_that_nobody_looked_at() -> None:
         ({"model_type": "phi3", "resid_pdrop": 0.1}, "LB404: resid_pdrop is set in this phi3 model: healing would"),
         ({"model_type": "olmo3", "quantization_config": {"bits": 4}}, "LB404: quantization_config is set"),
         ({"model_type": "smollm3", "per_layer_config": {"0": {}}}, "LB404: per_layer_config is set"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5}, "LB402: num_experts_per_tok in the"),
+        ({"model_type": "mixtral", "num_local_experts": "4"}, "LB402: num_local_experts"),
+        ({"model_type": "mixtral", "output_router_logits": True}, "LB404: output_router_logits is set"),
+        ({"model_type": "mixtral", "_experts_implementation": "sonicmoe"}, "LB404: _experts_implementation"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": 1}, "LB402: mlp_only_layers"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [[1]]}, "LB402: mlp_only_layers"),
+        ({"model_type": "olmoe", "clip_qkv": 8.0}, "LB404: clip_qkv is set"),
+        ({"model_type": "ministral3", "rope_parameters": {"rope_type": "default"}}, "LB402: rope_parameters"),
     ],
 )
 def test_settings_that_a_changed_model_would_compute_differently(config: dict, said: str) -> None:

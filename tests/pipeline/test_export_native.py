@@ -13,7 +13,7 @@ from lbdsl.export.granite import Granite
 from lbdsl.export.native import Native
 from tests.clean_process import CleanProcess
 from tests.export_cases import base_model, changed_model
-from tests.layer_changes import GONE, Layer, sized, swa
+from tests.layer_changes import GONE, Layer, fewer, sized, swa
 from tests.specs import LEARNED
 
 TWO_ROPES = {
@@ -26,6 +26,7 @@ QWEN = {"use_sliding_window": True, "sliding_window": 11, "max_window_layers": 2
 
 # name: (family, class that it loads as, changes, options)
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 50.0, "original_max_position_embeddings": 64}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 SMALLER = dict.fromkeys(range(4), sized(1, 64))
 """All layers with 1 of 2 KV heads and 64 of 96 MLP channels."""
 
@@ -56,6 +57,19 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         "Olmo3",
         dict.fromkeys(range(4), sized(1, 64, of=swa(9))),
         {"rope_parameters": ONE_ROPE},
+    ),
+    "qwen3 with experts, fewer": (
+        "qwen3_moe",
+        "Qwen3Moe",
+        {0: GONE, 1: sized(1, 64), 2: sized(1, of=fewer(3)), 3: sized(1, of=fewer(3))},
+        {**EXPERTS, "mlp_only_layers": [1]},
+    ),
+    "qwen3 with experts, none left": ("qwen3_moe", "Qwen3Moe", {0: GONE, 2: GONE}, {**EXPERTS, "mlp_only_layers": [1, 3]}),
+    "qwen3 with experts, in every other layer": (
+        "qwen3_moe",
+        "Qwen3Moe",
+        {0: GONE},
+        {**EXPERTS, "decoder_sparse_step": 2},
     ),
     "exaone4, smaller": (
         "exaone4",

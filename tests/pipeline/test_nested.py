@@ -129,6 +129,36 @@ def test_fields_of_the_whole_hold_for_its_language_model(tmp_path: Path) -> None
     assert "[262208, 32]" in found.message
 
 
+def test_one_tensor_by_two_names_is_refused(tmp_path: Path) -> None:
+    saved("gemma3_text", tmp_path)
+    file = next(tmp_path.glob("*.safetensors"))
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith("language_model."))
+    again = name.replace("language_model.model.", "model.language_model.")
+    save_file({**tensors, again: tensors[name].clone()}, file, metadata={"format": "pt"})
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][again] = file.name
+    index.write_text(json.dumps(content))
+    (found,) = inspect_model(resolve_source(str(tmp_path))).diagnostics
+    assert (found.code, "by two names" in found.message) == ("LB409", True)
+
+
+@pytest.mark.parametrize("outer", ["t5gemma", "paligemma", ["gemma3"], None])
+def test_what_may_hold_a_language_model(outer: object, tmp_path: Path) -> None:
+    saved("gemma3_text", tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "model_type": outer}))
+    assert [d.code for d in inspect_model(resolve_source(str(tmp_path))).diagnostics] == ["LB403"]
+    path.write_text(json.dumps({**config, "use_bidirectional_attention": True}))
+    del config["text_config"]["use_bidirectional_attention"]
+    path.write_text(json.dumps({**config, "use_bidirectional_attention": True}))
+    assert [d.code for d in inspect_model(resolve_source(str(tmp_path))).diagnostics] == ["LB404"]
+    path.write_text(json.dumps({**config, "text_config": {"model_type": []}}))
+    assert [d.code for d in inspect_model(resolve_source(str(tmp_path))).diagnostics] == ["LB403"]
+
+
 def test_a_language_model_of_another_family_is_refused(tmp_path: Path) -> None:
     saved("gemma3_text", tmp_path)
     path = tmp_path / "config.json"

@@ -224,6 +224,8 @@ class HybridModelMixin(_Supports):
             cache = DynamicCache()
         if kwargs.pop("output_attentions", None) or self.config.output_attentions:
             raise ValueError("a hybrid model does not give attention weights: its layers attend over different tokens")
+        if kwargs.get("output_router_logits"):
+            raise ValueError("a hybrid model does not give what routers score")
         as_tuple = kwargs.pop("return_dict", True) is False
         inputs = self.prepare(inputs_embeds, attention_mask, position_ids, cache, use_cache, **kwargs)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
