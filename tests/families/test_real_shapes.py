@@ -202,6 +202,7 @@ SERVED = {"qwen": {"native", "gguf"}, "mixtral": {"native", "gguf"}, "ministral"
 """Formats of models all of whose layers are changed as the recipe's first rule says."""
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Path) -> None:
     """`check --model`, `plan --estimate` and the engines' answers, from headers alone."""
