@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 from lbdsl.actions import Action
@@ -175,3 +178,16 @@ def plan_of(
     plan = build(Case(recipe, facts), selection, scores, joint, ref, on, contexts, "0.1.0", found=found).value
     assert plan is not None
     return plan
+
+
+def write_without_data(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """A safetensors file of bfloat16 tensors: its header, and then nothing, as long as their data would be."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

@@ -16,6 +16,7 @@ from lbdsl.export.files import companions, copy_files, link_files, weight_names,
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
+from lbdsl.families.base import EXPERTS
 from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.model.checkpoint import read_tensors
@@ -26,8 +27,6 @@ from lbdsl.parts.moe import Moe
 from lbdsl.run.file_layout import plan_rewrite
 from lbdsl.run.shards import carry_out
 
-EXPERTS = ("num_experts", "num_local_experts")
-"""Names that configurations have for the number of experts."""
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 OURS = (

@@ -111,6 +111,10 @@ def dense_layers(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tup
     return tuple(kinds[window] for window in windows)
 
 
+EXPERTS = ("num_experts", "num_local_experts")
+"""Names that configurations have for the number of experts."""
+
+
 @dataclass(frozen=True)
 class ExpertLayers:
     """Layers of attention and experts; a gated MLP where `mlp_only_layers` or `decoder_sparse_step` of the config say so.
@@ -122,7 +126,7 @@ class ExpertLayers:
     usual_width: int | None = None
 
     def __call__(self, family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
-        names = [name for name in ("num_experts", "num_local_experts") if config.get(name) is not None]
+        names = [name for name in EXPERTS if config.get(name) is not None]
         experts = positive_int(config, names[0] if names else "num_experts", default=self.experts)
         top_k = positive_int(config, "num_experts_per_tok", default=self.top_k)
         if top_k > experts:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from plan_cases import llama_facts, smollm2_facts, windowed
+from plan_cases import llama_facts, smollm2_facts, windowed, write_without_data
 
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
@@ -61,15 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             head + "mlp.up_proj.weight": [inner, hidden],
             head + "mlp.down_proj.weight": [hidden, inner],
         }
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2
-        for length in shape:
-            size *= length
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * offset)
+    write_without_data(folder / "model.safetensors", shapes)
     return folder
 
 

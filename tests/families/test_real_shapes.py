@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_cases import write_without_data
 
 from lbdsl import check_recipe, inspect_model
 from lbdsl.api.checked_model import CheckedModel
@@ -146,19 +147,9 @@ def shapes(config: dict[str, Any]) -> Shapes:
 
 
 def write(config: dict[str, Any], folder: Path) -> str:
-    """A checkpoint whose file is a header and then nothing, as long as its data would be."""
-    header, end = {}, 0
-    for name, shape in shapes(config):
-        size = 2
-        for dim in shape:
-            size *= dim
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
+    """A checkpoint without data."""
     folder.mkdir()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+    write_without_data(folder / "model.safetensors", dict(shapes(config)))
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
