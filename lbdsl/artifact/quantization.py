@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lbdsl.core.digest import canonical_json
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.parts import TensorShape
 
 FIELD = "quantization_config"
 
 
-def quantization_config(specs: Sequence[LayerSpec], maps: Sequence[Iterable[str]], prefix: str) -> dict[str, Any] | None:
-    """The entry for a model with these layers; None if no weights are packed. Every module is named exactly, in one group
-    or in `ignore`; everything is sorted.
+def quantization_config(specs: Sequence[LayerSpec], model: ModelFacts, *, experts: bool = False) -> dict[str, Any] | None:
+    """The entry for a model with these layers; None if no modules are packed. Every module is named exactly, in one group
+    or in `ignore`; everything is sorted. With `experts`, where each of them has tensors of its own, those of a layer are
+    named by patterns, which transformers looks for. `model` says which linear maps a layer has.
 
-    maps: the linear maps of each layer, by name relative to the layer. prefix: the name of a layer, with {} for its number.
-    Source: compressed-tensors' `QuantizationConfig` (tested with 0.20).
+    Source: compressed-tensors' `QuantizationConfig` (tested with 0.20); transformers 5.24, integrations/compressed_tensors.
     """
     groups: dict[str, list[str]] = {}
     schemes: dict[str, Mapping[str, Any]] = {}
     left = ["lm_head"]
-    for index, (spec, modules) in enumerate(zip(specs, maps, strict=True)):
-        for module in modules:
-            stored = spec.storage(module)
+    for index, spec in enumerate(specs):
+        prefix = model.family_data.layer_prefix.format(index)
+        for tensor in spec.tensors(model):
+            if not (tensor.is_matrix or tensor.routes) or (len(tensor.shape) == 3 and not experts):
+                continue
+            stored = spec.storage(tensor.module)
             scheme = stored.scheme if stored is not None else None
             key = canonical_json(scheme) if scheme is not None else ""
             if scheme is not None:
                 schemes[key] = scheme
-            (groups.setdefault(key, []) if key else left).append(prefix.format(index) + module)
+            names = groups.setdefault(key, []) if key else left
+            names += _targets(prefix, tensor)
     if not groups:
         return None
     formats = {scheme["format"] for scheme in schemes.values()}
@@ -41,3 +48,11 @@ def quantization_config(specs: Sequence[LayerSpec], maps: Sequence[Iterable[str]
         "ignore": sorted(left),
         "kv_cache_scheme": None,
     }
+
+
+def _targets(prefix: str, tensor: TensorShape) -> Iterator[str]:
+    if len(tensor.shape) < 3:
+        yield prefix + tensor.module
+        return
+    for file in tensor.files:
+        yield "re:" + re.escape(prefix + file.removesuffix(".weight")).replace(re.escape("{}"), r"\d+") + "$"

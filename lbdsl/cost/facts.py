@@ -89,13 +89,13 @@ class ModelFacts:
     @cached_property
     def columns(self) -> frozenset[int]:
         """The sizes of rows of all matrices in the layers."""
-        return frozenset(t.shape[1] for spec in self.layer_specs for t in spec.tensors(self) if t.is_matrix)
+        return frozenset(t.shape[-1] for spec in self.layer_specs for t in spec.tensors(self) if t.is_matrix)
 
     def shaped(self, rows: Iterable[TensorRow], sizes: Mapping[str, int]) -> tuple[TensorShape, ...]:
         """The parameters of `rows` that the configuration switches on; `sizes` are the part's own dimensions by name."""
         every = {"hidden": self.hidden, "vocab": self.vocab, **sizes}
         return tuple(
-            TensorShape(row.name, tuple(every[dim] for dim in row.dims), row.routes)
+            TensorShape(row.name, tuple(every[dim] for dim in row.dims), row.routes, row.files)
             for row in rows
             if row.when is None or row.when in self.flags
         )

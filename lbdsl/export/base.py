@@ -46,8 +46,7 @@ class Subject:
     def quantization(self, left: Sequence[int] | None = None) -> dict[str, Any]:
         """The field of config.json for packed weights, if there are any. `left`: the layers that remain, renumbered."""
         specs = self.specs if left is None else [self.specs[layer] for layer in left]
-        maps = [spec.linear_maps(self.facts) for spec in specs]
-        entry = quantization_config(specs, maps, self.facts.family_data.layer_prefix)
+        entry = quantization_config(specs, self.facts, experts=True)
         return {} if entry is None else {FIELD: entry}
 
     def has_attention(self, layer: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,19 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
         for start in range(0, rows, step):
             yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
-    if len(tensor.shape) == 3:
-        for matrix in _mapped(folder, tensor.source).reshape(rows, -1, tensor.shape[2]):
-            yield _widened(matrix[tensor.start : tensor.start + tensor.shape[1]])
-        return
-    for part in _row_chunks(_mapped(folder, tensor.source).reshape(-1, columns), tensor):
+    shape = tensor.source.shape if len(tensor.shape) > 1 else (rows, 1)
+    for part in _rows_of(_mapped(folder, tensor.source).reshape(shape), tensor):
         wide = _widened(part)
         yield wide + np.float32(tensor.offset) if tensor.offset else wide
 
 
-def _row_chunks(data: Any, tensor: OutTensor) -> Iterator[Any]:
-    """Yield the tensor's rows of `data` [rows, any] in order, in chunks of at most about _CHUNK elements of the tensor."""
+def _rows_of(data: Any, tensor: OutTensor) -> Iterator[Any]:
+    """Yield the tensor's rows of `data` [rows, any] in order, in chunks of at most about _CHUNK elements of the tensor; of
+    `data` [experts, rows, any] expert by expert."""
+    if data.ndim == 3:
+        for matrix in data:
+            yield from _rows_of(matrix, replace(tensor, shape=tensor.shape[1:]))
+        return
     rows = tensor.shape[0]
     data = data[tensor.start : tensor.start + rows]
     unit = tensor.pair_dim or 1
@@ -151,10 +154,9 @@ def _blocks(folder: Path, tensor: OutTensor, packed: PackedMatrix) -> Iterator[t
     """
     storage, parts = packed.storage, packed.parts
     words = parts["weight"] if storage.activations == 8 else parts["weight_packed"]
-    raw = _row_chunks(_raw(folder, words).reshape(words.shape[0], -1), tensor)
-    columns = tensor.shape[1]
-    scale = parts["weight_scale"]
-    for data, scales in zip(raw, _row_chunks(_mapped(folder, scale).reshape(scale.shape), tensor), strict=True):
+    columns, scale = tensor.shape[-1], parts["weight_scale"]
+    raw = _rows_of(_raw(folder, words).reshape(*words.shape[:-1], -1), tensor)
+    for data, scales in zip(raw, _rows_of(_mapped(folder, scale).reshape(scale.shape), tensor), strict=True):
         if storage.activations == 8:
             integers = data.view(np.int8)
         elif storage.bits == 8:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
@@ -14,17 +16,19 @@ from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
-from lbdsl.export.reasons import retyped_layers
+from lbdsl.export.reasons import kernels, retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.base import EXPERTS
 from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
+from lbdsl.model.safetensors_header import TensorInfo
+from lbdsl.parts import TensorShape
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.parts.moe import Moe
-from lbdsl.run.file_layout import plan_rewrite
+from lbdsl.run.file_layout import ELEMENT_BYTES, MadeTensor, plan_rewrite
 from lbdsl.run.shards import carry_out
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -50,10 +54,11 @@ class Native(Exporter):
     What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
-    in some layers. Of some families with experts vLLM's own class, too (tested with 0.32), without windows and `quantize`.
-    Limits: a layer has both attention and MLP, or neither; the number of KV heads and the MLP width are the same in all
-    layers. In families where windowed layers have other rotary embeddings, only layers with a native window can get another
-    window.
+    in some layers. Of some families with experts vLLM's own class, too (tested with 0.32), without windows. Quantized
+    experts are written one by one, as other tools write them.
+    Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
+    are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
+    window can get another window.
     Source: transformers, models/*/modeling_*.py and masking_utils.py.
     """
 
@@ -66,8 +71,7 @@ class Native(Exporter):
     def engines(cls, subject: Subject) -> tuple[str, ...]:
         own = subject.facts.family_data.vllm_experts(subject.config)
         some = any(isinstance(spec.ffn, Moe) for spec in subject.specs)
-        plain = some and not subject.windows and not any(spec.weights for spec in subject.specs)
-        return (cls.engine, "vllm") if own and plain else (cls.engine,)
+        return (cls.engine, "vllm") if own and some and not subject.windows else (cls.engine,)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -77,11 +81,14 @@ class Native(Exporter):
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         write_json(output / "config.json", native_config(subject).unwrap())
         copy_files(artifact, output, companions(artifact))
-        if subject.left == tuple(range(len(subject.left))):
+        joined, singles = _single_experts(subject, read_tensors(artifact))
+        if subject.left == tuple(range(len(subject.left))) and not joined:
             link_files(artifact, output, weight_names(artifact), progress)
-        else:
-            names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left)
-            carry_out(plan_rewrite(artifact, rename=names), output, progress=progress)
+            return
+        names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left)
+        made = {name: single.tensor for name, single in singles.items()}
+        plan = plan_rewrite(artifact, drop=joined, rename=names, made=made)
+        carry_out(plan, output, make=lambda name: singles[name].read(artifact), progress=progress)
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
@@ -96,6 +103,8 @@ def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:
         *Native.refusals(subject, empty=False),
         *half_layers(subject, Native.where),
         *_retyped(subject, family),
+        *_stored_experts(subject),
+        *(kernels(subject) if "vllm" in Native.engines(subject) else ()),
     ]
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
     if stock is None:
@@ -135,6 +144,61 @@ def _retyped(subject: Subject, family: Family) -> Iterator[Diagnostic]:
             f"{layers_text(wrong)} would get the wrong ones",
             help="window only layers that have a window in the base model",
         )
+
+
+def _stored_experts(subject: Subject) -> Iterator[Diagnostic]:
+    """LB530 for quantized experts of which no stock class has the tensors: it takes all of a model in one form, and one by
+    one."""
+    experts = [(layer, tensor) for layer in subject.left for tensor in _experts(subject, layer)]
+    forms = {subject.specs[layer].storage(tensor.module): layer for layer, tensor in experts}
+    if len(forms) > 1:
+        said = f"transformers reads quantized experts only where all are stored alike, unlike {layers_text(forms.values())}"
+        yield error("LB530", said, help=f"quantize all experts in one way, or {_AS_SAVED}")
+    elif set(forms) - {None} and not all("{}" in file for _, tensor in experts for file in tensor.files):
+        family = subject.facts.family
+        yield error("LB530", f"{family}'s experts are one tensor in files, and cannot be quantized there", help=_AS_SAVED)
+
+
+def _experts(subject: Subject, layer: int) -> list[TensorShape]:
+    return [tensor for tensor in subject.specs[layer].tensors(subject.facts) if len(tensor.shape) == 3]
+
+
+class _Single(NamedTuple):
+    """A tensor of one expert: bytes of the tensor of all, or what they are."""
+
+    tensor: MadeTensor
+    source: TensorInfo | bytes
+    start: int = 0
+
+    def read(self, folder: Path) -> bytes:
+        if isinstance(self.source, bytes):
+            return self.source
+        with (folder / self.source.file).open("rb") as stream:
+            stream.seek(self.source.start + self.start)
+            return stream.read(ELEMENT_BYTES[self.tensor.dtype] * math.prod(self.tensor.shape))
+
+
+def _single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tuple[set[str], dict[str, _Single]]:
+    """The tensors of quantized experts, and those of each expert that take their place, in layers that are renumbered."""
+    joined, singles = set[str](), dict[str, _Single]()
+    for new, layer in enumerate(subject.left):
+        old, prefix = (subject.facts.family_data.layer_prefix.format(index) for index in (layer, new))
+        for tensor in _experts(subject, layer):
+            saved = [name for name in tensors if name.startswith(f"{old}{tensor.module}.")]
+            joined.update(saved)
+            experts, rows, columns = tensor.shape
+            rows //= len(tensor.files)
+            each = ((n, file) for n in range(experts) for file in tensor.files)
+            for place, (expert, file) in enumerate(each if saved else ()):
+                module = prefix + file.format(expert).removesuffix(".weight")
+                for name in saved:
+                    info = tensors[name]
+                    made = MadeTensor(info.dtype, (rows, info.shape[2]), name)
+                    start = place * rows * info.shape[2] * ELEMENT_BYTES[info.dtype]
+                    singles[f"{module}.{name.rpartition('.')[2]}"] = _Single(made, info, start)
+                made = MadeTensor("int64", (2,), saved[0])
+                singles[f"{module}.weight_shape"] = _Single(made, struct.pack("<2q", rows, columns))
+    return joined, singles
 
 
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> StockClass | None:

@@ -67,12 +67,17 @@ KERNELS: tuple[tuple[str, Callable[[Int, TensorShape], bool], str], ...] = (
     ),
     (
         "on a CPU vLLM computes 4-bit weights only of matrices with a multiple of 32 rows",
-        lambda part, tensor: part.bits == 4 and tensor.shape[0] % 32 > 0,
+        lambda part, tensor: part.bits == 4 and tensor.shape[-2] % 32 > 0,
         "leave those matrices as they are, or serve it on a GPU",
     ),
     (
+        "on a CPU vLLM computes experts of 4-bit weights only where the CPU has AMX",
+        lambda part, tensor: part.bits == 4 and len(tensor.shape) == 3,
+        "leave the experts as they are, or serve it on a GPU",
+    ),
+    (
         "on a GPU vLLM's fast kernel (Marlin) needs a multiple of 128 inputs and of 64 outputs",
-        lambda part, tensor: part.activations == 16 and (tensor.shape[1] % 128 > 0 or tensor.shape[0] % 64 > 0),
+        lambda part, tensor: part.activations == 16 and (tensor.shape[-1] % 128 > 0 or tensor.shape[-2] % 64 > 0),
         "vLLM chooses a slower kernel, or refuses the model if it has none",
     ),
     (

@@ -7,7 +7,7 @@ can be part of a plan's digest.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -282,11 +282,16 @@ class LayerChange(NamedTuple):
     def new_shapes(self, old: Shapes) -> dict[str, Shape]:
         """The shapes of these weights, by name relative to the layer; `old` are those of the base's."""
         shapes = {name: expr.shape(old) for name, expr in self.weights}
-        rounded = (f"{module}.weight" for module, storage in self.spec.weights if storage.packs)
+        rounded = (weight_of(module, old) for module, storage in self.spec.weights if storage.packs)
         return {name: old[name] for name in rounded} | shapes
 
     def to_json(self) -> list[Any]:
         return [self.spec.to_json(), {name: expr.model_dump(mode="json") for name, expr in self.weights}]
+
+
+def weight_of(module: str, names: Container[str]) -> str:
+    """The parameter that is a linear map's weight, of those with these names relative to the layer."""
+    return module if module in names else f"{module}.weight"
 
 
 def walk(expr: AnyExpr) -> Iterator[AnyExpr]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import weight_of
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.packing import packings
@@ -22,10 +23,10 @@ def rounded_weights(model: Any, layer: int, spec: LayerSpec, made: Mapping[str, 
     """
     old = model.model.layers[layer]
     saved = getattr(torch, getattr(model, "saved_dtype", None) or str(model.dtype).removeprefix("torch."))
-    found = {}
+    found, names = {}, dict(old.named_parameters())
     for module, stored in spec.weights:
         if stored.packs:
-            name = f"{module}.weight"
+            name = weight_of(module, names)
             weight = made[name] if name in made else old.get_parameter(name)
             packing = packings()[stored.kind]
             rounded = packing.unpack(stored, packing.pack(stored, weight.to("cpu", saved)))
@@ -53,8 +54,8 @@ def stored_parameters(
 
     prefix: what names in the checkpoint have before them."""
     for name in names:
-        module, _, leaf = name.rpartition(".")
-        stored = spec.storage(module) if leaf == "weight" else None
+        module = name.removesuffix(".weight")
+        stored = spec.storage(module)
         info = files.infos.get(prefix + name)
         # Before its last step a model is saved with matrices that will be packed.
         if stored is None or (info is not None and "float" in info.dtype):

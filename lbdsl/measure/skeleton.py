@@ -59,7 +59,10 @@ def _without_weights(folder: Path, dtype: torch.dtype, facts: ModelFacts) -> Any
     with init_empty_weights(include_buffers=False), no_init_weights():
         if model_type.startswith(ARTIFACT_PREFIX):
             classes = hybrid_classes(model_type.removeprefix(ARTIFACT_PREFIX))
-            model = classes.causal_lm._from_config(classes.config.from_pretrained(folder), **options)
+            config = classes.config.from_pretrained(folder)
+            # Here all weights are read as matrices.
+            config.lbdsl.pop("packed", None)
+            model = classes.causal_lm._from_config(config, **options)
         else:
             model = stock_class(facts)._from_config(stock_config(folder, facts), **options)
     model.tie_weights()

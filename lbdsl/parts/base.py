@@ -7,7 +7,7 @@ modules, one flat runtime file (see `lbdsl.model.hybrid`). Nothing else is edite
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -56,16 +56,17 @@ class TensorRow:
 
     @property
     def module(self) -> str:
-        return self.name.rpartition(".")[0]
+        return _module(self.name, self.dims)
 
 
 @dataclass(frozen=True)
 class TensorShape:
-    """A parameter in the model's dtype; its name is relative to the layer."""
+    """A parameter in the model's dtype; its name is relative to the layer. `routes` and `files` as in its TensorRow."""
 
     name: str
     shape: tuple[int, ...]
     routes: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -73,12 +74,17 @@ class TensorShape:
 
     @property
     def module(self) -> str:
-        return self.name.rpartition(".")[0]
+        return _module(self.name, self.shape)
 
     @property
     def is_matrix(self) -> bool:
-        """True for the weight of a linear layer."""
-        return len(self.shape) == 2 and not self.routes
+        """True for the weight of a linear layer, and for those of a layer's experts, which are one tensor."""
+        return len(self.shape) > 1 and not self.routes
+
+
+def _module(name: str, dims: Sequence[object]) -> str:
+    """The linear map that a parameter belongs to: its module, but of experts each tensor is a map, by its own name."""
+    return name if len(dims) == 3 else name.rpartition(".")[0]
 
 
 class ModelShape(Protocol):
@@ -258,7 +264,8 @@ class Part(Value):
 
 
 class Storage(Part):
-    """The storage format of one module's matrix; a module without one is in the model's dtype.
+    """The storage format of one module's matrix, or of those of a layer's experts; without one they are in the model's
+    dtype.
 
     A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. Its runtime
     file gets the module with the matrix that these tensors mean.

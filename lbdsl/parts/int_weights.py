@@ -77,7 +77,11 @@ class Int(Storage):
         return self.replace(group=next(fits, STEP))
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
-        columns = tensor.shape[1]
+        if len(tensor.shape) == 3 and self.activations == 8:
+            return "the inputs of experts are not rounded", "write `bits=8` or `bits=4` alone for them"
+        if len(tensor.shape) == 3 and self.method == "gptq":
+            return "gptq would need the inputs of each expert", "write `method=rtn` for them"
+        columns = tensor.shape[-1]
         size = STEP if isinstance(self.group, str) else self.group
         if columns % size == 0:
             return None
@@ -86,12 +90,13 @@ class Int(Storage):
         return f"rows of {columns} weights do not divide into groups of {size}", help
 
     def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
-        rows, columns = tensor.shape
-        scales = (model.dtype, (rows, 1 if isinstance(self.group, str) else columns // self.group))
+        *rows, columns = tensor.shape
+        scales = (model.dtype, (*rows, 1 if isinstance(self.group, str) else columns // self.group))
         if self.activations == 8:
-            return {"weight": ("int8", (rows, columns)), "weight_scale": scales}
-        packed = ("int32", (rows, -(-columns * self.bits // 32)))
-        return {"weight_packed": packed, "weight_scale": scales, "weight_shape": ("int64", (2,))}
+            return {"weight": ("int8", tensor.shape), "weight_scale": scales}
+        packed = {"weight_packed": ("int32", (*rows, -(-columns * self.bits // 32))), "weight_scale": scales}
+        # Of experts the format has one for each, which tells nothing that the words do not.
+        return packed if len(rows) == 2 else {**packed, "weight_shape": ("int64", (2,))}
 
     @property
     def scheme(self) -> Mapping[str, Any]:

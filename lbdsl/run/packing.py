@@ -95,11 +95,13 @@ class _Packer:
             if path.is_file() and str(name) not in weights and not name.name.endswith(".index.json"):
                 (self._folder / name).parent.mkdir(exist_ok=True)
                 link_or_copy(path, self._folder / name)
-        maps = [spec.linear_maps(self._facts) for spec in self._specs]
-        entry = quantization_config(self._specs, maps, self._prefix)
+        config = read_json_object(self._folder / "config.json")
+        entry = quantization_config(self._specs, self._facts)
         if entry is not None:
-            config = self._folder / "config.json"
-            write_json(config, {**read_json_object(config), FIELD: entry})
+            config[FIELD] = entry
+        if any(len(tensor.shape) == 3 for matrices in self._matrices.values() for tensor, _ in matrices):
+            config["lbdsl"]["packed"] = True
+        write_json(self._folder / "config.json", config)
         return file_hashes(self._folder), self._errors
 
     def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report) -> None:
@@ -176,6 +178,7 @@ class _Packer:
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
     off = size = 0.0
+    found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
     rows = max(1, 2**22 // found.shape[1])
     for one, other in zip(found.split(rows), wanted.split(rows), strict=True):
         off += float((one.float() - other.float()).square().sum())

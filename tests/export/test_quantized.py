@@ -100,7 +100,7 @@ def test_every_module_is_named_once_and_in_order() -> None:
     specs[1] = specs[1].replace(mixer=None, weights=dict.fromkeys(MLP, W4))
     specs[2] = specs[2].replace(weights=dict.fromkeys(ATTENTION, W8A8) | {"mlp.up_proj": W4.replace(method="gptq")})
     maps = [spec.linear_maps(FACTS) for spec in specs]
-    entry = quantization_config(specs, maps, "model.layers.{}.")
+    entry = quantization_config(specs, FACTS)
     assert entry is not None
     assert entry["format"] == "mixed-precision"
     groups = list(entry["config_groups"].values())
@@ -112,12 +112,12 @@ def test_every_module_is_named_once_and_in_order() -> None:
         == sorted([*(f"model.layers.{i}.{m}" for i, of in enumerate(maps) for m in of), "lm_head"])
     )
     assert all(group["targets"] == sorted(group["targets"]) for group in groups)
-    assert quantization_config(FACTS.layer_specs, maps, "") is None
+    assert quantization_config(FACTS.layer_specs, FACTS) is None
 
 
 def test_one_format_is_said_once() -> None:
-    specs = [spec.replace(weights=dict.fromkeys(MLP, W4)) for spec in FACTS.layer_specs]
-    entry = quantization_config(specs, [MLP] * len(specs), "model.layers.{}.")
+    specs = [spec.replace(weights=dict.fromkeys([*ATTENTION, *MLP], W4)) for spec in FACTS.layer_specs]
+    entry = quantization_config(specs, FACTS)
     assert entry is not None
     assert entry["format"] == "pack-quantized"
     assert entry["ignore"] == ["lm_head"]
@@ -127,7 +127,7 @@ def test_it_is_a_configuration_of_compressed_tensors() -> None:
     from compressed_tensors import quantization
 
     specs = [spec.replace(weights=dict.fromkeys(ATTENTION, W8A8) | dict.fromkeys(MLP, W4)) for spec in FACTS.layer_specs]
-    entry = quantization_config(specs, [[*ATTENTION, *MLP]] * len(specs), "model.layers.{}.")
+    entry = quantization_config(specs, FACTS)
     assert entry is not None
     read = quantization.QuantizationConfig.model_validate(entry)
     assert {str(scheme.weights.strategy) for scheme in read.config_groups.values()} == {"channel", "group"}

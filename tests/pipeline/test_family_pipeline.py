@@ -80,6 +80,8 @@ RECIPES = {
     'modules "*.mlp.*" quantize(bits=4)\nelse quantize(bits=8)',
     FEWER: "layers 0 experts(4) + swa(window=5, sinks=3)\nlayers 2 experts(50%, method=frequency)\nelse keep",
     "as many experts": "layers 1 drop(block)\nelse experts(50%)",
+    "quantized experts": "layers 2 drop(block)\nlayers all experts(4)\n"
+    'modules "*.experts.*" quantize(bits=4)\nelse quantize(bits=8)',
     "gptq": "layers 0 kv_heads(1) + width(32)\nelse quantize(bits=4, method=gptq)",
 }
 HEALED = "every part"
@@ -96,6 +98,12 @@ for name, (logits, tokens, atol) in artifacts.items():
     model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True).eval()
     with torch.no_grad():
         found = model(input_ids=ids, use_cache=False).logits
+        # compressed-tensors rounds activations in steps of the largest / 127.5, engines and lbdsl of the largest / 127.
+        theirs = [module for module in model.modules() if hasattr(module, "quantization_scheme")]
+        for module in theirs:
+            del module.quantization_scheme, module.forward
+        if theirs:
+            found = model(input_ids=ids, use_cache=False).logits
         assert torch.allclose(found, logits, rtol=0, atol=atol), (name, (found - logits).abs().max())
     if tokens is not None:
         assert torch.equal(model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0), tokens), name
@@ -164,7 +172,7 @@ def test_planned_changed_saved_loaded_and_exported(
     """Every call of every action that is carried out, and plans that mix them: the plan is exact, the artifact loads
     where there is no lbdsl, and each format serves it or says why not."""
     # Rows of 32 weights or a multiple, so that all of them can be quantized; vLLM has no biases in Qwen3.
-    special = {"mistral": {"head_dim": 16}, "qwen3": {"attention_bias": False}}
+    special = {"mistral": {"head_dim": 16}, "qwen3": {"attention_bias": False}, "qwen3_moe": {"moe_intermediate_size": 64}}
     sizes = {"intermediate_size": 64, **special.get(family, {})}
     family_base(family, vocab_size=VOCAB, **sizes).save_pretrained(tmp_path / "base")
     small_tokenizer().save_pretrained(tmp_path / "base")
@@ -181,8 +189,8 @@ def test_planned_changed_saved_loaded_and_exported(
         if "moe" in data.rows or "experts" in text:
             recipe = recipe_from_text(text + "\n").unwrap()
             refused = [d for d in static_findings(Case(recipe, bench.facts)) if d.is_error]
-            # Experts have no width, and are no modules whose weights a rule stores.
-            assert {d.code for d in refused} <= {"LB404", "LB218"}
+            # Experts have no width, and round no inputs.
+            assert {d.code for d in refused} <= {"LB404", "LB217", "LB218"}
             if refused:
                 continue
         plan = planned(text, bench)
@@ -208,10 +216,6 @@ def test_planned_changed_saved_loaded_and_exported(
             if "gptq" not in text:
                 # What is measured is what is saved.
                 assert torch.equal(as_measured(plan, bench, statistics)(input_ids=ids, use_cache=False).logits, logits)
-            # compressed-tensors rounds activations in steps of the largest / 127.5, engines of the largest / 127: some
-            # token then goes to another expert.
-            share = 0.5 if "moe" in data.rows else 0.25
-            atol = share * float(logits.abs().max()) if "activations=8" in text else atol
         assert torch.equal(logits, base) == (not any(layer.changed for layer in plan.layers)), name
         artifacts[folder.name] = (logits, tokens, atol)
         check_rewriting(plan, bench, statistics, folder, tmp_path / "rewritten")
@@ -229,7 +233,9 @@ def test_planned_changed_saved_loaded_and_exported(
                 exporter.write(folder, subject, output)
                 assert any(output.iterdir())
                 if kind in ("native", "granite"):
-                    stock[output.name] = (logits, atol)
+                    # With another rounding some token goes to another expert.
+                    share = 0.0 if "activations=8" not in text else 0.5 if "moe" in data.rows else 0.25
+                    stock[output.name] = (logits, atol + share * float(logits.abs().max()))
         if name in (HEALED, FEWER):
             check_healing(bench.base, model, tmp_path / "heal")
     torch.save((ids, artifacts, stock), tmp_path / "expected.pt")

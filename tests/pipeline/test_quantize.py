@@ -29,7 +29,8 @@ from lbdsl.session.exporting import export_artifact
 from lbdsl.session.options import RunOptions
 from tests.containers import same_in_every_container, saved
 from tests.export_cases import small_tokenizer
-from tests.tiny_model import save_tiny_model
+from tests.family_cases import family_base
+from tests.tiny_model import byte_tokenizer, save_tiny_model
 
 MIXED = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
@@ -262,6 +263,84 @@ def test_integers_of_a_file_are_what_compressed_tensors_reads(model: Path, tmp_p
     packed = {f"{name}.weight" for name in done.record.packed}
     assert packed
     assert all(torch.equal(found[name], ours[name]) for name in packed)
+
+
+EXPERTS = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+lowest 1 by kl(quantize(bits=4)) quantize(bits=8)
+layers all experts(50%)
+modules "*.experts.*" quantize(bits=8)
+else quantize(bits=4)
+"""
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_experts_in_every_container(family: str, tmp_path: Path) -> None:
+    """One tensor of all in an artifact, loaded or streamed; one of each for other tools; llama.cpp's blocks."""
+    import gguf
+    from transformers import AutoModelForCausalLM
+
+    import lbdsl.hf  # noqa: F401
+
+    plain = {"use_sliding_window": False, "attention_bias": False, "mlp_only_layers": []}
+    base, sizes = tmp_path / "base", {"vocab_size": 260, "intermediate_size": 64, "moe_intermediate_size": 64}
+    family_base(family, **sizes, initializer_range=0.1, **plain).save_pretrained(base)
+    small_tokenizer().save_pretrained(base)
+    planned, done = applied(EXPERTS, base, tmp_path)
+    streamed = applied(EXPERTS, base, tmp_path, "streamed", low_memory=True)[1].folder
+    first, second = saved(done.folder), saved(streamed)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sum(tensor.nbytes for tensor in first.values()) == planned.plan.after.weights
+    ids = torch.arange(1, 40)[None]
+    with torch.no_grad():
+        ours = AutoModelForCausalLM.from_pretrained(done.folder, trust_remote_code=False).eval()
+        assert ours.model.layers[0].mlp.experts.down_proj.weight_packed.dtype == torch.int32
+        logits = load_artifact(done.folder, device="cpu")(input_ids=ids).logits
+        assert torch.allclose(ours(input_ids=ids).logits, logits, rtol=0, atol=1e-5)
+        native = export_artifact(done.folder, "native", output=tmp_path / "native").folder
+        stock = AutoModelForCausalLM.from_pretrained(native).eval()
+        assert torch.allclose(stock(input_ids=ids).logits, logits, rtol=0, atol=1e-4)
+    entry = json.loads((native / "config.json").read_text())["quantization_config"]
+    targets = [target for group in entry["config_groups"].values() for target in group["targets"]]
+    for name in saved(native):
+        module, _, leaf = name.rpartition(".")
+        packed, left = (
+            sum(t == module or (t.startswith("re:") and re.match(t[3:], module) is not None) for t in of)
+            for of in (targets, entry["ignore"])
+        )
+        assert packed == leaf.startswith("weight_")
+        assert left == (not packed and "norm" not in name and "embed" not in name)
+    file = export_artifact(done.folder, "gguf", output=tmp_path / "gguf").folder / "model.gguf"
+    found = {
+        tensor.name: torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        for tensor in gguf.GGUFReader(file).tensors
+        if "exps" in tensor.name
+    }
+    assert len(found) == 3 * 4
+    for index, layer in enumerate(stock.model.layers):
+        gate, up, down = (found[f"blk.{index}.ffn_{which}_exps.weight"] for which in ("gate", "up", "down"))
+        assert torch.equal(torch.cat([gate, up], dim=1), layer.mlp.experts.gate_up_proj)
+        assert torch.equal(down, layer.mlp.experts.down_proj)
+
+
+def test_what_experts_cannot_be(tmp_path: Path) -> None:
+    family_base("granitemoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    refused = {"bits=8, activations=8": "inputs of experts", "bits=4, method=gptq": "inputs of each expert"}
+    for storage, said in refused.items():
+        (tmp_path / "r.lbr").write_text(f"layers all quantize({storage})\n")
+        with pytest.raises(LbdslError, match=said) as problem:
+            plan_recipe(tmp_path / "r.lbr", str(tmp_path / "base"), options=RunOptions(cache_dir=tmp_path / "cache"))
+        assert [d.code for d in problem.value.diagnostics if d.is_error] == ["LB217"]
+    _, one = applied("layers all quantize(bits=4)\n", tmp_path / "base", tmp_path, "one")
+    with pytest.raises(LbdslError, match="one tensor in files"):
+        export_artifact(one.folder, "native", output=tmp_path / "native")
+    family_base("olmoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "other")
+    byte_tokenizer().save_pretrained(tmp_path / "other")
+    _, other = applied("layers 1 quantize(bits=4)\nelse keep\n", tmp_path / "other", tmp_path, "mixed")
+    with pytest.raises(LbdslError, match="only where all are stored alike"):
+        export_artifact(other.folder, "native", output=tmp_path / "native")
 
 
 def test_packed_weights_are_not_changed_again(model: Path, tmp_path: Path) -> None:

@@ -72,11 +72,15 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             setattr(self, self.ffn_name, kind.build(getattr(self, getattr(kind, "CLASS", "mlp_class")), config, ffn))
             self._add_norms(self.mlp_norms, config)
         maps = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        experts = {name for name, tensor in self.named_parameters() if tensor.ndim == 3}
         for name, stored in self.spec["weights"].items():
-            if name not in maps:
+            kind, (owner, _, leaf) = part(stored["kind"]), name.rpartition(".")
+            if name in maps:
+                setattr(self.get_submodule(owner), leaf, kind.wrap(maps[name], stored))
+            elif name not in experts:
                 raise ValueError(f"layer {layer_idx} has no linear map {name!r}, and its weights say how it is stored")
-            owner, _, leaf = name.rpartition(".")
-            setattr(self.get_submodule(owner), leaf, part(stored["kind"]).wrap(maps[name], stored))
+            elif "packed" in config.lbdsl:
+                kind.pack_experts(self.get_submodule(owner), leaf, stored)
 
     def _add_norms(self, names, config):
         for name in names:
@@ -269,7 +273,7 @@ class HybridModelMixin(_Supports):
         new = [name for name in names if name not in ours and name not in made]
         stored = tuple(f"{name}." for name in layer.spec["weights"])
         of_the_family = self._names_of_the_family(index) if new else ()
-        lost = sorted(name for name in new if name in of_the_family or name.startswith(stored))
+        lost = sorted(name for name in new if name in of_the_family or f"{name}.".startswith(stored))
         if lost:
             raise ValueError(f"layer {index} has lost the weights that it would need: {', '.join(lost)}")
         shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}

@@ -5,7 +5,7 @@
          "ffn": {"kind": "gated_mlp", "width": 1536}, "weights": {}}, ...]}
 
 `mixer` and `ffn` are null if the layer has none; `weights` maps modules, by name relative to the layer, to how their matrix
-is stored.
+is stored. `packed`, if it is there, says that experts are read as `weights` stores them; else they have become matrices.
 """
 
 import copy
@@ -30,7 +30,9 @@ def checked_layers(entry, base_model_type, config):
         raise ValueError(f"config.lbdsl describes {found} layers, the model has {count}")
     for index, spec in enumerate(layers):
         check_layer(spec, f"config.lbdsl.layers[{index}]")
-    return {"version": VERSION, "base_model_type": base_model_type, "layers": [copy.deepcopy(spec) for spec in layers]}
+    packed = {"packed": True} if entry.get("packed") else {}
+    layers = [copy.deepcopy(spec) for spec in layers]
+    return {"version": VERSION, "base_model_type": base_model_type, "layers": layers, **packed}
 
 
 def check_layer(spec, where, known=None):

@@ -1,4 +1,7 @@
-"""Weights stored as integers: a linear map whose weights are already s * q, and which may round its inputs to 8 bits."""
+"""Weights stored as integers: a linear map whose weights are already s * q, and which may round its inputs to 8 bits; and
+experts that stay as integers."""
+
+from types import MethodType
 
 import torch
 from torch import nn
@@ -29,6 +32,26 @@ class _Rounded(torch.autograd.Function):
         return gradient
 
 
+class PackedExperts(nn.Module):
+    """The matrices of all experts of a layer, [E, N, M], as integers in 32-bit words and scales; an expert's are computed
+    when they are asked for."""
+
+    def __init__(self, like, bits, group):
+        super().__init__()
+        self.bits = bits
+        *rows, columns = like.shape
+        words = torch.empty(*rows, columns * bits // 32, dtype=torch.int32, device=like.device)
+        self.weight_packed = nn.Parameter(words, requires_grad=False)
+        self.weight_scale = nn.Parameter(like.new_empty(*rows, columns // group), requires_grad=False)
+
+    def __getitem__(self, expert):
+        words, scales = self.weight_packed[expert], self.weight_scale[expert]
+        shifts = torch.arange(0, 32, self.bits, dtype=torch.int32, device=words.device)
+        integers = ((words.unsqueeze(-1) >> shifts) & (2**self.bits - 1)) - 2 ** (self.bits - 1)
+        groups = integers.flatten(-2).float().unflatten(-1, (scales.shape[-1], -1))
+        return (groups * scales.float().unsqueeze(-1)).flatten(-2).to(scales.dtype)
+
+
 class IntPart:
     FIELDS = ("bits", "group", "activations", "method")
 
@@ -37,6 +60,14 @@ class IntPart:
         if stored["activations"] == 8:
             linear.__class__ = RoundedInputs
         return linear
+
+    def pack_experts(self, experts, name, stored):
+        """Have the tensor `name` of a layer's experts as integers, which its loop over experts takes one by one."""
+        like = getattr(experts, name)
+        delattr(experts, name)
+        setattr(experts, name, PackedExperts(like, stored["bits"], stored["group"]))
+        loop = getattr(type(experts).forward, "__wrapped__", type(experts).forward)
+        experts.forward = MethodType(loop, experts)
 
 
 PART = IntPart()
