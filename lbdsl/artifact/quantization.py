@@ -35,7 +35,7 @@ def quantization_config(specs: Sequence[LayerSpec], model: ModelFacts, *, expert
             if scheme is not None:
                 schemes[key] = scheme
             names = groups.setdefault(key, []) if key else left
-            names += _targets(prefix, tensor)
+            names += _targets(prefix, tensor) if experts else [prefix + tensor.module]
     if not groups:
         return None
     formats = {scheme["format"] for scheme in schemes.values()}
@@ -51,8 +51,7 @@ def quantization_config(specs: Sequence[LayerSpec], model: ModelFacts, *, expert
 
 
 def _targets(prefix: str, tensor: TensorShape) -> Iterator[str]:
-    if len(tensor.shape) < 3:
-        yield prefix + tensor.module
-        return
-    for file in tensor.files:
-        yield "re:" + re.escape(prefix + file.removesuffix(".weight")).replace(re.escape("{}"), r"\d+") + "$"
+    """The modules that a matrix is in, as files call them."""
+    for file in tensor.files or (tensor.name,):
+        module = prefix + file.removesuffix(".weight")
+        yield "re:" + re.escape(module).replace(re.escape("{}"), r"\d+") + "$" if "{}" in module else module

@@ -55,7 +55,7 @@ class Native(Exporter):
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
     in some layers. Of some families with experts vLLM's own class, too (tested with 0.32), without windows. Quantized
-    experts are written one by one, as other tools write them.
+    experts are written one by one, as other tools write them, and all of Mixtral's, which vLLM reads only so.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
     are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
     window can get another window.
@@ -85,7 +85,7 @@ class Native(Exporter):
         if subject.left == tuple(range(len(subject.left))) and not joined:
             link_files(artifact, output, weight_names(artifact), progress)
             return
-        names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left)
+        names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left) | _routers(subject)
         made = {name: single.tensor for name, single in singles.items()}
         plan = plan_rewrite(artifact, drop=joined, rename=names, made=made)
         carry_out(plan, output, make=lambda name: singles[name].read(artifact), progress=progress)
@@ -163,6 +163,23 @@ def _experts(subject: Subject, layer: int) -> list[TensorShape]:
     return [tensor for tensor in subject.specs[layer].tensors(subject.facts) if len(tensor.shape) == 3]
 
 
+def _in_another_block(tensor: TensorShape) -> bool:
+    """Whether files have it in a module of another name; engines whose class is older than that of transformers read it
+    only by that name."""
+    block = tensor.name.partition(".")[0]
+    return bool(tensor.files) and not any(file.startswith(f"{block}.") for file in tensor.files)
+
+
+def _routers(subject: Subject) -> dict[str, str]:
+    """The names in files of routers that stand in another module there."""
+    prefix, found = subject.facts.family_data.layer_prefix, {}
+    for new, layer in enumerate(subject.left):
+        for tensor in subject.specs[layer].tensors(subject.facts):
+            if tensor.routes and _in_another_block(tensor):
+                found[prefix.format(layer) + tensor.name] = prefix.format(new) + tensor.files[0]
+    return found
+
+
 class _Single(NamedTuple):
     """A tensor of one expert: bytes of the tensor of all, or what they are."""
 
@@ -179,12 +196,14 @@ class _Single(NamedTuple):
 
 
 def _single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tuple[set[str], dict[str, _Single]]:
-    """The tensors of quantized experts, and those of each expert that take their place, in layers that are renumbered."""
+    """The tensors of experts that are written one by one, and those of each expert that take their place, in layers that are
+    renumbered: where they are quantized, and where files have them in another module."""
     joined, singles = set[str](), dict[str, _Single]()
     for new, layer in enumerate(subject.left):
         old, prefix = (subject.facts.family_data.layer_prefix.format(index) for index in (layer, new))
         for tensor in _experts(subject, layer):
-            saved = [name for name in tensors if name.startswith(f"{old}{tensor.module}.")]
+            packed = [name for name in tensors if name.startswith(f"{old}{tensor.module}.")]
+            saved = packed or [old + tensor.name] * _in_another_block(tensor)
             joined.update(saved)
             experts, rows, columns = tensor.shape
             rows //= len(tensor.files)
@@ -195,9 +214,11 @@ def _single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tupl
                     info = tensors[name]
                     made = MadeTensor(info.dtype, (rows, info.shape[2]), name)
                     start = place * rows * info.shape[2] * ELEMENT_BYTES[info.dtype]
-                    singles[f"{module}.{name.rpartition('.')[2]}"] = _Single(made, info, start)
-                made = MadeTensor("int64", (2,), saved[0])
-                singles[f"{module}.weight_shape"] = _Single(made, struct.pack("<2q", rows, columns))
+                    leaf = name.removeprefix(f"{old}{tensor.module}.") if packed else "weight"
+                    singles[f"{module}.{leaf}"] = _Single(made, info, start)
+                if packed:
+                    made = MadeTensor("int64", (2,), packed[0])
+                    singles[f"{module}.weight_shape"] = _Single(made, struct.pack("<2q", rows, columns))
     return joined, singles
 
 

@@ -22,6 +22,6 @@ FAMILY = Family(
     epsilon=1e-5,
     gguf=GgufNames(Graph("llama", pairs=True), deci=_EXPERTS, granite_swa=_EXPERTS),
     decilm=_EXPERTS,
-    # vLLM's own class reads experts by the names of other files alone.
     vllm=_EXPERTS,
+    vllm_experts=lambda config: True,
 )

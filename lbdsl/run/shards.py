@@ -120,7 +120,8 @@ def _write_cast(reader: int, writer: int, piece: NewTensor, cast: Cast, tell: Ca
 
 def _check(plan: RewritePlan, folder: Path) -> None:
     """Check that the headers on disk match the plan, also of linked files, whose source may have changed meanwhile."""
-    found = {name: (info.dtype, info.shape, info.file) for name, info in read_tensors(folder).items()}
+    infos = [info for joined in read_tensors(folder).values() for info in joined.pieces or (joined,)]
+    found = {info.stored or info.name: (info.dtype, info.shape, info.file) for info in infos}
     planned = {piece.name: (piece.dtype, piece.source.shape, shard.name) for shard in plan.shards for piece in shard.pieces}
     if found != planned:
         raise fail(

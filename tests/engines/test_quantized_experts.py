@@ -55,7 +55,7 @@ def test_llamacpp_serves_experts_as_integers(family: str, bits: int, python, tmp
     assert error.median() < 0.06
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "granitemoe"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "olmoe", "granitemoe"])
 def test_vllm_serves_quantized_attention_beside_experts(family: str, tmp_path: Path) -> None:
     folder = artifact_of(family, ATTENTION, tmp_path)
     native = export_artifact(folder, "native", output=tmp_path / "native").folder

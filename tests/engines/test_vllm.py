@@ -374,6 +374,7 @@ def test_the_plugin_serves_several_numbers_of_full_heads_of_eight(plugin: Path, 
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 WITH_EXPERTS = {
     "granitemoe": {"num_local_experts": 6, "num_experts_per_tok": 2, "attention_multiplier": 0.1},
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2},
     "olmoe": {**EXPERTS, "num_key_value_heads": 4},
     "qwen3_moe": {**EXPERTS, "moe_intermediate_size": 64, "norm_topk_prob": True, "head_dim": 64, "mlp_only_layers": [4]},
 }
