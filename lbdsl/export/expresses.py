@@ -94,17 +94,17 @@ def llama_layers(
     *,
     full_heads: Can = NO_FULL_HEADS,
     alike: bool = False,
-    experts: bool = False,
+    experts: Can | None = None,
 ) -> Expresses:
     """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
     integers in any of their forms. `alike`: all layers have the same sizes, and none lacks only one of its parts.
-    `experts`: also mixtures of experts, as many in each layer."""
+    `experts`: also mixtures of experts, and what their number may be."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
-    moe = {"experts": ONE_EXPERTS, "top_k": AS_BASE, "width": AS_BASE}
+    moe = {} if experts is None else {"moe": {"experts": experts, "top_k": AS_BASE, "width": AS_BASE}}
     heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
     return Expresses(
         mixer={"attention": {**heads, "window": seen}},
-        ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **({"moe": moe} if experts else {})},
+        ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **moe},
         weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)},
         empty=("block",) if alike else ("mixer", "ffn"),
     )

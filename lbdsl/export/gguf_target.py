@@ -10,7 +10,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.units import layers_text, plural
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import Subject
-from lbdsl.export.expresses import ANY, ONE_WINDOW, llama_layers, refusals
+from lbdsl.export.expresses import ANY, ONE_EXPERTS, ONE_WINDOW, llama_layers, refusals
 from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
@@ -23,7 +23,7 @@ from lbdsl.parts.gated_mlp import GatedMLP
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
-EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=True)
+EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=ONE_EXPERTS)
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(

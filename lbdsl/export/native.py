@@ -13,7 +13,7 @@ from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
-from lbdsl.export.expresses import ONE_WINDOW, llama_layers
+from lbdsl.export.expresses import ONE_EXPERTS, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.reasons import kernels, retyped_layers
@@ -65,7 +65,7 @@ class Native(Exporter):
     kind = "native"
     engine = "transformers"
     where = "a plain transformers class"
-    expresses = llama_layers(ONE_WINDOW, alike=True, experts=True)
+    expresses = llama_layers(ONE_WINDOW, alike=True, experts=ONE_EXPERTS)
 
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:
@@ -196,8 +196,8 @@ class _Single(NamedTuple):
 
 
 def _single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tuple[set[str], dict[str, _Single]]:
-    """The tensors of experts that are written one by one, and those of each expert that take their place, in layers that are
-    renumbered: where they are quantized, and where files have them in another module."""
+    """The tensors of experts that are written one by one, and those of each expert that take their place, in layers that
+    are renumbered: where they are quantized, and where files have them in another module."""
     joined, singles = set[str](), dict[str, _Single]()
     for new, layer in enumerate(subject.left):
         old, prefix = (subject.facts.family_data.layer_prefix.format(index) for index in (layer, new))

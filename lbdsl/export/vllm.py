@@ -8,6 +8,7 @@ from shlex import quote
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
+from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, llama_layers
 from lbdsl.export.files import link_files
@@ -31,11 +32,12 @@ class VllmPlugin(Exporter):
     engine = "vllm"
     plug_in = True
     where = "vLLM with lbdsl's plug-in"
-    expresses = llama_layers(ANY, learned_sinks=ANY, full_heads=ANY)
+    expresses = llama_layers(ANY, learned_sinks=ANY, full_heads=ANY, experts=ANY)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
-        return (*_family(subject), *cls.refusals(subject), *_something(subject), *fused_alike(subject), *kernels(subject))
+        found = (*_family(subject), *cls.refusals(subject), *_something(subject), *_packed_experts(subject))
+        return (*found, *fused_alike(subject), *kernels(subject))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -70,6 +72,15 @@ def _family(subject: Subject) -> Iterator[Diagnostic]:
         yield error("LB506", said, help="serve this one with transformers")
     else:
         yield from only_silu(subject, f"vLLM's {family.model_type} layers have")
+
+
+def _packed_experts(subject: Subject) -> Iterator[Diagnostic]:
+    stored = [(i, tensor) for i, spec in enumerate(subject.specs) for tensor, _ in spec.matrices(subject.facts)]
+    if layers := {layer for layer, tensor in stored if len(tensor.shape) == 3}:
+        said = (
+            f"vLLM reads quantized experts one by one, and an artifact has those of a layer in one ({layers_text(layers)})"
+        )
+        yield error("LB524", said, help="export it to `native`, without windows; or leave the experts as they are")
 
 
 def _something(subject: Subject) -> Iterator[Diagnostic]:

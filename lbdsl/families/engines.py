@@ -153,9 +153,9 @@ class StockClass:
 @dataclass(frozen=True)
 class VllmLayers:
     """vLLM's layers of the family. `module` defines `attention(config, cache_config, quant_config, prefix)` and
-    `mlp(config, quant_config, prefix)`, which create them; it is imported only in vLLM's workers. `fused` is True if
-    checkpoints already have queries, keys and values, and gate and up, fused as in vLLM. `without`: flags of the
-    configuration that vLLM's layers do not follow."""
+    `mlp(config, quant_config, prefix)`, which create them, and for experts `moe` with what `mlp` takes; it is imported only
+    in vLLM's workers. `fused` is True if checkpoints already have queries, keys and values, and gate and up, fused as in
+    vLLM. `without`: flags of the configuration that vLLM's layers do not follow."""
 
     module: str
     fused: bool = False

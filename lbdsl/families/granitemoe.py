@@ -52,6 +52,6 @@ FAMILY = Family(
         numbers=GGUF_NUMBERS,
     ),
     decilm=_EXPERTS,
-    vllm=_EXPERTS,
+    vllm=Lacks("multipliers"),
     vllm_experts=lambda config: True,
 )

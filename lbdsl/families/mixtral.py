@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import experts, projections
 from lbdsl.families.windows import OneWindow
 
@@ -22,6 +22,6 @@ FAMILY = Family(
     epsilon=1e-5,
     gguf=GgufNames(Graph("llama", pairs=True), deci=_EXPERTS, granite_swa=_EXPERTS),
     decilm=_EXPERTS,
-    vllm=_EXPERTS,
+    vllm=VllmLayers("lbdsl.vllm.mixtral"),
     vllm_experts=lambda config: True,
 )

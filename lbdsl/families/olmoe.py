@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family, Only
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
 from lbdsl.families.rows import ALL, QK_NORMS, experts, projections
 
 _EXPERTS = Lacks("experts")
@@ -30,7 +30,7 @@ FAMILY = Family(
     epsilon=1e-5,
     gguf=GgufNames(Graph("olmoe", square=True, ungrouped=True), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
     decilm=_EXPERTS,
-    vllm=_EXPERTS,
+    vllm=VllmLayers("lbdsl.vllm.olmoe", without=("attention_bias",)),
     # It never normalizes gates.
     vllm_experts=lambda config: not config.get("norm_topk_prob"),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import gcd
 from typing import Any
 
-from lbdsl.model.hybrid.lbdsl_layers import check_fields, check_layer, checked_layers
+from lbdsl.model.hybrid.lbdsl_layers import EXPERTS, check_fields, check_layer, checked_layers, expert_width
 from lbdsl.vllm.served import KNOWN
 
 
@@ -67,19 +67,28 @@ def module_heads(mixers: Iterable[dict[str, Any] | None]) -> Iterator[list[tuple
         yield [module for module in layer if module[1]]
 
 
-def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
+def sizes_of(spec: dict[str, Any], config: Any) -> dict[str, int]:
     """The layer's own sizes, as the configuration fields that vLLM's layer classes read."""
     mixer, ffn = spec["mixer"], spec["ffn"]
-    return {
-        **({} if mixer is None else {"num_key_value_heads": mixer["kv_heads"]}),
-        **({} if ffn is None else {"intermediate_size": ffn["width"]}),
-    }
+    sizes = {} if mixer is None else {"num_key_value_heads": mixer["kv_heads"]}
+    if ffn is None:
+        return sizes
+    if ffn["kind"] != "moe":
+        return {**sizes, "intermediate_size": ffn["width"]}
+    experts = {name: ffn["experts"] for name in EXPERTS if hasattr(config, name)}
+    return {**sizes, **experts, "num_experts_per_tok": ffn["top_k"], expert_width(config): ffn["width"]}
+
+
+def experts_of(config: Any) -> dict[str, int]:
+    """The number of experts of a layer, and their width, as vLLM's classes call them."""
+    count = next(getattr(config, name) for name in EXPERTS if hasattr(config, name))
+    return {"num_experts": count, "intermediate_size": getattr(config, expert_width(config))}
 
 
 def _check_sizes(config: Any, spec: dict[str, Any], where: str) -> None:
     """Raise ValueError for invalid sizes, and for query heads or a head size that differ from the model's."""
     heads, mixer = config.num_attention_heads, spec["mixer"]
-    for name, value in sizes_of(spec).items():
+    for name, value in sizes_of(spec, config).items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{where}: {name} is {value!r}, not a whole number from 1")
     if mixer is None:

@@ -46,7 +46,8 @@ class LbdslDecoderLayer(nn.Module):
                 remake(self.self_attn, vllm_config, cache_config, f"{prefix}.self_attn", specs)
             self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         if spec["ffn"] is not None:
-            self.mlp = parts.mlp(own, quant_config, f"{prefix}.mlp")
+            make = parts.moe if spec["ffn"]["kind"] == "moe" else parts.mlp
+            self.mlp = make(own, quant_config, f"{prefix}.mlp")
             self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None):
@@ -131,7 +132,7 @@ def remake(attention, vllm_config, cache_config, prefix, specs):
 
 def config_for(config, spec):
     """The configuration with the layer's own sizes, and without `layer_types`, which would override the window."""
-    return config_with(config, {**sizes_of(spec), "layer_types": None})
+    return config_with(config, {**sizes_of(spec, config), "layer_types": None})
 
 
 class LbdslForCausalLM(LlamaForCausalLM):

@@ -6,7 +6,7 @@ from typing import Any
 
 KNOWN = {
     "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window")},
-    "ffn": {"gated_mlp": ("width",)},
+    "ffn": {"gated_mlp": ("width",), "moe": ("experts", "top_k", "width")},
     "weights": {"int": ("bits", "group", "activations", "method")},
 }
 """The supported part kinds with their fields, by slot."""

@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 PLAIN = {"use_sliding_window": False, "attention_bias": False, "mlp_only_layers": [], "initializer_range": 0.1}
 SIZES = {"vocab_size": 260, "hidden_size": 128, "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 64}
-EXPERTS = 'layers 1 drop(block)\nlayers all experts(4)\nmodules "*.experts.*" quantize(bits={bits})\nelse quantize(bits=8)\n'
+EXPERTS = (
+    'layers 1 drop(block)\nlayers all experts(4)\nmodules "*.experts.*" quantize(bits={bits})\nelse quantize(bits=8)\n'
+)
 ATTENTION = 'layers 1 drop(block)\nlayers all experts(4)\nmodules "*.self_attn.*" quantize(bits=4)\n'
 
 

@@ -342,7 +342,7 @@ FAMILIES = {
 
 def check_plugin(name: str, family: str, layers: dict[int, Layer], plugin: Path, folder: Path, **options: Any) -> None:
     """A tiny model with these layers, served by the plug-in: capacity as predicted, tokens as ours, windows kept."""
-    changed = changed_model(folder, family, layers, **{**SHAPE, **FAMILIES[family], **options})
+    changed = changed_model(folder, family, layers, **{**SHAPE, **FAMILIES.get(family, {}), **options})
     prompts = random_prompts(3, 41, 90, 300)
     served = serve(changed.folder, prompts, folder, dtype="float32", max_model_len=512, plugin=plugin)
     check_capacity(name, served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512))
@@ -400,6 +400,20 @@ def test_vllms_own_classes_serve_fewer_experts(family: str, tmp_path: Path) -> N
         f"own class, {family}", served, layout_of_layers(changed.subject.specs, changed.subject.facts), on_cpu(512)
     )
     assert compare(f"own class, {family} fp32", changed.model.eval(), prompts, served, tie=1e-3) >= len(prompts) - 1
+
+
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "qwen3_moe"])
+def test_the_plugin_serves_windows_beside_experts(family: str, plugin: Path, tmp_path: Path) -> None:
+    """Each layer with its own window, KV heads and number of experts."""
+    layers = {
+        0: NONE,
+        1: fewer(4, sized(1)),
+        2: fewer(5, swa(24)),
+        3: GONE,
+        4: OWN if family == "qwen3_moe" else swa(24, LEARNED),
+        5: fewer(3, Layer(40, full_heads=1)),
+    }
+    check_plugin(f"plug-in, {family}", family, layers, plugin, tmp_path, **WITH_EXPERTS[family])
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3"])

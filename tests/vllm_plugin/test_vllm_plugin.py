@@ -118,7 +118,7 @@ def test_layers_have_kv_heads_and_widths_of_their_own() -> None:
     stub = {"version": 2, "base_model_type": "llama", "layers": [own, thin, half]}
     config = configurations.LbdslLlamaVllmConfig(lbdsl=stub, num_hidden_layers=3)
     assert config.lbdsl == stub
-    assert [sizes_of(spec) for spec in stub["layers"]] == [
+    assert [sizes_of(spec, config) for spec in stub["layers"]] == [
         {"num_key_value_heads": 32, "intermediate_size": 11008},
         {"num_key_value_heads": 8, "intermediate_size": 100},
         {"intermediate_size": 64},
