@@ -189,7 +189,7 @@ RECIPES = {
 }
 
 
-SERVED = {"qwen": {"native", "gguf"}, "mixtral": {"native", "gguf"}, "ministral": set()}
+SERVED = {"qwen": {"native", "gguf", "vllm"}, "mixtral": {"native", "gguf", "vllm"}, "ministral": set()}
 """Formats of models all of whose layers are changed as the recipe's first rule says."""
 
 

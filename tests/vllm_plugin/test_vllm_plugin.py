@@ -81,7 +81,8 @@ def test_it_serves_what_its_families_say() -> None:
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assigned = {name.id for node in tree.body if isinstance(node, ast.Assign) for name in node.targets}
         listed = {name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
-        assert {"attention", "mlp"} <= functions | assigned | listed
+        makers = {"gated_mlp": "mlp", "moe": "moe", "attention": "attention"}
+        assert {makers[kind] for kind in FAMILIES[family].rows} <= functions | assigned | listed
 
 
 @pytest.mark.torch
