@@ -21,8 +21,11 @@ Tensors = Callable[[str], Tensor]
 def tensor_of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     """The value of an expression, rounded once to `dtype`, the dtype that the weights are saved in.
 
-    It is computed in float64 on the CPU, so the result depends neither on the model's compute dtype nor on its device.
+    It is computed in float64 on the CPU, so the result depends neither on the model's compute dtype nor on its device; what
+    is only taken of a parameter, as of experts, is not computed with.
     """
+    if isinstance(expr, Take) and isinstance(expr.x, Ref):
+        return _taken(tensors(expr.x.name).detach().to("cpu"), expr, tensors, stats).to(dtype).contiguous()
     return _of(expr, tensors, stats).to(dtype).contiguous()
 
 
@@ -56,11 +59,7 @@ def _of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
                 raise fail("LB475", f"new weights need the statistic {expr.text}, which was not taken")
             return stats[expr.text].to("cpu", torch.float64)
         case Take():
-            x, indices = of(expr.x), expr.indices
-            if isinstance(indices, int):
-                return x.select(expr.axis, indices)
-            taken = indices.indices(of(indices.of)) if isinstance(indices, Largest) else torch.tensor(indices)
-            return x.index_select(expr.axis, taken)
+            return _taken(of(expr.x), expr, tensors, stats)
         case Mean():
             x = of(expr.x)
             blocks = x.unflatten(expr.axis, (-1, expr.group, expr.size))
@@ -91,6 +90,14 @@ def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     roots = values[:rank].sqrt()
     return left * signs * roots, (signs * roots).T * right
 
+
+
+def _taken(x: Tensor, expr: Take, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
+    indices = expr.indices
+    if isinstance(indices, int):
+        return x.select(expr.axis, indices)
+    taken = indices.indices(_of(indices.of, tensors, stats)) if isinstance(indices, Largest) else torch.tensor(indices)
+    return x.index_select(expr.axis, taken)
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, block-diagonal when one operand has 3 dimensions; see `MatMul`."""

@@ -13,7 +13,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import weight_of
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.tensor_files import TensorFiles
-from lbdsl.packing import packings
+from lbdsl.packing import packed, unpacked
 
 
 @torch.no_grad()
@@ -28,8 +28,9 @@ def rounded_weights(model: Any, layer: int, spec: LayerSpec, made: Mapping[str, 
         if stored.packs:
             name = weight_of(module, names)
             weight = made[name] if name in made else old.get_parameter(name)
-            packing = packings()[stored.kind]
-            rounded = packing.unpack(stored, packing.pack(stored, weight.to("cpu", saved)))
+            # What was made for it alone is overwritten: experts are large.
+            into = weight if name in made and weight.device.type == "cpu" and weight.dtype == saved else None
+            rounded = unpacked(stored, packed(stored, weight.to("cpu", saved)), into)
             found[name] = rounded.to(device=weight.device, dtype=model.dtype)
     return found
 
@@ -64,4 +65,4 @@ def stored_parameters(
             start = f"{prefix}{module}."
             parts = [full for full in files.infos if full.startswith(start) and full != f"{start}bias"]
             tensors = {full.removeprefix(start): files.read(full, as_stored=True) for full in parts}
-            yield name, files.cast(packings()[stored.kind].unpack(stored, tensors))
+            yield name, files.cast(unpacked(stored, tensors))

@@ -5,14 +5,46 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 from lbdsl.core.registry import discover
 from lbdsl.packing.base import Packing
+from lbdsl.parts.base import Storage
 
-__all__ = ["Packing", "packings"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Packing", "packed", "packings", "unpacked"]
 
 
 @cache
 def packings() -> Mapping[str, type[Packing]]:
     """All packings by the kind of storage (cached)."""
     return discover(sys.modules[__name__], Packing, "lbdsl.actions")
+
+
+def packed(stored: Storage, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+    """As `Packing.pack`; matrices of experts, [experts, rows, columns], are packed one by one."""
+    pack = packings()[stored.kind].pack
+    if weight.ndim == 2:
+        return pack(stored, weight, gram)
+    found: dict[str, Tensor] = {}
+    for expert, matrix in enumerate(weight):
+        for name, value in pack(stored, matrix).items():
+            # A shape is the same for all.
+            if value.ndim > 1:
+                found.setdefault(name, value.new_empty(len(weight), *value.shape))[expert] = value
+    return found
+
+
+def unpacked(stored: Storage, tensors: Mapping[str, Tensor], into: Tensor | None = None) -> Tensor:
+    """As `Packing.unpack`, of `packed`; those of experts are written into `into`, if that is given."""
+    unpack = packings()[stored.kind].unpack
+    if not any(value.ndim == 3 for value in tensors.values()):
+        return unpack(stored, tensors)
+    for expert in range(len(next(iter(tensors.values())))):
+        matrix = unpack(stored, {name: value[expert] for name, value in tensors.items()})
+        into = matrix.new_empty(len(next(iter(tensors.values()))), *matrix.shape) if into is None else into
+        into[expert] = matrix
+    assert into is not None
+    return into

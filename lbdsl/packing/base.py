@@ -22,9 +22,8 @@ class Packing(ABC):
     @staticmethod
     @abstractmethod
     def pack(stored: Any, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
-        """The saved tensors, on the CPU, by name relative to the module, of a matrix [rows, columns], or of experts
-        [experts, rows, columns], in the dtype that the model is saved in. `gram` is the Gram matrix of the module's inputs,
-        [columns, columns], if `stored` needs it."""
+        """The saved tensors, on the CPU, by name relative to the module, of a matrix [rows, columns] in the dtype that the
+        model is saved in. `gram` is the Gram matrix of the module's inputs, [columns, columns], if `stored` needs it."""
 
     @staticmethod
     @abstractmethod

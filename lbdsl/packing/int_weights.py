@@ -22,36 +22,31 @@ class IntPacking(Packing):
     def pack(stored: Int, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
         import torch
 
-        rows = weight.flatten(0, -2)
-        integers, scales = _rounded(rows, stored, gram)
+        integers, scales = _rounded(weight, stored, gram)
         scales = scales.to(weight.dtype)
         if stored.activations == 8:
             return {"weight": integers, "weight_scale": scales}
-        packed = torch.cat([_words(part, stored.bits) for part in integers.split(_rows(rows))])
-        before = weight.shape[:-1]
-        found = {"weight_packed": packed.unflatten(0, before), "weight_scale": scales.unflatten(0, before)}
-        return found if weight.ndim == 3 else {**found, "weight_shape": torch.tensor(weight.shape)}
+        packed = torch.cat([_words(part, stored.bits) for part in integers.split(_rows(weight))])
+        return {"weight_packed": packed, "weight_scale": scales, "weight_shape": torch.tensor(weight.shape)}
 
     @staticmethod
     def unpack(stored: Int, tensors: Mapping[str, Tensor]) -> Tensor:
         import torch
 
         integers, scales = IntPacking.integers(stored, tensors)
-        before = scales.shape[:-1]
-        integers, scales = integers.flatten(0, -2), scales.flatten(0, -2)
         parts = zip(integers.split(_rows(integers)), scales.split(_rows(integers)), strict=True)
-        return torch.cat([_times(part, each) for part, each in parts]).unflatten(0, before)
+        return torch.cat([_times(part, each) for part, each in parts])
 
     @staticmethod
     def integers(stored: Int, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The int8 integers [..., rows, columns] and the scales [..., rows, groups] in saved tensors."""
+        """The int8 integers [rows, columns] and the scales [rows, groups] in saved tensors."""
         import torch
 
         if stored.activations == 8:
             return tensors["weight"], tensors["weight_scale"]
-        words = tensors["weight_packed"].flatten(0, -2)
+        words = tensors["weight_packed"]
         integers = [_integers(part, stored.bits) for part in words.split(_rows(words, 32 // stored.bits))]
-        return torch.cat(integers).unflatten(0, tensors["weight_packed"].shape[:-1]), tensors["weight_scale"]
+        return torch.cat(integers), tensors["weight_scale"]
 
 
 CHUNK = 2**22

@@ -31,7 +31,7 @@ from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.model.checkpoint import SINGLE, read_tensors
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.packing import packings
+from lbdsl.packing import packed, unpacked
 from lbdsl.parts import TensorShape
 from lbdsl.plan.schema import Plan
 from lbdsl.run.copying import link_or_copy
@@ -125,18 +125,17 @@ class _Packer:
         made: dict[str, Tensor] = {}
         for tensor, storage in self._matrices[layer]:
             weight = self._files.read(prefix + tensor.name)
-            packing = packings()[storage.kind]
             try:
                 gram = grams[self._gram(layer, tensor).text] if storage.needs_gram else None
-                packed = packing.pack(storage, weight, gram)
+                tensors = packed(storage, weight, gram)
             except ValueError as problem:
                 raise fail(
                     "LB350",
                     f"{prefix}{tensor.module} cannot be stored as {storage.text()}: {problem}",
                     help=("give more calibration text", "`method=rtn` needs none"),
                 ) from None
-            self._errors[prefix + tensor.module] = _relative(packing.unpack(storage, packed), weight)
-            made |= {f"{prefix}{tensor.module}.{name}": value.contiguous() for name, value in packed.items()}
+            self._errors[prefix + tensor.module] = _relative(unpacked(storage, tensors), weight)
+            made |= {f"{prefix}{tensor.module}.{name}": value.contiguous() for name, value in tensors.items()}
         if made:
             (spool / str(layer)).mkdir()
             save_file(made, spool / str(layer) / SINGLE)
@@ -164,8 +163,8 @@ class _Packer:
                 new |= names
                 drop |= {old} - names.keys()
             if matrices:
-                packed = spool / str(layer)
-                where |= {name: replace(info, file=f"{layer}/{info.file}") for name, info in read_tensors(packed).items()}
+                place = spool / str(layer)
+                where |= {name: replace(info, file=f"{layer}/{info.file}") for name, info in read_tensors(place).items()}
 
         def make(name: str) -> bytes:
             info = where[name]
