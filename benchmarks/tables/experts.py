@@ -1,9 +1,9 @@
 """Fewer experts by each method of `experts`, and by chance, in a model of eight experts a layer that is trained here.
 
-The first row trains it, for ten minutes of one core: six layers, 8 million parameters, a token a byte, on 2.4 MB of pydoc and
-other documentation. A row is METHOD-SHARE: the rise of perplexity with so many percent of the experts of all layers, before
-healing and after it on 100k tokens of the same texts, on parts of WikiText and pydoc that neither trained nor healed; of
-`random` the mean over three draws, and their standard error.
+The first row trains it, for ten minutes of one core: six layers, 8 million parameters, a token a byte, on 2.4 MB of pydoc
+and other documentation. A row is METHOD-SHARE: the rise of perplexity with so many percent of the experts of all layers,
+before healing and after it on 100k tokens of these texts, on parts of WikiText and pydoc that neither trained nor healed;
+of `random` the mean over three draws, and their standard error.
 """
 
 from __future__ import annotations
