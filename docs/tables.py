@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
@@ -9,15 +10,20 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 from benchmarks import table as benchmark
 from docs.language_tables import LANGUAGE_TABLES
+from lbdsl.actions import actions
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export import exporters
 from lbdsl.export.expresses import Can, Expresses, Fields
 from lbdsl.families import FAMILIES, Family
 from lbdsl.families.engines import Lacks
 from lbdsl.families.windows import NO_WINDOWS, OneWindow, WindowsByType
+from lbdsl.model.layout import layout_of
 from lbdsl.parts import Slot
+from lbdsl.recipe.load import recipe_from_text
 
 
 def families() -> str:
@@ -30,6 +36,68 @@ def families() -> str:
             f"| `{row.model_type}` | {row.examples} | {_attention(row)} | {_mlps(row)} | {_norms(row)} | "
             f"{'no' if row.windows is NO_WINDOWS else 'yes'} | {'yes' if row.gguf.read else 'no'} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def family_actions() -> str:
+    """Which calls of actions each family's usual model takes in all layers, and in how many of them otherwise."""
+    from transformers import AutoConfig
+
+    facts = {name: layout_of(AutoConfig.for_model(name).to_dict()).facts("bfloat16") for name in FAMILIES}
+    calls = [call for action in actions().values() for call in (action.example, *action.examples) if not action.keeps]
+    cells = {call: [_takes(call, facts[name]) for name in FAMILIES] for call in calls}
+    every = [f"`{call}`" for call, found in cells.items() if set(found) == {"yes"}]
+    other: dict[tuple[str, ...], list[str]] = {}
+    for call, found in cells.items():
+        if f"`{call}`" not in every:
+            other.setdefault(tuple(found), []).append(f"`{call}`")
+    lines = [f"In all layers of all families: {', '.join(every)}. Otherwise:\n"]
+    lines += [f"| family | {' | '.join(', '.join(each) for each in other.values())} |", f"|---{'|---' * len(other)}|"]
+    lines += [f"| `{name}` | {' | '.join(found)} |" for name, *found in zip(FAMILIES, *other, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _takes(call: str, facts: ModelFacts) -> str:
+    (action,) = recipe_from_text(f"else {call}\n").unwrap().rules[0].actions
+    changes = [
+        None if any(d.is_error for d in action.check(facts, i)) else action.under(facts, i) for i in range(facts.layers)
+    ]
+    stored = [change for change in changes if change is not None]
+    if any(storage.misfit(tensor) for change in stored for tensor, storage in change.spec.matrices(facts)):
+        return "not experts"
+    if action.patched and facts.norms(Slot.MIXER)[1] is not None:
+        return "without the patch"
+    return "yes" if len(stored) == facts.layers else f"{len(stored)} of {facts.layers} layers" if stored else "no"
+
+
+def family_engines() -> str:
+    """What the tests of engines run of each family, by the names of their cases and of the tests themselves."""
+    ran: dict[tuple[str, bool], list[str]] = {}
+    for path in sorted((benchmark.ROOT / "tests" / "engines").glob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named: dict[str, Any] = {
+            ast.unparse(target): node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        }
+        cases = named.get("CASES")
+        for key, case in zip(cases.keys, cases.values, strict=True) if cases is not None else ():
+            said = re.sub(r"^\w+( with experts)?,? ", "", key.value)
+            ran.setdefault((case.elts[0].value, False), []).append(said)
+        for test in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+            marks = [mark.args for mark in test.decorator_list if isinstance(mark, ast.Call) and len(mark.args) == 2]
+            for found in (of for name, of in marks if ast.unparse(name) == "'family'"):
+                families: Any = named.get(ast.unparse(found), found)
+                names: list[Any] = families.keys if isinstance(families, ast.Dict) else families.elts
+                for name in names:
+                    said = re.sub("_serves?_", ": ", test.name.removeprefix("test_").removeprefix("the_")).replace("_", " ")
+                    ran.setdefault((name.value, "llamacpp" not in test.name), []).append(said.removeprefix("llamacpp: "))
+    lines = ["| family | llama.cpp | vLLM |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {' | '.join('; '.join(ran.get((name, vllm), ['nothing'])) for vllm in (False, True))} |"
+        for name in FAMILIES
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -201,6 +269,8 @@ RESULTS: Mapping[str, Callable[[], str]] = {
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "families": families,
+    "family_actions": family_actions,
+    "family_engines": family_engines,
     "expresses": expresses,
     "serving": serving,
     "exports": exports,
