@@ -20,6 +20,7 @@ from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
+from lbdsl.parts.moe import Moe
 from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
@@ -149,6 +150,12 @@ class _Shape:
         mixers = (self.facts.layer_specs[i].mixer for i in self.free)
         least = min(mixer.dims().get("kv_heads", 0) if mixer is not None and mixer.sees is None else 0 for mixer in mixers)
         return tuple(sorted({least // 2, least // 4} - {0}, reverse=True))
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether each free layer has experts, and half of them are enough for a token."""
+        ffns = (self.facts.layer_specs[i].ffn for i in self.free)
+        return all(isinstance(ffn, Moe) and ffn.experts >= 2 * ffn.top_k for ffn in ffns)
 
     def part(self, share: float) -> int:
         """The number of layers in this share of the free layers, rounded."""
@@ -284,6 +291,8 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
     words = ("weights", "params", "flops", "latency", "memory", "throughput")
     if any(word in goal for goal in goals.budgets for word in words):
         alternatives.append("drop(block)")
+    if shape.has_experts and any(word in goal for goal in goals.budgets for word in ("weights", "params", "memory")):
+        alternatives += ["experts(75%)", "experts(50%)", f"{SWA} + experts(50%)"]
     return [
         "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",
         "# More alternatives: `kv_heads(1)`, `swa(window=$window, sinks=learned)`.",

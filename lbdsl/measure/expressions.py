@@ -91,13 +91,13 @@ def _factor(x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left * signs * roots, (signs * roots).T * right
 
 
-
 def _taken(x: Tensor, expr: Take, tensors: Tensors, stats: Mapping[str, Tensor]) -> Tensor:
     indices = expr.indices
     if isinstance(indices, int):
         return x.select(expr.axis, indices)
     taken = indices.indices(_of(indices.of, tensors, stats)) if isinstance(indices, Largest) else torch.tensor(indices)
     return x.index_select(expr.axis, taken)
+
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, block-diagonal when one operand has 3 dimensions; see `MatMul`."""

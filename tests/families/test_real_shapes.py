@@ -18,6 +18,7 @@ from plan_cases import write_without_data
 from lbdsl import check_recipe, inspect_model
 from lbdsl.api.checked_model import CheckedModel
 from lbdsl.api.estimating import estimate_recipe
+from lbdsl.api.starting import starting_recipe
 from lbdsl.cost.devices import devices_of
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import subject_of
@@ -210,3 +211,11 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
     assert {
         answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can
     } == SERVED[name]
+
+
+@pytest.mark.parametrize("name", ["qwen", "mixtral", "ministral"])
+def test_a_goal_on_weights_may_take_experts(folders: dict[str, str], name: str) -> None:
+    """Under both budgets at once; what the headers alone can refuse is not refused."""
+    text = starting_recipe(folders[name], goals=("weights <= 60%", "kv(8Ki) <= 40%")).text
+    among = "experts(75%), experts(50%), swa(window=$window) + experts(50%)" in " ".join(text.split())
+    assert among == (name != "ministral")
