@@ -22,7 +22,8 @@ class Quantize(Action):
     `activations=8` has one scale for each row of 8-bit weights, and rounds the inputs of each token to 8 bits, too: an
     integer matrix product. `method=rtn` rounds to nearest; `method=gptq` lets the weights that are rounded later make up
     for the error of those before, with the inputs that the model has on the calibration text before it is rounded. Weights
-    are rounded when the model is saved, after healing. Embeddings and the output head are never quantized.
+    are rounded when the model is saved, after healing. Embeddings and the output head are never quantized. Experts are
+    rounded to nearest, and their inputs are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; the compressed-tensors

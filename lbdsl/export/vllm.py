@@ -24,7 +24,8 @@ class VllmPlugin(Exporter):
     Engine: vLLM (tested with 0.32) and lbdsl: run `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends only on vLLM, which finds it through the entry point `vllm.general_plugins`.
     Limits: no sink tokens (vLLM's sinks are learned ones). Unlike DeciLM, it supports a first layer without attention,
-    several windows, learned sinks, full heads beside windowed ones (one GPU), and norms of queries and keys.
+    several windows, learned sinks, full heads beside windowed ones (one GPU), norms of queries and keys, and experts, of
+    which each layer may have its own number; but no quantized ones.
     Source: vLLM, docs/design/plugin_system.md and vllm/model_executor/models.
     """
 

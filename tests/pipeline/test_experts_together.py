@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import lbdsl
 from lbdsl.artifact.record import read_record
 from lbdsl.model.safetensors_header import read_safetensors_header
+from lbdsl.session.options import RunOptions
 from tests.clean_process import LBDSL, CleanProcess
 from tests.family_cases import family_base
 from tests.pipeline.test_kill import APPLY, DRIVER, LESS, finish, nothing_or_whole
@@ -70,3 +72,26 @@ def test_killed_and_resumed_and_by_two_processes(
     assert [done.returncode for done in together] == [0, 0], together
     assert scores(place / "one") == scores(place / "two")
     assert_alike(place / "one", str(place / "two"))
+
+
+CHOOSE = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64; tries = 6 }
+choose for layers all among keep, swa(window=8), experts(3), swa(window=8) + experts(3), drop
+  minimizing kl
+  subject to weights <= 75%, kv(64) <= 60%
+else keep
+"""
+
+
+@pytest.mark.torch
+def test_experts_and_windows_are_chosen_under_both_budgets(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
+    """The plan keeps both, and is the best of those that were measured."""
+    family_base("olmoe", vocab_size=260, initializer_range=0.1).save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "r.lbr").write_text(CHOOSE)
+    options = RunOptions(cache_dir=new_cache(tmp_path / "cache"))
+    plan = lbdsl.plan_recipe(tmp_path / "r.lbr", str(tmp_path / "model"), options=options).plan
+    assert plan.after.weights <= 0.75 * plan.before.weights
+    assert plan.after.kv_bytes["64"] <= 0.6 * plan.before.kv_bytes["64"]
+    taken = {action.kind for layer in plan.layers for action in layer.changing}
+    assert {"experts", "swa"} <= taken
