@@ -11,7 +11,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -68,6 +70,21 @@ def write_checkpoint(folder: Path) -> None:
         )
     shards.append({"lm_head.weight": [CONFIG["vocab_size"], hidden], "model.norm.weight": [hidden]})
     random = np.random.default_rng(0)
+
+    def fill(stream: IO[bytes], left: int) -> None:
+        while left:
+            # bfloat16 from 1/128 to 1/64, and their negatives.
+            bits = random.integers(2**16, size=min(left, 2**24) // 2, dtype=np.uint16)
+            stream.write(bits & 0x807F | 0x3C00)
+            left -= bits.nbytes
+
+    write_shards(folder, CONFIG, shards, fill)
+
+
+def write_shards(
+    folder: Path, config: dict, shards: list[dict[str, list[int]]], fill: Callable[[IO[bytes], int], None]
+) -> None:
+    """A checkpoint in bfloat16 of these shapes by file; `fill` writes so many bytes of data."""
     where = {}
     folder.mkdir()
     for number, shapes in enumerate(shards, start=1):
@@ -80,13 +97,9 @@ def write_checkpoint(folder: Path) -> None:
         text = json.dumps(header).encode()
         with (folder / file).open("wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
-            while end:
-                # bfloat16 from 1/128 to 1/64, and their negatives.
-                bits = random.integers(2**16, size=min(end, 2**24) // 2, dtype=np.uint16)
-                stream.write(bits & 0x807F | 0x3C00)
-                end -= bits.nbytes
+            fill(stream, end)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def plan_for(folder: Path, mode: str):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from lbdsl.artifact.record import read_record
 from lbdsl.model.checkpoint import read_tensors
+from tests.slow.large_checkpoint import write_shards
 from tests.tiny_model import byte_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -61,21 +60,7 @@ def write_checkpoint(folder: Path) -> None:
             matrices = {"gate_proj": [WIDTH, HIDDEN], "up_proj": [WIDTH, HIDDEN], "down_proj": [HIDDEN, WIDTH]}
             own |= {f"mlp.experts.{expert}.{name}": shape for name, shape in matrices.items()}
         shards.append({f"model.layers.{layer}.{name}.weight": shape for name, shape in own.items()})
-    where = {}
-    folder.mkdir()
-    for number, shapes in enumerate(shards, start=1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        header, end = {"__metadata__": {"format": "pt"}}, 0
-        for name, shape in shapes.items():
-            size = 2 * math.prod(shape)
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-            where[name], end = file, end + size
-        text = json.dumps(header).encode()
-        with (folder / file).open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            stream.truncate(8 + len(text) + end)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_shards(folder, CONFIG, shards, lambda stream, size: stream.truncate(stream.tell() + size))
     byte_tokenizer().save_pretrained(folder)
 
 
