@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
+from lbdsl.export.experts import AS_SAVED, routers, single_experts, stored_experts
 from lbdsl.export.expresses import ONE_EXPERTS, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
@@ -23,12 +22,10 @@ from lbdsl.families.engines import StockClass
 from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
-from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.parts import TensorShape
 from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.parts.moe import Moe
-from lbdsl.run.file_layout import ELEMENT_BYTES, MadeTensor, plan_rewrite
+from lbdsl.run.file_layout import plan_rewrite
 from lbdsl.run.shards import carry_out
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -81,11 +78,11 @@ class Native(Exporter):
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         write_json(output / "config.json", native_config(subject).unwrap())
         copy_files(artifact, output, companions(artifact))
-        joined, singles = _single_experts(subject, read_tensors(artifact))
+        joined, singles = single_experts(subject, read_tensors(artifact))
         if subject.left == tuple(range(len(subject.left))) and not joined:
             link_files(artifact, output, weight_names(artifact), progress)
             return
-        names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left) | _routers(subject)
+        names = renamed(artifact, subject.facts.family_data.layer_prefix, subject.left) | routers(subject)
         made = {name: single.tensor for name, single in singles.items()}
         plan = plan_rewrite(artifact, drop=joined, rename=names, made=made)
         carry_out(plan, output, make=lambda name: singles[name].read(artifact), progress=progress)
@@ -103,7 +100,7 @@ def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:
         *Native.refusals(subject, empty=False),
         *half_layers(subject, Native.where),
         *_retyped(subject, family),
-        *_stored_experts(subject),
+        *stored_experts(subject),
         *(kernels(subject) if "vllm" in Native.engines(subject) else ()),
     ]
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
@@ -111,16 +108,13 @@ def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:
         why = "because of its biases" if family.windowed_as else "which has one mask for all layers"
         of = f"{layers_text(windows)} of this {family.model_type} model, {why}"
         said = f"no stock class of transformers computes windows in {of}"
-        found.append(error("LB530", said, help=_AS_SAVED))
+        found.append(error("LB530", said, help=AS_SAVED))
     if stock is None or any(d.is_error for d in found):
         return Diagnosed(None, tuple(found))
     if stock.model_type != family.model_type:
         said = f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights"
         found.append(note("LB531", said))
     return Diagnosed({**_stock_config(subject, layout, stock), **subject.quantization(left)}, tuple(found))
-
-
-_AS_SAVED = "load the artifact itself with trust_remote_code=True"
 
 
 def half_layers(subject: Subject, where: str) -> Iterator[Diagnostic]:
@@ -130,7 +124,7 @@ def half_layers(subject: Subject, where: str) -> Iterator[Diagnostic]:
     for part, has in (("attention", subject.has_attention), ("MLP", subject.has_mlp)):
         if layers := [i for i in subject.left if not has(i)]:
             said = f"{where} has attention and MLP in every layer, and there is no {part} in {layers_text(layers)}"
-            yield error("LB530", said, help=f"drop whole layers, or {_AS_SAVED}")
+            yield error("LB530", said, help=f"drop whole layers, or {AS_SAVED}")
 
 
 def _retyped(subject: Subject, family: Family) -> Iterator[Diagnostic]:
@@ -144,82 +138,6 @@ def _retyped(subject: Subject, family: Family) -> Iterator[Diagnostic]:
             f"{layers_text(wrong)} would get the wrong ones",
             help="window only layers that have a window in the base model",
         )
-
-
-def _stored_experts(subject: Subject) -> Iterator[Diagnostic]:
-    """LB530 for quantized experts of which no stock class has the tensors: it takes all of a model in one form, and one by
-    one."""
-    experts = [(layer, tensor) for layer in subject.left for tensor in _experts(subject, layer)]
-    forms = {subject.specs[layer].storage(tensor.module): layer for layer, tensor in experts}
-    if len(forms) > 1:
-        said = f"transformers reads quantized experts only where all are stored alike, unlike {layers_text(forms.values())}"
-        yield error("LB530", said, help=f"quantize all experts in one way, or {_AS_SAVED}")
-    elif set(forms) - {None} and not all("{}" in file for _, tensor in experts for file in tensor.files):
-        family = subject.facts.family
-        yield error("LB530", f"{family}'s experts are one tensor in files, and cannot be quantized there", help=_AS_SAVED)
-
-
-def _experts(subject: Subject, layer: int) -> list[TensorShape]:
-    return [tensor for tensor in subject.specs[layer].tensors(subject.facts) if len(tensor.shape) == 3]
-
-
-def _in_another_block(tensor: TensorShape) -> bool:
-    """Whether files have it in a module of another name; engines whose class is older than that of transformers read it
-    only by that name."""
-    block = tensor.name.partition(".")[0]
-    return bool(tensor.files) and not any(file.startswith(f"{block}.") for file in tensor.files)
-
-
-def _routers(subject: Subject) -> dict[str, str]:
-    """The names in files of routers that stand in another module there."""
-    prefix, found = subject.facts.family_data.layer_prefix, {}
-    for new, layer in enumerate(subject.left):
-        for tensor in subject.specs[layer].tensors(subject.facts):
-            if tensor.routes and _in_another_block(tensor):
-                found[prefix.format(layer) + tensor.name] = prefix.format(new) + tensor.files[0]
-    return found
-
-
-class _Single(NamedTuple):
-    """A tensor of one expert: bytes of the tensor of all, or what they are."""
-
-    tensor: MadeTensor
-    source: TensorInfo | bytes
-    start: int = 0
-
-    def read(self, folder: Path) -> bytes:
-        if isinstance(self.source, bytes):
-            return self.source
-        with (folder / self.source.file).open("rb") as stream:
-            stream.seek(self.source.start + self.start)
-            return stream.read(ELEMENT_BYTES[self.tensor.dtype] * math.prod(self.tensor.shape))
-
-
-def _single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tuple[set[str], dict[str, _Single]]:
-    """The tensors of experts that are written one by one, and those of each expert that take their place, in layers that
-    are renumbered: where they are quantized, and where files have them in another module."""
-    joined, singles = set[str](), dict[str, _Single]()
-    for new, layer in enumerate(subject.left):
-        old, prefix = (subject.facts.family_data.layer_prefix.format(index) for index in (layer, new))
-        for tensor in _experts(subject, layer):
-            packed = [name for name in tensors if name.startswith(f"{old}{tensor.module}.")]
-            saved = packed or [old + tensor.name] * _in_another_block(tensor)
-            joined.update(saved)
-            experts, rows, columns = tensor.shape
-            rows //= len(tensor.files)
-            each = ((n, file) for n in range(experts) for file in tensor.files)
-            for place, (expert, file) in enumerate(each if saved else ()):
-                module = prefix + file.format(expert).removesuffix(".weight")
-                for name in saved:
-                    info = tensors[name]
-                    made = MadeTensor(info.dtype, (rows, info.shape[2]), name)
-                    start = place * rows * info.shape[2] * ELEMENT_BYTES[info.dtype]
-                    leaf = name.removeprefix(f"{old}{tensor.module}.") if packed else "weight"
-                    singles[f"{module}.{leaf}"] = _Single(made, info, start)
-                if packed:
-                    made = MadeTensor("int64", (2,), packed[0])
-                    singles[f"{module}.weight_shape"] = _Single(made, struct.pack("<2q", rows, columns))
-    return joined, singles
 
 
 def _class_for(layout: Layout, windowed: bool, all_windowed: bool) -> StockClass | None:
