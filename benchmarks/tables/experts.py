@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.table import HEALING, HOME, ROOT, Row, Table, once
 
@@ -81,15 +80,15 @@ def trained(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def lbdsl(*words: str) -> Any:
-    """What a command prints as JSON, with randomly chosen experts among the actions."""
+def lbdsl(*words: str) -> str:
+    """What a command prints, with randomly chosen experts among the actions."""
     environment = {**os.environ, "LBDSL_PLUGINS": str(HOME / "random_experts.py")}
     done = subprocess.run(
-        [sys.executable, "-m", "lbdsl", *words, "--json"], cwd=ROOT, capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "lbdsl", *words], cwd=ROOT, capture_output=True, text=True, env=environment
     )
     if done.returncode != 0:
         raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def judged(work: Path, action: str, heal: str) -> dict[str, float]:
@@ -98,8 +97,9 @@ def judged(work: Path, action: str, heal: str) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     recipe.write_text(f"lbr 1\n{MEASURE}\nlayers all {action}\n{heal}\n", encoding="utf-8")
     lbdsl("apply", str(recipe), str(base), "-o", str(out), "--yes")
-    lengths = ("--seq", str(SEQ), "--tokens", str(128 * SEQ))
-    return {text: lbdsl("eval", str(out), "--data", f"builtin:{text}", *lengths)["ppl_increase"] for text in TEXTS}
+    words = ("--seq", str(SEQ), "--tokens", str(128 * SEQ), "--json")
+    said = {text: json.loads(lbdsl("eval", str(out), "--data", f"builtin:{text}", *words)) for text in TEXTS}
+    return {text: each["ppl_increase"] for text, each in said.items()}
 
 
 def row(method: str, share: int) -> Row:
