@@ -103,11 +103,15 @@ TABLE = Table(
 
 
 def draw(path: Path) -> None:
-    """A line a way, nothing healed."""
+    """A line a way, stars healed, dashes windows of 512. `recall` takes the layers of `sum`."""
     done = {key: each["figures"] for key, each in rows_of("choosing_recall").items()}
-    plans = {way: [f"{way}-{cache}" for cache in sorted(WINDOWED[256])] for way in WAYS}
-    found = {way: [done[key] for key in keys if key in done] for way, keys in plans.items()}
-    draw_found(path, {way: ("o-", rows) for way, rows in found.items() if rows})
+    lines = {}
+    for number, way in enumerate(way for way in WAYS if way != "recall"):
+        for kind, style in {"": "o-", "-512": "s--", "-healed": "*"}.items():
+            if found := [done[key] for cache in sorted(WINDOWED[256]) if (key := f"{way}-{cache}{kind}") in done]:
+                label = f"{way}, recall" if way == "sum" and not kind else f"{way}{kind}"
+                lines[label] = (f"C{number}{style}", found)
+    draw_found(path, lines)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def draw_found(path: Path, lines: Mapping[str, tuple[str, list[dict[str, float]]
     drawn."""
     from lbdsl.core.pictures import picture
 
-    with picture(path, 2, figsize=(8, 3.5), sharey=True) as (_, both):
+    with picture(path, 2, figsize=(10, 4), sharey=True) as (figure, both):
         for axes, context in zip(both, ("1Ki", "2Ki"), strict=True):
             for label, (style, found) in lines.items():
                 x, y, error = ([100 * row[of] for row in found] for of in ("kv", context, f"{context} error"))
@@ -117,7 +117,7 @@ def draw_found(path: Path, lines: Mapping[str, tuple[str, list[dict[str, float]]
             axes.set_xlabel("cache at 8Ki tokens, % of the base's")
             axes.set_title(f"SmolLM2-135M, needle({context})", fontsize=10)
         both[0].set_ylabel("found, % of what the base finds")
-        both[1].legend()
+        figure.legend(*both[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
 
 
 def draw(path: Path) -> None:

@@ -30,10 +30,9 @@ def picture(path: Path, columns: int = 1, **options: Any) -> Iterator[tuple[Any,
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, **options)
+    figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, layout="constrained", **options)
     try:
         yield figure, axes[0] if columns > 1 else axes[0][0]
-        figure.tight_layout()
         figure.savefig(path)
     finally:
         pyplot.close(figure)
