@@ -39,11 +39,25 @@ def families() -> str:
     return "\n".join(lines) + "\n"
 
 
-def family_actions() -> str:
-    """Which calls of actions each family's usual model takes in all layers, and in how many of them otherwise."""
-    from transformers import AutoConfig
+SHAPE = {
+    "vocab_size": 32_000,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 32_768,
+}
 
-    facts = {name: layout_of(AutoConfig.for_model(name).to_dict()).facts("bfloat16") for name in FAMILIES}
+
+def family_actions() -> str:
+    """Which calls of actions a model of each family takes in all layers, and in how many of them otherwise."""
+    facts = {}
+    for name, row in FAMILIES.items():
+        rope = {"rope_type": "yarn", "factor": 4.0, **dict.fromkeys(row.rope_needs, 8192)}
+        fields = {**SHAPE, **({"rope_parameters": rope} if row.rope_needs else {})}
+        facts[name] = layout_of({"model_type": name, **fields}).facts("bfloat16")
     calls = [call for action in actions().values() for call in (action.example, *action.examples) if not action.keeps]
     cells = {call: [_takes(call, facts[name]) for name in FAMILIES] for call in calls}
     every = [f"`{call}`" for call, found in cells.items() if set(found) == {"yes"}]
