@@ -51,8 +51,8 @@ class Native(Exporter):
     What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
-    in some layers. Of some families with experts vLLM's own class, too (tested with 0.32), without windows. Quantized
-    experts are written one by one, as other tools write them, and all of Mixtral's, which vLLM reads only so.
+    in some layers. vLLM's own class, too (tested with 0.32), of EXAONE 4 and of families with experts without windows.
+    Quantized experts are written one by one, as other tools write them, and all of Mixtral's, which vLLM reads only so.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
     are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
     window can get another window.
@@ -66,9 +66,11 @@ class Native(Exporter):
 
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:
-        own = subject.facts.family_data.vllm_experts(subject.config)
-        some = any(isinstance(spec.ffn, Moe) for spec in subject.specs)
-        return (cls.engine, "vllm") if own and some and not subject.windows else (cls.engine,)
+        family = subject.facts.family_data
+        # vLLM's classes of experts need some, and ignore one window of all layers.
+        some = "moe" not in family.rows or any(isinstance(spec.ffn, Moe) for spec in subject.specs)
+        windows = not subject.windows or isinstance(family.windows, WindowsByType)
+        return (cls.engine, "vllm") if family.vllm_native(subject.config) and some and windows else (cls.engine,)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:

@@ -176,8 +176,8 @@ class Family:
     vllm: VllmLayers | Lacks
     granite_swa: bool = False
     """Whether `granite_swa`, Llama's layers with windows and learned sinks, computes the family's layers."""
-    vllm_experts: Callable[[Mapping[str, Any]], bool] = lambda config: False
-    """Whether vLLM's own class computes the family's experts, and reads all of a layer from one tensor."""
+    vllm_native: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    """Whether vLLM's own class computes what `native` exports of the family."""
     windowed_as: StockClass | None = None
     """The transformers class with a window per layer, if the family's own class does not support that."""
 

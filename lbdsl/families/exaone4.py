@@ -43,4 +43,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("exaone4", frequency_table=True), deci=_NORMS, granite_swa=_NORMS, problem=_as_32b),
     decilm=_NORMS,
     vllm=_NORMS,
+    vllm_native=lambda config: True,
 )

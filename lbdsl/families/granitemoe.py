@@ -53,5 +53,5 @@ FAMILY = Family(
     ),
     decilm=_EXPERTS,
     vllm=Lacks("multipliers"),
-    vllm_experts=lambda config: True,
+    vllm_native=lambda config: True,
 )

@@ -23,5 +23,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("llama", pairs=True), deci=_EXPERTS, granite_swa=_EXPERTS),
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.mixtral"),
-    vllm_experts=lambda config: True,
+    vllm_native=lambda config: True,
 )

@@ -32,5 +32,5 @@ FAMILY = Family(
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.olmoe", without=("attention_bias",)),
     # It never normalizes gates.
-    vllm_experts=lambda config: not config.get("norm_topk_prob"),
+    vllm_native=lambda config: not config.get("norm_topk_prob"),
 )

@@ -32,5 +32,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen3moe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_not_normed),
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.qwen3_moe", without=("attention_bias",)),
-    vllm_experts=lambda config: True,
+    vllm_native=lambda config: True,
 )
