@@ -51,4 +51,6 @@ FAMILY = Family(
     ),
     decilm=Lacks("norms after each sub-block and capped logits"),
     vllm=Lacks("norms after each sub-block and capped logits"),
+    # Its head is always the embedding.
+    vllm_native=lambda config: config.get("tie_word_embeddings") is not False,
 )

@@ -50,4 +50,5 @@ FAMILY = Family(
     ),
     decilm=Lacks("norms after each sub-block and of queries and keys"),
     vllm=Lacks("norms after each sub-block and two kinds of rotary embeddings"),
+    vllm_native=lambda config: True,
 )

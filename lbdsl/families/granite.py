@@ -33,4 +33,5 @@ FAMILY = Family(
     ),
     decilm=_MULTIPLIERS,
     vllm=_MULTIPLIERS,
+    vllm_native=lambda config: True,
 )

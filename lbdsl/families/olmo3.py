@@ -37,4 +37,5 @@ FAMILY = Family(
     ),
     decilm=Lacks("norms after each sub-block instead of before"),
     vllm=Lacks("norms after each sub-block and over all heads at once"),
+    vllm_native=lambda config: True,
 )
