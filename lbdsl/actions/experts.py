@@ -68,6 +68,7 @@ class Experts(Action):
             return unchangeable(self, facts, layer)
         if self._fits(ffn):
             return ()
-        said = f"`{self.text()}` asks for {self._count(ffn)} experts of {ffn.experts}, of which a token gets {ffn.top_k}"
+        asked = "all" if self._count(ffn) == ffn.experts else self._count(ffn)
+        said = f"`{self.text()}` asks for {asked} of {ffn.experts} experts, of which a token gets {ffn.top_k}"
         can = f"{ffn.top_k} to {ffn.experts - 1} can be kept"
         return (error("LB319", said, help=can if ffn.top_k < ffn.experts else "leave those layers out"),)

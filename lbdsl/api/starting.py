@@ -20,6 +20,7 @@ from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
 from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
+from lbdsl.parts.int_weights import STEP
 from lbdsl.parts.moe import Moe
 from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
@@ -291,7 +292,16 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
     words = ("weights", "params", "flops", "latency", "memory", "throughput")
     if any(word in goal for goal in goals.budgets for word in words):
         alternatives.append("drop(block)")
-    if shape.has_experts and any(word in goal for goal in goals.budgets for word in ("weights", "params", "memory")):
+    rounds = all(columns % STEP == 0 for columns in shape.facts.columns)
+    if rounds and any(word in goal for goal in goals.budgets for word in ("weights", "memory")):
+        alternatives += ["quantize(bits=8)", "quantize(bits=4)", f"{SWA} + quantize(bits=8)"]
+    # The engines' own classes have as many experts in each layer.
+    own = goals.served <= {"vllm+lbdsl", "transformers"}
+    if (
+        shape.has_experts
+        and own
+        and any(word in goal for goal in goals.budgets for word in ("weights", "params", "memory"))
+    ):
         alternatives += ["experts(75%)", "experts(50%)", f"{SWA} + experts(50%)"]
     return [
         "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",

@@ -42,7 +42,8 @@ def tokenizer_fields(folder: Path, vocab: int, config: Mapping[str, Any], name: 
             help="byte-pair tokenizers are written: byte-level ones and SentencePiece's",
         )
     if not model.get("merges"):
-        raise fail("LB522", "the tokenizer has no merges; llama.cpp does not load one without")
+        help = "llama.cpp serves no model of single bytes; serve this one with vLLM or transformers"
+        raise fail("LB522", "the tokenizer has no merges; llama.cpp does not load one without", help=help)
     tokens, types = _tokens(tokenizer, vocab)
     pieces = bool(model.get("byte_fallback"))
     fields = _pieces(tokenizer, tokens, types) if pieces else _byte_level(tokenizer)

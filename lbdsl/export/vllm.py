@@ -81,7 +81,7 @@ def _packed_experts(subject: Subject) -> Iterator[Diagnostic]:
         said = (
             f"vLLM reads quantized experts one by one, and an artifact has those of a layer in one ({layers_text(layers)})"
         )
-        yield error("LB524", said, help="export it to `native`, without windows; or leave the experts as they are")
+        yield error("LB524", said, help="leave the experts as they are; or have no windows, and export it to `native`")
 
 
 def _something(subject: Subject) -> Iterator[Diagnostic]:

@@ -22,7 +22,8 @@ VERSION = 1
 
 NOTHING_FOUND = NoValue(
     f"has no value: the base finds under {FINDS:.0%} of the answers of every kind",
-    'name questions that it can answer, `recall = "mine.jsonl"` in the `measure` block, or rank by `kl`',
+    'name questions that it can answer, `recall = "mine.jsonl"` in the `measure` block; or leave `recall` out of rules, '
+    "and `recovery(needle(...))` out of the asserts",
 )
 
 

@@ -78,7 +78,7 @@ class Int(Storage):
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
         if len(tensor.shape) == 3 and self.activations == 8:
-            return "the inputs of experts are not rounded", "write `bits=8` or `bits=4` alone for them"
+            return "the inputs of experts are not rounded", 'write `modules "*.experts.*" quantize(bits=8)` before'
         if len(tensor.shape) == 3 and self.method == "gptq":
             return "gptq would need the inputs of each expert", "write `method=rtn` for them"
         columns = tensor.shape[-1]

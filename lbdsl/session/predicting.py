@@ -146,5 +146,5 @@ def _speeds(bench: OpenModel, plan: Plan) -> tuple[Speed, ...]:
 
     with bench.progress.stage("calibrating the machine"):
         machine = machine_for(bench.device, bench.computed, bench.cache_dir)
-    cells = [(SPEED_CONTEXT, batch) for batch in SPEED_BATCHES]
+    cells = [(min(SPEED_CONTEXT, bench.facts.positions), batch) for batch in SPEED_BATCHES]
     return decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)

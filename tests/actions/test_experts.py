@@ -115,8 +115,8 @@ def test_parameters_and_bytes_that_a_step_reads() -> None:
 @pytest.mark.parametrize(
     ("n", "layer", "code", "said"),
     [
-        (6, 0, "LB319", "asks for 6 experts of 6, of which a token gets 2"),
-        (1, 0, "LB319", "asks for 1 experts"),
+        (6, 0, "LB319", "asks for all of 6 experts, of which a token gets 2"),
+        (1, 0, "LB319", "asks for 1 of 6 experts"),
         (3, 1, "LB404", "`gated_mlp`"),
         (2, 0, None, ""),
     ],

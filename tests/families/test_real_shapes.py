@@ -217,5 +217,6 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
 def test_a_goal_on_weights_may_take_experts(folders: dict[str, str], name: str) -> None:
     """Under both budgets at once; what the headers alone can refuse is not refused."""
     text = starting_recipe(folders[name], goals=("weights <= 60%", "kv(8Ki) <= 40%")).text
+    assert "quantize(bits=8), quantize(bits=4)" in text
     among = "experts(75%), experts(50%), swa(window=$window) + experts(50%)" in " ".join(text.split())
     assert among == (name != "ministral")
