@@ -292,16 +292,11 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
     words = ("weights", "params", "flops", "latency", "memory", "throughput")
     if any(word in goal for goal in goals.budgets for word in words):
         alternatives.append("drop(block)")
-    rounds = all(columns % STEP == 0 for columns in shape.facts.columns)
-    if rounds and any(word in goal for goal in goals.budgets for word in ("weights", "memory")):
+    of_weights = any(word in goal for goal in goals.budgets for word in ("weights", "memory"))
+    if of_weights and all(columns % STEP == 0 for columns in shape.facts.columns):
         alternatives += ["quantize(bits=8)", "quantize(bits=4)", f"{SWA} + quantize(bits=8)"]
-    # The engines' own classes have as many experts in each layer.
-    own = goals.served <= {"vllm+lbdsl", "transformers"}
-    if (
-        shape.has_experts
-        and own
-        and any(word in goal for goal in goals.budgets for word in ("weights", "params", "memory"))
-    ):
+    # Engines' own classes have as many experts in each layer.
+    if of_weights and shape.has_experts and goals.served <= {"vllm+lbdsl", "transformers"}:
         alternatives += ["experts(75%)", "experts(50%)", f"{SWA} + experts(50%)"]
     return [
         "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",

@@ -22,9 +22,9 @@ def tensor_of(expr: AnyExpr, tensors: Tensors, stats: Mapping[str, Tensor], dtyp
     """The value of an expression, rounded once to `dtype`, the dtype that the weights are saved in.
 
     It is computed in float64 on the CPU, so the result depends neither on the model's compute dtype nor on its device; what
-    is only taken of a parameter, as of experts, is not computed with.
+    is only taken of a parameter, as of experts, is copied.
     """
-    if isinstance(expr, Take) and isinstance(expr.x, Ref):
+    if isinstance(expr, Take) and isinstance(expr.x, Ref) and not isinstance(expr.indices, int):
         return _taken(tensors(expr.x.name).detach().to("cpu"), expr, tensors, stats).to(dtype).contiguous()
     return _of(expr, tensors, stats).to(dtype).contiguous()
 
