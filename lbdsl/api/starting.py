@@ -218,7 +218,8 @@ def _head(shape: _Shape, template: Template, screens: bool, asks: bool, widest: 
         strategy += "; tries = 24"
     return [
         *lines,
-        f'measure {{ data = "builtin:pydoc"; tokens = {_tokens(tokens)}{strategy} }}',
+        # The part of pydoc that ranks has fewer than 10,000 tokens.
+        f'measure {{ data = "builtin:{"pydoc" if tokens <= 8192 else "docs"}"; tokens = {_tokens(tokens)}{strategy} }}',
         "",
         "# Rules from top to bottom: the first that matches a layer claims it.",
         *_kept(shape),
