@@ -1,10 +1,11 @@
-"""Some layers windowed, chosen by what is lost, against every layer alike, on SmolLM2: equal cache at 8Ki tokens, equal
-healing.
+"""Layers chosen by `nll(drop)` against every layer alike, on SmolLM2: equal cache bytes at 8Ki tokens, equal healing.
 
-Needs `make model`. `chosen-22` and `chosen-16` have windows of 256 tokens with four sink tokens in the layers that `choose
-minimizing kl + 0.2 * recall` leaves for 22 and 16 % of the cache (`choose-sum` of the table `choosing_recall`), the others
-full; `uniform-22` and `uniform-16` have one window in all layers, by as much as that cache allows. Healed on 200k tokens in
-sequences of 4Ki, a quarter of them `builtin:recall`; judged in sequences of 8Ki of WikiText, and by `needle`.
+Needs `make model`. Healed on 200k tokens of pydoc and other documentation in sequences of 4Ki, judged on 20Ki tokens in
+sequences of 4Ki, and WikiText in sequences of 8Ki as well (that part of pydoc has no four of them). `kv` is the cache at
+8Ki as a share of the base's.
+`drops`: 8 attentions dropped, 16 windowed at 256, 6 full; `windows`: 24 windowed at 256, 6 full; `uniform-as-...`:
+every layer windowed, by as much as the cache of that plan allows; `uniform-256`: every layer windowed at 256. Healed
+are the pairs of equal cache.
 """
 
 from __future__ import annotations
@@ -12,61 +13,57 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.evaluated import increases, judge, made
-from benchmarks.table import CHOOSING, HEALING, Row, Table, once
-from benchmarks.tables.choosing_recall import LAYERS, POSITIONS, SINKS, WINDOWED, made_plan
-from benchmarks.tables.heads import HEAL
-from benchmarks.tables.needle import figures
+from benchmarks.evaluated import FORMATS, evaluated, increases, made
+from benchmarks.table import Row, Table
+from benchmarks.tables.healing import LORA64
 
-WINDOW, CACHES = 256, (22, 16)
-CONTEXTS = ("1Ki", "2Ki", "4Ki")
-HEALED = HEAL.replace("tokens = 100k; seq = 2Ki", "tokens = 200k; seq = 4Ki")
+DROPS = "layers 4-7, 17, 25, 26, 29"
+WINDOWS = "layers 1-3, 8-16, 18-21"
+LAYERS, CONTEXT = 30, 8192
 
 
-def rules(plan: str, cache: int, work: Path) -> str:
-    windowed = WINDOWED[WINDOW][cache]
-    if plan == "uniform":
-        held = (windowed * (WINDOW + SINKS) + (LAYERS - windowed) * POSITIONS) // LAYERS
-        return f"layers all swa({held - SINKS}, {SINKS})"
-    _, chosen = made_plan(work.parent / "choosing_recall", "choose-sum", cache, WINDOW, "")
-    layers = [str(each["index"]) for each in chosen["layers"] if each["after"]["mixer"]["window"] is not None]
-    return f"layers {', '.join(layers)} swa({WINDOW}, {SINKS})\nelse keep"
+def full_and_windowed(full: int, windowed: int) -> int:
+    """The window of every layer by which the cache at CONTEXT is that of so many full layers and windows of 256."""
+    return (full * CONTEXT + windowed * 256) // LAYERS
 
 
-def row(plan: str, cache: int, healing: str) -> Row:
-    key = f"{plan}-{cache}-{healing}"
+PLANS = {
+    "drops": f"{DROPS} drop\n{WINDOWS} swa(window=256{{sinks}})",
+    "uniform-as-drops": f"layers all swa(window={full_and_windowed(6, 16)}{{sinks}})",
+    "windows": f"{DROPS}, {WINDOWS.removeprefix('layers ')} swa(window=256{{sinks}})",
+    "uniform-as-windows": f"layers all swa(window={full_and_windowed(6, 24)}{{sinks}})",
+    "uniform-256": "layers all swa(window=256{sinks})",
+}
+SINKS = {"none": "", "learned": ", sinks=learned"}
+HEALING = {
+    "unhealed": "",
+    "healed": f'heal {{ data = mix("builtin:pydoc", "builtin:docs"); tokens = 200k; seq = 4Ki; {LORA64} }}',
+}
+
+
+def row(plan: str, sinks: str, healing: str) -> Row:
+    key = f"{plan}-{sinks}-{healing}"
 
     def run(work: Path) -> dict[str, float]:
+        rules = PLANS[plan].format(sinks=SINKS[sinks])
         # The whole plan is measured on sequences of twice the widest window, of which pydoc has no four.
-        recipe = f'measure {{ data = "builtin:docs"; recall_questions = 40 }}\n{rules(plan, cache, work)}\n'
-        folder = made(work, key, recipe + (HEALED if healing == "healed" else ""))
-
-        def make(path: Path) -> None:
-            asked = [word for context in CONTEXTS for word in ("--needle", context)]
-            words = (*asked, "-o", str(work / f"{key}.png"))
-            path.write_text(json.dumps(judge(folder, "wikitext", *words, seq=POSITIONS, tokens=4 * POSITIONS)))
-
-        found = json.loads(once(work / f"{key}.judged.json", make).read_text())
-        costs = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
-        kept, whole = (costs[when]["kv_bytes"][str(POSITIONS)] for when in ("after", "before"))
-        done = {"kv": kept / whole}
-        for context, task in zip(CONTEXTS, found["tasks"], strict=True):
-            done |= {f"{context}{what}": value for what, value in figures(task).items()}
-        return done | increases({"wikitext": found})
+        recipe = f'measure {{ data = "builtin:docs" }}\n{rules}\n{HEALING[healing]}'
+        found = increases(evaluated(work, key, recipe, seq=4096, tokens=5 * 4096))
+        long = evaluated(work, f"{key}-8Ki", recipe, seq=CONTEXT, tokens=5 * CONTEXT, texts=("wikitext",), artifact=key)
+        found |= {name.replace("wikitext", "at 8Ki"): value for name, value in increases(long).items()}
+        costs = json.loads((made(work, key, recipe) / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
+        kept, whole = (costs[when]["kv_bytes"][str(CONTEXT)] for when in ("after", "before"))
+        return found | {"kv": kept / whole}
 
     return Row(key, run)
 
 
 TABLE = Table(
-    title="layers chosen by what is lost against every layer alike, equal cache at 8Ki tokens",
-    columns={"kv": ".1%"}
-    | {f"{context}{of}": ".0%" for context in CONTEXTS for of in ("", " error", " worst")}
-    | {"wikitext": "+.1%", "wikitext error": ".1%"},
+    title="layers by their scores against every layer alike, equal cache at 8Ki tokens",
+    columns={"kv": ".1%"} | FORMATS | {"at 8Ki": "+.1%", "at 8Ki error": ".1%"},
     rows=[
-        row(plan, cache, healing)
-        for healing in ("unhealed", "healed")
-        for cache in CACHES
-        for plan in ("chosen", "uniform")
+        *(row(plan, sinks, "unhealed") for sinks in SINKS for plan in PLANS),
+        *(row(plan, "learned", "healed") for plan in ("windows", "uniform-as-windows")),
+        *(row(plan, "none", "healed") for plan in ("drops", "uniform-as-drops")),
     ],
-    measures=(*HEALING, *CHOOSING),
 )
