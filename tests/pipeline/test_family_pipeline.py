@@ -171,8 +171,13 @@ def test_planned_changed_saved_loaded_and_exported(
 ) -> None:
     """Every call of every action that is carried out, and plans that mix them: the plan is exact, the artifact loads
     where there is no lbdsl, and each format serves it or says why not."""
-    # Rows of 32 weights or a multiple, so that all of them can be quantized; vLLM has no biases in Qwen3.
-    special = {"mistral": {"head_dim": 16}, "qwen3": {"attention_bias": False}, "qwen3_moe": {"moe_intermediate_size": 64}}
+    # Rows of 32 weights or a multiple, so that all of them can be quantized; vLLM has no biases in Qwen3 and OLMoE.
+    special = {
+        "mistral": {"head_dim": 16},
+        "olmoe": {"attention_bias": False},
+        "qwen3": {"attention_bias": False},
+        "qwen3_moe": {"attention_bias": False, "moe_intermediate_size": 64},
+    }
     sizes = {"intermediate_size": 64, **special.get(family, {})}
     family_base(family, vocab_size=VOCAB, **sizes).save_pretrained(tmp_path / "base")
     small_tokenizer().save_pretrained(tmp_path / "base")
