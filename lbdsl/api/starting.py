@@ -155,8 +155,8 @@ class _Shape:
     @property
     def has_experts(self) -> bool:
         """Whether each free layer has experts, and half of them are enough for a token."""
-        ffns = (self.facts.layer_specs[i].ffn for i in self.free)
-        return all(isinstance(ffn, Moe) and ffn.experts >= 2 * ffn.top_k for ffn in ffns)
+        ffns = [self.facts.layer_specs[i].ffn for i in self.free]
+        return bool(ffns) and all(isinstance(ffn, Moe) and ffn.experts >= 2 * ffn.top_k for ffn in ffns)
 
     def part(self, share: float) -> int:
         """The number of layers in this share of the free layers, rounded."""
@@ -294,7 +294,10 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
     if any(word in goal for goal in goals.budgets for word in words):
         alternatives.append("drop(block)")
     of_weights = any(word in goal for goal in goals.budgets for word in ("weights", "memory"))
-    if of_weights and all(columns % STEP == 0 for columns in shape.facts.columns):
+    dense = not any(isinstance(spec.ffn, Moe) for spec in shape.facts.layer_specs)
+    fits = all(columns % STEP == 0 for columns in shape.facts.columns)
+    # Engines that serve experts want all of them stored alike.
+    if of_weights and fits and (dense or goals.served <= {"transformers"}):
         alternatives += ["quantize(bits=8)", "quantize(bits=4)", f"{SWA} + quantize(bits=8)"]
     # Engines' own classes have as many experts in each layer.
     if of_weights and shape.has_experts and goals.served <= {"vllm+lbdsl", "transformers"}:

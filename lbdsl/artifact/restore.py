@@ -44,8 +44,10 @@ def load_artifact(
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
 
-    if FIELD in read_json_object(folder / "config.json", "LB465"):
-        # transformers reads packed weights with compressed-tensors, and unpacks them only in a forward of the whole model.
+    config = read_json_object(folder / "config.json", "LB465")
+    if FIELD in config or config.get("lbdsl", {}).get("packed"):
+        # transformers reads packed weights with compressed-tensors, and unpacks them only in a forward of the whole model;
+        # experts stay packed.
         return _streamed(folder, plan, device, None if dtype == "auto" else str(dtype), compute).loaded()
     with loading("LB465", f"{folder} does not load"), quiet_transformers():
         # Explicit, because without trust_remote_code transformers asks at the terminal whether to run the folder's code.

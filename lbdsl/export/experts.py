@@ -22,11 +22,12 @@ def stored_experts(subject: Subject) -> Iterator[Diagnostic]:
     """LB530 for quantized experts of which no stock class has the tensors: it takes all of a model in one form, and one by
     one."""
     experts = [(layer, tensor) for layer in subject.left for tensor in _experts(subject, layer)]
-    forms = {subject.specs[layer].storage(tensor.module): layer for layer, tensor in experts}
+    forms = {subject.specs[layer].storage(tensor.module) for layer, tensor in experts}
     if len(forms) > 1:
-        said = f"transformers reads quantized experts only where all are stored alike, unlike {layers_text(forms.values())}"
+        which = layers_text({layer for layer, tensor in experts if subject.specs[layer].storage(tensor.module) is not None})
+        said = f"transformers reads quantized experts ({which}) only where those of all layers are stored alike"
         yield error("LB530", said, help=f"quantize all experts in one way, or {AS_SAVED}")
-    elif set(forms) - {None} and not all("{}" in file for _, tensor in experts for file in tensor.files):
+    elif forms - {None} and not all("{}" in file for _, tensor in experts for file in tensor.files):
         family = subject.facts.family
         yield error("LB530", f"{family}'s experts are one tensor in files, and cannot be quantized there", help=AS_SAVED)
 

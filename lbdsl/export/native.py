@@ -15,7 +15,7 @@ from lbdsl.export.experts import AS_SAVED, routers, single_experts, stored_exper
 from lbdsl.export.expresses import ONE_EXPERTS, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
-from lbdsl.export.reasons import kernels, retyped_layers
+from lbdsl.export.reasons import fused_alike, kernels, retyped_layers
 from lbdsl.families import Family
 from lbdsl.families.base import EXPERTS
 from lbdsl.families.engines import StockClass
@@ -51,9 +51,9 @@ class Native(Exporter):
     What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
-    in some layers. vLLM's own class, too (tested with 0.32), of Gemma 2 and 3, Olmo 3, EXAONE 4 and Granite, and without
-    windows of families with experts. Quantized experts are written one by one, as other tools write them, and all of
-    Mixtral's, which vLLM reads only so.
+    in some layers. vLLM's own class, too (tested with 0.32), of Gemma 2 and 3, EXAONE 4 and Granite, and without windows of
+    families with experts; Olmo 3 by its backend of transformers. Not with biases. Quantized experts are written one by one,
+    as other tools write them, and all of Mixtral's, which vLLM reads only so.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
     are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
     window can get another window.
@@ -67,11 +67,7 @@ class Native(Exporter):
 
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:
-        family = subject.facts.family_data
-        # vLLM's classes of experts need some, and ignore one window of all layers.
-        some = "moe" not in family.rows or any(isinstance(spec.ffn, Moe) for spec in subject.specs)
-        windows = not subject.windows or isinstance(family.windows, WindowsByType)
-        return (cls.engine, "vllm") if family.vllm_native(subject.config) and some and windows else (cls.engine,)
+        return (cls.engine, "vllm") if _in_vllm(subject) else (cls.engine,)
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -93,6 +89,18 @@ class Native(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return f'AutoModelForCausalLM.from_pretrained("{output}")'
+
+
+def _in_vllm(subject: Subject) -> bool:
+    """Whether vLLM's own class computes the export."""
+    family = subject.facts.family_data
+    # Classes of experts need some, and ignore one window of all layers.
+    some = "moe" not in family.rows or any(isinstance(spec.ffn, Moe) for spec in subject.specs)
+    windows = not subject.windows or isinstance(family.windows, WindowsByType)
+    # Where full layers have no rotary embeddings beside windows, vLLM looks for windows that are there.
+    rope = family.without_rope is None or bool(subject.windows) or subject.config.get("sliding_window") is None
+    plain = not subject.facts.flags and not any(fused_alike(subject))
+    return family.vllm_native(subject.config) and some and windows and rope and plain
 
 
 def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:

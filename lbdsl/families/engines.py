@@ -142,6 +142,15 @@ class GgufNames:
     fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
+def computes_silu(config: Mapping[str, Any]) -> bool:
+    """For classes that compute SiLU, whatever the configuration says."""
+    return config.get("hidden_act", "silu") == "silu"
+
+
+def computes_gelu(config: Mapping[str, Any]) -> bool:
+    return config.get("hidden_activation", "gelu_pytorch_tanh") in (None, "gelu_pytorch_tanh")
+
+
 @dataclass(frozen=True)
 class StockClass:
     """Another class of transformers that reads the same weights."""

@@ -4,7 +4,7 @@ then the others have no rotary embeddings."""
 from types import MappingProxyType
 
 from lbdsl.families.base import Family
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.olmo3 import POST_NORMS
 from lbdsl.families.rows import QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
@@ -43,5 +43,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("exaone4", frequency_table=True), deci=_NORMS, granite_swa=_NORMS, problem=_as_32b),
     decilm=_NORMS,
     vllm=_NORMS,
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

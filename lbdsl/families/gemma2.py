@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family, Norm
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_gelu
 from lbdsl.families.rows import ALL, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import Slot
@@ -52,5 +52,5 @@ FAMILY = Family(
     decilm=Lacks("norms after each sub-block and capped logits"),
     vllm=Lacks("norms after each sub-block and capped logits"),
     # Its head is always the embedding.
-    vllm_native=lambda config: config.get("tie_word_embeddings") is not False,
+    vllm_native=lambda config: computes_gelu(config) and config.get("tie_word_embeddings") is not False,
 )

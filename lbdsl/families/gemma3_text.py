@@ -4,7 +4,7 @@ five of six layers are windowed, with their own rotary embeddings."""
 from types import MappingProxyType
 
 from lbdsl.families.base import CAUSAL, COMMON_LIMITS, Family
-from lbdsl.families.engines import GGUF_SIZES, Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import GGUF_SIZES, Classes, GgufNames, Graph, Lacks, computes_gelu
 from lbdsl.families.gemma2 import GELU, NORMS
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
@@ -50,5 +50,5 @@ FAMILY = Family(
     ),
     decilm=Lacks("norms after each sub-block and of queries and keys"),
     vllm=Lacks("norms after each sub-block and two kinds of rotary embeddings"),
-    vllm_native=lambda config: True,
+    vllm_native=computes_gelu,
 )

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, Family, Multipliers, ignored_windows
-from lbdsl.families.engines import ALL_BIASES, Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import ALL_BIASES, Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.rows import ALL, gated_mlp, projections
 
 MULTIPLIERS = Multipliers("embedding_multiplier", "residual_multiplier", "logits_scaling")
@@ -33,5 +33,5 @@ FAMILY = Family(
     ),
     decilm=_MULTIPLIERS,
     vllm=_MULTIPLIERS,
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

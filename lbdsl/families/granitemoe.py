@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family, ignored_windows
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.granite import GGUF_NUMBERS, MULTIPLIERS
 from lbdsl.families.rows import ALL, projections
 from lbdsl.parts import TensorRow
@@ -53,5 +53,5 @@ FAMILY = Family(
     ),
     decilm=_EXPERTS,
     vllm=Lacks("multipliers"),
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

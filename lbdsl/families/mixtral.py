@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers, computes_silu
 from lbdsl.families.rows import experts, projections
 from lbdsl.families.windows import OneWindow
 
@@ -23,5 +23,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("llama", pairs=True), deci=_EXPERTS, granite_swa=_EXPERTS),
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.mixtral"),
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

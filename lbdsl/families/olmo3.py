@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lbdsl.families.base import Family, Norm, Norms
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.rows import ALL, QK_NORMS, gated_mlp, projections
 from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import Slot
@@ -37,5 +37,5 @@ FAMILY = Family(
     ),
     decilm=Lacks("norms after each sub-block instead of before"),
     vllm=Lacks("norms after each sub-block and over all heads at once"),
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family, Only
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers, computes_silu
 from lbdsl.families.rows import ALL, QK_NORMS, experts, projections
 
 _EXPERTS = Lacks("experts")
@@ -31,6 +31,11 @@ FAMILY = Family(
     gguf=GgufNames(Graph("olmoe", square=True, ungrouped=True), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_normed),
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.olmoe", without=("attention_bias",)),
-    # It never normalizes gates.
-    vllm_native=lambda config: not config.get("norm_topk_prob"),
+    # It never normalizes gates, and has numbers of its own.
+    vllm_native=lambda config: (
+        computes_silu(config)
+        and not config.get("norm_topk_prob")
+        and config.get("rms_norm_eps", 1e-5) == 1e-5
+        and config.get("head_dim") is None
+    ),
 )

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, VllmLayers, computes_silu
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, experts, gated_mlp, projections
 from lbdsl.families.windows import OneWindow
 
@@ -32,5 +32,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen3moe"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=_not_normed),
     decilm=_EXPERTS,
     vllm=VllmLayers("lbdsl.vllm.qwen3_moe", without=("attention_bias",)),
-    vllm_native=lambda config: True,
+    vllm_native=computes_silu,
 )

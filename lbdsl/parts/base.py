@@ -278,8 +278,8 @@ class Storage(Part):
         return self
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
-        """Why it cannot hold a matrix, and what to do about it; None if it can."""
-        return None
+        """Why it cannot hold a matrix, or those of a layer's experts, and what to do about it; None if it can."""
+        return (f"`{self.kind}` does not store experts", "leave them out") if len(tensor.shape) == 3 else None
 
     def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The dtype (by torch's name) and the shape of each saved tensor, by name relative to the module."""

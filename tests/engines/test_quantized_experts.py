@@ -55,6 +55,7 @@ def test_llamacpp_serves_experts_as_integers(family: str, bits: int, python, tmp
     # It rounds inputs to 8 bits, too: now and then a token goes to another expert.
     print(f"{family}, {bits} bits: median {error.median():.4f}, 90 % {error.quantile(0.9):.4f}")
     assert error.median() < 0.06
+    assert error.quantile(0.9) < 0.15
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "olmoe", "granitemoe"])
@@ -73,9 +74,10 @@ def test_vllm_serves_quantized_attention_beside_experts(family: str, tmp_path: P
         apart.append((ours.gather(-1, ids[0, 1:, None])[:, 0] - torch.tensor(said)).abs())
     error = torch.cat(apart)
     print(f"{family}: mean {error.mean():.4f}, most {error.max():.4f}")
-    assert error.median() < 0.02
+    assert error.quantile(0.9) < 0.02
 
 
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="a CPU with AMX has the kernel")
 def test_vllm_has_no_kernel_for_experts_as_integers_on_this_cpu(tmp_path: Path) -> None:
     folder = artifact_of("qwen3_moe", EXPERTS.format(bits=4).replace("bits=8", "bits=4"), tmp_path)
     native = export_artifact(folder, "native", output=tmp_path / "native").folder

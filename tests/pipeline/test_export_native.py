@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from lbdsl.export.granite import Granite
 from lbdsl.export.native import Native
+from lbdsl.parts.int_weights import Int
 from tests.clean_process import CleanProcess
 from tests.export_cases import base_model, changed_model
 from tests.layer_changes import GONE, Layer, fewer, sized, swa
@@ -242,3 +244,35 @@ def test_nothing_of_ours_is_left(loaded, name):
     weights = folder / "model.safetensors"
     moves = gone and any(CASES[name][2].get(i) == GONE for i in range(3))
     assert weights.stat().st_nlink == (1 if moves or CASES[name][1] == "GraniteSWA" else 2)
+
+
+FULL = ["full_attention"] * 4
+TYPES = ["sliding_attention", "full_attention"] * 2
+NARROW = {0: swa(5), 2: swa(5)}
+PROMISED = {
+    "windows beside full layers without rotary embeddings": (
+        "exaone4",
+        {0: swa(5), 2: swa(5)},
+        {"layer_types": TYPES},
+        True,
+    ),
+    "only such full layers left": ("exaone4", {0: GONE, 2: GONE}, {"layer_types": TYPES}, False),
+    "full layers of a model without windows": ("exaone4", {0: GONE}, {"sliding_window": None, "layer_types": FULL}, True),
+    "experts": ("mixtral", {1: GONE}, {}, True),
+    "experts under a window": ("mixtral", dict.fromkeys(range(4), swa(5)), {}, False),
+    "another activation": ("mixtral", {1: GONE}, {"hidden_act": "gelu"}, False),
+    "biases": ("qwen3_moe", {}, {**EXPERTS, "sliding_window": None, "attention_bias": True}, False),
+    "no biases": ("qwen3_moe", {}, {**EXPERTS, "sliding_window": None, "attention_bias": False}, True),
+}
+
+
+@pytest.mark.parametrize(("family", "layers", "options", "promised"), PROMISED.values(), ids=PROMISED)
+def test_vllm_is_promised_what_its_class_computes(
+    family: str, layers: dict[int, Layer], options: dict, promised: bool, tmp_path: Path
+) -> None:
+    subject = changed_model(tmp_path, family, layers, **options).subject
+    assert ("vllm" in Native.engines(subject)) is promised
+    if promised:
+        one = Int(bits=4, group=32)
+        alone = [spec.replace(weights={"self_attn.q_proj": one}) if spec.mixer else spec for spec in subject.specs]
+        assert "vllm" not in Native.engines(replace(subject, specs=tuple(alone)))

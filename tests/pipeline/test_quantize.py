@@ -22,7 +22,7 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.packing import int_weights as packing
-from lbdsl.packing import packings
+from lbdsl.packing import packings, unpacked
 from lbdsl.plan.file import save_plan
 from lbdsl.run import apply as run
 from lbdsl.session.exporting import export_artifact
@@ -324,6 +324,22 @@ def test_experts_in_every_container(family: str, tmp_path: Path) -> None:
         assert torch.equal(down, layer.mlp.experts.down_proj)
 
 
+def test_experts_alone_in_bfloat16_are_rounded_once(tmp_path: Path) -> None:
+    """In memory, from disk and as they are measured: the same matrices, whatever they are computed in."""
+    family_base("olmoe", vocab_size=260, intermediate_size=64).bfloat16().save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nmodules "*.experts.*" quantize(bits=4)\n'
+    _, done = applied(text, tmp_path / "base", tmp_path)
+    assert "quantization_config" not in json.loads((done.folder / "config.json").read_text())
+    loaded = dict(load_artifact(done.folder, device="cpu", compute="float32").named_parameters())
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    tensors = {
+        key.removeprefix(f"{name}."): value for key, value in saved(done.folder).items() if key.startswith(f"{name}.")
+    }
+    (storage,) = {part for _, part in done.record.plan.specs[1].weights}
+    assert torch.equal(loaded[name], unpacked(storage, tensors).float())
+
+
 def test_what_experts_cannot_be(tmp_path: Path) -> None:
     family_base("granitemoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
@@ -339,7 +355,7 @@ def test_what_experts_cannot_be(tmp_path: Path) -> None:
     family_base("olmoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "other")
     byte_tokenizer().save_pretrained(tmp_path / "other")
     _, other = applied("layers 1 quantize(bits=4)\nelse keep\n", tmp_path / "other", tmp_path, "mixed")
-    with pytest.raises(LbdslError, match="only where all are stored alike"):
+    with pytest.raises(LbdslError, match="those of all layers are stored alike"):
         export_artifact(other.folder, "native", output=tmp_path / "native")
 
 
