@@ -24,15 +24,16 @@ def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedPro
     return done
 
 
-def artifact(recipe: str, work: Path) -> Path:
-    """The healed model; one that fails its own gate is evaluated here anyway."""
+def artifact(recipe: str, work: Path, window: int | None = None) -> Path:
+    """The healed model, with its windows or others; one that fails its own gate is evaluated here anyway."""
 
     def make(folder: Path) -> None:
-        words = ("apply", f"recipes/{recipe}.lbr", MODEL, "-o", str(folder), "--yes", "--resume")
+        chosen = () if window is None else ("--set", f"window={window}")
+        words = ("apply", f"recipes/{recipe}.lbr", MODEL, "-o", str(folder), *chosen, "--yes", "--resume")
         if lbdsl(*words, codes=(0, 4)).returncode == 4:
             folder.with_name(f"{folder.name}.rejected").rename(folder)
 
-    return once(work / recipe, make)
+    return once(work / (recipe if window is None else f"{recipe}-{window}"), make)
 
 
 def row(recipe: str) -> Row:

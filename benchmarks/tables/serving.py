@@ -1,62 +1,55 @@
-"""SmolLM2 in vLLM on this CPU: throughput of healed plans over their base, by `lbdsl bench --engine vllm`, and perplexity.
+"""`recipes/serve-anywhere.lbr` on SmolLM2 in vLLM on this CPU: throughput over the base's, and what the model has lost.
 
-Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). `PLAN-50x256`: 50
-requests of 1,024 tokens that write 256, five pairs by turns; of the other requests two pairs. The rows with `-w8a8`
-round the linear maps of a healed model to 8 bits, and their inputs. vLLM serves all of them as it is, without the plug-in.
-Healed on the best mixture of `benchmarks/tables/healing.py`, in whose folder the healed models are.
-`python -m benchmarks.tables.serving PICTURE` draws throughput against perplexity.
+Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). A row is
+WINDOW-REQUESTSxLENGTHxWRITTEN: so many requests at once of so many tokens, each of which writes so many, by `lbdsl bench
+--engine vllm`, five pairs by turns. 512 is the recipe's own window, 256 is set. `-w8a8` rounds the linear maps of the healed
+model to 8 bits, and their inputs. vLLM serves all of them as it is, without the plug-in. Perplexity and recall are judged as
+the recipe does, on `builtin:wikitext` at 8Ki tokens and by `needle`; the rounded model against the base, too.
+`python -m benchmarks.tables.serving PICTURE` draws throughput against both.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.evaluated import FORMATS, TEXTS, evaluated, increases, judge, made
-from benchmarks.table import HEALING, HOME, SERVING, Row, Table, once
-from benchmarks.tables.healing import BEST, BY, Healing
-from benchmarks.tables.judged import MODEL, lbdsl
+from benchmarks.evaluated import increases, judge
+from benchmarks.table import CHOOSING, HEALING, HOME, SERVING, Row, Table, once
+from benchmarks.tables.judged import MODEL, artifact, lbdsl
 
-PLANS = {
-    "window30": (256, 100),
-    "window30-128": (128, 100),
-    "window30-64": (64, 200),
-}
-"""Windows with learned sinks in all layers: their tokens, and thousands of tokens to heal on."""
+RECIPE, OWN, WINDOWS = "serve-anywhere", 512, (512, 256)
 ROUNDED = "lbr 1\nlayers all quantize(bits=8, activations=8)\n"
-LENGTH, USUAL = 1024, (50, 256)
-MORE = (100, 256), (200, 256), (50, 64), (100, 64), (200, 64)
-"""Requests, and tokens that each writes."""
-BEST_PLAN = "window30-128"
+LOADS = (50, 1024, 256), (16, 4096, 128)
+"""Requests, tokens of each, and tokens that each writes."""
+CONTEXTS = "1Ki", "2Ki"
 
 
-def healed(plan: str, work: Path) -> tuple[Path, str]:
-    """The folder and recipe of a healed model, which is called as its plan."""
-    (window, thousands), folder = PLANS[plan], work.parent / "healing"
-    rules = f"layers all swa(window={window}, sinks=learned)"
-    return folder, Healing(BEST, "distill", BY, thousands).recipe(rules, folder)
+def key(window: int, rounded: bool, load: tuple[int, ...]) -> str:
+    return f"{window}{'-w8a8' if rounded else ''}-{'x'.join(map(str, load))}"
 
 
-def served(plan: str, rounded: bool, requests: int, written: int, work: Path) -> dict[str, float]:
-    folder, recipe = healed(plan, work)
-    artifact, judged = made(folder, plan, recipe), evaluated(folder, plan, recipe)
+def served(window: int, rounded: bool, load: tuple[int, ...], work: Path) -> dict[str, float]:
+    healed = artifact(RECIPE, work.parent / "judged", None if window == OWN else window)
+    folder = once(work / f"{window}-w8a8", partial(round_to_8_bits, healed)) if rounded else healed
+    found = json.loads((healed / "lbdsl.json").read_text(encoding="utf-8"))["evaluation"]
     if rounded:
-        artifact = once(work / f"{plan}-w8a8", partial(round_to_8_bits, artifact))
-        judged = {text: judge(artifact, text, "--against", MODEL) for text in TEXTS}
-    asked = ("--lengths", f"{LENGTH}/{written}", "--concurrency", str(requests))
-    pairs = ("--pairs", "5" if (requests, written) == USUAL else "2")
-    words = ("--against", MODEL, "--engine", "vllm", "--install", *asked, *pairs, "--json")
-    found = json.loads(lbdsl("bench", str(artifact), *words).stdout)
-    (cell,) = found["cells"]
-    of_cell = {name: cell[name] for name in ("low", "high", "again")}
-    return increases(judged) | {
-        "base tok/s": cell["base"],
-        "over base": cell["ratio"],
-        **of_cell,
+        found = json.loads(once(work / f"{window}-w8a8.judged.json", partial(judged_alike, folder, found)).read_text())
+    requests, read, written = load
+    asked = ("--lengths", f"{read}/{written}", "--concurrency", str(requests))
+    (cell,) = json.loads(
+        lbdsl("bench", str(folder), "--against", MODEL, "--engine", "vllm", "--install", *asked, "--json").stdout
+    )["cells"]
+    recall = {
+        f"{context}{what}": value
+        for context, task in zip(CONTEXTS, found["tasks"], strict=True)
+        for what, value in (("", task["recovery"]), (" error", task["stderr"]["recovery"]))
     }
+    times = {"base tok/s": cell["base"], "over base": cell["ratio"]} | {
+        name: cell[name] for name in ("low", "high", "again")
+    }
+    return increases({"wikitext": found}) | recall | times
 
 
 def round_to_8_bits(healed: Path, out: Path) -> None:
@@ -66,41 +59,55 @@ def round_to_8_bits(healed: Path, out: Path) -> None:
     lbdsl("apply", str(recipe), str(healed), "-o", str(out), "--again", "--yes", "--force")
 
 
-def rows() -> Iterator[Row]:
-    for plan in PLANS:
-        for suffix in ("", "-w8a8"):
-            yield Row(f"{plan}{suffix}-50x256", partial(served, plan, bool(suffix), *USUAL))
-    for requests, written in MORE:
-        yield Row(f"{BEST_PLAN}-{requests}x{written}", partial(served, BEST_PLAN, False, requests, written))
+def judged_alike(folder: Path, found: dict[str, int], path: Path) -> None:
+    """What `lbdsl eval --json` says of it, on as much text as that of which `found` says it."""
+    seq = found["tokens"] // found["sequences"] + 1  # The last token of a sequence has no next one.
+    words = ("--against", MODEL, *(word for context in CONTEXTS for word in ("--needle", context)))
+    path.write_text(json.dumps(judge(folder, "wikitext", *words, seq=seq, tokens=seq * found["sequences"])))
 
 
 TABLE = Table(
-    title="SmolLM2 in vLLM on a CPU: output tokens a second, healed plans over the base",
-    columns=FORMATS | {"base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
-    rows=list(rows()),
-    measures=(*HEALING, *SERVING, "lbdsl/packing"),
+    title="serve-anywhere in vLLM on a CPU: output tokens a second over the base's, perplexity and recall",
+    columns={"wikitext": "+.1%", "wikitext error": ".1%"}
+    | {f"{context}{what}": ".0%" for context in CONTEXTS for what in ("", " error")}
+    | {"base tok/s": ".0f", "over base": ".2f", "low": ".2f", "high": ".2f", "again": ".2f"},
+    rows=[
+        Row(key(window, rounded, load), partial(served, window, rounded, load))
+        for load in LOADS
+        for window in WINDOWS
+        for rounded in (False, True)
+    ],
+    measures=(*HEALING, *CHOOSING, *SERVING, "lbdsl/packing"),
 )
 
 
 def draw(picture: str) -> None:
-    """The rows of 50 requests: how many times the base's throughput, against the rise of perplexity on WikiText."""
+    """How many times the base's throughput, by load, against the rise of perplexity and what is found at 2Ki tokens."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for plan in PLANS:
-        for suffix, marker in {"": "o", "-w8a8": "s"}.items():
-            path = HOME / "results" / "serving" / f"{plan}{suffix}-50x256.json"
-            if path.is_file():
-                found = json.loads(path.read_text(encoding="utf-8"))["figures"]
-                x, y = 100 * found["wikitext"], found["over base"]
-                errors = [[100 * found["wikitext error"]]], [[y - found["low"]], [found["high"] - y]]
-                axes.errorbar(x, y, errors[1], errors[0], marker=marker, color="tab:orange" if suffix else "tab:blue")
-                axes.annotate(f"{plan}{suffix}", (x, y), (5, 5), textcoords="offset points")
-    axes.margins(x=0.3)
-    axes.axhline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("rise of perplexity on WikiText, %")
-    axes.set_ylabel("output tokens a second, over the base")
-    axes.set_title("SmolLM2-135M in vLLM on a CPU: 50 requests of 1,024 tokens that write 256", fontsize=10)
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    what = {"wikitext": "rise of perplexity on WikiText at 8Ki, %", "2Ki": "found in 2Ki tokens, % of what the base finds"}
+    for axes, (column, label) in zip(panels, what.items(), strict=True):
+        for load, colour in zip(LOADS, ("tab:blue", "tab:orange"), strict=True):
+            name = "{} requests of {:,} tokens, {} written".format(*load)
+            for window in WINDOWS:
+                for rounded in (False, True):
+                    path = HOME / "results" / "serving" / f"{key(window, rounded, load)}.json"
+                    if not path.is_file():
+                        continue
+                    found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+                    x, y = 100 * found[column], found["over base"]
+                    errors = [[y - found["low"]], [found["high"] - y]], [[100 * found[f"{column} error"]]]
+                    marker = "s" if rounded else "o"
+                    axes.errorbar(x, y, *errors, marker=marker, color=colour, capsize=2, label=name)
+                    axes.annotate(f"{window}{', W8A8' if rounded else ''}", (x, y), (5, 5), textcoords="offset points")
+                    name = "_"  # One entry in the legend for a load.
+        axes.axhline(1, color="grey", linewidth=0.8)
+        axes.margins(x=0.25)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("output tokens a second, over the base")
+    panels[0].legend(fontsize=8)
+    figure.suptitle("SmolLM2-135M, serve-anywhere with windows of 512 and 256, in vLLM on a CPU", fontsize=10)
     figure.savefig(picture, dpi=150)
 
 
