@@ -1,10 +1,10 @@
 """`recipes/serve-anywhere.lbr` on SmolLM2 in vLLM on this CPU: throughput over the base's, and what the model has lost.
 
 Needs `make model`, and vLLM in an environment of its own, which the first row makes (`--install`). A row is
-WINDOW-REQUESTSxLENGTHxWRITTEN: so many requests at once of so many tokens, each of which writes so many, by `lbdsl bench
---engine vllm`, five pairs by turns. 512 is the recipe's own window, 256 is set. `-w8a8` rounds the linear maps of the healed
-model to 8 bits, and their inputs. vLLM serves all of them as it is, without the plug-in. Perplexity and recall are judged as
-the recipe does, on `builtin:wikitext` at 8Ki tokens and by `needle`; the rounded model against the base, too.
+WINDOW-REQUESTSxLENGTHxWRITTEN: so many requests at once of so many tokens, each of which writes so many, by
+`lbdsl bench --engine vllm`, five pairs by turns. 512 is the recipe's own window, 256 is set. `-w8a8` rounds the linear
+maps of the healed model to 8 bits, and their inputs. vLLM serves all of them as it is, without the plug-in. What is lost
+is judged as the recipe does, on `builtin:wikitext` at 8Ki tokens and by `needle`; the rounded model against the base, too.
 `python -m benchmarks.tables.serving PICTURE` draws throughput against both.
 """
 
