@@ -41,9 +41,11 @@ def served(window: int, rounded: bool, load: tuple[int, ...], work: Path) -> dic
     (cell,) = json.loads(
         lbdsl("bench", str(folder), "--against", MODEL, "--engine", "vllm", "--install", *asked, "--json").stdout
     )["cells"]
+    tasks = {task["name"]: task for task in found["tasks"]}
     recall = {
         f"{context}{what}": value
-        for context, task in zip(CONTEXTS, found["tasks"], strict=True)
+        for context in CONTEXTS
+        for task in [tasks[f"needle({context})"]]
         for what, value in (("", task["recovery"]), (" error", task["stderr"]["recovery"]))
     }
     times = {"base tok/s": cell["base"], "over base": cell["ratio"]} | {
