@@ -1,4 +1,4 @@
-"""`quantize`: weights as 4-bit or 8-bit integers."""
+"""`quantize`: weights as 4-bit or 8-bit integers, or 8-bit floats."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot
+from lbdsl.parts.base import Storage
+from lbdsl.parts.fp8_weights import Fp8
 from lbdsl.parts.int_weights import STEP, Group, Int
 
 
 class Quantize(Action):
-    """Store the weights of linear maps as integers of `bits` bits, with one scale for each `group` of a row's weights.
+    """Store the weights of linear maps as integers of `bits` bits, with one scale for each `group` of a row's weights, or
+    as 8-bit floats (`form=fp8`), with one for each row.
 
     What: a weight is its integer times its scale, the largest weight of the group over 7 (4 bits) or 127 (8 bits). With
     `group=auto` it is the largest of 128, 64 and 32 that divides the inputs of all linear maps of the model.
     `activations=8` has one scale for each row of 8-bit weights, and rounds the inputs of each token to 8 bits, too: an
     integer matrix product. `method=rtn` rounds to nearest; `method=gptq` lets the weights that are rounded later make up
-    for the error of those before, with the inputs that the model has on the calibration text before it is rounded. Weights
-    are rounded when the model is saved, after healing. Embeddings and the output head are never quantized. Experts are
-    rounded to nearest, and their inputs are not rounded.
+    for the error of those before, with the inputs that the model has on the calibration text before it is rounded.
+    `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
+    inputs of each token to them; with `activations=16` the weights alone. Weights are rounded when the model is saved, after
+    healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their inputs
+    are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
-    Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`
-    Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; the compressed-tensors
-    format of vLLM and transformers.
+    Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
+    Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv
+    2209.05433); the compressed-tensors format of vLLM and transformers.
     """
 
     kind: Literal["quantize"] = "quantize"
-    bits: Literal[4, 8]
+    bits: Literal[4, 8] | None = None
     group: Annotated[Group, Field(description=f"a multiple of {STEP}, or `auto`")] = "auto"
-    activations: Literal[16, 8] = 16
+    activations: Literal[16, 8] | None = None
     method: Literal["rtn", "gptq"] = "rtn"
+    form: Literal["int", "fp8"] = "int"
     example: ClassVar[str] = "quantize(bits=4)"
     examples: ClassVar[tuple[str, ...]] = (
         "quantize(bits=8, activations=8)",
+        "quantize(form=fp8)",
         "quantize(bits=8, group=32)",
         "quantize(bits=4, method=gptq)",
     )
@@ -49,9 +56,15 @@ class Quantize(Action):
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
         if self._conflict():
             return layer
+        return layer.replace(weights={**dict(layer.weights), **dict.fromkeys(modules, self._storage)})
+
+    @property
+    def _storage(self) -> Storage:
+        if self.form == "fp8":
+            return Fp8(activations=self.activations or 8)
+        assert self.bits is not None, "`_conflict`"
         group = "row" if self.activations == 8 else self.group
-        stored = Int(bits=self.bits, group=group, activations=self.activations, method=self.method)
-        return layer.replace(weights={**dict(layer.weights), **dict.fromkeys(modules, stored)})
+        return Int(bits=self.bits, group=group, activations=self.activations or 16, method=self.method)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         said = self._conflict()
@@ -64,7 +77,14 @@ class Quantize(Action):
 
     def _conflict(self) -> tuple[str, str] | None:
         """Why these arguments do not go together, and what to write."""
-        if self.activations == 16:
+        if self.form == "fp8":
+            given = {"bits": self.bits is not None, "group": self.group != "auto", "method": self.method != "rtn"}
+            extra = [name for name, is_given in given.items() if is_given]
+            what = f"8-bit floats have one scale for each row, and no {' or '.join(extra)}"
+            return (what, f"leave `{'`, `'.join(extra)}` out") if extra else None
+        if self.bits is None:
+            return "it is not said how many bits", "write `bits=8`, `bits=4` or `form=fp8`"
+        if self.activations != 8:
             return None
         if self.bits == 4:
             return "8-bit activations need 8-bit weights", "write `bits=8`, or leave `activations` out"

@@ -68,6 +68,7 @@ ONE_WINDOW = Can(
     help="give all windowed layers, those with a native window too, the same window",
 )
 _ALIKE = "give all layers the same, or export to a format that has sizes of their own for layers: docs/exports.md"
+_OTHER = Can(help="store them as integers, `quantize(bits=8)`, or serve the artifact with transformers or vLLM")
 ONE_KV_HEADS = Can(one=True, refusal="has one number of KV heads for all layers", help=_ALIKE)
 ONE_WIDTH = Can(one=True, refusal="has one MLP width for all layers", help=_ALIKE)
 ONE_EXPERTS = Can(one=True, refusal="has one number of experts for all layers", help="give all layers the same")
@@ -95,17 +96,19 @@ def llama_layers(
     full_heads: Can = NO_FULL_HEADS,
     alike: bool = False,
     experts: Can | None = None,
+    fp8: bool = True,
 ) -> Expresses:
     """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
-    integers in any of their forms. `alike`: all layers have the same sizes, and none lacks only one of its parts.
-    `experts`: also mixtures of experts, and what their number may be."""
+    integers in any of their forms, with `fp8` also 8-bit floats. `alike`: all layers have the same sizes, and none lacks only
+    one of its parts. `experts`: also mixtures of experts, and what their number may be."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
     moe = {} if experts is None else {"moe": {"experts": experts, "top_k": AS_BASE, "width": AS_BASE}}
     heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
     return Expresses(
         mixer={"attention": {**heads, "window": seen}},
         ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **moe},
-        weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)},
+        weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)}
+        | ({"fp8": {"activations": ANY}} if fp8 else {}),
         empty=("block",) if alike else ("mixer", "ffn"),
     )
 
@@ -123,7 +126,9 @@ def refusals(
     found: dict[tuple[str, str, str], list[int]] = {}
 
     def refuse(layer: int, what: str, can: Can = ANY) -> None:
-        found.setdefault((can.code, f"{where} {what}", can.help), []).append(layer)
+        layers = found.setdefault((can.code, f"{where} {what}", can.help), [])
+        if layer not in layers[-1:]:  # Once for all modules of a layer.
+            layers.append(layer)
 
     seen: dict[tuple[str, Can], dict[Any, list[int]]] = {}
     for layer, spec in enumerate(specs):
@@ -135,7 +140,7 @@ def refusals(
                 continue
             fields = expresses.kinds(slot).get(part.kind)
             if fields is None:
-                refuse(layer, f"has no {NAMES[slot]} called `{part.kind}`")
+                refuse(layer, f"has no {NAMES[slot]} called `{part.kind}`", _OTHER if slot is Slot.WEIGHTS else ANY)
                 continue
             for path, value, own, can in _fields(slot.value, part, was, fields):
                 if can is None:

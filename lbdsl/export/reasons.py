@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
+from lbdsl.core.digest import canonical_json
 from lbdsl.core.units import layers_text
 from lbdsl.layer.difference import window_size
 from lbdsl.parts import TensorShape
-from lbdsl.parts.int_weights import Int
 
 if TYPE_CHECKING:
     from lbdsl.export.base import Subject
@@ -48,7 +48,7 @@ def fused_alike(subject: Subject) -> Iterator[Diagnostic]:
             modules = [m for m in spec.linear_maps(subject.facts) if m.rpartition(".")[2] in names]
             # How integers were found makes no difference.
             stored = {module: spec.storage(module) for module in modules}
-            forms = {name: part.replace(method="rtn") for name, part in stored.items() if isinstance(part, Int)}
+            forms = {name: canonical_json(part.scheme) for name, part in stored.items() if part is not None and part.scheme}
             if forms and (len(set(forms.values())) > 1 or len(forms) < len(modules)):
                 done = ", ".join(f"`{module}`" for module in modules if module in forms)
                 found.setdefault((names, done), []).append(layer)
@@ -59,47 +59,65 @@ def fused_alike(subject: Subject) -> Iterator[Diagnostic]:
         yield error("LB512", f"{said}; here {done} in {layers_text(layers)}", help=help)
 
 
-KERNELS: tuple[tuple[str, Callable[[Int, TensorShape], bool], str], ...] = (
+KERNELS: tuple[tuple[str, str, Callable[[Any, TensorShape], bool], str], ...] = (
     (
+        "int",
         "on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations",
         lambda part, tensor: part.bits == 8 and part.activations == 16,
         "write `quantize(bits=8, activations=8)`, or serve it on a GPU",
     ),
     (
+        "int",
         "on a CPU vLLM computes 4-bit weights only of matrices with a multiple of 32 rows",
         lambda part, tensor: part.bits == 4 and tensor.shape[-2] % 32 > 0,
         "leave those matrices as they are, or serve it on a GPU",
     ),
     (
+        "int",
         "on a CPU vLLM computes experts of 4-bit weights only where the CPU has AMX",
         lambda part, tensor: part.bits == 4 and len(tensor.shape) == 3,
         "leave the experts as they are, or serve it on a GPU",
     ),
     (
+        "int",
         "on a GPU vLLM's fast kernel (Marlin) needs a multiple of 128 inputs and of 64 outputs",
         lambda part, tensor: part.activations == 16 and (tensor.shape[-1] % 128 > 0 or tensor.shape[-2] % 64 > 0),
         "vLLM chooses a slower kernel, or refuses the model if it has none",
     ),
     (
+        "int",
         "on a GPU vLLM's fast kernel (Marlin) has groups of 32, 64 and 128 only",
         lambda part, tensor: part.activations == 16 and part.group not in (32, 64, 128),
         "write `group=128`, `group=64` or `group=32`",
     ),
     (
+        "int",
         "on GPUs of compute capability 10 vLLM has no kernel for 8-bit integers",
         lambda part, tensor: part.activations == 8,
-        "serve it on another GPU, or on a CPU",
+        "write `quantize(form=fp8)`, or serve it on another GPU or on a CPU",
+    ),
+    (
+        "fp8",
+        "on a CPU vLLM has no kernel for 8-bit floats with 16-bit activations",
+        lambda part, tensor: part.activations == 16,
+        "write `quantize(form=fp8)`, or serve it on a GPU",
+    ),
+    (
+        "fp8",
+        "on GPUs below compute capability 8.9 vLLM rounds no activations to 8-bit floats, and computes in 16 bits",
+        lambda part, tensor: part.activations == 8,
+        "serve it on a GPU of 8.9 (Ada), 9.0 (Hopper) or later, which multiply 8-bit floats",
     ),
 )
-"""Where vLLM lacks a kernel, for which weights, and what to do. Source: vLLM 0.32, compressed_tensors/schemes and
-kernels/mixed_precision; llm-compressor issue 973."""
+"""Where vLLM lacks a kernel: for which kind of storage, what is said, for which weights, and what to do. Source: vLLM 0.32,
+compressed_tensors/schemes and kernels/mixed_precision; llm-compressor issue 973."""
 
 
 def kernels(subject: Subject) -> Iterator[Diagnostic]:
     """LB513 for quantized weights that vLLM can compute only on some hardware."""
     stored = [(i, tensor, part) for i, spec in enumerate(subject.specs) for tensor, part in spec.matrices(subject.facts)]
-    for said, lacks, help in KERNELS:
-        if layers := {i for i, tensor, part in stored if isinstance(part, Int) and lacks(part, tensor)}:
+    for kind, said, lacks, help in KERNELS:
+        if layers := {i for i, tensor, part in stored if part.kind == kind and lacks(part, tensor)}:
             yield note("LB513", f"{said} ({layers_text(layers)})", help=help)
 
 

@@ -57,9 +57,8 @@ def stored_parameters(
     for name in names:
         module = name.removesuffix(".weight")
         stored = spec.storage(module)
-        info = files.infos.get(prefix + name)
         # Before its last step a model is saved with matrices that will be packed.
-        if stored is None or (info is not None and "float" in info.dtype):
+        if stored is None or f"{prefix}{module}.weight_scale" not in files.infos:
             yield name, files.read(prefix + name)
         else:
             start = f"{prefix}{module}."
