@@ -86,7 +86,7 @@ def stock_logits(
         if spec["mixer"] is None:
             handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
         else:
-            mask = explicit_mask(real, spec)
+            mask = explicit_mask(real, spec).to(base.dtype)
             handles.append(
                 layer.self_attn.register_forward_pre_hook(
                     lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True

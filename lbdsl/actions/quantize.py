@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lbdsl.actions.base import Action
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -26,8 +27,8 @@ class Quantize(Action):
     integer matrix product. `method=rtn` rounds to nearest; `method=gptq` lets the weights that are rounded later make up
     for the error of those before, with the inputs that the model has on the calibration text before it is rounded.
     `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
-    inputs of each token to them; with `activations=16` the weights alone. Weights are rounded when the model is saved, after
-    healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their inputs
+    inputs of each token to them; with `activations=16` the weights alone. Weights are rounded when the model is saved,
+    after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their inputs
     are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
@@ -50,6 +51,12 @@ class Quantize(Action):
     )
     divisible: ClassVar[bool] = True
 
+    @model_validator(mode="after")
+    def _how_many(self) -> Quantize:
+        if self.form == "int" and self.bits is None:
+            raise PydanticCustomError("bits", "needs `bits=8`, `bits=4` or `form=fp8`")
+        return self
+
     def claims(self) -> tuple[str, ...]:
         return (Slot.WEIGHTS.value,)
 
@@ -62,7 +69,7 @@ class Quantize(Action):
     def _storage(self) -> Storage:
         if self.form == "fp8":
             return Fp8(activations=self.activations or 8)
-        assert self.bits is not None, "`_conflict`"
+        assert self.bits is not None, "validated"
         group = "row" if self.activations == 8 else self.group
         return Int(bits=self.bits, group=group, activations=self.activations or 16, method=self.method)
 
@@ -82,8 +89,6 @@ class Quantize(Action):
             extra = [name for name, is_given in given.items() if is_given]
             what = f"8-bit floats have one scale for each row, and no {' or '.join(extra)}"
             return (what, f"leave `{'`, `'.join(extra)}` out") if extra else None
-        if self.bits is None:
-            return "it is not said how many bits", "write `bits=8`, `bits=4` or `form=fp8`"
         if self.activations != 8:
             return None
         if self.bits == 4:

@@ -10,6 +10,7 @@ from lbdsl.core.digest import canonical_json
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import TensorShape
+from lbdsl.parts.attention import Attention
 
 FIELD = "quantization_config"
 
@@ -38,14 +39,27 @@ def quantization_config(specs: Sequence[LayerSpec], model: ModelFacts, *, expert
             names += _targets(prefix, tensor) if experts else [prefix + tensor.module]
     if not groups:
         return None
+    return {**_entry(groups, schemes), "ignore": sorted(left)}
+
+
+def with_cache(entry: dict[str, Any] | None, specs: Sequence[LayerSpec]) -> dict[str, Any] | None:
+    """The entry of a model of these layers for an engine that keeps the cache as it says: 8-bit floats, without scales, if
+    every attention has them. Where some have, the engine must be told in another way."""
+    caches = [spec.mixer.cache for spec in specs if isinstance(spec.mixer, Attention)]
+    if not caches or any(cache != "fp8" for cache in caches):
+        return entry
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+    return {**(entry or {**_entry({}, {}), "ignore": []}), "kv_cache_scheme": scheme}
+
+
+def _entry(groups: Mapping[str, list[str]], schemes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     formats = {scheme["format"] for scheme in schemes.values()}
     ordered = enumerate(sorted(groups, key=lambda key: (schemes[key]["weights"]["num_bits"], key)))
     return {
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
-        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision" if formats else "dense",
         "config_groups": {f"group_{n}": {"targets": sorted(groups[key]), **schemes[key]} for n, key in ordered},
-        "ignore": sorted(left),
         "kv_cache_scheme": None,
     }
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lbdsl.artifact.quantization import FIELD, quantization_config
+from lbdsl.artifact.quantization import FIELD, quantization_config, with_cache
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import Report
 from lbdsl.cost.facts import ModelFacts
@@ -46,7 +46,7 @@ class Subject:
     def quantization(self, left: Sequence[int] | None = None) -> dict[str, Any]:
         """The field of config.json for packed weights, if there are any. `left`: the layers that remain, renumbered."""
         specs = self.specs if left is None else [self.specs[layer] for layer in left]
-        entry = quantization_config(specs, self.facts, experts=True)
+        entry = with_cache(quantization_config(specs, self.facts, experts=True), specs)
         return {} if entry is None else {FIELD: entry}
 
     def has_attention(self, layer: int) -> bool:
@@ -70,6 +70,12 @@ class Subject:
     def widths(self) -> tuple[int, ...]:
         """The MLP width of each layer, that of an expert where there are experts, 0 without an MLP."""
         return tuple(spec.ffn.width if isinstance(spec.ffn, GatedMLP | Moe) else 0 for spec in self.specs)
+
+    @cached_property
+    def fp8_caches(self) -> dict[int, bool]:
+        """Of each layer with attention, whether its cache is of 8-bit floats."""
+        mixers = {layer: spec.mixer for layer, spec in enumerate(self.specs)}
+        return {layer: mixer.cache == "fp8" for layer, mixer in mixers.items() if isinstance(mixer, Attention)}
 
     @property
     def has_sink_logits(self) -> bool:

@@ -14,7 +14,7 @@ from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
-from lbdsl.export.reasons import first_attention, fused_alike, kernels, only_silu
+from lbdsl.export.reasons import first_attention, fused_alike, kernels, only_silu, vllm_cache
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import Lacks
 
@@ -55,6 +55,7 @@ class DeciLM(Exporter):
             *first_attention(subject, cls.where),
             *fused_alike(subject),
             *kernels(subject),
+            *vllm_cache(subject, range(len(subject.specs))),
             *_sglang(subject),
         )
 

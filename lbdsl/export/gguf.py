@@ -49,6 +49,9 @@ class Gguf(Exporter):
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         target, found = target_of(subject)
+        if any(subject.fp8_caches.values()):
+            told = "start it with `-fa on -ctk q8_0 -ctv q8_0`: 8-bit integers with scales, in all layers"
+            found = (*found, note("LB532", "llama.cpp keeps no 8-bit floats in its cache", help=told))
         command = k_quants(target) if target is not None else None
         if command is None:
             return found

@@ -14,7 +14,7 @@ from lbdsl.export.expresses import ANY, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, write_json
 from lbdsl.export.gguf_rope import rope_of
 from lbdsl.export.native import LAYER_TYPES, half_layers, left_fields, renamed
-from lbdsl.export.reasons import fused_alike, kernels, only_silu
+from lbdsl.export.reasons import fused_alike, kernels, only_silu, vllm_cache
 from lbdsl.families import FAMILIES
 from lbdsl.families.engines import StockClass
 from lbdsl.families.rows import ALL
@@ -40,7 +40,6 @@ class Granite(Exporter):
 
     kind = "granite"
     engine = "vllm"
-    also = ("transformers",)
     where = "granite_swa"
     expresses = llama_layers(ONE_WINDOW, learned_sinks=ANY, alike=True)
 
@@ -96,6 +95,7 @@ def granite_config(subject: Subject) -> Diagnosed[Mapping[str, Any]]:
         *half_layers(subject, Granite.where),
         *fused_alike(subject),
         *kernels(subject),
+        *vllm_cache(subject, left),
     ]
     if not family.granite_swa:
         names = ", ".join(name for name, row in FAMILIES.items() if row.granite_swa)

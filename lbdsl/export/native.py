@@ -15,7 +15,7 @@ from lbdsl.export.experts import AS_SAVED, routers, single_experts, stored_exper
 from lbdsl.export.expresses import ONE_EXPERTS, ONE_WINDOW, llama_layers
 from lbdsl.export.files import companions, copy_files, link_files, weight_names, write_json
 from lbdsl.export.gguf_rope import rope_of
-from lbdsl.export.reasons import fused_alike, kernels, retyped_layers
+from lbdsl.export.reasons import fused_alike, kernels, retyped_layers, vllm_cache
 from lbdsl.families import Family
 from lbdsl.families.base import EXPERTS
 from lbdsl.families.engines import StockClass
@@ -67,7 +67,8 @@ class Native(Exporter):
 
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:
-        return (cls.engine, "vllm") if _in_vllm(subject) else (cls.engine,)
+        engines = (cls.engine, "vllm") if _in_vllm(subject) else (cls.engine,)
+        return engines[1:] if any(subject.fp8_caches.values()) else engines
 
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
@@ -112,7 +113,8 @@ def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:
         *half_layers(subject, Native.where),
         *_retyped(subject, family),
         *stored_experts(subject),
-        *(kernels(subject) if "vllm" in Native.engines(subject) else ()),
+        *_cache(subject),
+        *((*kernels(subject), *vllm_cache(subject, left)) if "vllm" in Native.engines(subject) else ()),
     ]
     stock = _class_for(layout, bool(windows), len(windows) == len(left))
     if stock is None:
@@ -126,6 +128,14 @@ def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:
         said = f"it loads as {stock.model_type}, whose class has windows in some layers and the same weights"
         found.append(note("LB531", said))
     return Diagnosed({**_stock_config(subject, layout, stock), **subject.quantization(left)}, tuple(found))
+
+
+def _cache(subject: Subject) -> Iterator[Diagnostic]:
+    """LB505 for a cache of 8-bit floats that no engine of the export keeps."""
+    fp8 = [layer for layer, is_fp8 in subject.fp8_caches.items() if is_fp8]
+    if fp8 and not Native.engines(subject):
+        said = f"{Native.where} keeps its cache in the model's dtype ({layers_text(fp8)})"
+        yield error("LB505", said, help=AS_SAVED)
 
 
 def half_layers(subject: Subject, where: str) -> Iterator[Diagnostic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -119,6 +119,20 @@ def kernels(subject: Subject) -> Iterator[Diagnostic]:
     for kind, said, lacks, help in KERNELS:
         if layers := {i for i, tensor, part in stored if part.kind == kind and lacks(part, tensor)}:
             yield note("LB513", f"{said} ({layers_text(layers)})", help=help)
+
+
+def vllm_cache(subject: Subject, layers: Sequence[int]) -> Iterator[Diagnostic]:
+    """LB532 for a cache of 8-bit floats: what vLLM, which has these layers, must be told, and where it computes
+    otherwise."""
+    if not any(subject.fp8_caches.values()):
+        return
+    whole = [str(place) for place, layer in enumerate(layers) if subject.fp8_caches.get(layer) is False]
+    if whole:
+        told = f"serve it on a GPU with `--kv-cache-dtype fp8 --kv-cache-dtype-skip-layers {' '.join(whole)}`"
+        yield note("LB532", "vLLM has one kind of cache for all layers until it is told which have another", help=told)
+    said = "vLLM keeps the cache in 8-bit floats: on a CPU it cuts off what this model rounds, and on a GPU some of its "
+    help = "compare quality there; `--kv-cache-dtype auto` does not undo it, `--kv-cache-dtype bfloat16` does"
+    yield note("LB532", f"{said}kernels round queries to them, too", help=help)
 
 
 def retyped_layers(subject: Subject) -> list[int]:

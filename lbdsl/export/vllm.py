@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
+from lbdsl.artifact.quantization import FIELD, with_cache
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, llama_layers
-from lbdsl.export.files import link_files
-from lbdsl.export.reasons import fused_alike, kernels, only_silu
+from lbdsl.export.files import link_files, write_json
+from lbdsl.export.reasons import fused_alike, kernels, only_silu, vllm_cache
 from lbdsl.families.engines import Lacks
+from lbdsl.model.config_file import read_json_object
 from lbdsl.vllm.served import served
 
 
 class VllmPlugin(Exporter):
     """Give vLLM the artifact itself; lbdsl's plug-in provides the model classes.
 
-    What: the artifact's own files, hard-linked; vLLM reads the layer specifications from `config.json`.
+    What: the artifact's own files, hard-linked; vLLM reads the layer specifications from `config.json`, in which a cache of
+    8-bit floats is named, too.
     Engine: vLLM (tested with 0.32) and lbdsl: run `pip install --no-deps .` in a checkout of lbdsl, in vLLM's environment.
     The plug-in depends only on vLLM, which finds it through the entry point `vllm.general_plugins`.
     Limits: no sink tokens (vLLM's sinks are learned ones). Unlike DeciLM, it supports a first layer without attention,
@@ -38,7 +41,7 @@ class VllmPlugin(Exporter):
     @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         found = (*_family(subject), *cls.refusals(subject), *_something(subject), *_packed_experts(subject))
-        return (*found, *fused_alike(subject), *kernels(subject))
+        return (*found, *fused_alike(subject), *kernels(subject), *vllm_cache(subject, range(len(subject.specs))))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
@@ -50,6 +53,12 @@ class VllmPlugin(Exporter):
         own = [path.relative_to(artifact) for path in paths if path in written or not path.is_symlink()]
         # Skip hidden folders, such as those of git and the hub's client.
         names = sorted(str(path) for path in own if not any(part.startswith(".") for part in path.parts))
+        if any(subject.fp8_caches.values()):
+            # The artifact's own code needs no word about its cache; vLLM does.
+            names.remove("config.json")
+            config = read_json_object(artifact / "config.json")
+            entry = with_cache(config.get(FIELD), subject.specs)
+            write_json(output / "config.json", config | ({} if entry is None else {FIELD: entry}))
         link_files(artifact, output, names, progress)
 
     @classmethod

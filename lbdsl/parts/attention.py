@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lbdsl.parts.base import Count, Mark, ModelShape, Part, Slot, TensorRow, Window
 
@@ -20,18 +20,25 @@ class Attention(Part):
     """Causal softmax attention: `heads` query heads of size `head_dim`, which share `kv_heads` KV heads.
 
     A query at position q attends to keys k <= q; with a window only to q - size < k <= q and the sink tokens, but for those
-    of the window's full heads.
+    of the window's full heads. With `cache` keys and values are numbers of 8 bits, else of the model's dtype; without one it
+    is left out of the JSON, as artifacts that know nothing of it have it.
     """
 
     slot: ClassVar[Slot] = Slot.MIXER
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_attention.py"
-    changeable: ClassVar[frozenset[str]] = frozenset({"kv_heads", "window"})
+    changeable: ClassVar[frozenset[str]] = frozenset({"kv_heads", "window", "cache"})
     trained: ClassVar[Mapping[str, float]] = {SINK_LOGITS.name: 300.0}  # logits have to move by whole numbers
     kind: Literal["attention"] = "attention"
     heads: Count
     kv_heads: Count
     head_dim: Count
     window: Window | None = None
+    cache: Literal["fp8"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = as_usual(self)
+        return {name: value for name, value in fields.items() if value is not None or name != "cache"}
 
     @model_validator(mode="after")
     def _grouped(self) -> Attention:
@@ -47,7 +54,8 @@ class Attention(Part):
         return self.kv_heads if self.window is None else self.window.full_heads
 
     def field_text(self, name: str) -> str:
-        return "full" if getattr(self, name) is None else super().field_text(name)
+        open = {"window": "full", "cache": "as the model"}.get(name, "")
+        return open if getattr(self, name) is None else super().field_text(name)
 
     def dims(self) -> Mapping[str, int]:
         query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -77,7 +85,7 @@ class Attention(Part):
 
     def token_bytes(self, model: ModelShape) -> int:
         """Bytes of one token's keys and values in all of its heads."""
-        return 2 * self.kv_heads * self.head_dim * model.dtype_bytes
+        return 2 * self.kv_heads * self.head_dim * (model.dtype_bytes if self.cache is None else 1)
 
     def cache_bytes(self, model: ModelShape, ctx: int) -> int:
         return sum(tokens * heads for tokens, heads in self._held(ctx).items()) * self.token_bytes(model) // self.kv_heads
@@ -92,13 +100,15 @@ class Attention(Part):
             )
         elif self.window != before.window:
             attn = Mark("attn", "~", "change", "window", "windowed")
-        elif any(getattr(self, name) != getattr(before, name) for name in self.field_names() if name != "kv_heads"):
+        elif any(getattr(self, name) != getattr(before, name) for name in ("heads", "head_dim")):
             return super().marks(before)
         else:
             attn = Mark("attn", "=", "same")
         other = "" if self.kv_heads == before.kv_heads else "fewer" if self.kv_heads < before.kv_heads else "more"
         sign = str(self.kv_heads) if self.kv_heads < 10 else "+"
+        cache = Mark("cache", "f", "change", "cache of 8-bit floats", "with an fp8 cache")
         return (
             attn,
             Mark("kv", sign, "change" if other else "same", "digits: KV heads", f"with {other} KV heads" if other else ""),
+            Mark("cache", ".", "same") if self.cache == before.cache else cache,
         )

@@ -142,6 +142,11 @@ class LbdslForCausalLM(LlamaForCausalLM):
         specs = vllm_config.model_config.hf_config.lbdsl["layers"]
         if all(spec["mixer"] is None for spec in specs):
             raise ValueError("every attention of this model is gone; vLLM serves no such model")
+        if vllm_config.cache_config.cache_dtype == "auto" and any((spec["mixer"] or {}).get("cache") for spec in specs):
+            raise ValueError(
+                "its cache is of 8-bit floats: serve what `lbdsl export --to vllm` writes, or say so with "
+                "--kv-cache-dtype fp8, in part with --kv-cache-dtype-skip-layers"
+            )
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LbdslDecoderLayer)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 KNOWN = {
-    "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window")},
+    "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window", "cache")},
     "ffn": {"gated_mlp": ("width",), "moe": ("experts", "top_k", "width")},
-    "weights": {"int": ("bits", "group", "activations", "method")},
+    "weights": {"int": ("bits", "group", "activations", "method"), "fp8": ("activations",)},
 }
 """The supported part kinds with their fields, by slot."""
 

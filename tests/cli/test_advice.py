@@ -23,6 +23,8 @@ OF_OTHERS = {
     "--version",
     "--in-place",
     "--tensor-type",
+    "--kv-cache-dtype",
+    "--kv-cache-dtype-skip-layers",
     "--token-embedding-type",
     "--output-tensor-type",
 }

@@ -325,7 +325,7 @@ WRONG = {
     "layer 0.ffn has no `kind`": {**FULL, "ffn": {"width": 48}},
     "layer 0 has the unknown field 'attn'": {**FULL, "attn": "full"},
     "layer 0 lacks the field 'weights'": {"mixer": None, "ffn": None},
-    "known here: int": {**FULL, "weights": {"mlp.up_proj": {"kind": "ternary"}}},
+    "known here: fp8, int": {**FULL, "weights": {"mlp.up_proj": {"kind": "ternary"}}},
     "lacks the field 'method'": {
         **FULL,
         "weights": {"mlp.up_proj": {"kind": "int", "bits": 4, "group": 32, "activations": 16}},

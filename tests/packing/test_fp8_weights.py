@@ -11,30 +11,15 @@ from lbdsl.model.hybrid.lbdsl_part_fp8 import PART
 from lbdsl.packing import packings
 from lbdsl.parts import TensorShape
 from lbdsl.parts.fp8_weights import Fp8
+from tests.numbers_e4m3 import nearest
 
 PACKING, STORED = packings()["fp8"], Fp8()
 SHAPES = [(1, 192), (5, 97), (1025, 31)]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-NUMBERS = sorted(
-    {sign * (m / 8 + (e > 0)) * 2.0 ** (max(e, 1) - 7) for sign in (-1, 1) for e in range(16) for m in range(8)}
-    - {-480.0, 480.0}
-)
-"""All numbers of E4M3, whose largest pattern is not a number, by its definition."""
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def nearest(values: torch.Tensor) -> torch.Tensor:
-    """Of all numbers the nearest, in float64; between two, that with the even last bit, which is at an even place from 0."""
-    numbers = torch.tensor(NUMBERS, dtype=torch.float64)
-    at = torch.searchsorted(numbers, values.double()).clamp(1, len(numbers) - 1)
-    low, high = numbers[at - 1], numbers[at]
-    middle = len(NUMBERS) // 2
-    below, above = values.double() - low, high - values.double()
-    even = torch.where((at - middle) % 2 == 0, high, low)
-    return torch.where(below == above, even, torch.where(below < above, low, high))
 
 
 @pytest.mark.parametrize(("shape", "dtype"), list(itertools.product(SHAPES, DTYPES)))

@@ -1,79 +1,111 @@
-"""What runs keep in the cache folder is all known to `lbdsl cache`, and kept as long as they run."""
+"""`cache(fp8)` from a recipe to what loads and serves it: one cache, as planned."""
 
 from __future__ import annotations
 
-import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-import lbdsl as api
-from lbdsl.session.predicting import pace_of
-from tests.tiny_model import RECIPE
+from lbdsl.api.planning import plan_recipe
+from lbdsl.artifact.restore import load_artifact
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.export import exporters
+from lbdsl.export.base import subject_of
+from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
+from lbdsl.session.exporting import export_artifact
+from lbdsl.session.options import RunOptions
+from tests.clean_process import CleanProcess
+from tests.export_cases import small_tokenizer
+from tests.hybrid_cases import cache_of
+from tests.pipeline.test_quantize import HEAL, applied, saved
+from tests.tiny_model import save_tiny_model
 
-NARROW = """lbr 1
-measure { data = mix("builtin:pydoc", self); tokens = 256; seq = 64 }
-lowest 2 by nll(drop) width(50%)
-layers 4 drop(patch=linear)
-else keep
+SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+EVERYWHERE = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+layers 1, 2 swa(window=24, sinks=learned) + cache(fp8)
+layers all cache(fp8)
 """
-CHOSEN = """lbr 1
-measure { data = "builtin:pydoc"; tokens = 256; seq = 64; strategy = screen }
-choose for layers all among keep, swa(window=8) minimizing kl subject to kv(8Ki) <= 60%
-"""
 
 
-@pytest.fixture
-def cache(workplace: Path, new_cache, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = new_cache(workplace / "cache")
-    monkeypatch.setenv("LBDSL_CACHE_DIR", str(folder))
-    monkeypatch.setenv("LBDSL_ENGINES", str(workplace / "engines"))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_tiny_model(tmp_path_factory.mktemp("cache") / "model")
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 
-@pytest.mark.slow
-def test_every_file_that_runs_keep_is_of_a_kind(cache: Path, lbdsl, workplace: Path) -> None:
-    for name, text in (("narrow", NARROW), ("chosen", CHOSEN), ("tiny", RECIPE)):
-        Path(f"{name}.lbr").write_text(text)
-        done = lbdsl("plan", f"{name}.lbr", "model")
-        assert done.code == 0, done.err
-    # A speed is kept of runs that take a second.
-    pace_of(api.plan_recipe("tiny.lbr", "model").bench).note("forward", 1e4)
-    gc.collect()
-    said = json.loads(lbdsl("cache", "--json").out)
-    assert said["foreign"] == []
-    kinds = {row["kind"] for row in said["kinds"]}
-    assert kinds >= {"measurements", "statistics", "screens", "written", "machines"}
-    listed = sum(row["bytes"] for row in said["kinds"])
-    assert listed == sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    assert lbdsl("cache", "--prune", "all", "--yes").code == 0
-    assert [path.name for path in cache.rglob("*")] == [".lock"]
-    assert lbdsl("plan", "tiny.lbr", "model").code == 0
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
+    new_cache(tmp_path / "cache")
 
 
-def test_what_a_result_may_still_read_is_kept(cache: Path, lbdsl, workplace: Path) -> None:
-    planned = api.plan_recipe("tiny.lbr", "model")
-    done = lbdsl("cache", "--prune", "measurements", "--yes")
-    assert done.code == 1
-    assert "LB448" in done.err
-    assert (cache / "measurements.sqlite").exists()
-    del planned
-    gc.collect()
-    assert lbdsl("cache", "--prune", "measurements", "--yes").code == 0
-    assert not (cache / "measurements.sqlite").exists()
+ALONE = """
+import sys
+sys.modules["lbdsl"] = None
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True).eval()
+with torch.no_grad():
+    torch.save(model(input_ids=torch.load("ids.pt")).logits, "logits.pt")
+"""
 
 
-@pytest.mark.parametrize("key", ["../../../elsewhere", "", "x" * 40])
-def test_a_plan_whose_statistics_have_no_place_is_stale(cache: Path, lbdsl, workplace: Path, key: str) -> None:
-    Path("narrow.lbr").write_text("lbr 1\nmeasure { tokens = 256; seq = 64 }\nlayers 1 width(50%)\nelse keep\n")
-    assert lbdsl("plan", "narrow.lbr", "model", "-o", "x.lbplan").code == 0
-    plan = api.load_plan("x.lbplan")
-    assert plan.measured_on is not None
-    # As another program may write it, with the digest of that.
-    api.save_plan(
-        plan.model_copy(update={"measured_on": plan.measured_on.model_copy(update={"fingerprint": key})}), "x.lbplan"
-    )
-    done = lbdsl("apply", "x.lbplan", "-o", "out")
-    assert done.code == 3, done.err
-    assert "LB347" in done.err
+@pytest.mark.parametrize("heal", ["", HEAL])
+def test_from_a_recipe_to_what_loads_it(heal: str, model: Path, tmp_path: Path, clean_process: CleanProcess) -> None:
+    from lbdsl.session.texts import joint_blocks
+
+    weights = 'modules "*.mlp.*" quantize(form=fp8)\n'
+    planned, done = applied(EVERYWHERE + weights + heal, model, tmp_path)
+    plan = planned.plan
+    assert {layer.marks["cache"].sign for layer in plan.layers} == {"f"}
+    # Half or a quarter of each number: the tiny model is of float32.
+    assert plan.after.kv_bytes["512"] == sum(2 * 2 * 8 * (24 if i in (1, 2) else 512) for i in range(6))
+    ours = load_artifact(done.folder, plan, device="cpu")
+    blocks = joint_blocks(plan.measure, planned.bench, tmp_path)
+    with torch.no_grad():
+        out = ours(input_ids=blocks.ids[:1], use_cache=True)
+        assert cache_storage_bytes(cache_of(out)) == sum(2 * 2 * 8 * (24 if i in (1, 2) else 64) for i in range(6))
+        torch.save(blocks.ids[:1], tmp_path / "ids.pt")
+        alone = clean_process.run(ALONE, cwd=tmp_path, HF_MODULES_CACHE=tmp_path / "modules")
+        assert alone.returncode == 0, alone.stderr[-2000:]
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), out.logits)
+        if not heal:
+            loss = ours(input_ids=blocks.ids, labels=blocks.ids).loss
+            rise = loss - planned.bench.base(input_ids=blocks.ids, labels=blocks.ids).loss
+            assert plan.loss.rise.value == pytest.approx(rise.item(), abs=1e-5)
+            streamed = applied(EVERYWHERE + weights, model, tmp_path, "streamed", low_memory=True)[1].folder
+            first, second = saved(done.folder), saved(streamed)
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[name].view(torch.uint8), second[name].view(torch.uint8)) for name in first)
+
+
+def test_what_engines_are_told(model: Path, tmp_path: Path) -> None:
+    _, done = applied(EVERYWHERE, model, tmp_path)
+    assert "quantization_config" not in json.loads((done.folder / "config.json").read_text())
+    for to in ("granite", "vllm"):
+        folder = export_artifact(done.folder, to, output=tmp_path / to).folder
+        entry = json.loads((folder / "config.json").read_text())["quantization_config"]
+        assert (entry["kv_cache_scheme"], entry["config_groups"]) == (SCHEME, {})
+    gguf = export_artifact(done.folder, "gguf", output=tmp_path / "gguf")
+    assert any(d.code == "LB532" and "-ctk q8_0 -ctv q8_0" in " ".join(d.help) for d in gguf.diagnostics)
+    _, plain = applied(EVERYWHERE.replace("swa(window=24, sinks=learned) + ", ""), model, tmp_path, "plain")
+    with pytest.raises(LbdslError, match="keeps its cache in the model's dtype"):
+        export_artifact(plain.folder, "native", output=tmp_path / "native")
+
+
+def test_a_layer_with_a_cache_of_its_own_is_named(model: Path, tmp_path: Path) -> None:
+    """Layers that are gone are not counted where the others are renumbered."""
+    recipe = tmp_path / "r.lbr"
+    recipe.write_text("layers 0 drop(block)\nlayers 2, 5 keep\nlayers all cache(fp8)\n")
+    plan = plan_recipe(recipe, str(model), options=RunOptions(cache_dir=tmp_path / "cache")).plan
+    config = json.loads((model / "config.json").read_text())
+    for to, told in {"granite": "1 4", "vllm": "2 5"}.items():
+        subject = subject_of(config, plan.model.facts, plan.specs)
+        found = [d for d in exporters()[to].check(subject) if d.code == "LB532"]
+        assert len(found) == 2
+        assert f"--kv-cache-dtype-skip-layers {told}`" in " ".join(found[0].help)
+        assert not subject.quantization()

@@ -48,7 +48,7 @@ MODULES = (
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
 WEIGHTS = tuple(f"weights.{module}" for module in MODULES)
-LEAVES = ("mixer.heads", "mixer.kv_heads", "mixer.head_dim", "mixer.window", "ffn.width", *WEIGHTS)
+LEAVES = ("mixer.heads", "mixer.kv_heads", "mixer.head_dim", "mixer.window", "mixer.cache", "ffn.width", *WEIGHTS)
 
 FOUR, EIGHT = "quantize(bits=4, group=64)", "quantize(bits=8, group=32)"
 STORAGE = {FOUR: (4, 64), EIGHT: (8, 32)}

@@ -110,6 +110,7 @@ def test_keep_takes_what_is_left_and_nothing_else():
     assert {path for (_, path), owner in taken.items() if owner == (2, "keep")} == {
         "mixer.heads",
         "mixer.head_dim",
+        "mixer.cache",
         "mixer.window",
         "ffn.width",
         *(f"weights.{module}" for module in MODULES),
@@ -222,9 +223,9 @@ def test_else_keep_undoes_nothing():
 
 def test_else_keep_takes_every_path_that_is_left():
     taken = owners(selected(f"layers 1 {QUANTIZE}", "else keep").unwrap())
-    assert len(taken) == 4 * 12
+    assert len(taken) == 4 * 13
     assert {path for (layer, path), owner in taken.items() if layer == 1 and owner == (2, "keep")} == {
-        *("mixer.heads", "mixer.kv_heads", "mixer.head_dim", "mixer.window", "ffn.width")
+        *("mixer.heads", "mixer.kv_heads", "mixer.head_dim", "mixer.window", "mixer.cache", "ffn.width")
     }
 
 

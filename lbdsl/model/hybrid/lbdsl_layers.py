@@ -12,6 +12,8 @@ import copy
 
 VERSION = 2
 SLOTS = ("mixer", "ffn", "weights")
+OPTIONAL = {"attention": ("cache",)}
+"""Fields that are null where a part does not name them."""
 
 
 def checked_layers(entry, base_model_type, config):
@@ -50,7 +52,7 @@ def check_layer(spec, where, known=None):
             kinds = known.get(slot, {})
             if part["kind"] not in kinds:
                 raise ValueError(f"{place} is of the kind {part['kind']!r}; known here: {', '.join(kinds) or 'none'}")
-            check_fields(part, ("kind", *kinds[part["kind"]]), place)
+            check_fields({**dict.fromkeys(OPTIONAL.get(part["kind"], ())), **part}, ("kind", *kinds[part["kind"]]), place)
 
 
 def check_fields(value, names, where):

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
+from .lbdsl_fp8_cache import fp8_attention, in_floats
 from .lbdsl_full_attention import make_full_mask
 from .lbdsl_full_heads import FullHeadsLayer, full_heads_attention, make_masks
 from .lbdsl_layers import check_fields, config_with
@@ -33,7 +34,7 @@ from .lbdsl_window_attention import RingLayer, make_window_mask, window_attentio
 class AttentionPart:
     """The family's attention; a window narrows its mask and makes its cache a ring buffer."""
 
-    FIELDS = ("heads", "kv_heads", "head_dim", "window")
+    FIELDS = ("heads", "kv_heads", "head_dim", "window", "cache")
     MASK_FIELDS = ("window",)
 
     def build(self, attention_class, config, layer_idx, part):
@@ -45,20 +46,25 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
-        if _window(part) is None:
-            return redirect(module, attend)
+        function = attend if _window(part) is None else self._windowed(module, part)
+        if not _in_fp8(part):
+            return redirect(module, function)
+        module.over_floats = function
+        return redirect(module, fp8_attention)
+
+    def _windowed(self, module, part):
         full = _full_heads(part)
         if part["window"].get("sink_logits"):
             module.sinks = nn.Parameter(torch.zeros(part["heads"] - full * part["heads"] // part["kv_heads"]))
         module.full_heads = full
-        return redirect(module, full_heads_attention if full else window_attention)
+        return full_heads_attention if full else window_attention
 
     def make_cache(self, config, layer_idx, part, reserved):
-        window = _window(part)
+        window, stored = _window(part), in_floats if _in_fp8(part) else lambda layer: layer
         if window is not None:
             full = _full_heads(part)
-            return FullHeadsLayer(*window, full) if full else RingLayer(*window)
-        return DynamicLayer() if reserved is None else StaticLayer(max_cache_len=reserved)
+            return stored(FullHeadsLayer)(*window, full) if full else stored(RingLayer)(*window)
+        return stored(DynamicLayer)() if reserved is None else stored(StaticLayer)(max_cache_len=reserved)
 
     def make_mask(self, context, part):
         window = _window(part)
@@ -78,6 +84,14 @@ def _window(part):
     if type(size) is not int or type(sinks) is not int or size < 1 or sinks < 0:
         raise ValueError(f"a window has a size of at least 1 and sink_tokens of at least 0, both integers: {window}")
     return size, sinks
+
+
+def _in_fp8(part):
+    """Whether keys and values are kept as 8-bit floats. Raises ValueError."""
+    form = part.get("cache")
+    if form not in (None, "fp8"):
+        raise ValueError(f"the cache of attention is {form!r}; known here: null, 'fp8'")
+    return form == "fp8"
 
 
 def _full_heads(part):
