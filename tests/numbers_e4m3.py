@@ -15,7 +15,7 @@ NUMBERS = torch.tensor(
 
 
 def nearest(values: torch.Tensor) -> torch.Tensor:
-    """Of all numbers the nearest, in float64; between two, that with the even last bit, which is at an even place from 0."""
+    """Of all numbers the nearest, in float64; between two, that with an even last bit, at an even place from 0."""
     at = torch.searchsorted(NUMBERS, values.detach().double().contiguous()).clamp(1, len(NUMBERS) - 1)
     low, high = NUMBERS[at - 1], NUMBERS[at]
     below, above = values.double() - low, high - values.double()

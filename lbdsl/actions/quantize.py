@@ -28,8 +28,8 @@ class Quantize(Action):
     for the error of those before, with the inputs that the model has on the calibration text before it is rounded.
     `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
     inputs of each token to them; with `activations=16` the weights alone. Weights are rounded when the model is saved,
-    after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their inputs
-    are not rounded.
+    after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their
+    inputs are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv

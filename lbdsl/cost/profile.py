@@ -95,7 +95,7 @@ class Profile:
     """Constants of one model's kind of layers in `engine`, of groups: `steps` and `runs` by batch, or number of requests;
     `prefill` and `memory` under 0. A group that was not measured is absent. `ranges` are the least and most tokens that
     were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
-    largest relative errors of the fits, by group; `packed` the forms of quantized weights that were timed."""
+    largest relative errors of the fits, by group; `packed` the forms of quantized weights and caches that were timed."""
 
     engine: str
     version: str
@@ -136,7 +136,7 @@ class Profile:
         return requests * written / seconds if seconds else None
 
     def untimed(self, cost: ModelCost) -> list[str]:
-        """The forms of its quantized weights that were not timed."""
+        """The forms of its quantized weights and caches that were not timed."""
         return [form for form in packed_forms(layer.spec for layer in cost.layers) if form not in self.packed]
 
     def _covers(self, group: str, tokens: int) -> bool:
@@ -147,7 +147,7 @@ class Profile:
         self, group: str, cost: ModelCost, tokens: int, batch: int, features: Callable[[int], Constants]
     ) -> float | None:
         """The sum at `batch`, interpolated between its measured neighbours; None beyond what was measured, and for
-        quantized weights of forms that were not."""
+        quantized weights and caches of forms that were not."""
         known = self.constants.get(group, {})
         batches = sorted(known)
         if not batches or not self._covers(group, tokens) or not batches[0] <= batch <= batches[-1] or self.untimed(cost):
@@ -163,10 +163,9 @@ class Profile:
 
 
 def packed_forms(specs: Iterable[LayerSpec]) -> tuple[str, ...]:
-    """How weights are quantized, such as `W8A8`."""
-    return tuple(
-        dict.fromkeys(storage.text() for spec in dict.fromkeys(specs) for _, storage in spec.weights if storage.packs)
-    )
+    """How weights are quantized, such as `W8A8`, and caches."""
+    parts = (part for spec in dict.fromkeys(specs) for part in (spec.mixer, spec.ffn, *dict(spec.weights).values()))
+    return tuple(dict.fromkeys(part.in_few_bits for part in parts if part is not None and part.in_few_bits))
 
 
 def weighed(constants: Constants, features: Constants) -> float:

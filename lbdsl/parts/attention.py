@@ -20,8 +20,8 @@ class Attention(Part):
     """Causal softmax attention: `heads` query heads of size `head_dim`, which share `kv_heads` KV heads.
 
     A query at position q attends to keys k <= q; with a window only to q - size < k <= q and the sink tokens, but for those
-    of the window's full heads. With `cache` keys and values are numbers of 8 bits, else of the model's dtype; without one it
-    is left out of the JSON, as artifacts that know nothing of it have it.
+    of the window's full heads. With `cache` keys and values are numbers of 8 bits, else of the model's dtype; it is left
+    out of the JSON where there is none: artifacts that know nothing of it stay as they are.
     """
 
     slot: ClassVar[Slot] = Slot.MIXER
@@ -66,6 +66,10 @@ class Attention(Part):
     @property
     def own_rows(self) -> tuple[TensorRow, ...]:
         return (SINK_LOGITS,) if self.window is not None and self.window.sink_logits else ()
+
+    @property
+    def in_few_bits(self) -> str:
+        return f"an {self.cache} cache" if self.cache else ""
 
     @property
     def sees(self) -> Window | None:

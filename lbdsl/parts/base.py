@@ -234,6 +234,11 @@ class Part(Value):
         return next((row.module for row in rows if len(row.dims) == 2 and row.dims[0] == "hidden"), None)
 
     @property
+    def in_few_bits(self) -> str:
+        """What it holds in fewer bits than the model's dtype, in words; "" without. Engines are timed with each apart."""
+        return ""
+
+    @property
     def sees(self) -> Window | None:
         """The window through which it sees the tokens before; None without one."""
         return None
@@ -299,6 +304,10 @@ class Storage(Part):
     def packs(self) -> bool:
         """Whether it saves other tensors than the matrix."""
         return type(self).saved_tensors is not Storage.saved_tensors
+
+    @property
+    def in_few_bits(self) -> str:
+        return self.text() if self.packs else ""
 
     def stored_bytes(self, tensor: TensorShape, model: ModelShape) -> int:
         """Bytes of the saved tensors."""

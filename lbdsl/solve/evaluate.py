@@ -231,7 +231,7 @@ class _Evaluation:
         found = profile.value(value.name, self.world.cost, value.arguments)
         forms = profile.untimed(self.world.cost)
         if found is None and forms:
-            message = f"`{name}` is not predicted for {', '.join(forms)}: the profile of {value.engine} has no such weights"
+            message = f"`{name}` is not predicted for {', '.join(forms)}: the profile of {value.engine} has none"
             self._fail("LB353", message, value)
         if found is None:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)

@@ -1,5 +1,5 @@
-"""Keys and values in 8-bit floats against a stock model whose keys and values are rounded by the definition; in float64, for
-in float32 a number between two floats may become either."""
+"""Keys and values in 8-bit floats against a stock model whose keys and values are rounded by the definition; in float64,
+for in float32 a number between two floats may become either."""
 
 from __future__ import annotations
 
