@@ -63,6 +63,7 @@ _EXPORTS = {
     "calibrate_model": "lbdsl.api.calibrating",
     "InTransformers": "lbdsl.bench.engine_transformers",
     "InLlamaCpp": "lbdsl.bench.engine_llamacpp",
+    "AtUrls": "lbdsl.bench.engine_url",
     "Requests": "lbdsl.bench.engine_vllm",
     "EnginePython": "lbdsl.bench.engine",
     "export_artifact": "lbdsl.session.exporting",

@@ -16,6 +16,7 @@ from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
 from lbdsl.bench.cells import Measured
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
+from lbdsl.bench.engine_url import AtUrls
 from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.progress import AnyProgress, Progress
@@ -46,14 +47,15 @@ class Benched(NotebookResult):
 
 def bench_artifact(
     artifact: str | Path,
-    asked: InTransformers | InLlamaCpp | Requests | None = None,
+    asked: InTransformers | InLlamaCpp | Requests | AtUrls | None = None,
     *,
     against: str | Path | None = None,
     options: RunOptions | None = None,
     progress: AnyProgress | None = None,
 ) -> Benched:
-    """Time the artifact in folder `artifact` and its base: `InTransformers` (the default), `InLlamaCpp`, or `Requests` in
-    vLLM. The result is kept in the artifact's record and card, what is complete of it also when the run is stopped.
+    """Time the artifact in folder `artifact` and its base: `InTransformers` (the default), `InLlamaCpp`, `Requests` in
+    vLLM, or `AtUrls`, servers that run already. The result is kept in the record and card of the artifact, what is complete
+    of it also when the run is stopped.
 
     `against` is the base model, needed when it is not at the path in the record, or another one with the same vocabulary:
     that result is not kept. Raises LbdslError when the folder is no artifact or was edited (LB465, LB466), the base is not
@@ -63,7 +65,9 @@ def bench_artifact(
     record, base, said = opened(folder, against, options, progress)
     with ExitStack() as stack:
         measured, cells = (asked or InTransformers()).measure(base, folder, record, stack)
-        machine = machine_described(base.device, base.computed.dtype) | {"threads": measured.threads}
+        machine = (
+            machine_described(base.device, base.computed.dtype) | {"threads": measured.threads} | dict(measured.machine)
+        )
         found = Benched(record, machine, measured, said)
         try:
             measured.cells.extend(cells)
@@ -81,7 +85,7 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
     cells, or among other cells that the same version of the engine gave on the same machine. A server's cells are beside
     those of offline runs."""
     new, timed = found.to_json(), found.record
-    name = new["engine"] + ("-served" if new["served"] else "")
+    name = new["engine"] + ("-served" if new["served"] else "") + ("-url" if found.measured.machine else "")
     try:
         with _locked(folder / RECORD_FILE):
             record = read_record(folder).value

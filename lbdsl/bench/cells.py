@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,8 @@ SHARE = 0.95
 @dataclass
 class Measured:
     """What an engine of this `version` gave so far, with so many threads, if it says how many. `export` is the format in
-    which it served the artifact; None for the artifact itself. `served`: by a server."""
+    which it served the artifact; None for the artifact itself. `served`: by a server. `machine`: what is known of the one
+    that it ran on, where that is another than this process's."""
 
     engine: str
     version: str
@@ -28,6 +29,7 @@ class Measured:
     export: str | None = None
     served: bool = False
     cells: list[Cell] = field(default_factory=list)
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

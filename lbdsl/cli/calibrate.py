@@ -22,8 +22,8 @@ def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any
     """
     from lbdsl.cli.output import give
 
-    if getattr(asked, "served", False):
-        raise click.UsageError("--served is of `lbdsl bench`: a profile is of offline runs")
+    if getattr(asked, "served", False) or hasattr(asked, "urls"):
+        raise click.UsageError("--served and --url are of `lbdsl bench`: a profile is of offline runs")
     from lbdsl.api.calibrating import calibrate_model
 
     give(calibrate_model(model, asked, options=options, progress=progress), as_json)

@@ -38,7 +38,7 @@ def _lengths(value: Any) -> tuple[int, int]:
 OF_ENGINE = {
     "transformers": ("contexts", "batches"),
     "llamacpp": ("contexts", "batches", "engine_python", "install"),
-    "vllm": ("concurrency", "lengths", "served", "engine_python", "install"),
+    "vllm": ("concurrency", "lengths", "served", "engine_python", "install", "url"),
 }
 """The options of each engine that another one does not have."""
 
@@ -77,6 +77,12 @@ _OPTIONS = (
         help="vLLM: to a server, timed by vLLM's own client: to the first token, and between tokens.",
     ),
     click.option(
+        "--url",
+        nargs=2,
+        metavar="BASE ARTIFACT",
+        help="vLLM: servers that run already, such as http://localhost:8000, of the base and of the artifact.",
+    ),
+    click.option(
         "--engine-python",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A Python that has the engine.",
@@ -96,6 +102,7 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         from lbdsl.bench.engine import EnginePython
         from lbdsl.bench.engine_llamacpp import InLlamaCpp
         from lbdsl.bench.engine_transformers import InTransformers
+        from lbdsl.bench.engine_url import AtUrls
         from lbdsl.bench.engine_vllm import Requests
 
         own = {name: given.pop(name) for names in OF_ENGINE.values() for name in names if name in given}
@@ -104,6 +111,11 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
                 having = " or ".join(other for other, names in OF_ENGINE.items() if name in names)
                 raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {having}", ctx)
         chosen = {"pairs": pairs, **{name: own[name] for name in OF_ENGINE[engine]}}
+        if urls := chosen.pop("url", None):
+            if chosen["served"] or chosen["engine_python"] or chosen["install"]:
+                raise click.UsageError("--url is without --served, --engine-python and --install: it starts no engine", ctx)
+            sizes = {name: chosen[name] for name in ("concurrency", "lengths", "pairs")}
+            return verb(asked=AtUrls(urls, **sizes), **given)
         if "install" in chosen:
             chosen["engine"] = EnginePython(chosen.pop("engine_python"), chosen.pop("install"))
         kinds: dict[str, Callable[..., Any]] = {"transformers": InTransformers, "llamacpp": InLlamaCpp, "vllm": Requests}

@@ -142,11 +142,15 @@ class LbdslForCausalLM(LlamaForCausalLM):
         specs = vllm_config.model_config.hf_config.lbdsl["layers"]
         if all(spec["mixer"] is None for spec in specs):
             raise ValueError("every attention of this model is gone; vLLM serves no such model")
-        if vllm_config.cache_config.cache_dtype == "auto" and any((spec["mixer"] or {}).get("cache") for spec in specs):
-            raise ValueError(
-                "its cache is of 8-bit floats: serve what `lbdsl export --to vllm` writes, or say so with "
-                "--kv-cache-dtype fp8, in part with --kv-cache-dtype-skip-layers"
-            )
+        cache_config = vllm_config.cache_config
+        if cache_config.cache_dtype == "auto" and any((spec["mixer"] or {}).get("cache") for spec in specs):
+            if getattr(vllm_config.quant_config, "kv_cache_scheme", None) is None:
+                raise ValueError(
+                    "its cache is of 8-bit floats: serve what `lbdsl export --to vllm` writes, or say so with "
+                    "--kv-cache-dtype fp8, in part with --kv-cache-dtype-skip-layers"
+                )
+            # As vLLM's attention does; windowed layers have copies of these settings.
+            cache_config.cache_dtype = "fp8"
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=LbdslDecoderLayer)
 
 
