@@ -133,13 +133,13 @@ def calibrate_model(
             timed.keep(kept)
         found.append(timed)
     _forget(base.cache_dir, begun)
-    profile = Profile(found[0].engine, found[0].version, machine)
+    profile = Profile(found[0].engine, found[0].version, machine | dict(found[0].machine))
     profile, rows = _fitted(base.computed, found, profile, asked.written if isinstance(asked, Contexts) else 0)
     worst = max(rows, key=lambda cell: cell.error)
     if worst.error > MOST_ERROR:
         message = f"{worst.what} of {worst.variant} lies {worst.error:.0%} from what the other times make of it"
         raise fail("LB355", message, help="calibrate again when nothing else runs, or with more --pairs")
-    path = profile_path(profile.engine, base.computed, base.device, base.cache_dir)
+    path = profile_path(profile.engine, base.computed, base.device, base.cache_dir, found[0].machine)
     write_profile(path, profile)
     return Calibrated(profile, path, tuple(rows))
 
@@ -153,9 +153,11 @@ class _Timed:
     version: str
     specs: tuple[LayerSpec, ...]
     cells: Sequence[Cell]
+    machine: Mapping[str, Any]
 
     def alike(self, others: Sequence[_Timed]) -> bool:
-        return all((other.engine, other.version) == (self.engine, self.version) for other in others)
+        own = self.engine, self.version, self.machine
+        return all((other.engine, other.version, other.machine) == own for other in others)
 
     def keep(self, path: Path) -> None:
         """Where the cache folder cannot be written nothing is kept."""
@@ -181,7 +183,9 @@ def _timed(base: OpenModel, asked: InTransformers | InLlamaCpp | Requests, name:
         base.release()
         measured, cells = asked.measure(base, applied.folder, applied.record, stack)
         measured.cells.extend(cells)
-    return _Timed(name, measured.engine, measured.version, applied.record.plan.specs, measured.cells)
+    return _Timed(
+        name, measured.engine, measured.version, applied.record.plan.specs, measured.cells, dict(measured.machine)
+    )
 
 
 def _forget(cache_dir: Path, begun: str) -> None:

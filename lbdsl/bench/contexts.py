@@ -87,17 +87,19 @@ class Predicted:
     profile: Profile | None
 
     @classmethod
-    def of(cls, base: OpenModel, record: Record, engine: str, version: str) -> Predicted:
-        """`version` is the engine's: a profile of another one predicts nothing."""
+    def of(
+        cls, base: OpenModel, record: Record, engine: str, version: str, machine: Mapping[str, Any] | None = None
+    ) -> Predicted:
+        """`version` is the engine's: a profile of another one predicts nothing. `machine` as of `Measured`."""
         from lbdsl.measure.machine import machine_for
 
         with base.progress.stage("calibrating the machine"):
-            machine = machine_for(base.device, base.computed, base.cache_dir)
-        profile = base.profiles([engine]).get(engine)
+            constants = machine_for(base.device, base.computed, base.cache_dir)
+        profile = base.profiles([engine], machine or {}).get(engine)
         # It is of layers of its own model's sizes.
         same = profile is not None and profile.version == version and base.digest == record.plan.model.digest
         facts = replace(facts_of(record), dtype=base.computed.dtype)
-        return cls(base.computed.cost, model_cost(facts, record.plan.specs), machine, profile if same else None)
+        return cls(base.computed.cost, model_cost(facts, record.plan.specs), constants, profile if same else None)
 
     def prefill(self, context: int) -> dict[str, Any]:
         bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -22,18 +23,54 @@ from lbdsl.session.targets import ENGINE_NAMES, check_target
 
 
 @dataclass(frozen=True)
+class Gpus:
+    """What the process of an engine sees: `count` GPUs called `name` of a `capability`, as in "9.0"; `free`: bytes of
+    the one that has the least."""
+
+    name: str
+    count: int
+    capability: str
+    free: int
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What is said of it in files that others may read."""
+        return {"name": self.name, "device": "cuda", "gpus": self.count, "capability": self.capability, "cores": None}
+
+
+_ASK_GPUS = """
+import json, torch
+gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+print(json.dumps([
+    [torch.cuda.get_device_name(i), list(torch.cuda.get_device_capability(i)), torch.cuda.mem_get_info(i)[0]] for i in gpus
+]))
+"""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An engine's Python, and the GPUs that it is timed on; on a CPU None."""
+
+    python: Path
+    gpus: Gpus | None = None
+
+
+@dataclass(frozen=True)
 class EnginePython:
-    """`python` is a Python that has the engine; None for lbdsl's own environment of it, which `install` makes."""
+    """`python` is a Python that has the engine, on its GPUs where it sees some; None for lbdsl's own environment of it, for
+    CPUs, which `install` makes. `arguments` are more words for the engine's command line."""
 
     python: Path | None = None
     install: bool = field(default=False, repr=False)
+    arguments: tuple[str, ...] = ()
 
-    def found(self, engine: str, base: OpenModel) -> Path:
-        """Raises LB487 if there is none, if it does not have the engine, and if the engine is to run on a device that it is
-        not timed on."""
+    def found(self, engine: str, base: OpenModel) -> Ready:
+        """Raises LB487 if there is none, if it does not have the engine, and if it is not for the device that is asked."""
         name = ENGINE_NAMES[engine]
-        if base.device.type != "cpu":
-            raise fail("LB487", f"{name} is timed on a CPU alone so far", help=f"use --device cpu, with a {name} for CPUs")
+        asked = base.options.device or ""
+        if self.python is None and base.device.type != "cpu":
+            help = ("use --device cpu", f"or name a Python that has a {name} for GPUs with --engine-python")
+            raise fail("LB487", f"lbdsl's own environment of {name} is for CPUs", help=help)
         wanted = OF_ENGINE[engine]
         if self.python is not None:
             asks = f"from importlib.util import find_spec; print(find_spec({wanted.module!r}) is not None)"
@@ -44,18 +81,44 @@ class EnginePython:
             help = ("make it by adding --install to this command", f"or name a Python that has {name} with --engine-python")
             raise fail("LB487", f"there is no environment with {name} in {wanted.folder}", help=help)
         base.used(engines_folder())
-        if self.python is not None or wanted.is_ready:
-            return self.python or wanted.python
+        if self.python is not None:
+            gpus = None if asked == "cpu" else gpus_of(self.python)
+            if gpus is None and asked.startswith("cuda"):
+                raise fail("LB487", f"{self.python} sees no GPU", help="does its torch have CUDA, and this machine a GPU?")
+            if gpus is not None and engine not in ON_GPUS:
+                raise fail("LB487", f"{name} is timed on a CPU alone so far", help="use --device cpu")
+            return Ready(self.python, gpus)
+        if wanted.is_ready:
+            return Ready(wanted.python)
         with base.progress.stage(f"installing {name}"):
-            return wanted.install()
+            return Ready(wanted.install())
 
 
-def said_by(python: Path, asks: str) -> str:
-    """What a Python prints that runs a line. Raises LB487 if it cannot be run."""
+ON_GPUS = ("vllm",)
+"""Engines that are timed on GPUs, too."""
+
+
+def gpus_of(python: Path) -> Gpus | None:
+    """The GPUs that a Python's torch sees; None without any. Raises LB487 if they are of several kinds."""
     try:
-        done = subprocess.run(
-            [str(python), "-c", asks], capture_output=True, text=True, check=False, env=clean_environment()
-        )
+        found = json.loads(said_by(python, _ASK_GPUS, gpus=True) or "[]")
+    except ValueError:
+        return None
+    if not found:
+        return None
+    names = {name for name, _, _ in found}
+    if len(names) > 1:
+        help = "choose some of a kind with CUDA_VISIBLE_DEVICES"
+        raise fail("LB487", f"{python} sees GPUs of several kinds: {', '.join(sorted(names))}", help=help)
+    (name, (major, minor), _), *_ = found
+    return Gpus(name, len(found), f"{major}.{minor}", min(free for _, _, free in found))
+
+
+def said_by(python: Path, asks: str, *, gpus: bool = False) -> str:
+    """What a Python prints that runs a line; `gpus`: where it may see them. Raises LB487 if it cannot be run."""
+    environment = clean_environment(gpus=gpus)
+    try:
+        done = subprocess.run([str(python), "-c", asks], capture_output=True, text=True, check=False, env=environment)
     except OSError as problem:
         raise fail("LB487", f"{python} cannot be run: {problem.strerror}") from None
     return done.stdout.strip()
@@ -79,23 +142,31 @@ def exported(folder: Path, kind: str, base: OpenModel, stack: ExitStack) -> Path
 
 
 def loaded(
-    engine: str, command: list[str], jobs: tuple[Mapping[str, Any], ...], base: OpenModel, stack: ExitStack, **values: str
+    engine: str,
+    command: list[str],
+    jobs: tuple[Mapping[str, Any], ...],
+    base: OpenModel,
+    stack: ExitStack,
+    *,
+    gpus: bool = False,
+    **values: str,
 ) -> tuple[list[Worker], dict[str, Any]]:
-    """Processes with the base and the artifact, which end with `stack`, and what the engine says of itself. `values` are
-    for their environment."""
+    """Processes with the base and the artifact, which end with `stack`, and what the engine says of itself. `gpus`: whether
+    they may see them; `values` are for their environment."""
     workers = []
     for name, job in zip(("the base", "the artifact"), jobs, strict=True):
         with base.progress.stage(f"loading {name} in {ENGINE_NAMES[engine]}"):
-            workers.append(stack.enter_context(Worker(engine, command, job, clean_environment(**values))))
+            workers.append(stack.enter_context(Worker(engine, command, job, clean_environment(gpus=gpus, **values))))
             said = workers[-1].ready()
     return workers, said
 
 
-def check_free(bench: OpenModel, needed: int, what: str, help: str, share: float = 1.0) -> None:
-    """Raise LB486 if so many bytes are more than a share of the memory that is free."""
+def check_free(bench: OpenModel, needed: int, what: str, help: str, share: float = 1.0, free: int | None = None) -> None:
+    """Raise LB486 if so many bytes are more than a share of the memory that is free: `free` bytes, or what is on the
+    model's device."""
     from lbdsl.measure.memory import free_bytes
 
-    free = round(share * free_bytes(bench.device))
+    free = round(share * (free_bytes(bench.device) if free is None else free))
     if needed > free:
         part = "" if share == 1.0 else f", {share:.0%} of what is free"
         raise fail("LB486", f"{what} take {bytes_text(needed)}, and {bytes_text(free)} may be taken{part}", help=help)

@@ -33,7 +33,7 @@ class InLlamaCpp(Contexts):
     def check(self, base: OpenModel) -> Path:
         """The engine's Python. Raises LB324, LB486 and LB487."""
         contexts = self.lengths(base)
-        python = self.engine.found(LLAMA_CPP, base)
+        python = self.engine.found(LLAMA_CPP, base).python
         # 16-bit caches of both models.
         needed = (
             2 * max(self.batches) * base.facts.cost.kv_bytes(max(contexts) + self.written) * 2 // base.facts.dtype_bytes

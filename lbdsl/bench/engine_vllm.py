@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lbdsl.artifact.record import Record
 from lbdsl.bench.cells import Cell, Measured, by_turns, paired
 from lbdsl.bench.contexts import Predicted
-from lbdsl.bench.engine import EnginePython, check_free, export_kind, exported, loaded, said_by, served_base
+from lbdsl.bench.engine import EnginePython, Ready, check_free, export_kind, exported, loaded, said_by, served_base
 from lbdsl.bench.environments import engines_folder
 from lbdsl.bench.worker import Worker
 from lbdsl.core.cache import ENGINES
@@ -23,6 +23,7 @@ from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import VLLM
 
 PLUGIN_FORMAT = "vllm"
+SHARE = "--gpu-memory-utilization"
 CACHE_GIB = 4
 """GiB for keys and values on a CPU, of each model: vLLM's own default there."""
 
@@ -40,16 +41,22 @@ class Requests:
     served: bool = False
     QUANTIZED: ClassVar[Mapping[str, str]] = {"8-bit weights and activations": "layers all quantize(bits=8, activations=8)"}
 
-    def check(self, base: OpenModel) -> Path:
-        """The engine's Python. Raises LB324, LB486 and LB487."""
+    def check(self, base: OpenModel) -> Ready:
+        """Raises LB324, LB486 and LB487."""
         if self._longest > base.facts.positions:
             message = f"{self._longest} tokens are more than the {base.facts.positions} positions of the model"
             raise fail("LB324", message, help="name shorter --lengths")
-        python = self.engine.found(VLLM, base)
-        needed = 2 * (base.computed.params * base.computed.dtype_bytes + CACHE_GIB * 2**30)
+        ready = self.engine.found(VLLM, base)
+        weights = 2 * base.computed.params * base.computed.dtype_bytes
+        if ready.gpus is not None:
+            # Spread over as many as the engine is told to use, which are at least one.
+            check_free(
+                base, weights // ready.gpus.count, "the weights of both models", "use more GPUs", 0.9, ready.gpus.free
+            )
+            return ready
         what = f"both models, with {CACHE_GIB} GiB for keys and values each,"
-        check_free(base, needed, what, "use a machine with more memory")
-        return python
+        check_free(base, weights + 2 * CACHE_GIB * 2**30, what, "use a machine with more memory")
+        return ready
 
     @property
     def _longest(self) -> int:
@@ -67,24 +74,36 @@ class Requests:
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
         errors of the exports where vLLM cannot serve the artifact."""
         kind = export_kind(folder, record, VLLM, last=PLUGIN_FORMAT)
-        python = self.check(base)
+        ready = self.check(base)
         if kind == PLUGIN_FORMAT:
-            _check_plugin(python)
+            _check_plugin(ready.python)
         artifact = exported(folder, kind, base, stack)
         job = {
             "dtype": base.computed.dtype,
             "max_model_len": self._longest,
             "max_num_seqs": max(self.concurrency),
             "trust_remote_code": False,
+            "arguments": [*self._share(ready), *self.engine.arguments],
         }
         # Only that export has code of its own.
         of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm"}
         jobs = ({**job, "model": str(served_base(base, artifact.parent))}, of_artifact)
         script = Path(__file__).parent / "workers" / ("vllm_served.py" if self.served else "vllm_throughput.py")
-        workers, said = loaded(VLLM, [str(python), str(script)], jobs, base, stack, **_settings())
-        predicted = Predicted.of(base, record, VLLM, said["version"])
-        found = Measured(VLLM, said["version"], said.get("threads"), kind, self.served)
+        on_gpus = ready.gpus is not None
+        command = [str(ready.python), str(script)]
+        workers, said = loaded(VLLM, command, jobs, base, stack, gpus=on_gpus, **_settings())
+        machine: dict[str, Any] = {} if ready.gpus is None else ready.gpus.machine
+        if self.engine.arguments:
+            machine["arguments"] = list(self.engine.arguments)
+        predicted = Predicted.of(base, record, VLLM, said["version"], machine)
+        threads = None if on_gpus else said.get("threads")
+        found = Measured(VLLM, said["version"], threads, kind, self.served, machine=machine)
         return found, self._cells(workers, base, predicted)
+
+    def _share(self, ready: Ready) -> list[str]:
+        """Both models are in memory at once, each with its cache."""
+        told = any(word.partition("=")[0] == SHARE for word in self.engine.arguments)
+        return [] if ready.gpus is None or told else [SHARE, "0.45"]
 
     def _cells(self, workers: Sequence[Worker], base: OpenModel, predicted: Predicted) -> Iterator[Cell]:
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]

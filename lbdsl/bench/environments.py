@@ -74,13 +74,14 @@ def engines_folder() -> Path:
     return Path(os.environ.get("LBDSL_ENGINES") or Path.home() / ".cache" / "lbdsl-engines").resolve()
 
 
-def clean_environment(**values: str) -> dict[str, str]:
-    """This process's environment without what would reach into an engine's own, and without GPUs: engines are timed on a
-    CPU."""
+def clean_environment(*, gpus: bool = False, **values: str) -> dict[str, str]:
+    """This process's environment without what would reach into an engine's own, and without GPUs unless they are asked
+    for."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")
     }
     # No module of the working directory stands for one of the engine's.
-    return {**kept, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **values}
+    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1", **hidden, **values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -38,7 +39,7 @@ def _lengths(value: Any) -> tuple[int, int]:
 OF_ENGINE = {
     "transformers": ("contexts", "batches"),
     "llamacpp": ("contexts", "batches", "engine_python", "install"),
-    "vllm": ("concurrency", "lengths", "served", "engine_python", "install", "url"),
+    "vllm": ("concurrency", "lengths", "served", "engine_python", "install", "url", "engine_args"),
 }
 """The options of each engine that another one does not have."""
 
@@ -85,7 +86,13 @@ _OPTIONS = (
     click.option(
         "--engine-python",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A Python that has the engine.",
+        help="A Python that has the engine; a vLLM for GPUs runs on those that it sees, unless --device cpu is given.",
+    ),
+    click.option(
+        "--engine-args",
+        type=Parsed("WORDS", shlex.split),
+        default="",
+        help='vLLM: more words for its command line, as in "--tensor-parallel-size 2".',
     ),
     click.option(
         "--install", is_flag=True, help="Make an environment with the engine if there is none (minutes, gigabytes)."
@@ -112,12 +119,14 @@ def engine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
                 raise click.UsageError(f"--{name.replace('_', '-')} is of --engine {having}", ctx)
         chosen = {"pairs": pairs, **{name: own[name] for name in OF_ENGINE[engine]}}
         if urls := chosen.pop("url", None):
-            if chosen["served"] or chosen["engine_python"] or chosen["install"]:
-                raise click.UsageError("--url is without --served, --engine-python and --install: it starts no engine", ctx)
+            if any(chosen[name] for name in ("served", "engine_python", "install", "engine_args")):
+                said = "--url is without --served, --engine-python, --engine-args and --install: it starts no engine"
+                raise click.UsageError(said, ctx)
             sizes = {name: chosen[name] for name in ("concurrency", "lengths", "pairs")}
             return verb(asked=AtUrls(urls, **sizes), **given)
         if "install" in chosen:
-            chosen["engine"] = EnginePython(chosen.pop("engine_python"), chosen.pop("install"))
+            words = tuple(chosen.pop("engine_args", ()))
+            chosen["engine"] = EnginePython(chosen.pop("engine_python"), chosen.pop("install"), words)
         kinds: dict[str, Callable[..., Any]] = {"transformers": InTransformers, "llamacpp": InLlamaCpp, "vllm": Requests}
         return verb(asked=kinds[engine](**chosen), **given)
 

@@ -56,7 +56,10 @@ WRITTEN = Kind("written", "text that models wrote", "written", r"[0-9a-f]{32}\.s
 GGUF = Kind("gguf", "copies of GGUF files in safetensors", "gguf", r"[0-9a-f]{32}/[^/]+", whole=True)
 HASHES = Kind("hashes", "sha256 of models' files", "hashes", r"[0-9a-f]{64}\.json")
 PROFILES = Kind(
-    "profiles", "what `calibrate` timed", "", r"profile-[a-z]+-[0-9a-f]{16}\.json|calibrating-[0-9a-f]{16}-\d+\.json"
+    "profiles",
+    "what `calibrate` timed",
+    "",
+    r"profile-[a-z]+-(?:gpu-[0-9a-f]{16}-)?[0-9a-f]{16}\.json|calibrating-[0-9a-f]{16}-\d+\.json",
 )
 MACHINES = Kind("machines", "speeds of this machine, for estimates", "", r"(?:machine|pace)-[0-9a-f]{16}\.json")
 UNFINISHED = Kind("unfinished", "left by runs that were killed", "", r"run-[0-9a-f]{32}|(?:.*/)?\.[^/]+\.[a-z0-9_]{8}\.tmp")

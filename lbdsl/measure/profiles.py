@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,28 @@ def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants
     return tuple(float(c) for c in constants), float(errors.max())
 
 
-def profile_path(engine: str, facts: ModelFacts, device: Any, cache_dir: Path) -> Path:
-    """Where the profile of this engine on this machine is kept, for models of the shape of `facts`."""
+def profile_path(
+    engine: str, facts: ModelFacts, device: Any, cache_dir: Path, machine: Mapping[str, Any] | None = None
+) -> Path:
+    """Where the profile of this engine on this machine is kept, for models of the shape of `facts`. `machine`: what the
+    engine's own process says of its GPUs, and its arguments."""
+    identity = machine_identity(device, facts.dtype) | dict(machine or {})
+    shaped = _shaped(engine, facts)
+    key = short(digest_of({"machine": identity, **shaped}), 16)
+    on_gpus = f"gpu-{short(digest_of(shaped), 16)}-" if machine and machine.get("gpus") else ""
+    return PROFILES.path(cache_dir, f"profile-{engine}-{on_gpus}{key}.json")
+
+
+def gpu_profiles(engine: str, facts: ModelFacts, cache_dir: Path) -> list[Profile]:
+    """All profiles of this engine on GPUs, for models of the shape of `facts`."""
+    paths = sorted(cache_dir.glob(f"profile-{engine}-gpu-{short(digest_of(_shaped(engine, facts)), 16)}-*.json"))
+    return [profile for profile in map(read_profile, paths) if profile is not None]
+
+
+def _shaped(engine: str, facts: ModelFacts) -> dict[str, Any]:
     shape = [facts.hidden, facts.vocab, facts.dtype, [spec.to_json() for spec in facts.layer_specs]]
-    identity = machine_identity(device, facts.dtype)
     made = {"format": FORMAT_VERSION, **({"at_once": READ_AT_ONCE[engine]} if engine in READ_AT_ONCE else {})}
-    key = digest_of({"engine": engine, "machine": identity, "shape": shape, **made})
-    return PROFILES.path(cache_dir, f"profile-{engine}-{short(key, 16)}.json")
+    return {"engine": engine, "shape": shape, **made}
 
 
 def read_profile(path: Path) -> Profile | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -246,11 +246,18 @@ class OpenModel:
                     ),
                 )
 
-    def profiles(self, engines: Iterable[str]) -> dict[str, Profile]:
-        """The profiles of these engines for this model on this machine, where there are any."""
-        from lbdsl.measure.profiles import profile_path, read_profile
+    def profiles(self, engines: Iterable[str], machine: Mapping[str, Any] | None = None) -> dict[str, Profile]:
+        """The profiles of these engines for this model, where there are any: on this machine, or, where the engine runs on
+        GPUs or with arguments of its own, on `machine`. Without `machine` the only one on GPUs counts where there is none
+        of this machine's device."""
+        from lbdsl.measure.profiles import gpu_profiles, profile_path, read_profile
 
-        found = {name: read_profile(profile_path(name, self.computed, self.device, self.cache_dir)) for name in engines}
+        found: dict[str, Profile | None] = {}
+        for name in engines:
+            found[name] = read_profile(profile_path(name, self.computed, self.device, self.cache_dir, machine))
+            if found[name] is None and not machine:
+                on_gpus = gpu_profiles(name, self.computed, self.cache_dir)
+                found[name] = on_gpus[0] if len(on_gpus) == 1 else None
         # Other engines are asked for their version when they run.
         own = {"transformers": version("transformers")}
         return {

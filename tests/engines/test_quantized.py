@@ -28,6 +28,7 @@ RECIPES = {
     "quantized": (Path(__file__).parents[1] / "recipes" / "quantized.lbr").read_text(),
     "int4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=4)\n',
     "int8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=8, activations=8)\n',
+    "fp8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(form=fp8)\n',
     "blocks": """measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }
 layers 4-7, 17, 25, 26, 29 drop
 modules "*.mlp.*" quantize(bits=4)
@@ -150,7 +151,7 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["quantized", "int4", "int8"])
+@pytest.mark.parametrize("name", ["quantized", "int4", "int8", "fp8"])
 @torch.inference_mode()
 def test_each_map_of_vllm_is_ours(name: str, dtype: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
     """The inputs that vLLM gave each linear map, through our map of the same name in float32."""

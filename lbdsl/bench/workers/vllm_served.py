@@ -40,6 +40,7 @@ def serve(job, port):
     words += ["--dtype", job["dtype"], "--max-model-len", str(job["max_model_len"])]
     words += ["--max-num-seqs", str(job["max_num_seqs"]), "--no-enable-prefix-caching"]
     words += ["--trust-remote-code"] if job["trust_remote_code"] else []
+    words += job["arguments"]
     server = subprocess.Popen([*SERVER, *words])
     while True:
         if server.poll() is not None:

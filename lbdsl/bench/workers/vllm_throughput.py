@@ -1,6 +1,7 @@
 """Run by the Python that has vLLM: `vllm_throughput.py JOB FD`.
 
-JOB is {"model", "max_model_len", "dtype", "trust_remote_code"}. When the model is loaded, a line of JSON goes to FD; then
+JOB is {"model", "max_model_len", "dtype", "max_num_seqs", "trust_remote_code", "arguments"}; the last are words as on the
+command line of `vllm serve`, and win. When the model is loaded, a line of JSON goes to FD; then
 each line of standard input, {"requests", "input", "output"}, is answered by {"seconds", "written"}: how long that
 many requests at once take, of random tokens, without prefix cache, each until it has all of its output.
 """
@@ -12,20 +13,32 @@ import sys
 import time
 
 
+def given(words):
+    """The arguments of LLM that words of the command line mean."""
+    if not words:
+        return {}
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser, missing = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False)), object()
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), missing))
+    return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not missing}
+
+
 def main(job, answers):
     import torch
     from vllm import LLM, SamplingParams, __version__
 
-    llm = LLM(
-        job["model"],
-        dtype=job["dtype"],
-        max_model_len=job["max_model_len"],
-        max_num_seqs=job["max_num_seqs"],
-        trust_remote_code=job["trust_remote_code"],
-        enable_prefix_caching=False,
-        skip_tokenizer_init=True,
-        seed=0,
-    )
+    options = {
+        "dtype": job["dtype"],
+        "max_model_len": job["max_model_len"],
+        "max_num_seqs": job["max_num_seqs"],
+        "trust_remote_code": job["trust_remote_code"],
+        "enable_prefix_caching": False,
+        "skip_tokenizer_init": True,
+        "seed": 0,
+    }
+    llm = LLM(job["model"], **{**options, **given(job["arguments"])})
     vocab = llm.llm_engine.model_config.get_vocab_size()
     # On a CPU it leaves cores to its other processes.
     print(json.dumps({"version": __version__, "threads": torch.get_num_threads()}), file=answers, flush=True)

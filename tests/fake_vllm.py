@@ -1,0 +1,85 @@
+"""A Python that answers as one with vLLM for GPUs does: its clock goes on by what a model has to compute."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TORCH = """
+import json, os
+HAS = json.loads(os.environ.get("FAKE_GPUS", "[]")) if os.environ.get("CUDA_VISIBLE_DEVICES") != "" else []
+class cuda:
+    is_available = staticmethod(lambda: bool(HAS))
+    device_count = staticmethod(lambda: len(HAS))
+    get_device_name = staticmethod(lambda i: HAS[i][0])
+    get_device_capability = staticmethod(lambda i: tuple(HAS[i][1]))
+    mem_get_info = staticmethod(lambda i: (HAS[i][2], HAS[i][2]))
+get_num_threads = lambda: 7
+"""
+VLLM = """
+import json, os, time
+from pathlib import Path
+import torch
+__version__ = os.environ.get("FAKE_VLLM", "0.32.0")
+clock = [0.0]
+time.perf_counter = lambda: clock[0]
+
+def said(**what):
+    with open(os.environ["FAKE_LOG"], "a") as log:
+        print(json.dumps(what), file=log)
+
+class SamplingParams:
+    def __init__(self, **options):
+        self.options = options
+
+class LLM:
+    def __init__(self, model, **options):
+        said(model=model, options=options, sees=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if os.environ.get("FAKE_FAILS") == "memory":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        files = Path(model).glob("*.safetensors")
+        self.bytes = sum(path.stat().st_size for path in files)
+        self.count = 0
+        self.vocab = json.loads((Path(model) / "config.json").read_text())["vocab_size"]
+        self.llm_engine = self.model_config = self
+    def get_vocab_size(self):
+        return self.vocab
+    def generate(self, prompts, wanted, use_tqdm):
+        self.count += 1
+        if os.environ.get("FAKE_FAILS") == "killed" and self.count > 2:
+            os.kill(os.getpid(), 9)
+        tokens = wanted.options["max_tokens"]
+        clock[0] += 1e-9 * self.bytes * len(prompts) * (tokens + len(prompts[0]["prompt_token_ids"]) / 8)
+        one = type("Output", (), {"outputs": [type("One", (), {"token_ids": [0] * tokens})]})
+        return [one] * len(prompts)
+"""
+ARGS = """
+class EngineArgs:
+    @staticmethod
+    def add_cli_args(parser):
+        parser.add_argument("--tensor-parallel-size", type=int, default=1)
+        parser.add_argument("--max-num-seqs", type=int, default=256)
+        parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
+        return parser
+"""
+PARSER = "from argparse import ArgumentParser as FlexibleArgumentParser\n"
+
+
+def fake_python(folder: Path) -> Path:
+    """The Python; $FAKE_LOG names a file to which it says what it is asked."""
+    files = {
+        "torch/__init__.py": TORCH,
+        "vllm/__init__.py": VLLM,
+        "vllm/engine/__init__.py": "",
+        "vllm/engine/arg_utils.py": ARGS,
+        "vllm/utils/__init__.py": "",
+        "vllm/utils/argparse_utils.py": PARSER,
+    }
+    for name, text in files.items():
+        path = folder / "modules" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder / "modules"} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return python

@@ -1,0 +1,142 @@
+"""`bench` and `calibrate` in a vLLM for GPUs, which a program stands for: what it is told, what is kept, how it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lbdsl.api.benching import bench_artifact
+from lbdsl.api.calibrating import calibrate_model
+from lbdsl.api.planning import plan_recipe
+from lbdsl.artifact.record import read_record
+from lbdsl.bench.engine import EnginePython
+from lbdsl.bench.engine_llamacpp import InLlamaCpp
+from lbdsl.bench.engine_vllm import Requests
+from lbdsl.core.diagnostic import LbdslError
+from lbdsl.session.options import RunOptions
+from tests.fake_vllm import fake_python
+from tests.pipeline.test_quantize import applied
+from tests.tiny_model import save_tiny_model
+
+H100 = ["NVIDIA H100 80GB HBM3", [9, 0], 80 * 10**9]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("gpus") / "model")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
+    new_cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("FAKE_GPUS", json.dumps([H100, H100]))
+    return fake_python(tmp_path)
+
+
+@pytest.fixture
+def artifact(model: Path, tmp_path: Path) -> Path:
+    text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop\n'
+    return applied(text, model, tmp_path)[1].folder
+
+
+def asked(python: Path, *arguments: str, **options: Any) -> Requests:
+    engine = EnginePython(python, arguments=arguments)
+    return Requests(**{"concurrency": (4,), "lengths": ((32, 8),), "pairs": 2, "engine": engine, **options})
+
+
+def options(tmp_path: Path, **more: Any) -> RunOptions:
+    return RunOptions(cache_dir=tmp_path / "cache", **more)
+
+
+def told(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def test_it_runs_on_the_gpus_that_its_python_sees(artifact: Path, python: Path, tmp_path: Path) -> None:
+    words = ("--tensor-parallel-size", "2", "--max-num-seqs=256")
+    found = bench_artifact(artifact, asked(python, *words), options=options(tmp_path))
+    for each in told(tmp_path):
+        assert each["sees"] is None
+        assert each["options"]["gpu_memory_utilization"] == 0.45
+        # Also where it says what is vLLM's own default.
+        assert (each["options"]["tensor_parallel_size"], each["options"]["max_num_seqs"]) == (2, 256)
+    (cell,) = found.measured.cells
+    assert cell.ratio > 1
+    kept = read_record(artifact).unwrap().bench["vllm"]["machine"]
+    assert (kept["name"], kept["gpus"], kept["capability"]) == (H100[0], 2, "9.0")
+    assert kept["arguments"] == list(words)
+    assert "NVIDIA H100 80GB HBM3" in (artifact / "README.md").read_text()
+
+
+def test_on_a_cpu_it_sees_no_gpu(artifact: Path, python: Path, tmp_path: Path) -> None:
+    found = bench_artifact(artifact, asked(python), options=options(tmp_path, device="cpu"))
+    assert {each["sees"] for each in told(tmp_path)} == {""}
+    assert all("gpu_memory_utilization" not in each["options"] for each in told(tmp_path))
+    assert found.machine["device"] == "cpu"
+    assert found.measured.threads == 7
+
+
+def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path, python: Path, tmp_path: Path) -> None:
+    done = calibrate_model(model, asked(python), options=options(tmp_path))
+    assert done.profile.machine["name"] == H100[0]
+    assert "-gpu-" in done.path.name
+    (tmp_path / "r.lbr").write_text(
+        'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop(block)\n'
+        "assert throughput(32, 8, 4) >= 110%\n"
+    )
+    plan = plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path)).plan
+    assert plan.applyable
+    assert [gate.status for gate in plan.asserts] == ["pass"]
+
+
+def test_another_version_is_another_profile(
+    artifact: Path, model: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate_model(model, asked(python), options=options(tmp_path))
+    first = bench_artifact(artifact, asked(python), options=options(tmp_path))
+    monkeypatch.setenv("FAKE_VLLM", "0.33.0")
+    other = bench_artifact(artifact, asked(python), options=options(tmp_path))
+    assert first.measured.cells[0].predicted is not None
+    assert other.measured.cells[0].predicted is None
+
+
+@pytest.mark.parametrize(
+    ("fails", "code", "said"), [("memory", "LB488", "CUDA out of memory"), ("killed", "LB486", "the system ended vllm")]
+)
+def test_how_it_fails(
+    fails: str, code: str, said: str, artifact: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAILS", fails)
+    with pytest.raises(LbdslError, match=said) as problem:
+        bench_artifact(artifact, asked(python), options=options(tmp_path))
+    assert [d.code for d in problem.value.diagnostics] == [code]
+
+
+GPUS = {
+    "GPUs of several kinds": [H100, ["NVIDIA A100", [8, 0], 40 * 10**9]],
+    "the weights of both models": [[*H100[:2], 10**4]],
+}
+
+
+@pytest.mark.parametrize("said", GPUS)
+def test_gpus_that_do_not_do(
+    said: str, artifact: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_GPUS", json.dumps(GPUS[said]))
+    with pytest.raises(LbdslError, match=said):
+        bench_artifact(artifact, asked(python), options=options(tmp_path))
+
+
+def test_llama_cpp_is_timed_on_a_cpu(artifact: Path, python: Path, tmp_path: Path) -> None:
+    (tmp_path / "modules" / "llama_cpp.py").write_text("")
+    with pytest.raises(LbdslError, match=r"llama\.cpp is timed on a CPU alone so far"):
+        bench_artifact(artifact, InLlamaCpp(engine=EnginePython(python)), options=options(tmp_path))
