@@ -85,7 +85,9 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
     cells, or among other cells that the same version of the engine gave on the same machine. A server's cells are beside
     those of offline runs."""
     new, timed = found.to_json(), found.record
-    name = new["engine"] + ("-served" if new["served"] else "") + ("-url" if new["machine"].get("device", "") is None else "")
+    name = (
+        new["engine"] + ("-served" if new["served"] else "") + ("-url" if new["machine"].get("device", "") is None else "")
+    )
     try:
         with _locked(folder / RECORD_FILE):
             record = read_record(folder).value

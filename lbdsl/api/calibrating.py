@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,8 +52,11 @@ VARIANTS: Mapping[str, str] = {
 }
 """Recipes that each change how much there is of one kind of part. The window is smaller than any context. Engines with
 products of quantized matrices have one more, `QUANTIZED`."""
+TOGETHER = "together"
+"""A variant that no constant is fitted to: it says what predictions of several changes are worth."""
 WIDEST = 512
 """A wider window would need more calibration text than there is, and tell no more."""
+BASE = "the base"
 MOST_ERROR = 0.5
 """A relative error of a fitted cell above which nothing should be decided by the profile."""
 
@@ -111,6 +114,8 @@ def calibrate_model(
     base = OpenModel(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     variants = {**VARIANTS, **asked.QUANTIZED}
+    several = variants["windows"], *(list(asked.QUANTIZED.values()) or [variants["half of the MLPs"]])
+    variants |= {TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)
     asked.check(base)
     machine = machine_described(base.device, base.computed.dtype)
@@ -135,7 +140,7 @@ def calibrate_model(
     _forget(base.cache_dir, begun)
     profile = Profile(found[0].engine, found[0].version, machine | dict(found[0].machine))
     profile, rows = _fitted(base.computed, found, profile, asked.written if isinstance(asked, Contexts) else 0)
-    worst = max(rows, key=lambda cell: cell.error)
+    worst = max((cell for cell in rows if cell.variant != TOGETHER), key=lambda cell: cell.error)
     if worst.error > MOST_ERROR:
         message = f"{worst.what} of {worst.variant} lies {worst.error:.0%} from what the other times make of it"
         raise fail("LB355", message, help="calibrate again when nothing else runs, or with more --pairs")
@@ -213,7 +218,7 @@ def _rows(facts: ModelFacts, found: Sequence[_Timed]) -> list[_Row]:
     for index, cell in enumerate(found[0].cells):
         same = [(timed.name, timed.cells[index]) for timed in found]
         base = statistics.median(one.base for _, one in same)
-        rows.append(_row(found[0].engine, "the base", facts.cost, cell, base))
+        rows.append(_row(found[0].engine, BASE, facts.cost, cell, base))
         rows += [_row(found[0].engine, name, costs[name], cell, base * one.ratio) for name, one in same]
     return [row for row in rows if row is not None]
 
@@ -244,15 +249,34 @@ def _fitted(facts: ModelFacts, found: Sequence[_Timed], profile: Profile, grown:
     constants: dict[str, dict[int, Constants]] = {}
     errors: dict[str, float] = {}
     cells: list[FittedCell] = []
+    shares: dict[str, list[float]] = {}
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
-        fitted, worst = fit([row.features for row in own], [row.amount for row in own])
+        to_fit = [row for row in own if row.variant != TOGETHER]
+        fitted, worst = fit([row.features for row in to_fit], [row.amount for row in to_fit])
         constants.setdefault(group[0], {})[group[1]] = fitted
         errors[group[0]] = max(worst, errors.get(group[0], 0.0))
-        cells += (FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)) for row in own)
+        here = [FittedCell(row.variant, row.what, row.amount, weighed(fitted, row.features)) for row in own]
+        cells += here
+        shares.setdefault(group[0], []).extend(_shares_saved(here))
     packed = packed_forms(spec for timed in found for spec in timed.specs)
     ranges = _ranges(found[0].cells, grown)
-    return replace(profile, ranges=ranges, errors=errors, constants=constants, packed=packed), cells
+    saved = {group: (min(1.0, *of), max(1.0, *of)) for group, of in shares.items() if of}
+    return replace(profile, ranges=ranges, errors=errors, constants=constants, packed=packed, saved=saved), cells
+
+
+SAVING = 0.1
+"""Of a smaller saving chance is too large a part."""
+
+
+def _shares_saved(cells: Sequence[FittedCell]) -> Iterator[float]:
+    """Which share of what each variant should save of the base's time or memory it did save."""
+    base = {cell.what: cell for cell in cells if cell.variant == BASE}
+    for cell in cells:
+        was = base[cell.what]
+        predicted = was.fitted - cell.fitted
+        if predicted >= SAVING * was.fitted:
+            yield (was.measured - cell.measured) / predicted
 
 
 def _ranges(cells: Sequence[Cell], grown: int) -> dict[str, tuple[int, int]]:

@@ -20,7 +20,7 @@ class Cell:
     """One metric at `context` tokens and `batch` sequences, each of which writes `output` tokens. `base` and `artifact` are
     medians, in `unit`; `ratio` is the median of artifact / base over `pairs` of neighbouring runs, between `low` and `high`
     (a bootstrap interval); `again` is that of a model over itself, from neighbouring runs, too. `predicted` is the ratio by
-    a profile; if `bound`, by bytes and FLOPs alone."""
+    a profile, which may lie `between` two others; if `bound`, by bytes and FLOPs alone."""
 
     context: int
     batch: int
@@ -36,6 +36,7 @@ class Cell:
     predicted: float | None = None
     bound: bool = False
     pairs: int | None = None
+    between: tuple[float, float] | None = None
 
 
 def measured_by(benched: Mapping[str, Any]) -> str:
@@ -56,7 +57,8 @@ def label_of(cell: Mapping[str, Any]) -> str:
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
     """The cell in COLUMNS. Counts have no interval; `again` is the ratio of a model to itself."""
     timed = cell["again"] is not None
-    how = " (formula)" if cell["bound"] else ""
+    between = cell.get("between")
+    how = " (formula)" if cell["bound"] else f" ({between[0]:.2f}-{between[1]:.2f})" if between else ""
     return (
         cell["metric"] + _UNITS[cell["unit"]],
         label_of(cell),

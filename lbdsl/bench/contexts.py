@@ -107,7 +107,7 @@ class Predicted:
 
     def decode(self, context: int, batch: int) -> dict[str, Any]:
         was, becomes = (c.step_seconds(self.machine, context, batch) for c in (self.base, self.artifact))
-        return self._faster(was / becomes, Profile.latency, context, batch)
+        return self._faster(was / becomes, Profile.latency, context, batch) | self._between("latency", context, batch)
 
     def whole_request(self, context: int) -> dict[str, Any]:
         def seconds(profile: Profile, cost: ModelCost) -> float | None:
@@ -117,10 +117,20 @@ class Predicted:
         return self._ratio(seconds)
 
     def throughput(self, read: int, written: int, requests: int) -> dict[str, Any]:
-        return self._ratio(Profile.throughput, read, written, requests)
+        arguments = read, written, requests
+        return self._ratio(Profile.throughput, *arguments) | self._between("throughput", *arguments)
 
     def memory(self, context: int, batch: int) -> dict[str, Any]:
-        return self._ratio(Profile.peak, context, batch)
+        return self._ratio(Profile.peak, context, batch) | self._between("memory", context, batch)
+
+    def _between(self, name: str, *arguments: int) -> dict[str, Any]:
+        """The ends of the predicted ratio; of times, whose cells are rates, of their inverse."""
+        base = self.profile and self.profile.value(name, self.base, arguments)
+        ends = self.profile and self.profile.between(name, self.artifact, self.base, arguments)
+        if not base or not ends or ends[0] == ends[1]:
+            return {}
+        ratios = [base / end if name == "latency" else end / base for end in ends]
+        return {"between": (min(ratios), max(ratios))}
 
     def cache(self, context: int) -> dict[str, Any]:
         return {"predicted": self.artifact.kv_bytes(context) / self.base.kv_bytes(context)}

@@ -7,6 +7,7 @@ measured batches the sum is interpolated; beyond what was measured there is no p
 
 from __future__ import annotations
 
+import math
 import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,7 +96,9 @@ class Profile:
     """Constants of one model's kind of layers in `engine`, of groups: `steps` and `runs` by batch, or number of requests;
     `prefill` and `memory` under 0. A group that was not measured is absent. `ranges` are the least and most tokens that
     were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
-    largest relative errors of the fits, by group; `packed` the forms of quantized weights and caches that were timed."""
+    largest relative errors of the fits, by group; `packed` the forms of quantized weights and caches that were timed.
+    `saved` are the least and the most share of a predicted saving that was measured, by group, also of a variant that was
+    not fitted."""
 
     engine: str
     version: str
@@ -104,6 +107,23 @@ class Profile:
     constants: Mapping[str, Mapping[int, Constants]] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
+    saved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def between(self, name: str, cost: ModelCost, base: ModelCost, arguments: Sequence[int]) -> tuple[float, float] | None:
+        """The ends of what `value` may be: as much less or more is saved of the `base`'s time or memory as it was with the
+        variants that were timed. The base itself has no spread."""
+        known = PREDICTED_VALUES[name]
+        least, most = self.saved.get(known.group, (1.0, 1.0))
+        values = self.value(name, base, arguments), self.value(name, cost, arguments)
+        if values[0] is None or values[1] is None:
+            return None
+        # Of a rate the time is its inverse.
+        was, becomes = ((1 / value if known.unit is Unit.RATE else value) for value in values if value is not None)
+        ends = [was - share * (was - becomes) for share in (least, most)]
+        if known.unit is Unit.RATE:
+            # What would take no time at all has no bound.
+            ends = [1 / end if end > 0 else math.inf for end in ends]
+        return min(ends), max(ends)
 
     def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
         """The predicted value `name` (see PREDICTED_VALUES), for a model in the dtype that was timed; None beyond what was
@@ -176,13 +196,14 @@ def weighed(constants: Constants, features: Constants) -> float:
 @dataclass(frozen=True)
 class PredictedValue:
     """A value of the changed model that a profile predicts, with its name in recipes. `parameters` are whole numbers, their
-    names and units; `engines` are those that it is measured in, the first unless the recipe names another. `options` are
-    those of `lbdsl calibrate` that measure it, and what of the parameters each takes. `meaning` is shown by the editor and
-    by `explain`."""
+    names and units; `group` is that of the profile; `engines` are those that it is measured in, the first unless the recipe
+    names another. `options` are those of `lbdsl calibrate` that measure it, and what of the parameters each takes.
+    `meaning` is shown by the editor and by `explain`."""
 
     name: str
     unit: Unit
     parameters: Mapping[str, Unit]
+    group: str
     engines: tuple[str, ...]
     options: Mapping[str, str]
     of: Callable[..., float | None]
@@ -202,6 +223,7 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             "latency",
             Unit.SECONDS,
             _CELL,
+            "steps",
             ("transformers", "llamacpp"),
             {"--contexts": "{0}", "--batches": "{1}"},
             Profile.latency,
@@ -211,6 +233,7 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             "memory",
             Unit.BYTES,
             _CELL,
+            "memory",
             ("transformers",),
             {"--contexts": "{0}", "--batches": "{1}"},
             Profile.peak,
@@ -220,6 +243,7 @@ PREDICTED_VALUES: Mapping[str, PredictedValue] = {
             "throughput",
             Unit.RATE,
             {"IN": Unit.TOKENS, "OUT": Unit.TOKENS, "REQUESTS": Unit.NONE},
+            "runs",
             ("vllm",),
             {"--lengths": "{0}/{1}", "--concurrency": "{2}"},
             Profile.throughput,

@@ -18,7 +18,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import READ_AT_ONCE, Constants, Profile
 from lbdsl.measure.machine import machine_identity
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def fit(rows: Sequence[Constants], measured: Sequence[float]) -> tuple[Constants, float]:

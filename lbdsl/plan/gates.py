@@ -185,4 +185,7 @@ def _result(
     value, unit = (float(shown.value), shown.unit) if shown is not None else (None, None)
     if shown is not None and shown.share is not None:
         value, unit = float(shown.share), Unit.RATIO
-    return AssertResult(text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on)
+    between = shown.between if shown is not None else None
+    return AssertResult(
+        text=assertion.text, phase=assertion.phase, status=status, value=value, unit=unit, on=on, between=between
+    )

@@ -174,13 +174,14 @@ class Loss(PlanValue):
 
 
 class Budget(PlanValue):
-    """A budget of `choose`: the cost that decides it, in `unit`, or as a `share` of the base's; `without` is the least sum
-    of scores if it were left out."""
+    """A budget of `choose`: the cost that decides it, in `unit`, or as a `share` of the base's; `between`: what that may
+    be, if it is predicted; `without` is the least sum of scores if it were left out."""
 
     text: str
     value: float | None = None
     unit: Unit | None = None
     share: float | None = None
+    between: tuple[float, float] | None = None
     without: float | None = None
 
 
@@ -227,7 +228,8 @@ class AssertResult(PlanValue):
     joint loss. `on` is the deciding text, if there are several.
 
     Of the finished model: `error` is the value's standard error, `why` the reason for a failure that the value does not
-    show, `help` what may be done. A failed assert is "undecided" where its bound lies within the error."""
+    show, `help` what may be done. A failed assert is "undecided" where its bound lies within the error. `between`: what a
+    predicted value may be; the assert is held against the worse end."""
 
     text: str
     phase: Phase
@@ -238,12 +240,13 @@ class AssertResult(PlanValue):
     error: float | None = None
     why: str | None = None
     help: tuple[str, ...] = ()
+    between: tuple[float, float] | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plans know nothing of the last three."""
+        """Most have none of the last four."""
         fields: dict[str, Any] = as_usual(self)
-        return {name: value for name, value in fields.items() if value or name not in ("error", "why", "help")}
+        return {name: value for name, value in fields.items() if value or name not in ("error", "why", "help", "between")}
 
     @property
     def failed(self) -> bool:

@@ -22,14 +22,20 @@ AS_SAVED = "as saved"
 
 
 def value_text(item: AssertResult) -> str:
-    """The value that decides an assert, as text with its unit; with its standard error where that leaves it undecided."""
+    """The value that decides an assert, as text with its unit; with its standard error where that leaves it undecided, and
+    of a predicted one with what it may be."""
     if item.value is None:
         return ""
     if item.status == "undecided":
         return cell_text(item.value, item.error, item.unit or Unit.NONE)
-    if item.unit is Unit.RATIO:
-        return f"{100 * item.value:.4g} %"
-    return count_text(item.value) if item.unit is Unit.FLOPS else amount_text(item.value, item.unit)
+    said, *ends = (_amount(value, item.unit) for value in (item.value, *(item.between or ())))
+    return f"{said} ({ends[0]} to {ends[1]})" if ends else said
+
+
+def _amount(value: float, unit: Unit | None) -> str:
+    if unit is Unit.RATIO:
+        return f"{100 * value:.4g} %"
+    return count_text(value) if unit is Unit.FLOPS else amount_text(value, unit)
 
 
 def joint_text(name: str, score: ScoreValue) -> str:

@@ -91,6 +91,7 @@ def _budget(budget: Budget, least: float) -> str:
     if budget.value is not None and budget.unit is not None:
         unit = Unit.RATIO if budget.share is not None else budget.unit
         said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
+        said += f" ({' to '.join(amount_text(end, unit) for end in budget.between)})" if budget.between else ""
     if budget.without is None:
         return said
     said += "; " if budget.value is not None else ": "

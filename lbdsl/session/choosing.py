@@ -154,7 +154,8 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
     for number, budget in enumerate(problem.choosing.budgets):
         said = deciding(budget.expr, world)
         without = least_without(problem, number) if problem.choosing.cost is None else None
-        shown: dict[str, Any] = {} if said is None else {"value": said.value, "unit": said.unit, "share": said.share}
+        names = ("value", "unit", "share", "between")
+        shown: dict[str, Any] = {} if said is None else {name: getattr(said, name) for name in names}
         budgets.append(Budget(text=budget.text, without=without, **shown))
     taken = found.joint.get(key_of(found.best))
     for bound, (one, _) in zip(problem.choosing.bounds, taken.bounds if taken is not None else (), strict=False):

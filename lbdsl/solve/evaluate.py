@@ -42,22 +42,26 @@ class World:
     joint: Mapping[str, float] = field(default_factory=dict)
     post: Mapping[str, Mapping[str, Measurement]] = field(default_factory=dict)
     serves: Callable[[str, ModelCost], bool] = lambda engine, cost: False
+    lean: int = 0
+    """Predicted values are taken for what they may be at least (-1) or at most (1)."""
 
 
 @dataclass(frozen=True)
 class DecidingValue:
     """The cost, score or fact that decides a condition; as text: "`kv(8Ki)` is 80.0 % of the base's". `share` is the ratio
-    to the base's cost, if the bound is a percentage."""
+    to the base's cost, if the bound is a percentage. `between`: of a predicted value, what it, or its share, may be."""
 
     name: str
     value: float
     unit: Unit
     share: float | None = None
+    between: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        if self.share is not None:
-            return f"`{self.name}` is {amount_text(self.share, Unit.RATIO)} of the base model's"
-        return f"`{self.name}` is {amount_text(self.value, self.unit)}"
+        unit = self.unit if self.share is None else Unit.RATIO
+        ends = " to ".join(amount_text(end, unit) for end in self.between or ())
+        said = amount_text(self.value if self.share is None else self.share, unit) + (f" ({ends})" if ends else "")
+        return f"`{self.name}` is {said}" + (" of the base model's" if self.share is not None else "")
 
 
 def evaluate(expr: Expr, world: World) -> Diagnosed[Any]:
@@ -184,9 +188,8 @@ class _Evaluation:
             case nodes.Compare():
                 values, found = self._each(expr.operands, self.of), []
                 for i, op in enumerate(expr.ops):
-                    (left, right), (a, b) = expr.operands[i : i + 2], values[i : i + 2]
                     if op.text[0] in "<>":
-                        a, b = self._as_cost(left, a, right), self._as_cost(right, b, left)
+                        (left, right), (a, b) = expr.operands[i : i + 2], self._sides(expr, i, values)
                         if Unit.RATE in (unit_of(left), unit_of(right)) and min(a, b) > 0:
                             a, b = -1 / a, -1 / b
                         found.append(float(b - a if op.text[0] == "<" else a - b))
@@ -235,7 +238,8 @@ class _Evaluation:
             self._fail("LB353", message, value)
         if found is None:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
-        return found
+        between = profile.between(value.name, self.world.cost, self.world.facts.cost, value.arguments)
+        return found if between is None or not self.world.lean else between[self.world.lean > 0]
 
     def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:
         total, *others = self._each(expr.operands, self.of)
@@ -248,8 +252,22 @@ class _Evaluation:
 
     def _pair(self, expr: nodes.Compare, i: int, values: list[Any]) -> bool:
         """Whether comparison `i` of a chain holds, for these values of its operands."""
+        return _COMPARED[expr.ops[i].text](*self._sides(expr, i, values))
+
+    def _sides(self, expr: nodes.Compare, i: int, values: list[Any]) -> tuple[Any, Any]:
+        """Both sides of comparison `i` of a chain; predicted values are taken for what makes it fail."""
         op, (left, right), (a, b) = expr.ops[i].text, expr.operands[i : i + 2], values[i : i + 2]
-        return _COMPARED[op](self._as_cost(left, a, right), self._as_cost(right, b, left))
+        lean = {"<": 1, ">": -1}.get(op[0], 0)
+        a, b = self._leaning(left, a, lean), self._leaning(right, b, -lean)
+        return self._as_cost(left, a, right), self._as_cost(right, b, left)
+
+    def _leaning(self, expr: Expr, value: Any, lean: int) -> Any:
+        """Of sums and products; where something is taken away or divided by, which end is which is not known."""
+        parts = list(walk(expr))
+        mixed = any(isinstance(part, nodes.Arithmetic) and {*part.ops} - {"+", "*"} for part in parts)
+        if not lean or mixed or not any(isinstance(part, PredictedOf) for part in parts):
+            return value
+        return _Evaluation(replace(self.world, lean=lean), self.errors).of(expr)
 
     def _as_cost(self, expr: Expr, value: Any, other: Expr) -> Any:
         """A percentage compared with a cost becomes that share of the base model's cost; other values are unchanged."""
@@ -260,7 +278,7 @@ class _Evaluation:
         return round(share) if math.isclose(share, round(share), rel_tol=1e-12) else share
 
     def _of_base(self, expr: Expr) -> Any:
-        return _Evaluation(replace(self.world, cost=self.world.facts.cost), self.errors).of(expr)
+        return _Evaluation(replace(self.world, cost=self.world.facts.cost, lean=0), self.errors).of(expr)
 
     def comparisons(self, expr: Expr, truth: bool) -> Iterator[tuple[Expr, Expr]]:
         """The two sides of each comparison that makes the condition true or false, from left to right."""
@@ -282,10 +300,11 @@ class _Evaluation:
             for here, there in ((left, right), (right, left)):
                 if kind_of(here) == "number" and any(isinstance(part, kinds) for part in walk(here)):
                     value, share = self.of(here), None
-                    if unit_of(here) in SHARED_UNITS and unit_of(there) is Unit.RATIO:
-                        base = self._of_base(here)
-                        share = value / base if base else None
-                    return rank, DecidingValue(one_line(here.span.text), value, unit_of(here), share)
+                    ends = [self._leaning(here, value, lean) for lean in (-1, 1)]
+                    if unit_of(here) in SHARED_UNITS and unit_of(there) is Unit.RATIO and (base := self._of_base(here)):
+                        share, ends = value / base, [end / base for end in ends]
+                    between = (ends[0], ends[1]) if ends[0] != ends[1] else None
+                    return rank, DecidingValue(one_line(here.span.text), value, unit_of(here), share, between)
         return None
 
     def _each(self, parts: Iterable[A], of: Callable[[A], T]) -> list[T]:

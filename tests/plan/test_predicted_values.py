@@ -9,6 +9,7 @@ import pytest
 from lbdsl.cost.profile import Profile, calibrate_line
 from lbdsl.plan.findings import static_findings
 from lbdsl.plan.verify import staleness
+from lbdsl.plan.words import value_text
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from tests.plan_cases import plan_of, recipe_of, smollm2_facts
@@ -111,3 +112,47 @@ def test_one_line_measures_all_that_is_asked_of_an_engine() -> None:
     assert calibrate_line("transformers", asked) == (
         "lbdsl calibrate MODEL --engine transformers --contexts 1024,4096 --batches 1,8"
     )
+
+
+SPREAD = {"vllm": replace(PROFILES["vllm"], saved={"runs": (0.8, 1.1)}), "transformers": PROFILES["transformers"]}
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("throughput(1Ki, 256, 50) >= 120%", "pass"),
+        ("throughput(1Ki, 256, 50) >= 130%", "fail"),
+        ("throughput(1Ki, 256, 50) <= 135%", "fail"),
+        ("130% <= throughput(1Ki, 256, 50)", "fail"),
+        ("throughput(1Ki, 256, 50) + 0 >= 130%", "fail"),
+    ],
+)
+def test_a_budget_holds_for_the_worse_end_of_what_may_be(condition: str, status: str) -> None:
+    """15 of 60 sub-blocks, and their cache, are gone: 1.33 times as many tokens are predicted, if all is saved."""
+    built = plan_of(f"layers every 2 from 0 drop\nelse keep\nassert {condition}", FACTS, profiles=SPREAD)
+    (item,) = built.asserts
+    assert item.status == status
+    if "+" in condition:
+        return
+    share = item.value
+    low, high = item.between
+    assert low < share < high
+    # What is saved of a run's time: eight tenths, all, and a tenth more.
+    assert 1 - 1 / low == pytest.approx(0.8 * (1 - 1 / share))
+    assert 1 - 1 / high == pytest.approx(1.1 * (1 - 1 / share))
+    assert f"({100 * low:.4g} % to {100 * high:.4g} %)" in value_text(item)
+
+
+def test_the_base_itself_has_no_spread() -> None:
+    built = plan_of("else keep\nassert throughput(1Ki, 256, 50) >= 100%", FACTS, profiles=SPREAD)
+    assert [(item.status, item.between) for item in built.asserts] == [("pass", None)]
+
+
+def test_choose_keeps_the_worse_end() -> None:
+    """More layers than where all that is predicted is saved."""
+    rules = "choose for layers all among keep, drop minimizing kl subject to throughput(1Ki, 256, 50) >= 120%"
+    found = {
+        name: len(plan_of(rules, FACTS, profiles=profiles).changed)
+        for name, profiles in (("all", PROFILES), ("less", SPREAD))
+    }
+    assert 0 < found["all"] < found["less"]
