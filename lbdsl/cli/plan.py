@@ -53,9 +53,9 @@ def _devices(value: Any) -> Any:
     "--target",
     "targets",
     multiple=True,
-    metavar="ENGINE",
+    metavar="ENGINE[@DEVICE]",
     shell_complete=engines,
-    help="Say what an engine can serve of it: vllm, llamacpp, transformers; may be repeated.",
+    help="Say what an engine can serve of it: vllm, llamacpp, transformers; vllm@H100, vllm@cpu: there. May be repeated.",
 )
 @click.option(
     "--sweep",

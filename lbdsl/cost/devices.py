@@ -12,28 +12,30 @@ from lbdsl.core.nearest import nearest
 @dataclass(frozen=True)
 class Devices:
     """`count` devices of one kind, each with `memory` in bytes; `flops`: FLOP/s of dense products in bfloat16, by the data
-    sheet; None where it is not known. A process runs on each."""
+    sheet, and `capability`, CUDA's compute capability; None where they are not known. A process runs on each."""
 
     count: int
     kind: str
     memory: float | None
     flops: float | None
+    capability: float | None = None
 
 
-KINDS: Mapping[str, tuple[float, float]] = {
-    "RTX3090": (24, 71),
-    "RTX4090": (24, 165),
-    "RTX5090": (32, 209),
-    "A10": (24, 125),
-    "L4": (24, 121),
-    "L40S": (48, 362),
-    "A100-40GB": (40, 312),
-    "A100": (80, 312),
-    "H100": (80, 989),
-    "H200": (141, 989),
-    "B200": (180, 2250),
+KINDS: Mapping[str, tuple[float, float, float]] = {
+    "RTX3090": (24, 71, 8.6),
+    "RTX4090": (24, 165, 8.9),
+    "RTX5090": (32, 209, 12.0),
+    "A10": (24, 125, 8.6),
+    "L4": (24, 121, 8.9),
+    "L40S": (48, 362, 8.9),
+    "A100-40GB": (40, 312, 8.0),
+    "A100": (80, 312, 8.0),
+    "H100": (80, 989, 9.0),
+    "H200": (141, 989, 9.0),
+    "B200": (180, 2250, 10.0),
 }
-"""GB of memory, and TFLOP/s of dense products in bfloat16 with sums in fp32, by NVIDIA's data sheets."""
+"""GB of memory, TFLOP/s of dense products in bfloat16 with sums in fp32, by NVIDIA data sheets, and the compute capability,
+by its list of GPUs."""
 
 _FORM = re.compile(r"(?:(\d+)\s*x\s*)?(.*)", re.IGNORECASE | re.DOTALL)
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", re.IGNORECASE)
@@ -58,4 +60,5 @@ def devices_of(text: str) -> Devices:
         raise ValueError(
             f"`{kind or text}` is not known{meant} - write `8xH100`, `1x24GB` or `2xcpu`; known are {', '.join(KINDS)}"
         )
-    return Devices(count, known, KINDS[known][0] * 1e9, KINDS[known][1] * 1e12)
+    memory_gb, teraflops, capability = KINDS[known]
+    return Devices(count, known, memory_gb * 1e9, teraflops * 1e12, capability)

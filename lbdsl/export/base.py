@@ -30,12 +30,14 @@ class Subject:
     """A changed model without its weights: from a plan, or from an artifact.
 
     config: the fields of the base model's config.json, with the base's own `model_type` and no `lbdsl` entry.
-    facts: those of the base model. specs: the specification of each layer after the changes.
+    facts: those of the base model. specs: the specification of each layer after the changes. capability: CUDA's of the
+    device that it is to be served on, 0 for a CPU, None where that is open.
     """
 
     config: Mapping[str, Any]
     facts: ModelFacts
     specs: tuple[LayerSpec, ...]
+    capability: float | None = None
 
     @cached_property
     def base(self) -> tuple[LayerSpec, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.digest import canonical_json
@@ -59,66 +59,101 @@ def fused_alike(subject: Subject) -> Iterator[Diagnostic]:
         yield error("LB512", f"{said}; here {done} in {layers_text(layers)}", help=help)
 
 
-KERNELS: tuple[tuple[str, str, Callable[[Any, TensorShape], bool], str], ...] = (
-    (
+CPU = 0.0, 0.0
+EVERY_GPU = 0.1, 99.0
+
+
+class Lacking(NamedTuple):
+    """What vLLM lacks a kernel for: which kind of storage, on a CPU or GPUs of which compute capability (from, below), for
+    which weights, whether it `refuses` them there, what is said, and what to do."""
+
+    kind: str
+    on: tuple[float, float]
+    lacks: Callable[[Any, TensorShape], bool]
+    refuses: bool
+    said: str
+    help: str
+
+
+KERNELS = (
+    Lacking(
         "int",
-        "on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations",
+        CPU,
         lambda part, tensor: part.bits == 8 and part.activations == 16,
+        True,
+        "on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations",
         "write `quantize(bits=8, activations=8)`, or serve it on a GPU",
     ),
-    (
+    Lacking(
         "int",
-        "on a CPU vLLM computes 4-bit weights only of matrices with a multiple of 32 rows",
+        CPU,
         lambda part, tensor: part.bits == 4 and tensor.shape[-2] % 32 > 0,
+        True,
+        "on a CPU vLLM computes 4-bit weights only of matrices with a multiple of 32 rows",
         "leave those matrices as they are, or serve it on a GPU",
     ),
-    (
+    Lacking(
         "int",
-        "on a CPU vLLM computes experts of 4-bit weights only where the CPU has AMX",
+        CPU,
         lambda part, tensor: part.bits == 4 and len(tensor.shape) == 3,
+        False,
+        "on a CPU vLLM computes experts of 4-bit weights only where the CPU has AMX",
         "leave the experts as they are, or serve it on a GPU",
     ),
-    (
+    Lacking(
         "int",
-        "on a GPU vLLM's fast kernel (Marlin) needs a multiple of 128 inputs and of 64 outputs",
+        EVERY_GPU,
         lambda part, tensor: part.activations == 16 and (tensor.shape[-1] % 128 > 0 or tensor.shape[-2] % 64 > 0),
+        False,
+        "on a GPU vLLM's fast kernel (Marlin) needs a multiple of 128 inputs and of 64 outputs",
         "vLLM chooses a slower kernel, or refuses the model if it has none",
     ),
-    (
+    Lacking(
         "int",
-        "on a GPU vLLM's fast kernel (Marlin) has groups of 32, 64 and 128 only",
+        EVERY_GPU,
         lambda part, tensor: part.activations == 16 and part.group not in (32, 64, 128),
+        False,
+        "on a GPU vLLM's fast kernel (Marlin) has groups of 32, 64 and 128 only",
         "write `group=128`, `group=64` or `group=32`",
     ),
-    (
+    Lacking(
         "int",
-        "on GPUs of compute capability 10 vLLM has no kernel for 8-bit integers",
+        (10.0, 11.0),
         lambda part, tensor: part.activations == 8,
+        True,
+        "on GPUs of compute capability 10 vLLM has no kernel for 8-bit integers",
         "write `quantize(form=fp8)`, or serve it on another GPU or on a CPU",
     ),
-    (
+    Lacking(
         "fp8",
-        "on a CPU vLLM has no kernel for 8-bit floats with 16-bit activations",
+        CPU,
         lambda part, tensor: part.activations == 16,
+        True,
+        "on a CPU vLLM has no kernel for 8-bit floats with 16-bit activations",
         "write `quantize(form=fp8)`, or serve it on a GPU",
     ),
-    (
+    Lacking(
         "fp8",
-        "on GPUs below compute capability 8.9 vLLM rounds no activations to 8-bit floats, and computes in 16 bits",
+        (0.1, 8.9),
         lambda part, tensor: part.activations == 8,
+        False,
+        "on GPUs below compute capability 8.9 vLLM rounds no activations to 8-bit floats, and computes in 16 bits",
         "serve it on a GPU of 8.9 (Ada), 9.0 (Hopper) or later, which multiply 8-bit floats",
     ),
 )
-"""Where vLLM lacks a kernel: for which kind of storage, what is said, for which weights, and what to do. Source: vLLM 0.32,
-compressed_tensors/schemes and kernels/mixed_precision; llm-compressor issue 973."""
+"""Source: vLLM 0.32, compressed_tensors/schemes and kernels/mixed_precision; llm-compressor issue 973."""
 
 
 def kernels(subject: Subject) -> Iterator[Diagnostic]:
-    """LB513 for quantized weights that vLLM can compute only on some hardware."""
+    """LB513 for quantized weights that vLLM can compute only on some hardware: an error where it is that which is asked
+    for."""
     stored = [(i, tensor, part) for i, spec in enumerate(subject.specs) for tensor, part in spec.matrices(subject.facts)]
-    for kind, said, lacks, help in KERNELS:
-        if layers := {i for i, tensor, part in stored if part.kind == kind and lacks(part, tensor)}:
-            yield note("LB513", f"{said} ({layers_text(layers)})", help=help)
+    for lacking in KERNELS:
+        if not _concerns(subject, lacking.on):
+            continue
+        if layers := {i for i, tensor, part in stored if part.kind == lacking.kind and lacking.lacks(part, tensor)}:
+            say = error if lacking.refuses and subject.capability is not None else note
+            yield say("LB513", f"{lacking.said} ({layers_text(layers)})", help=lacking.help)
 
 
 def vllm_cache(subject: Subject, layers: Sequence[int]) -> Iterator[Diagnostic]:
@@ -130,9 +165,18 @@ def vllm_cache(subject: Subject, layers: Sequence[int]) -> Iterator[Diagnostic]:
     if whole:
         told = f"serve it on a GPU with `--kv-cache-dtype fp8 --kv-cache-dtype-skip-layers {' '.join(whole)}`"
         yield note("LB532", "vLLM has one kind of cache for all layers until it is told which have another", help=told)
-    said = "vLLM keeps the cache in 8-bit floats: on a CPU it cuts off what this model rounds, and on a GPU some of its "
+    ways = {
+        "on a CPU it cuts off what this model rounds": CPU,
+        "on a GPU some of its kernels round queries, too": EVERY_GPU,
+    }
+    said = " and ".join(way for way, on in ways.items() if _concerns(subject, on))
     help = "compare quality there; `--kv-cache-dtype auto` does not undo it, `--kv-cache-dtype bfloat16` does"
-    yield note("LB532", f"{said}kernels round queries to them, too", help=help)
+    yield note("LB532", f"vLLM keeps the cache in 8-bit floats: {said}", help=help)
+
+
+def _concerns(subject: Subject, on: tuple[float, float]) -> bool:
+    """Whether it may be served on a device of these."""
+    return subject.capability is None or on[0] == subject.capability or on[0] <= subject.capability < on[1]
 
 
 def retyped_layers(subject: Subject) -> list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.units import bytes_text, plural, tokens_text
+from lbdsl.cost.devices import KINDS, devices_of
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
@@ -46,13 +47,14 @@ class Answer:
 class Target:
     """An engine's answers, and findings for the user: never errors, because the plan can be applied anyway.
 
-    `cache` is the predicted vLLM KV cache as JSON fields, None for other engines.
+    `cache` is the predicted vLLM KV cache as JSON fields, None for other engines; `device` what it is to run on.
     """
 
     engine: str
     answers: tuple[Answer, ...]
     findings: tuple[Diagnostic, ...]
     cache: Mapping[str, Any] | None = None
+    device: str | None = None
 
     @property
     def can(self) -> bool:
@@ -62,6 +64,7 @@ class Target:
         """One entry of `targets` in `plan --json`."""
         return {
             "engine": self.engine,
+            **({"device": self.device} if self.device else {}),
             "can": self.can,
             "exports": [
                 {"kind": answer.kind, "can": answer.can, "findings": [d.to_json() for d in answer.findings]}
@@ -78,10 +81,26 @@ def engines() -> tuple[str, ...]:
 
 
 def check_engines(names: Iterable[str]) -> None:
-    """Raise LB501 for an unknown engine, before anything is measured."""
+    """Raise LB501 for an unknown engine or device, before anything is measured."""
     for name in names:
-        if name not in engines():
-            raise fail("LB501", f"no engine `{name}`", help=known_hints(name, engines(), "engines"))
+        engine, _, device = name.partition("@")
+        if engine not in engines():
+            raise fail("LB501", f"no engine `{engine}`", help=known_hints(engine, engines(), "engines"))
+        if device and engine != VLLM:
+            raise fail("LB501", f"`{name}`: only vLLM's answer depends on the device", help=f"write `{engine}`")
+        if device:
+            _capability(device)
+
+
+def _capability(device: str) -> float:
+    """As of `Subject`. Raises LB501."""
+    try:
+        found = devices_of(device)
+    except ValueError as problem:
+        raise fail("LB501", str(problem)) from None
+    if found.kind != "cpu" and found.capability is None:
+        raise fail("LB501", f"what a device of {found.kind} computes is not known", help=f"name one of {', '.join(KINDS)}")
+    return found.capability or 0.0
 
 
 def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[Target, ...]:
@@ -90,7 +109,12 @@ def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[T
     if not names:
         return ()
     subject = subject_of(base_config(bench.source, bench.facts), bench.facts, plan.specs)
-    return tuple(check_target(subject, name) for name in names)
+    found = []
+    for name in names:
+        engine, _, device = name.partition("@")
+        asked = replace(subject, capability=_capability(device)) if device else subject
+        found.append(replace(check_target(asked, engine), device=device or None))
+    return tuple(found)
 
 
 def forms_of(source: ModelSource, facts: ModelFacts, names: Iterable[str]) -> Forms:
@@ -196,6 +220,8 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
     """LB509: vLLM's KV cache groups and the capacity in its log, compared with the base."""
     facts = subject.facts
     serving = Serving(max_model_len=facts.positions)
+    if subject.capability == 0:
+        serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)
     base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
     before, after = base.capacity(serving), changed.capacity(serving)
     gain = f" (x{after / before:.2f})" if before else ""
@@ -208,9 +234,14 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
             f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
             help=(
                 f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
-                f"computed for vLLM's defaults on a GPU: block_size={serving.block_size}, "
-                f"max_num_batched_tokens={serving.batched_tokens} and asynchronous scheduling; smaller batches reserve "
-                "less for windows, and on a CPU, where vLLM schedules one batch at a time, its log may say another number",
+                f"computed for vLLM's defaults on a {'GPU' if subject.capability != 0 else 'CPU'}: "
+                f"block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens}"
+                + (
+                    " and asynchronous scheduling; smaller batches reserve less for windows, and on a CPU, where vLLM "
+                    "schedules one batch at a time, its log may say another number"
+                    if subject.capability != 0
+                    else "; smaller batches reserve less for windows"
+                ),
             ),
         )
     ]

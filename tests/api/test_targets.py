@@ -1,11 +1,18 @@
-"""What `plan --target vllm` says of the cache of a model whose layers have KV heads of their own."""
+"""What `plan --target vllm` says of the cache of a model whose layers have KV heads of their own, and of a device."""
 
 from __future__ import annotations
 
-from lbdsl.core.diagnostic import Diagnostic, Severity
+from dataclasses import replace
+
+import pytest
+
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity
 from lbdsl.export.base import subject_of
-from lbdsl.session.targets import check_target
+from lbdsl.parts.fp8_weights import Fp8
+from lbdsl.parts.int_weights import Int
+from lbdsl.session.targets import _capability, check_engines, check_target
 from tests.export.test_decilm import CONFIG, subject
+from tests.export_cases import base_facts
 from tests.layer_changes import NONE, OWN, Layer, changed_specs, sized, swa
 from tests.plan_cases import llama_facts
 
@@ -52,3 +59,37 @@ def test_kv_heads_that_do_not_divide_the_most_are_warned_of() -> None:
     assert "8 full with 2 KV heads, 1 windowed at 16 with 2 KV heads, 30% of it padding)" in said.message
     assert lost.severity is Severity.WARNING
     assert "30% of it is padding" in lost.message
+
+
+STORED = {"W8A16": Int(bits=8, group=32), "W8A8": Int(bits=8, group="row", activations=8), "fp8": Fp8()}
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "can", "said"),
+    [
+        ("W8A16", "cpu", False, "on a CPU vLLM has no kernel for 8-bit weights with 16-bit activations"),
+        ("W8A16", "H100", True, "fast kernel (Marlin)"),
+        ("W8A8", "H100", True, None),
+        ("W8A8", "8xB200", False, "compute capability 10 vLLM has no kernel for 8-bit integers"),
+        ("fp8", "A100", True, "below compute capability 8.9"),
+        ("fp8", "L40S", True, None),
+        ("fp8", "cpu", True, None),
+    ],
+)
+def test_a_device_decides_what_its_kernels_are(stored: str, device: str, can: bool, said: str | None) -> None:
+    """What another device lacks is not said; what this one lacks altogether refuses it."""
+    config, facts = base_facts("llama")
+    specs = [spec.replace(weights=dict.fromkeys(spec.linear_maps(facts), STORED[stored])) for spec in facts.layer_specs]
+    asked = replace(subject_of(config, facts, specs), capability=_capability(device))
+    target = check_target(asked, "vllm")
+    assert target.can == can
+    found = {d.message for answer in target.answers for d in answer.findings if d.code == "LB513"}
+    assert all(said in message for message in found) if said else not found
+    assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["vllm@24GB", "vllm@H1000", "llamacpp@cpu"])
+def test_a_device_that_says_nothing_is_refused(name: str) -> None:
+    with pytest.raises(LbdslError) as problem:
+        check_engines([name])
+    assert [d.code for d in problem.value.diagnostics] == ["LB501"]
