@@ -39,29 +39,38 @@ def row(plan: str, cache: int, healing: str) -> Row:
     def run(work: Path) -> dict[str, float]:
         # The whole plan is measured on sequences of twice the widest window, of which pydoc has no four.
         recipe = f'measure {{ data = "builtin:docs"; recall_questions = 40 }}\n{rules(plan, cache, work)}\n'
-        folder = made(work, key, recipe + (HEALED if healing == "healed" else ""))
-
-        def make(path: Path) -> None:
-            asked = [word for context in CONTEXTS for word in ("--needle", context)]
-            words = (*asked, "-o", str(work / f"{key}.png"))
-            path.write_text(json.dumps(judge(folder, "wikitext", *words, seq=POSITIONS, tokens=4 * POSITIONS)))
-
-        found = json.loads(once(work / f"{key}.judged.json", make).read_text())
-        costs = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
-        kept, whole = (costs[when]["kv_bytes"][str(POSITIONS)] for when in ("after", "before"))
-        done = {"kv": kept / whole}
-        for context, task in zip(CONTEXTS, found["tasks"], strict=True):
-            done |= {f"{context}{what}": value for what, value in figures(task).items()}
-        return done | increases({"wikitext": found})
+        return remembered(work, key, recipe + (HEALED if healing == "healed" else ""))
 
     return Row(key, run)
 
 
+def remembered(work: Path, key: str, recipe: str) -> dict[str, float]:
+    """The cache at 8Ki tokens, what is found and what text costs there, of what a recipe makes of SmolLM2."""
+    folder = made(work, key, recipe)
+
+    def make(path: Path) -> None:
+        asked = [word for context in CONTEXTS for word in ("--needle", context)]
+        words = (*asked, "-o", str(work / f"{key}.png"))
+        path.write_text(json.dumps(judge(folder, "wikitext", *words, seq=POSITIONS, tokens=4 * POSITIONS)))
+
+    found = json.loads(once(work / f"{key}.judged.json", make).read_text())
+    costs = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
+    kept, whole = (costs[when]["kv_bytes"][str(POSITIONS)] for when in ("after", "before"))
+    done = {"kv": kept / whole}
+    for context, task in zip(CONTEXTS, found["tasks"], strict=True):
+        done |= {f"{context}{what}": value for what, value in figures(task).items()}
+    return done | increases({"wikitext": found})
+
+
+REMEMBERED = (
+    {"kv": ".1%"}
+    | {f"{context}{of}": ".0%" for context in CONTEXTS for of in ("", " error", " worst")}
+    | {"wikitext": "+.1%", "wikitext error": ".1%"}
+)
+"""The formats of `remembered`."""
 TABLE = Table(
     title="layers chosen by what is lost against every layer alike, equal cache at 8Ki tokens",
-    columns={"kv": ".1%"}
-    | {f"{context}{of}": ".0%" for context in CONTEXTS for of in ("", " error", " worst")}
-    | {"wikitext": "+.1%", "wikitext error": ".1%"},
+    columns=REMEMBERED,
     rows=[
         row(plan, cache, healing)
         for healing in ("unhealed", "healed")
