@@ -62,6 +62,35 @@ class EngineArgs:
         parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
         return parser
 """
+SERVER = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from vllm import said
+said(server=sys.argv[1:], sees=os.environ.get("CUDA_VISIBLE_DEVICES"))
+if os.environ.get("FAKE_FAILS") == "memory":
+    sys.exit("CUDA out of memory")
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): ...
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
+CLIENT = """
+import json, os
+from pathlib import Path
+def add_cli_args(parser):
+    for name in ("backend", "base-url", "model", "endpoint", "tokenizer", "dataset-name", "seed", "random-input-len",
+                 "random-output-len", "max-concurrency", "result-dir", "result-filename"):
+        parser.add_argument("--" + name)
+    parser.add_argument("--num-prompts", type=int)
+    for name in ("ignore-eos", "save-result", "trust-remote-code"):
+        parser.add_argument("--" + name, action="store_true")
+def main(args):
+    seconds = sum(path.stat().st_size for path in Path(args.tokenizer).glob("*.safetensors")) * 1e-6
+    found = {"failed": 0, "completed": args.num_prompts, "median_ttft_ms": 8e3 * seconds, "median_itl_ms": 1e3 * seconds}
+    Path(args.result_dir, args.result_filename).write_text(json.dumps(found))
+"""
 PARSER = "from argparse import ArgumentParser as FlexibleArgumentParser\n"
 
 
@@ -73,6 +102,11 @@ def fake_python(folder: Path) -> Path:
         "vllm/engine/__init__.py": "",
         "vllm/engine/arg_utils.py": ARGS,
         "vllm/utils/__init__.py": "",
+        "vllm/entrypoints/__init__.py": "",
+        "vllm/entrypoints/openai/__init__.py": "",
+        "vllm/entrypoints/openai/api_server.py": SERVER,
+        "vllm/benchmarks/__init__.py": "",
+        "vllm/benchmarks/serve.py": CLIENT,
         "vllm/utils/argparse_utils.py": PARSER,
     }
     for name, text in files.items():

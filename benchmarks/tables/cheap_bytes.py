@@ -1,8 +1,8 @@
 """Which bytes of the cache are the cheapest to save: by 8-bit floats, by windows, or by both; equal bytes at 8Ki tokens.
 
-Needs `make model`: SmolLM2. `fp8` keeps keys and values of all layers in 8-bit floats. `windows-N` has windows of 512 tokens
-with four sink tokens in the layers whose window costs the least recall, so many that N % of the cache are left; `both-N` has
-both. Nothing is healed. Judged in sequences of 8Ki of WikiText, and by `needle`.
+Needs `make model`: SmolLM2. `fp8` keeps keys and values of all layers in 8-bit floats. `windows-N` has windows of 512
+tokens with four sink tokens in the layers whose window costs the least recall, so many that N % of the cache are left;
+`both-N` has both. Nothing is healed. Judged in sequences of 8Ki of WikiText, and by `needle`.
 """
 
 from __future__ import annotations

@@ -85,6 +85,19 @@ def test_on_a_cpu_it_sees_no_gpu(artifact: Path, python: Path, tmp_path: Path) -
     assert found.measured.threads == 7
 
 
+def test_its_server_is_told_the_same(artifact: Path, python: Path, tmp_path: Path) -> None:
+    found = bench_artifact(artifact, asked(python, "--tensor-parallel-size", "2", served=True), options=options(tmp_path))
+    cells = {cell.metric: cell for cell in found.measured.cells}
+    assert set(cells) == {"ttft", "itl"}
+    assert cells["itl"].ratio < 1
+    assert cells["itl"].ratio == pytest.approx(cells["ttft"].ratio)
+    for each in told(tmp_path):
+        words = " ".join(each["server"])
+        assert each["sees"] is None
+        assert words.endswith("--gpu-memory-utilization 0.45 --tensor-parallel-size 2")
+    assert found.machine["gpus"] == 2
+
+
 def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path, python: Path, tmp_path: Path) -> None:
     done = calibrate_model(model, asked(python), options=options(tmp_path))
     assert done.profile.machine["name"] == H100[0]

@@ -109,3 +109,30 @@ def test_a_layer_with_a_cache_of_its_own_is_named(model: Path, tmp_path: Path) -
         assert len(found) == 2
         assert f"--kv-cache-dtype-skip-layers {told}`" in " ".join(found[0].help)
         assert not subject.quantization()
+
+
+TOGETHER = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 512; seq = 64; tries = 12 }
+choose for layers all
+  among keep, swa(window=24, sinks=learned) + cache(fp8), swa(window=24, full_heads=1), kv_heads(1) + cache(fp8),
+    quantize(form=fp8) + cache(fp8)
+  minimizing kl
+  subject to kv(512) <= 40%, weights <= 80%, serves("vllm+lbdsl")
+"""
+
+
+def test_everything_is_chosen_together(model: Path, tmp_path: Path) -> None:
+    """Under two budgets at once: what is planned is what the changed model takes, and the plug-in serves it."""
+    planned, done = applied(TOGETHER, model, tmp_path)
+    plan = planned.plan
+    found = [spec.mixer for spec in plan.specs]
+    assert any(mixer.cache for mixer in found)
+    assert any(spec.weights for spec in plan.specs)
+    assert plan.after.kv_bytes["512"] <= 0.4 * plan.before.kv_bytes["512"]
+    assert plan.after.weights <= 0.8 * plan.before.weights
+    assert sum(tensor.nbytes for tensor in saved(done.folder).values()) == plan.after.weights
+    ours = load_artifact(done.folder, plan, device="cpu")
+    with torch.no_grad():
+        out = ours(input_ids=torch.arange(512)[None] % 260, use_cache=True)
+    assert cache_storage_bytes(cache_of(out)) == plan.after.kv_bytes["512"]
+    assert (export_artifact(done.folder, "vllm", output=tmp_path / "vllm").folder / "config.json").is_file()
