@@ -15,11 +15,12 @@ from lbdsl.parts import Slot
 from lbdsl.parts.base import Storage
 from lbdsl.parts.fp8_weights import Fp8
 from lbdsl.parts.int_weights import STEP, Group, Int
+from lbdsl.parts.nvfp4_weights import Nvfp4
 
 
 class Quantize(Action):
     """Store the weights of linear maps as integers of `bits` bits, with one scale for each `group` of a row's weights, or
-    as 8-bit floats (`form=fp8`), with one for each row.
+    as floats of 8 bits (`form=fp8`), with one for each row, or of 4 (`form=nvfp4`), with one for each 16 weights.
 
     What: a weight is its integer times its scale, the largest weight of the group over 7 (4 bits) or 127 (8 bits). With
     `group=auto` it is the largest of 128, 64 and 32 that divides the inputs of all linear maps of the model.
@@ -27,9 +28,10 @@ class Quantize(Action):
     integer matrix product. `method=rtn` rounds to nearest; `method=gptq` lets the weights that are rounded later make up
     for the error of those before, with the inputs that the model has on the calibration text before it is rounded.
     `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
-    inputs of each token to them; with `activations=16` the weights alone. Weights are rounded when the model is saved,
-    after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and their
-    inputs are not rounded.
+    inputs of each token to them; with `activations=16` the weights alone. `form=nvfp4` has NVIDIA's 4-bit floats, whose
+    scales have 8 bits and one more number for all matrices of an attention or MLP. Weights are rounded when the model is
+    saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and
+    their inputs are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv
@@ -41,11 +43,12 @@ class Quantize(Action):
     group: Annotated[Group, Field(description=f"a multiple of {STEP}, or `auto`")] = "auto"
     activations: Literal[16, 8] | None = None
     method: Literal["rtn", "gptq"] = "rtn"
-    form: Literal["int", "fp8"] = "int"
+    form: Literal["int", "fp8", "nvfp4"] = "int"
     example: ClassVar[str] = "quantize(bits=4)"
     examples: ClassVar[tuple[str, ...]] = (
         "quantize(bits=8, activations=8)",
         "quantize(form=fp8)",
+        "quantize(form=nvfp4)",
         "quantize(bits=8, group=32)",
         "quantize(bits=4, method=gptq)",
     )
@@ -54,7 +57,7 @@ class Quantize(Action):
     @model_validator(mode="after")
     def _how_many(self) -> Quantize:
         if self.form == "int" and self.bits is None:
-            raise PydanticCustomError("bits", "needs `bits=8`, `bits=4` or `form=fp8`")
+            raise PydanticCustomError("bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
         return self
 
     def claims(self) -> tuple[str, ...]:
@@ -69,6 +72,8 @@ class Quantize(Action):
     def _storage(self) -> Storage:
         if self.form == "fp8":
             return Fp8(activations=self.activations or 8)
+        if self.form == "nvfp4":
+            return Nvfp4()
         assert self.bits is not None, "validated"
         group = "row" if self.activations == 8 else self.group
         return Int(bits=self.bits, group=group, activations=self.activations or 16, method=self.method)
@@ -84,10 +89,11 @@ class Quantize(Action):
 
     def _conflict(self) -> tuple[str, str] | None:
         """Why these arguments do not go together, and what to write."""
-        if self.form == "fp8":
+        if self.form != "int":
             given = {"bits": self.bits is not None, "group": self.group != "auto", "method": self.method != "rtn"}
+            given["activations"] = self.form == "nvfp4" and self.activations == 8
             extra = [name for name, is_given in given.items() if is_given]
-            what = f"8-bit floats have one scale for each row, and no {' or '.join(extra)}"
+            what = f"`{self.form}` says how many bits and scales there are, and has no {' or '.join(extra)}"
             return (what, f"leave `{'`, `'.join(extra)}` out") if extra else None
         if self.activations != 8:
             return None

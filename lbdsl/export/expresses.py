@@ -96,10 +96,10 @@ def llama_layers(
     full_heads: Can = NO_FULL_HEADS,
     alike: bool = False,
     experts: Can | None = None,
-    fp8: bool = True,
+    floats: bool = True,
 ) -> Expresses:
     """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
-    integers in any of their forms, with `fp8` also 8-bit floats. `alike`: all layers have the same sizes, and none lacks
+    integers in any of their forms, with `floats` also floats. `alike`: all layers have the same sizes, and none lacks
     only one of its parts. `experts`: also mixtures of experts, and what their number may be."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
     moe = {} if experts is None else {"moe": {"experts": experts, "top_k": AS_BASE, "width": AS_BASE}}
@@ -108,7 +108,7 @@ def llama_layers(
         mixer={"attention": {**heads, "window": seen, "cache": ANY}},
         ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **moe},
         weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)}
-        | ({"fp8": {"activations": ANY}} if fp8 else {}),
+        | ({"fp8": {"activations": ANY}, "nvfp4": {}} if floats else {}),
         empty=("block",) if alike else ("mixer", "ffn"),
     )
 

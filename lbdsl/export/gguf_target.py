@@ -23,7 +23,7 @@ from lbdsl.parts.gated_mlp import GatedMLP
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
-EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=ONE_EXPERTS, fp8=False)
+EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=ONE_EXPERTS, floats=False)
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(

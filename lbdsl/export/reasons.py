@@ -133,6 +133,14 @@ KERNELS = (
         "write `quantize(form=fp8)`, or serve it on a GPU",
     ),
     Lacking(
+        "nvfp4",
+        CPU,
+        lambda part, tensor: True,
+        True,
+        "on a CPU vLLM has no kernel for 4-bit floats with 16-bit activations",
+        "write `quantize(form=fp8)`, or serve it on a GPU",
+    ),
+    Lacking(
         "fp8",
         (0.1, 8.9),
         lambda part, tensor: part.activations == 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.layer.weights import weight_of
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.measure.tensor_files import TensorFiles
-from lbdsl.packing import packed, unpacked
+from lbdsl.packing import largest_of, packed, unpacked
 
 
 @torch.no_grad()
@@ -24,13 +25,19 @@ def rounded_weights(model: Any, layer: int, spec: LayerSpec, made: Mapping[str, 
     old = model.model.layers[layer]
     saved = getattr(torch, getattr(model, "saved_dtype", None) or str(model.dtype).removeprefix("torch."))
     found, names = {}, dict(old.named_parameters())
+
+    def weight_in(module: str) -> Tensor:
+        name = weight_of(module, names)
+        return made[name] if name in made else old.get_parameter(name)
+
+    largest = largest_of((module, stored, partial(weight_in, module)) for module, stored in spec.weights if stored.packs)
     for module, stored in spec.weights:
         if stored.packs:
-            name = weight_of(module, names)
-            weight = made[name] if name in made else old.get_parameter(name)
+            name, weight = weight_of(module, names), weight_in(module)
             # What was made for it alone is overwritten: experts are large.
             into = weight if name in made and weight.device.type == "cpu" and weight.dtype == saved else None
-            rounded = unpacked(stored, packed(stored, weight.to("cpu", saved)), into)
+            most = largest.get((module.rpartition(".")[0], stored))
+            rounded = unpacked(stored, packed(stored, weight.to("cpu", saved), largest=most), into).to(saved)
             found[name] = rounded.to(device=weight.device, dtype=model.dtype)
     return found
 

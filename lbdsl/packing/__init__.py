@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from lbdsl.parts.base import Storage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Packing", "packed", "packings", "unpacked"]
+__all__ = ["Packing", "largest_of", "packed", "packings", "unpacked"]
 
 
 @cache
@@ -23,17 +23,28 @@ def packings() -> Mapping[str, type[Packing]]:
     return discover(sys.modules[__name__], Packing, "lbdsl.actions")
 
 
-def packed(stored: Storage, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+def packed(stored: Storage, weight: Tensor, gram: Tensor | None = None, largest: float | None = None) -> dict[str, Tensor]:
     """As `Packing.pack`; matrices of experts, [experts, rows, columns], are packed one by one."""
     pack = packings()[stored.kind].pack
     if weight.ndim == 2:
-        return pack(stored, weight, gram)
+        return pack(stored, weight, gram, **({"largest": largest} if stored.needs_largest else {}))
     found: dict[str, Tensor] = {}
     for expert, matrix in enumerate(weight):
         for name, value in pack(stored, matrix).items():
             # A shape is the same for all.
             if value.ndim > 1:
                 found.setdefault(name, value.new_empty(len(weight), *value.shape))[expert] = value
+    return found
+
+
+def largest_of(matrices: Iterable[tuple[str, Storage, Callable[[], Tensor]]]) -> dict[tuple[str, Storage], float]:
+    """By the parent of a module and its storage, where that needs it, the largest weight of all. `matrices`: names of
+    modules, their storage, and what reads their weights."""
+    found: dict[tuple[str, Storage], float] = {}
+    for module, stored, read in matrices:
+        if stored.needs_largest:
+            place = (module.rpartition(".")[0], stored)
+            found[place] = max(found.get(place, 0.0), float(read().abs().max()))
     return found
 
 

@@ -23,9 +23,10 @@ class Packing(ABC):
     @abstractmethod
     def pack(stored: Any, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
         """The saved tensors, on the CPU, by name relative to the module, of a matrix [rows, columns] in the dtype that the
-        model is saved in. `gram` is the Gram matrix of the module's inputs, [columns, columns], if `stored` needs it."""
+        model is saved in. `gram` is the Gram matrix of the module's inputs, [columns, columns], if `stored` needs it; one
+        that needs the largest weight gets it as `largest`."""
 
     @staticmethod
     @abstractmethod
     def unpack(stored: Any, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The matrix that the saved tensors mean, in the model's dtype."""
+        """The matrix that the saved tensors mean, in the model's dtype, or in float32 if they do not tell it."""

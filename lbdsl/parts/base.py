@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1, "int32": 4, "int64": 8}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 """Bytes of an element, by torch's name of its dtype."""
 
 
@@ -298,6 +298,11 @@ class Storage(Part):
     @property
     def needs_gram(self) -> bool:
         """Whether it is made with the Gram matrix of the module's inputs."""
+        return False
+
+    @property
+    def needs_largest(self) -> bool:
+        """Whether it is made with the largest weight of the matrices in its module's parent that are stored alike."""
         return False
 
     @property

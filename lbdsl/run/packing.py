@@ -31,7 +31,7 @@ from lbdsl.measure.tensor_files import TensorFiles
 from lbdsl.model.checkpoint import SINGLE, read_tensors
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.safetensors_header import TensorInfo
-from lbdsl.packing import packed, unpacked
+from lbdsl.packing import largest_of, packed, unpacked
 from lbdsl.parts import TensorShape
 from lbdsl.plan.schema import Plan
 from lbdsl.run.copying import link_or_copy
@@ -123,11 +123,14 @@ class _Packer:
     def _pack_layer(self, spool: Path, layer: int, grams: Mapping[str, Tensor]) -> None:
         prefix = self._prefix.format(layer)
         made: dict[str, Tensor] = {}
-        for tensor, storage in self._matrices[layer]:
+        matrices = self._matrices[layer]
+        read = ((tensor.module, storage, partial(self._files.read, prefix + tensor.name)) for tensor, storage in matrices)
+        largest = largest_of(read)
+        for tensor, storage in matrices:
             weight = self._files.read(prefix + tensor.name)
             try:
                 gram = grams[self._gram(layer, tensor).text] if storage.needs_gram else None
-                tensors = packed(storage, weight, gram)
+                tensors = packed(storage, weight, gram, largest.get((tensor.module.rpartition(".")[0], storage)))
             except ValueError as problem:
                 raise fail(
                     "LB350",

@@ -315,6 +315,42 @@ def test_floats_from_a_recipe_to_what_loads_them(heal: str, model: Path, tmp_pat
         export_artifact(done.folder, "gguf", output=tmp_path / "gguf")
 
 
+def test_four_bit_floats_from_a_recipe_to_what_loads_them(model: Path, tmp_path: Path) -> None:
+    """In bfloat16, in which compressed-tensors makes them."""
+    from transformers import AutoModelForCausalLM
+
+    import lbdsl.hf  # noqa: F401
+
+    base = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nmodules "*.mlp.*" quantize(form=nvfp4)\n'
+    text += "layers 2 drop\nlayers all quantize(form=nvfp4)\n"
+    planned, done = applied(text, base, tmp_path)
+    first = saved(done.folder)
+    assert sum(tensor.nbytes for tensor in first.values()) == planned.plan.after.weights
+    (row,) = packed_weights(done.record)
+    assert (row.storage, row.modules) == ("NVFP4 W4A16", 6 * 7 - 4)
+    assert 0.02 < row.error < 0.12
+    # q, k and v are one matrix for vLLM, and gate and up.
+    for layer in range(6):
+        for parent in ("self_attn", "mlp"):
+            of = [first[name] for name in first if f".{layer}.{parent}." in name and name.endswith("global_scale")]
+            assert all(torch.equal(scale, of[0]) for scale in of)
+    streamed = saved(applied(text, base, tmp_path, "streamed", low_memory=True)[1].folder)
+    assert all(torch.equal(first[name].view(torch.uint8), streamed[name].view(torch.uint8)) for name in first)
+    ours = dict(load_artifact(done.folder, planned.plan, device="cpu").named_parameters())
+    theirs = AutoModelForCausalLM.from_pretrained(done.folder, trust_remote_code=False).eval()
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        logits = theirs(input_ids=ids).logits
+        assert torch.equal(logits, load_artifact(done.folder, planned.plan, device="cpu")(input_ids=ids).logits)
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.named_parameters() if name in ours)
+    (tmp_path / "r.lbr").write_text(text.replace("layers 2", "highest 1 by kl(quantize(form=nvfp4)) keep\nlayers 2"))
+    plan = plan_recipe(tmp_path / "r.lbr", str(base), options=RunOptions(cache_dir=tmp_path / "cache")).plan
+    assert all(layer.scores["kl(quantize(form=nvfp4))"].value > 0 for layer in plan.layers)
+
+
 EXPERTS = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
 lowest 1 by kl(quantize(bits=4)) quantize(bits=8)

@@ -1,0 +1,60 @@
+"""Weights as 4-bit floats with a scale of 8 bits for each group of 16, in the format of compressed-tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from lbdsl.parts.base import Mark, ModelShape, Part, Storage, TensorShape
+
+GROUP = 16
+NUMBERS = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0
+"""The numbers of E2M1 from 0, in the order of their bits."""
+
+
+class Nvfp4(Storage):
+    """A matrix of 4-bit floats q (E2M1: a sign, 2 bits of exponent, one of mantissa), a scale s of 8 bits (E4M3) for each
+    16 of a row, and one number g for the matrix and those beside it, whose elements are s * q / g.
+
+    The matrices of an attention or an MLP have one g, for engines compute some of them as one.
+    Source: NVIDIA's NVFP4, as compressed-tensors has it.
+    """
+
+    runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_nvfp4.py"
+    kind: Literal["nvfp4"] = "nvfp4"
+
+    def text(self) -> str:
+        return "NVFP4 W4A16"
+
+    @property
+    def needs_largest(self) -> bool:
+        return True
+
+    def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
+        if len(tensor.shape) == 3:
+            return "experts are not stored as floats", 'write `modules "*.experts.*" quantize(bits=4)` before'
+        if tensor.shape[-1] % GROUP:
+            return f"rows of {tensor.shape[-1]} weights do not divide into groups of {GROUP}", "leave them out"
+        return None
+
+    def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
+        rows, columns = tensor.shape
+        return {
+            "weight_packed": ("uint8", (rows, columns // 2)),
+            "weight_scale": ("float8_e4m3fn", (rows, columns // GROUP)),
+            "weight_global_scale": ("float32", (1,)),
+        }
+
+    @property
+    def scheme(self) -> Mapping[str, Any]:
+        floats = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": GROUP}
+        return {
+            "weights": {**floats, "dynamic": False, "scale_dtype": "torch.float8_e4m3fn"},
+            "input_activations": None,
+            "output_activations": None,
+            "format": "nvfp4-pack-quantized",
+        }
+
+    def marks(self, before: Part | None) -> tuple[Mark, ...]:
+        return (Mark("bits", "n", "change", "n: weights of 4-bit floats", "quantized"),)
