@@ -40,7 +40,9 @@ class LLM:
         files = Path(model).glob("*.safetensors")
         self.bytes = sum(path.stat().st_size for path in files)
         self.count = 0
-        self.vocab = json.loads((Path(model) / "config.json").read_text())["vocab_size"]
+        config = json.loads((Path(model) / "config.json").read_text())
+        self.vocab = config["vocab_size"]
+        self.slower = float(os.environ.get("FAKE_SLOWER", "1")) if "lbdsl_blocks" in config else 1.0
         self.llm_engine = self.model_config = self
     def get_vocab_size(self):
         return self.vocab
@@ -49,7 +51,7 @@ class LLM:
         if os.environ.get("FAKE_FAILS") == "killed" and self.count > 2:
             os.kill(os.getpid(), 9)
         tokens = wanted.options["max_tokens"]
-        clock[0] += 1e-9 * self.bytes * len(prompts) * (tokens + len(prompts[0]["prompt_token_ids"]) / 8)
+        clock[0] += self.slower * 1e-9 * self.bytes * len(prompts) * (tokens + len(prompts[0]["prompt_token_ids"]) / 8)
         one = type("Output", (), {"outputs": [type("One", (), {"token_ids": [0] * tokens})]})
         return [one] * len(prompts)
 """

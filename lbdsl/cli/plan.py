@@ -71,6 +71,16 @@ def _devices(value: Any) -> Any:
     type=Parsed("COUNTxKIND", _devices),
     help="Say what memory, disk and time it takes on other devices, as in 8xH100, 1x24GB or 2xcpu; measures nothing.",
 )
+@click.option(
+    "--confirm",
+    type=click.Choice(["vllm"]),
+    help="Measure the throughput that budgets and asserts ask for, of the best plan and, if it fails, of the next.",
+)
+@click.option(
+    "--engine-python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="--confirm: a Python that has the engine; default: lbdsl's own environment of it.",
+)
 @all_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @again_option
@@ -87,6 +97,8 @@ def plan(
     targets: tuple[str, ...],
     sweeps: tuple[tuple[str, str], ...],
     devices: Any,
+    confirm: str | None,
+    engine_python: Path | None,
     all_layers: bool,
     detailed_exitcode: bool,
     again: bool,
@@ -104,7 +116,7 @@ def plan(
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if devices is not None:
-        if given & {"sweeps", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again"}:
+        if given & {"sweeps", "targets", "output", "contexts", "all_layers", "detailed_exitcode", "again", "confirm"}:
             raise click.UsageError("--estimate makes no plan: it goes with --set, --dtype and --json alone")
         from lbdsl.api.estimating import estimate_recipe
 
@@ -112,8 +124,10 @@ def plan(
     check_engines(targets)
     how: dict[str, Any] = {"options": options, "progress": progress, "ctx": contexts, "again": again}
     if sweeps:
-        if given & {"targets", "all_layers", "detailed_exitcode"}:
-            raise click.UsageError("--sweep compares plans; --target, --all and --detailed-exitcode are about one")
+        if given & {"targets", "all_layers", "detailed_exitcode", "confirm"}:
+            raise click.UsageError(
+                "--sweep compares plans; --target, --confirm, --all and --detailed-exitcode are about one"
+            )
         if len(sweeps) > 1:
             raise click.UsageError("--sweep takes one parameter: NAME=VALUE,VALUE,...; give the others a value with --set")
         ctx.exit(_sweep(recipe, model, sweeps[0], dict(assignments), output, as_json, how))
@@ -123,6 +137,12 @@ def plan(
             raise click.UsageError(f"{output}: {said}")
         check_place(output)
     planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
+    if confirm is not None and planned.plan.applyable:
+        from lbdsl.api.confirming import confirm_plan
+        from lbdsl.bench.engine import EnginePython
+
+        engine = EnginePython(engine_python)
+        planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lbdsl.core.digest import digest_of, short
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import LayerCost, ModelCost, model_cost
 from lbdsl.layer.difference import window_size
@@ -98,7 +99,8 @@ class Profile:
     were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
     largest relative errors of the fits, by group; `packed` the forms of quantized weights and caches that were timed.
     `saved` are the least and the most share of a predicted saving that was measured, by group, also of a variant that was
-    not fitted."""
+    not fitted. `confirmed`: of whole models that were measured themselves, by `confirmed_key`, the ratio to the base and
+    its interval."""
 
     engine: str
     version: str
@@ -108,11 +110,15 @@ class Profile:
     errors: Mapping[str, float] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     saved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    confirmed: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def between(self, name: str, cost: ModelCost, base: ModelCost, arguments: Sequence[int]) -> tuple[float, float] | None:
         """The ends of what `value` may be: as much less or more is saved of the `base`'s time or memory as it was with the
         variants that were timed. The base itself has no spread."""
         known = PREDICTED_VALUES[name]
+        if measured := self.measured(name, cost, arguments):
+            value = self.value(name, base, arguments)
+            return None if value is None else (measured[1] * value, measured[2] * value)
         least, most = self.saved.get(known.group, (1.0, 1.0))
         values = self.value(name, base, arguments), self.value(name, cost, arguments)
         if values[0] is None or values[1] is None:
@@ -128,11 +134,20 @@ class Profile:
     def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
         """The predicted value `name` (see PREDICTED_VALUES), for a model in the dtype that was timed; None beyond what was
         measured."""
+        if measured := self.measured(name, cost, arguments):
+            base = self.value(name, cost.facts.cost, arguments)
+            return None if base is None else measured[0] * base
         dtype = self.machine["dtype"]
         if cost.facts.dtype != dtype:
             model = cost.facts.in_dtype(dtype)
             cost = replace(model_cost(model, [layer.spec for layer in cost.layers]), is_base=cost.is_base)
         return PREDICTED_VALUES[name].of(self, cost, *arguments)
+
+    def measured(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> tuple[float, float, float] | None:
+        """The ratio to the base and its interval of a model that was measured itself."""
+        if not self.confirmed:
+            return None
+        return self.confirmed.get(confirmed_key(name, (layer.spec for layer in cost.layers), arguments))
 
     def latency(self, cost: ModelCost, ctx: int, batch: int) -> float | None:
         """Seconds of a decode step: the time between two tokens of each of `batch` sequences."""
@@ -180,6 +195,11 @@ class Profile:
         low = batches[place - 1]
         below = weighed(known[low], features(low))
         return below + (above - below) * (batch - low) / (high - low)
+
+
+def confirmed_key(name: str, specs: Iterable[LayerSpec], arguments: Sequence[int]) -> str:
+    """What a measured value of a whole model is kept under."""
+    return f"{name}({', '.join(map(str, arguments))}) of {short(digest_of([spec.to_json() for spec in specs]), 16)}"
 
 
 def packed_forms(specs: Iterable[LayerSpec]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
@@ -77,7 +78,9 @@ def staleness(
             )
             found.append(error("LB347", f"the calibration statistic {name} {said}", help=help))
     for engine, profile in plan.profiles.items():
-        if profiles is not None and profiles.get(engine, profile) != profile:
+        # What was measured of this plan alone is in no profile.
+        own = replace(profile, confirmed={})
+        if profiles is not None and profiles.get(engine, own) != own:
             message = f"the profile of {engine} is another one than when planned"
             found.append(error("LB354", message, help=_AGAIN))
     if lbdsl_version is not None and lbdsl_version != plan.lbdsl_version:

@@ -57,6 +57,8 @@ class OpenModel:
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
         self._files_checked = False
+        self.confirmed: dict[str, tuple[float, float, float]] = {}
+        """What was measured of whole plans in vLLM, as profiles have it."""
 
     @cached_property
     def cache_dir(self) -> Path:
@@ -261,7 +263,7 @@ class OpenModel:
         # Other engines are asked for their version when they run.
         own = {"transformers": version("transformers")}
         return {
-            name: profile
+            name: replace(profile, confirmed=dict(self.confirmed)) if name == "vllm" else profile
             for name, profile in found.items()
             if profile is not None and profile.version == own.get(name, profile.version)
         }

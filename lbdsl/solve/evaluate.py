@@ -238,8 +238,10 @@ class _Evaluation:
             self._fail("LB353", message, value)
         if found is None:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
+        if not self.world.lean or profile.measured(value.name, self.world.cost, value.arguments):
+            return found  # Of what was measured the median decides.
         between = profile.between(value.name, self.world.cost, self.world.facts.cost, value.arguments)
-        return found if between is None or not self.world.lean else between[self.world.lean > 0]
+        return found if between is None else between[self.world.lean > 0]
 
     def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:
         total, *others = self._each(expr.operands, self.of)

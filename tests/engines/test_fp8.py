@@ -49,12 +49,12 @@ def cut_off(states: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def as_vllm_on_a_cpu() -> Iterator[None]:
-    ours = lbdsl_fp8_cache._to_floats
-    lbdsl_fp8_cache._to_floats = cut_off
+    ours = lbdsl_fp8_cache.to_e4m3
+    lbdsl_fp8_cache.to_e4m3 = cut_off
     try:
         yield
     finally:
-        lbdsl_fp8_cache._to_floats = ours
+        lbdsl_fp8_cache.to_e4m3 = ours
 
 
 @pytest.mark.parametrize("to", ["granite", "vllm"])

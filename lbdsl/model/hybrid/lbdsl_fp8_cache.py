@@ -7,24 +7,7 @@ from functools import cache
 
 import torch
 
-MOST = 448.0
-
-
-class _Rounded(torch.autograd.Function):
-    """To the nearest numbers of E4M3, saturating; gradients pass unchanged."""
-
-    @staticmethod
-    def forward(ctx, states):
-        return _to_floats(states).to(states.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
-
-
-def _to_floats(states):
-    # Without the bounds what lies beyond would not be a number.
-    return states.clamp(-MOST, MOST).to(torch.float8_e4m3fn)
+from .lbdsl_rounding import rounded, to_e4m3
 
 
 def fp8_attention(module, config, query_BHQD, keys, values, mask, **kwargs):
@@ -39,14 +22,14 @@ def _read(states, dtype):
         return tuple(_read(each, dtype) for each in states)
     if states.dtype == torch.uint8:
         return states.view(torch.float8_e4m3fn).to(dtype)
-    return _Rounded.apply(states)
+    return rounded(states, lambda states: to_e4m3(states).to(states.dtype))
 
 
 class _InFloats:
     """Mixin for cache layers that get keys and values, and hold and return bytes."""
 
     def update(self, key_states, value_states, *args, **kwargs):
-        states = (_to_floats(states).view(torch.uint8) for states in (key_states, value_states))
+        states = (to_e4m3(states).view(torch.uint8) for states in (key_states, value_states))
         return super().update(*states, *args, **kwargs)
 
 
