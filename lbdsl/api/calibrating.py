@@ -17,6 +17,7 @@ from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import plan_text
 from lbdsl.bench.cells import Cell
 from lbdsl.bench.contexts import Contexts
+from lbdsl.bench.engine import Ready
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers
 from lbdsl.bench.engine_vllm import Requests
@@ -113,11 +114,12 @@ def calibrate_model(
         raise ValueError("a profile is of offline runs: served=False")
     base = OpenModel(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
-    variants = {**VARIANTS, **asked.QUANTIZED}
-    several = variants["windows"], *(list(asked.QUANTIZED.values()) or [variants["half of the MLPs"]])
-    variants |= {TOGETHER: "\n".join(several)}
+    ready = asked.check(base)
+    on_gpus = isinstance(asked, Requests) and isinstance(ready, Ready) and ready.gpus is not None
+    quantized = asked.ON_GPUS if isinstance(asked, Requests) and on_gpus else asked.QUANTIZED
+    several = VARIANTS["windows"], *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
+    variants = {**VARIANTS, **quantized, TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)
-    asked.check(base)
     machine = machine_described(base.device, base.computed.dtype)
     # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on, also when the
     # engine's environment is there by now (`EnginePython` does not show `install`).

@@ -40,6 +40,11 @@ class Requests:
     engine: EnginePython = field(default_factory=EnginePython)
     served: bool = False
     QUANTIZED: ClassVar[Mapping[str, str]] = {"8-bit weights and activations": "layers all quantize(bits=8, activations=8)"}
+    ON_GPUS: ClassVar[Mapping[str, str]] = {
+        "8-bit floats": "layers all quantize(form=fp8)",
+        "cache of 8-bit floats": "layers all cache(fp8)",
+    }
+    """In place of `QUANTIZED`."""
 
     def check(self, base: OpenModel) -> Ready:
         """Raises LB324, LB486 and LB487."""

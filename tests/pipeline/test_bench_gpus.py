@@ -109,6 +109,14 @@ def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path
     plan = plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path)).plan
     assert plan.applyable
     assert [gate.status for gate in plan.asserts] == ["pass"]
+    # What users of GPUs quantize to was timed there; integers were not.
+    for rule, status in {"quantize(form=fp8) + cache(fp8)": "pass", "quantize(bits=8, activations=8)": "fail"}.items():
+        (tmp_path / "r.lbr").write_text(
+            'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\n'
+            f"layers all {rule}\nassert throughput(32, 8, 4) >= 101%\n"
+        )
+        plan = plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path)).plan
+        assert [gate.status for gate in plan.asserts] == [status]
 
 
 def test_another_version_is_another_profile(
