@@ -61,6 +61,9 @@ class EngineArgs:
     def add_cli_args(parser):
         parser.add_argument("--tensor-parallel-size", type=int, default=1)
         parser.add_argument("--max-num-seqs", type=int, default=256)
+        parser.add_argument("--kv-cache-dtype", default="auto")
+        parser.add_argument("--kv-cache-dtype-skip-layers", nargs="+", default=[])
+        parser.add_argument("--hf-token")
         parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
         return parser
 """

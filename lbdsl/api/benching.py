@@ -95,7 +95,8 @@ def _keep(found: Benched, folder: Path, progress: Progress) -> None:
                 progress.say(f"the result is not kept: {folder} holds another artifact than the one that was timed")
                 return
             kept = record.bench or {}
-            earlier = kept.get(name, new)
+            # Servers elsewhere may be others than the last ones.
+            earlier = new if name.endswith("-url") else kept.get(name, new)
             if {"served": False, **earlier, "cells": []} == {**new, "cells": []}:
                 names = ("metric", "context", "batch", "output")
                 cells = {tuple(map(cell.get, names)): cell for cell in (*earlier["cells"], *new["cells"])}

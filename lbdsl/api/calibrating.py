@@ -115,8 +115,10 @@ def calibrate_model(
     base = OpenModel(model, options, progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     ready = asked.check(base)
-    on_gpus = isinstance(asked, Requests) and isinstance(ready, Ready) and ready.gpus is not None
+    on_gpus = isinstance(ready, Ready) and ready.gpus is not None
     quantized = asked.ON_GPUS if isinstance(asked, Requests) and on_gpus else asked.QUANTIZED
+    if any(len(tensor.shape) == 3 for spec in base.facts.layer_specs for tensor in spec.tensors(base.facts)):
+        quantized = {}  # No one form is both for experts and for other matrices.
     several = VARIANTS["windows"], *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
     variants = {**VARIANTS, **quantized, TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)
@@ -135,8 +137,8 @@ def calibrate_model(
             timed = _timed(base, asked, name, rule.format(window=window), window)
             if not timed.alike(found):
                 _forget(base.cache_dir, begun)
-                message = f"{timed.engine} is of version {timed.version} now, and was {found[0].version}"
-                raise fail("LB355", f"{message} before it was stopped", help="calibrate again")
+                message = f"{timed.engine} is of another version, or on another device, than before it was stopped"
+                raise fail("LB355", message, help="calibrate again")
             timed.keep(kept)
         found.append(timed)
     _forget(base.cache_dir, begun)

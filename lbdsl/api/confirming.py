@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 from lbdsl.api.applying import ApplyOptions, apply_plan
 from lbdsl.api.planning import Planned, planned_on, read_recipe
+from lbdsl.bench.cells import Measured
 from lbdsl.bench.engine import EnginePython
 from lbdsl.bench.engine_vllm import Requests
-from lbdsl.core.diagnostic import fail, warning
+from lbdsl.core.diagnostic import error, fail
 from lbdsl.core.units import plural
-from lbdsl.cost.profile import confirmed_key
+from lbdsl.cost.profile import Profile, confirmed_key
+from lbdsl.plan.schema import Finding
 from lbdsl.session.targets import VLLM
 
 MOST_PLANS = 2
 """Plans that are measured."""
-Ends = tuple[float, float, float]
-"""A ratio to the base, and its interval."""
+Lengths = tuple[int, ...]
+"""Tokens read, tokens written, requests."""
 
 
 def confirm_plan(
@@ -34,48 +36,69 @@ def confirm_plan(
 ) -> Planned:
     """`planned`, made of the file `recipe`, with its throughput measured where asserts and budgets ask for it; if it does
     not keep them, what is planned then, once. What was measured is in the plan and its digest. The model is not healed for
-    it, and no copy of it is left.
+    it, and no copy of it is left. Where neither keeps them, the plan has the error LB364.
 
-    Raises LbdslError LB364 where nothing is asked of vLLM, and what `bench_artifact` raises. A KeyboardInterrupt says what
-    was measured.
+    Raises LbdslError LB364 where nothing is asked of vLLM, or vLLM is not the one that predicted, and what
+    `bench_artifact` raises. A KeyboardInterrupt says what was measured.
     """
     bench = planned.bench
-    asked = planned.recipe.predictions_asked.get(VLLM, [])
+    asked = tuple(dict.fromkeys(value.arguments for value in planned.recipe.predictions_asked.get(VLLM, [])))
     if not asked:
         help = "write a budget as in `throughput(1Ki, 256, 50) >= 130%`, or an assert"
         raise fail("LB364", "there is nothing to confirm: no budget and no assert is about `throughput(...)`", help=help)
-    cells = dict.fromkeys(value.arguments for value in asked)
     said: list[str] = []
     for number in range(1, MOST_PLANS + 1):
         specs = planned.plan.specs
+        if not planned.plan.applyable or not any(layer.changed for layer in planned.plan.layers):
+            return planned
         bench.progress.say(f"confirming plan {number} of at most {MOST_PLANS} in vLLM")
         try:
-            found = {arguments: _measured(planned, engine or EnginePython(), arguments, pairs) for arguments in cells}
+            with closing(_measured(planned, engine or EnginePython(), asked, pairs)) as found:
+                for lengths, measured in found:
+                    _check_same(measured, planned.plan.profiles[VLLM])
+                    (cell,), (read, written, requests) = measured.cells, lengths
+                    bench.confirmed[confirmed_key("throughput", specs, lengths)] = (cell.ratio, cell.low, cell.high)
+                    what = f"{plural(requests, 'request')} of {read}/{written}"
+                    said.append(f"x{cell.ratio:.2f} ({cell.low:.2f} to {cell.high:.2f}) for {what}")
+                    bench.progress.say(f"  {said[-1]}")
         except KeyboardInterrupt:
             bench.progress.say(f"stopped; measured were: {'; '.join(said) or 'none'}")
             raise
-        for (read, written, requests), (ratio, low, high) in found.items():
-            bench.confirmed[confirmed_key("throughput", specs, (read, written, requests))] = (ratio, low, high)
-            said.append(f"x{ratio:.2f} ({low:.2f} to {high:.2f}) for {plural(requests, 'request')} of {read}/{written}")
-            bench.progress.say(f"  {said[-1]}")
         planned = planned_on(read_recipe(recipe, set_params), bench, planned.plan.contexts, again)
         if planned.plan.specs == specs:
             return planned
     message = f"no plan of the {MOST_PLANS} that were measured in vLLM keeps the budgets: {'; '.join(said)}"
-    missed = warning("LB364", message, help="this plan is predicted to, and was not measured; ask for less, or allow more")
-    return replace(planned, diagnostics=(*planned.diagnostics, missed))
+    missed = error("LB364", message, help="this plan is predicted to, and was not measured; ask for less, or allow more")
+    finding = Finding(code=missed.code, severity=missed.severity, message=message, help=missed.help)
+    told = {"findings": (*planned.plan.findings, finding), "applyable": False}
+    return replace(planned, plan=planned.plan.model_copy(update=told), diagnostics=(*planned.diagnostics, missed))
 
 
-def _measured(planned: Planned, engine: EnginePython, arguments: tuple[int, ...], pairs: int) -> Ends:
-    read, written, requests = arguments
+def _measured(
+    planned: Planned, engine: EnginePython, asked: Sequence[Lengths], pairs: int
+) -> Generator[tuple[Lengths, Measured], None, None]:
+    """What vLLM gives of the plan, which is made in a folder that is removed at the end."""
     bare = {"asserts": (), "eval": None, "heal": None}
     recipe, plan = replace(planned.recipe, **bare), planned.plan.model_copy(update=bare)
-    asked = Requests(concurrency=(requests,), lengths=((read, written),), pairs=pairs, engine=engine)
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-confirm-")))
-        chosen = ApplyOptions(output=place / "unhealed", no_heal=True)
+    with tempfile.TemporaryDirectory(prefix="lbdsl-confirm-") as place:
+        chosen = ApplyOptions(output=Path(place) / "unhealed", no_heal=True)
         applied = apply_plan(replace(planned, plan=plan, recipe=recipe), chosen=chosen, progress=planned.bench.progress)
         planned.bench.release()
-        _, cells = asked.measure(planned.bench, applied.folder, applied.record, stack)
-        (cell,) = cells
-    return cell.ratio, cell.low, cell.high
+        for lengths in asked:
+            read, written, requests = lengths
+            cell = Requests(concurrency=(requests,), lengths=((read, written),), pairs=pairs, engine=engine)
+            with ExitStack() as stack:
+                measured, cells = cell.measure(planned.bench, applied.folder, applied.record, stack)
+                measured.cells.extend(cells)
+            yield lengths, measured
+
+
+def _check_same(measured: Measured, profile: Profile) -> None:
+    """Raise LB364 where another vLLM, or another device, measured than predicted."""
+    places = [machine.get("name") if machine.get("gpus") else "a CPU" for machine in (measured.machine, profile.machine)]
+    ways = [
+        f"vLLM {version} on {place}" for version, place in zip((measured.version, profile.version), places, strict=True)
+    ]
+    if ways[0] != ways[1]:
+        help = "name the vLLM of the profile with --engine-python, or calibrate this one"
+        raise fail("LB364", f"the plan is predicted for {ways[1]}, and this is {ways[0]}", help=help)

@@ -45,7 +45,9 @@ def measured_by(benched: Mapping[str, Any]) -> str:
     engine = f"{benched['engine']} {benched['engine_version']}" + (", served" if benched.get("served") else "")
     served = f" (export {benched['export']})" if benched["export"] else ""
     threads = [plural(machine["threads"], "thread")] if machine["threads"] else []
-    return f"`lbdsl bench` in {engine}{served} on {', '.join([machine['name'], *threads, machine['dtype']])}"
+    return (
+        f"`lbdsl bench` in {engine}{served} on {', '.join([machine['name'], *threads, *filter(None, [machine['dtype']])])}"
+    )
 
 
 def label_of(cell: Mapping[str, Any]) -> str:

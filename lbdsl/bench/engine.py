@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.record import Record
 from lbdsl.bench.environments import OF_ENGINE, clean_environment, engines_folder
 from lbdsl.bench.worker import Worker
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import bytes_text
-from lbdsl.session.exporting import artifact_subject, export_artifact
+from lbdsl.export.base import Subject
+from lbdsl.session.exporting import export_artifact
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import ENGINE_NAMES, check_target
 
@@ -39,8 +39,12 @@ class Gpus:
 
 
 _ASK_GPUS = """
-import json, torch
-gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+import json
+from importlib.util import find_spec
+gpus = ()
+if find_spec("torch") is not None:
+    import torch
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
 print(json.dumps([
     [torch.cuda.get_device_name(i), list(torch.cuda.get_device_capability(i)), torch.cuda.mem_get_info(i)[0]] for i in gpus
 ]))
@@ -67,7 +71,8 @@ class EnginePython:
     def found(self, engine: str, base: OpenModel) -> Ready:
         """Raises LB487 if there is none, if it does not have the engine, and if it is not for the device that is asked."""
         name = ENGINE_NAMES[engine]
-        asked = base.options.device or ""
+        if engine not in ON_GPUS and base.device.type != "cpu":
+            raise fail("LB487", f"{name} is timed on a CPU alone so far", help=f"use --device cpu, with a {name} for CPUs")
         if self.python is None and base.device.type != "cpu":
             help = ("use --device cpu", f"or name a Python that has a {name} for GPUs with --engine-python")
             raise fail("LB487", f"lbdsl's own environment of {name} is for CPUs", help=help)
@@ -82,11 +87,10 @@ class EnginePython:
             raise fail("LB487", f"there is no environment with {name} in {wanted.folder}", help=help)
         base.used(engines_folder())
         if self.python is not None:
-            gpus = None if asked == "cpu" else gpus_of(self.python)
-            if gpus is None and asked.startswith("cuda"):
-                raise fail("LB487", f"{self.python} sees no GPU", help="does its torch have CUDA, and this machine a GPU?")
-            if gpus is not None and engine not in ON_GPUS:
-                raise fail("LB487", f"{name} is timed on a CPU alone so far", help="use --device cpu")
+            gpus = None if base.options.device == "cpu" or engine not in ON_GPUS else gpus_of(self.python)
+            if gpus is None and base.device.type != "cpu":
+                help = ("use --device cpu", "or does its torch lack CUDA?")
+                raise fail("LB487", f"{self.python} sees no GPU", help=help)
             return Ready(self.python, gpus)
         if wanted.is_ready:
             return Ready(wanted.python)
@@ -100,10 +104,10 @@ ON_GPUS = ("vllm",)
 
 def gpus_of(python: Path) -> Gpus | None:
     """The GPUs that a Python's torch sees; None without any. Raises LB487 if they are of several kinds."""
-    try:
-        found = json.loads(said_by(python, _ASK_GPUS, gpus=True) or "[]")
-    except ValueError:
-        return None
+    said = said_by(python, _ASK_GPUS, gpus=True)
+    if not said:
+        raise fail("LB487", f"{python} cannot say which GPUs it sees", help="use --device cpu, or see why its torch fails")
+    found = json.loads(said.splitlines()[-1])
     if not found:
         return None
     names = {name for name, _, _ in found}
@@ -124,10 +128,10 @@ def said_by(python: Path, asks: str, *, gpus: bool = False) -> str:
     return done.stdout.strip()
 
 
-def export_kind(folder: Path, record: Record, engine: str, last: str = "") -> str:
-    """The first format by which the engine serves the artifact; `last` is taken if there is no other. Raises the errors of
+def export_kind(subject: Subject, engine: str, last: str = "") -> str:
+    """The first format by which the engine serves an artifact; `last` is taken if there is no other. Raises the errors of
     the format that is nearest to it."""
-    answers = check_target(artifact_subject(folder, record), engine).answers
+    answers = check_target(subject, engine).answers
     kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == last)
     if not kinds:
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)

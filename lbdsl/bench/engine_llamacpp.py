@@ -17,6 +17,7 @@ from lbdsl.export.base import subject_of
 from lbdsl.export.gguf import FILE, write_model
 from lbdsl.export.gguf_target import target_of
 from lbdsl.model.config_file import read_json_object
+from lbdsl.session.exporting import artifact_subject
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import base_config
 
@@ -47,7 +48,7 @@ class InLlamaCpp(Contexts):
         llama.cpp, LB488 if it fails, and the errors of the export where it cannot serve the artifact."""
         import torch
 
-        kind = export_kind(folder, record, LLAMA_CPP)
+        kind = export_kind(artifact_subject(folder, record), LLAMA_CPP)
         python = self.check(base)
         contexts = self.lengths(base)
         artifact = exported(folder, kind, base, stack)

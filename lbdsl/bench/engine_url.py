@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,14 @@ class AtUrls:
         if len({(server.url, server.model) for server in servers}) == 1:
             raise fail("LB487", f"{servers[0].url} has one model, `{servers[0].model}`", help="name a server for each")
         version = " and ".join(dict.fromkeys(server.version for server in servers))
-        unknown = {"name": "servers elsewhere", "device": None, "cores": None, "torch": None}
+        unknown = {"name": "servers elsewhere", "device": None, "cores": None, "torch": None, "dtype": None}
         return Measured("vllm", version, None, None, served=True, machine=unknown), self._cells(servers, base)
 
     def _cells(self, servers: Sequence[_Server], base: OpenModel) -> Iterator[Cell]:
         cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
-        rounds, total, seeds = count(1), 2 * len(cells) * self.pairs, count()
+        rounds, total = count(1), 2 * len(cells) * self.pairs
+        # Other prompts than those of an earlier command, which a cache of prefixes may hold.
+        seeds = count(random.SystemRandom().getrandbits(48))
         # Any model's own tokens; those that end a text are not asked for.
         vocab = len(base.tokenizer) - len(base.tokenizer.all_special_ids)
         with base.progress.stage("timing both servers by turns") as report:
@@ -92,16 +95,22 @@ class _Server:
     """A server of one model. `what` is what it serves, for messages."""
 
     def __init__(self, url: str, what: str):
-        address = urlsplit(url)
+        try:
+            address = urlsplit(url)
+            port = address.port
+        except ValueError:
+            address, port = urlsplit(""), None
+        plain = f"{address.scheme}://{address.hostname}" + (f":{port}" if port else "")
         if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
             help = f"as in http://localhost:8000; a key comes from the environment, ${KEY}"
-            raise fail("LB487", f"{url} is not the address of a server", help=help)
+            raise fail("LB487", f"the address of the server of the {what} is not one: {plain}", help=help)
         self.url, self.what = url.rstrip("/").removesuffix("/v1"), what
         self.model = self.version = ""
 
     def check(self, tokenizer: Any, longest: int) -> None:
         """Ask for its model, and see that it is one that can be timed."""
-        listed = self._json("/v1/models").get("data") or []
+        said = self._json("/v1/models").get("data")
+        listed = [each for each in said if isinstance(each, dict)] if isinstance(said, list) else []
         if len(listed) != 1:
             names = ", ".join(str(each.get("id")) for each in listed) or "none"
             raise self._unfit(f"has {len(listed)} models ({names})", "serve one model at each address")
@@ -156,13 +165,15 @@ class _Server:
                     if not text.startswith("data:") or text == "data: [DONE]":
                         continue
                     piece = json.loads(text.removeprefix("data:"))
+                    if not isinstance(piece, dict):
+                        raise self._failed("it streams what is no completion")
                     if "error" in piece:
                         raise self._failed(str(piece["error"])[:300])
                     if any(choice.get("text") or choice.get("finish_reason") for choice in piece.get("choices") or ()):
                         times.append(time.perf_counter() - started)
                     tokens = (piece.get("usage") or {}).get("completion_tokens", tokens)
-        except (OSError, ValueError) as problem:
-            raise self._failed(str(problem)) from None
+        except (OSError, ValueError, HTTPException) as problem:
+            raise self._failed(str(problem) or type(problem).__name__) from None
         return tokens, times or [time.perf_counter() - started]
 
     def _json(self, path: str, job: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -175,13 +186,15 @@ class _Server:
                     f"refuses the key ({problem.code})", f"its key comes from the environment, ${KEY}"
                 ) from None
             raise self._unfit(f"answers {problem.code} to {path}", "is it a server of vLLM?") from None
-        except (OSError, ValueError) as problem:
-            reason = getattr(problem, "reason", problem)
+        except (OSError, ValueError, HTTPException) as problem:
+            reason = getattr(problem, "reason", problem) or type(problem).__name__
             raise self._unfit(f"cannot be asked ({reason})", "is it running, and reachable from here?") from None
         return found if isinstance(found, dict) else {}
 
     def _open(self, path: str, job: Mapping[str, Any] | None) -> Any:
-        key = os.environ.get(KEY)
+        key = os.environ.get(KEY, "").strip()
+        if not key.isprintable() or not key.isascii():
+            raise fail("LB487", f"${KEY} has characters that no key has", help="set it anew")
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         data = None if job is None else json.dumps(job).encode()
         return _OPENER.open(urllib.request.Request(self.url + path, data, headers), timeout=TIMEOUT)

@@ -3,6 +3,7 @@ latency of a server."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,9 @@ from lbdsl.bench.environments import engines_folder
 from lbdsl.bench.worker import Worker
 from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
+from lbdsl.export import exporters
+from lbdsl.export.reasons import cache_words
+from lbdsl.session.exporting import artifact_subject
 from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import VLLM
 
@@ -78,8 +82,10 @@ class Requests:
         """Tokens written per second, over whole runs; `stack` ends the engine's processes. Raises LB324 for lengths beyond
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
         errors of the exports where vLLM cannot serve the artifact."""
-        kind = export_kind(folder, record, VLLM, last=PLUGIN_FORMAT)
         ready = self.check(base)
+        capability = 0.0 if ready.gpus is None else float(ready.gpus.capability)
+        subject = replace(artifact_subject(folder, record), capability=capability)
+        kind = export_kind(subject, VLLM, last=PLUGIN_FORMAT)
         if kind == PLUGIN_FORMAT:
             _check_plugin(ready.python)
         artifact = exported(folder, kind, base, stack)
@@ -90,8 +96,9 @@ class Requests:
             "trust_remote_code": False,
             "arguments": [*self._share(ready), *self.engine.arguments],
         }
+        told = [*job["arguments"], *cache_words(subject, exporters()[kind].layers(subject))]
         # Only that export has code of its own.
-        of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm"}
+        of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm", "arguments": told}
         jobs = ({**job, "model": str(served_base(base, artifact.parent))}, of_artifact)
         script = Path(__file__).parent / "workers" / ("vllm_served.py" if self.served else "vllm_throughput.py")
         on_gpus = ready.gpus is not None
@@ -99,7 +106,7 @@ class Requests:
         workers, said = loaded(VLLM, command, jobs, base, stack, gpus=on_gpus, **_settings())
         machine: dict[str, Any] = {} if ready.gpus is None else ready.gpus.machine
         if self.engine.arguments:
-            machine["arguments"] = list(self.engine.arguments)
+            machine["arguments"] = without_secrets(self.engine.arguments)
         predicted = Predicted.of(base, record, VLLM, said["version"], machine)
         threads = None if on_gpus else said.get("threads")
         found = Measured(VLLM, said["version"], threads, kind, self.served, machine=machine)
@@ -133,6 +140,19 @@ def _figures(worker: Worker, job: dict[str, int]) -> dict[str, float]:
     """Tokens written per second; of a server, what its client said."""
     found = worker.ask(job)
     return {"throughput": found["written"] / found["seconds"]} if "written" in found else found
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """The arguments without the values of those that name a key or a token: they are kept where others may read them."""
+    found: list[str] = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        secret = found and SECRET.search(found[-1]) and "=" not in found[-1] and not word.startswith("--")
+        found.append("..." if secret else f"{name}=..." if equals and SECRET.search(name) else word)
+    return found
+
+
+SECRET = re.compile(r"^--.*(?:key|token$|password)")
 
 
 def _settings() -> dict[str, str]:

@@ -122,6 +122,8 @@ def plan(
 
         return give(estimate_recipe(recipe, model, devices, set_params=dict(assignments), options=options), as_json)
     check_engines(targets)
+    if engine_python is not None and confirm is None:
+        raise click.UsageError("--engine-python is for --confirm")
     how: dict[str, Any] = {"options": options, "progress": progress, "ctx": contexts, "again": again}
     if sweeps:
         if given & {"targets", "all_layers", "detailed_exitcode", "confirm"}:

@@ -59,7 +59,7 @@ PROFILES = Kind(
     "profiles",
     "what `calibrate` timed",
     "",
-    r"profile-[a-z]+-(?:gpu-[0-9a-f]{16}-)?[0-9a-f]{16}\.json|calibrating-[0-9a-f]{16}-\d+\.json",
+    r"profile-[a-z]+-(?:own-[0-9a-f]{16}-)?[0-9a-f]{16}\.json|calibrating-[0-9a-f]{16}-\d+\.json",
 )
 MACHINES = Kind("machines", "speeds of this machine, for estimates", "", r"(?:machine|pace)-[0-9a-f]{16}\.json")
 UNFINISHED = Kind("unfinished", "left by runs that were killed", "", r"run-[0-9a-f]{32}|(?:.*/)?\.[^/]+\.[a-z0-9_]{8}\.tmp")

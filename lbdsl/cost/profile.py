@@ -7,7 +7,6 @@ measured batches the sum is interpolated; beyond what was measured there is no p
 
 from __future__ import annotations
 
-import math
 import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,18 +124,21 @@ class Profile:
             return None
         # Of a rate the time is its inverse.
         was, becomes = ((1 / value if known.unit is Unit.RATE else value) for value in values if value is not None)
-        ends = [was - share * (was - becomes) for share in (least, most)]
+        # However much was saved, half of the predicted time or memory is taken as the least.
+        ends = [max(was - share * (was - becomes), becomes / 2) for share in (least, most)]
         if known.unit is Unit.RATE:
-            # What would take no time at all has no bound.
-            ends = [1 / end if end > 0 else math.inf for end in ends]
+            ends = [1 / end for end in ends]
         return min(ends), max(ends)
 
     def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
         """The predicted value `name` (see PREDICTED_VALUES), for a model in the dtype that was timed; None beyond what was
         measured."""
         if measured := self.measured(name, cost, arguments):
-            base = self.value(name, cost.facts.cost, arguments)
+            base = self._predicted(name, cost.facts.cost, arguments)
             return None if base is None else measured[0] * base
+        return self._predicted(name, cost, arguments)
+
+    def _predicted(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:
         dtype = self.machine["dtype"]
         if cost.facts.dtype != dtype:
             model = cost.facts.in_dtype(dtype)
@@ -145,7 +147,7 @@ class Profile:
 
     def measured(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> tuple[float, float, float] | None:
         """The ratio to the base and its interval of a model that was measured itself."""
-        if not self.confirmed:
+        if not self.confirmed or cost.is_base:
             return None
         return self.confirmed.get(confirmed_key(name, (layer.spec for layer in cost.layers), arguments))
 

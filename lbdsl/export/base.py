@@ -129,6 +129,11 @@ class Exporter(ABC):
         return (cls.engine,)
 
     @classmethod
+    def layers(cls, subject: Subject) -> Sequence[int]:
+        """The layers that the export has, in its order, by their number in the model."""
+        return subject.left
+
+    @classmethod
     @abstractmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         """Errors for what the format or its engine cannot express, one for each reason, with the layers and a help text;

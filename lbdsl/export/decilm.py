@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -48,6 +48,10 @@ class DeciLM(Exporter):
     expresses = llama_layers(ONE_WINDOW)
 
     @classmethod
+    def layers(cls, subject: Subject) -> Sequence[int]:
+        return range(len(subject.specs))
+
+    @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         return (
             *_family(subject),
@@ -55,7 +59,7 @@ class DeciLM(Exporter):
             *first_attention(subject, cls.where),
             *fused_alike(subject),
             *kernels(subject),
-            *vllm_cache(subject, range(len(subject.specs))),
+            *vllm_cache(subject, cls.layers(subject)),
             *_sglang(subject),
         )
 

@@ -164,15 +164,26 @@ def kernels(subject: Subject) -> Iterator[Diagnostic]:
             yield say("LB513", f"{lacking.said} ({layers_text(layers)})", help=lacking.help)
 
 
+def cache_words(subject: Subject, layers: Sequence[int]) -> list[str]:
+    """What vLLM must be told of an export with these layers: only where some have a cache of 8-bit floats."""
+    whole = [str(place) for place, layer in enumerate(layers) if subject.fp8_caches.get(layer) is False]
+    if not whole or not any(subject.fp8_caches.values()):
+        return []
+    return ["--kv-cache-dtype", "fp8", "--kv-cache-dtype-skip-layers", *whole]
+
+
 def vllm_cache(subject: Subject, layers: Sequence[int]) -> Iterator[Diagnostic]:
     """LB532 for a cache of 8-bit floats: what vLLM, which has these layers, must be told, and where it computes
     otherwise."""
     if not any(subject.fp8_caches.values()):
         return
-    whole = [str(place) for place, layer in enumerate(layers) if subject.fp8_caches.get(layer) is False]
-    if whole:
-        told = f"serve it on a GPU with `--kv-cache-dtype fp8 --kv-cache-dtype-skip-layers {' '.join(whole)}`"
-        yield note("LB532", "vLLM has one kind of cache for all layers until it is told which have another", help=told)
+    if words := cache_words(subject, layers):
+        told = f"serve it on a GPU with `{' '.join(words)}`"
+        said = "vLLM has one kind of cache for all layers"
+        if subject.capability == 0:
+            yield error("LB532", f"on a CPU {said}", help="give all layers the same, or serve it on a GPU")
+        else:
+            yield note("LB532", f"{said} until it is told which have another", help=told)
     ways = {
         "on a CPU it cuts off what this model rounds": CPU,
         "on a GPU some of its kernels round queries, too": EVERY_GPU,

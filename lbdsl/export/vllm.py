@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -39,9 +39,13 @@ class VllmPlugin(Exporter):
     expresses = llama_layers(ANY, learned_sinks=ANY, full_heads=ANY, experts=ANY)
 
     @classmethod
+    def layers(cls, subject: Subject) -> Sequence[int]:
+        return range(len(subject.specs))
+
+    @classmethod
     def check(cls, subject: Subject) -> tuple[Diagnostic, ...]:
         found = (*_family(subject), *cls.refusals(subject), *_something(subject), *_packed_experts(subject))
-        return (*found, *fused_alike(subject), *kernels(subject), *vllm_cache(subject, range(len(subject.specs))))
+        return (*found, *fused_alike(subject), *kernels(subject), *vllm_cache(subject, cls.layers(subject)))
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:

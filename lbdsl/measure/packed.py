@@ -30,7 +30,10 @@ def rounded_weights(model: Any, layer: int, spec: LayerSpec, made: Mapping[str, 
         name = weight_of(module, names)
         return made[name] if name in made else old.get_parameter(name)
 
-    largest = largest_of((module, stored, partial(weight_in, module)) for module, stored in spec.weights if stored.packs)
+    packing = [(module, stored) for module, stored in spec.weights if stored.packs]
+    largest = largest_of(
+        (module, stored, partial(lambda it: weight_in(it).to(saved), module)) for module, stored in packing
+    )
     for module, stored in spec.weights:
         if stored.packs:
             name, weight = weight_of(module, names), weight_in(module)

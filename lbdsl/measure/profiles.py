@@ -53,14 +53,16 @@ def profile_path(
     identity = machine_identity(device, facts.dtype) | dict(machine or {})
     shaped = _shaped(engine, facts)
     key = short(digest_of({"machine": identity, **shaped}), 16)
-    on_gpus = f"gpu-{short(digest_of(shaped), 16)}-" if machine and machine.get("gpus") else ""
-    return PROFILES.path(cache_dir, f"profile-{engine}-{on_gpus}{key}.json")
+    own = f"own-{short(digest_of(shaped), 16)}-" if machine else ""
+    return PROFILES.path(cache_dir, f"profile-{engine}-{own}{key}.json")
 
 
-def gpu_profiles(engine: str, facts: ModelFacts, cache_dir: Path) -> list[Profile]:
-    """All profiles of this engine on GPUs, for models of the shape of `facts`."""
-    paths = sorted(cache_dir.glob(f"profile-{engine}-gpu-{short(digest_of(_shaped(engine, facts)), 16)}-*.json"))
-    return [profile for profile in map(read_profile, paths) if profile is not None]
+def own_profiles(engine: str, facts: ModelFacts, cache_dir: Path) -> list[Profile]:
+    """All profiles of this engine on GPUs or with arguments of its own, for models of the shape of `facts`: the last is
+    first."""
+    paths = cache_dir.glob(f"profile-{engine}-own-{short(digest_of(_shaped(engine, facts)), 16)}-*.json")
+    newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [profile for profile in map(read_profile, newest) if profile is not None]
 
 
 def _shaped(engine: str, facts: ModelFacts) -> dict[str, Any]:

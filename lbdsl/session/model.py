@@ -250,16 +250,15 @@ class OpenModel:
 
     def profiles(self, engines: Iterable[str], machine: Mapping[str, Any] | None = None) -> dict[str, Profile]:
         """The profiles of these engines for this model, where there are any: on this machine, or, where the engine runs on
-        GPUs or with arguments of its own, on `machine`. Without `machine` the only one on GPUs counts where there is none
-        of this machine's device."""
-        from lbdsl.measure.profiles import gpu_profiles, profile_path, read_profile
+        GPUs or with arguments of its own, on `machine` ({} for none). If that is open, the last of those counts where this
+        machine has none."""
+        from lbdsl.measure.profiles import own_profiles, profile_path, read_profile
 
         found: dict[str, Profile | None] = {}
         for name in engines:
             found[name] = read_profile(profile_path(name, self.computed, self.device, self.cache_dir, machine))
-            if found[name] is None and not machine:
-                on_gpus = gpu_profiles(name, self.computed, self.cache_dir)
-                found[name] = on_gpus[0] if len(on_gpus) == 1 else None
+            if found[name] is None and machine is None:
+                found[name] = next(iter(own_profiles(name, self.computed, self.cache_dir)), None)
         # Other engines are asked for their version when they run.
         own = {"transformers": version("transformers")}
         return {

@@ -83,7 +83,9 @@ def engines() -> tuple[str, ...]:
 def check_engines(names: Iterable[str]) -> None:
     """Raise LB501 for an unknown engine or device, before anything is measured."""
     for name in names:
-        engine, _, device = name.partition("@")
+        engine, at, device = name.partition("@")
+        if at and not device:
+            raise fail("LB501", f"`{name}` names no device", help="as in vllm@H100")
         if engine not in engines():
             raise fail("LB501", f"no engine `{engine}`", help=known_hints(engine, engines(), "engines"))
         if device and engine != VLLM:
@@ -216,9 +218,11 @@ def _which(engine: str, answers: tuple[Answer, ...]) -> Iterable[Diagnostic]:
         yield replace(finding, severity=softer, message=f"{name}, {', '.join(kinds)}: {finding.message}")
 
 
-def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any]]:
+def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any] | None]:
     """LB509: vLLM's KV cache groups and the capacity in its log, compared with the base."""
     facts = subject.facts
+    if len({*subject.fp8_caches.values()}) > 1:
+        return [note("LB509", "vLLM's cache is not predicted where only some layers have 8-bit floats")], None
     serving = Serving(max_model_len=facts.positions)
     if subject.capability == 0:
         serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)

@@ -44,6 +44,8 @@ class World:
     serves: Callable[[str, ModelCost], bool] = lambda engine, cost: False
     lean: int = 0
     """Predicted values are taken for what they may be at least (-1) or at most (1)."""
+    negated: bool = False
+    """Whether what is evaluated stands under a `not`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class _Evaluation:
                 truths = self._each(expr.operands, self.of)
                 return all(truths) if expr.op == "and" else any(truths)
             case nodes.Not():
-                return not self.of(expr.operand)
+                return not self._under_not.of(expr.operand)
             case nodes.Minus():
                 return -self.of(expr.operand)
             case nodes.Arithmetic():
@@ -259,17 +261,20 @@ class _Evaluation:
     def _sides(self, expr: nodes.Compare, i: int, values: list[Any]) -> tuple[Any, Any]:
         """Both sides of comparison `i` of a chain; predicted values are taken for what makes it fail."""
         op, (left, right), (a, b) = expr.ops[i].text, expr.operands[i : i + 2], values[i : i + 2]
-        lean = {"<": 1, ">": -1}.get(op[0], 0)
+        lean = {"<": 1, ">": -1}.get(op[0], 0) * (-1 if self.world.negated else 1)
         a, b = self._leaning(left, a, lean), self._leaning(right, b, -lean)
         return self._as_cost(left, a, right), self._as_cost(right, b, left)
 
     def _leaning(self, expr: Expr, value: Any, lean: int) -> Any:
-        """Of sums and products; where something is taken away or divided by, which end is which is not known."""
-        parts = list(walk(expr))
-        mixed = any(isinstance(part, nodes.Arithmetic) and {*part.ops} - {"+", "*"} for part in parts)
-        if not lean or mixed or not any(isinstance(part, PredictedOf) for part in parts):
+        """The value, or with predicted ones in it the least or the most of what both of their ends make of it."""
+        if not lean or not any(isinstance(part, PredictedOf) for part in walk(expr)):
             return value
-        return _Evaluation(replace(self.world, lean=lean), self.errors).of(expr)
+        ends = [_Evaluation(replace(self.world, lean=end), self.errors).of(expr) for end in (-1, 1)]
+        return max(ends) if lean > 0 else min(ends)
+
+    @property
+    def _under_not(self) -> _Evaluation:
+        return _Evaluation(replace(self.world, negated=not self.world.negated), self.errors)
 
     def _as_cost(self, expr: Expr, value: Any, other: Expr) -> Any:
         """A percentage compared with a cost becomes that share of the base model's cost; other values are unchanged."""
@@ -294,7 +299,7 @@ class _Evaluation:
                     if self.of(part) is truth:
                         yield from self.comparisons(part, truth)
             case nodes.Not():
-                yield from self.comparisons(expr.operand, not truth)
+                yield from self._under_not.comparisons(expr.operand, not truth)
 
     def _shown(self, left: Expr, right: Expr) -> tuple[int, DecidingValue] | None:
         """The side of one comparison with a score or cost (rank 0), else the side with a fact (rank 1)."""

@@ -14,7 +14,6 @@ from lbdsl.api.calibrating import calibrate_model
 from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import read_record
 from lbdsl.bench.engine import EnginePython
-from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.session.options import RunOptions
@@ -101,7 +100,7 @@ def test_its_server_is_told_the_same(artifact: Path, python: Path, tmp_path: Pat
 def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path, python: Path, tmp_path: Path) -> None:
     done = calibrate_model(model, asked(python), options=options(tmp_path))
     assert done.profile.machine["name"] == H100[0]
-    assert "-gpu-" in done.path.name
+    assert "-own-" in done.path.name
     (tmp_path / "r.lbr").write_text(
         'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop(block)\n'
         "assert throughput(32, 8, 4) >= 110%\n"
@@ -157,7 +156,15 @@ def test_gpus_that_do_not_do(
         bench_artifact(artifact, asked(python), options=options(tmp_path))
 
 
-def test_llama_cpp_is_timed_on_a_cpu(artifact: Path, python: Path, tmp_path: Path) -> None:
-    (tmp_path / "modules" / "llama_cpp.py").write_text("")
-    with pytest.raises(LbdslError, match=r"llama\.cpp is timed on a CPU alone so far"):
-        bench_artifact(artifact, InLlamaCpp(engine=EnginePython(python)), options=options(tmp_path))
+def test_layers_with_a_cache_of_their_own_are_told(model: Path, python: Path, tmp_path: Path) -> None:
+    text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 2 keep\nlayers all cache(fp8)\n'
+    folder = applied(text, model, tmp_path)[1].folder
+    words = ("--hf-token", "hf_secret")
+    bench_artifact(folder, asked(python, *words), options=options(tmp_path))
+    base, changed = told(tmp_path)
+    assert "kv_cache_dtype" not in base["options"]
+    assert (changed["options"]["kv_cache_dtype"], changed["options"]["kv_cache_dtype_skip_layers"]) == ("fp8", ["2"])
+    assert base["options"]["hf_token"] == "hf_secret"
+    assert "hf_secret" not in (folder / "lbdsl.json").read_text()
+    with pytest.raises(LbdslError, match="on a CPU vLLM has one kind of cache"):
+        bench_artifact(folder, asked(python), options=options(tmp_path, device="cpu"))

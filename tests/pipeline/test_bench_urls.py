@@ -190,13 +190,34 @@ def test_a_request_that_fails_later_ends_the_run(
     ("url", "said"),
     [
         ("http://127.0.0.1:1", "cannot be asked"),
-        ("ftp://host", "is not the address"),
-        ("http://user:pass@host", "is not the address"),
+        ("ftp://host", "is not one: ftp://host"),
+        ("http://user:pass@host", "is not one: http://host"),
+        ("http://host:8O00", "is not one"),
+        ("http://[foo", "is not one"),
     ],
 )
 def test_an_address_without_a_server(url: str, said: str, artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(LbdslError, match=said):
+    with pytest.raises(LbdslError, match=said) as problem:
         bench_artifact(artifact, asked(url, url), options=RunOptions(cache_dir=tmp_path / "cache"))
+    assert "pass@" not in str(problem.value)
+
+
+def test_a_key_with_a_line_end_is_taken_without_it_and_another_is_not_shown(
+    artifact: Path, server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, other = server("base"), server("changed")
+    options = RunOptions(cache_dir=tmp_path / "cache")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\r\n")
+    bench_artifact(artifact, asked(one.url, other.url), options=options)
+    assert one.keys == {"Bearer secret"}
+    first = {tuple(job["prompt"]) for job in one.asked}
+    bench_artifact(artifact, asked(one.url, other.url), options=options)
+    # No prompt is one that an earlier command asked, but for that which asks for `ignore_eos`.
+    assert len(first & {tuple(job["prompt"]) for job in one.asked[len(first) :]}) <= 1
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    with pytest.raises(LbdslError, match="has characters that no key has") as problem:
+        bench_artifact(artifact, asked(one.url, other.url), options=options)
+    assert "sec" not in str(problem.value).replace("second", "")
 
 
 def test_one_server_is_not_two(artifact: Path, server: Callable[..., Server], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export import exporters
 from lbdsl.export.base import subject_of
+from lbdsl.export.reasons import cache_words
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.session.exporting import export_artifact
 from lbdsl.session.options import RunOptions
+from lbdsl.session.targets import check_target
 from tests.clean_process import CleanProcess
 from tests.export_cases import small_tokenizer
 from tests.hybrid_cases import cache_of
@@ -108,7 +111,12 @@ def test_a_layer_with_a_cache_of_its_own_is_named(model: Path, tmp_path: Path) -
         found = [d for d in exporters()[to].check(subject) if d.code == "LB532"]
         assert len(found) == 2
         assert f"--kv-cache-dtype-skip-layers {told}`" in " ".join(found[0].help)
+        assert cache_words(subject, exporters()[to].layers(subject))[-2:] == told.split()
         assert not subject.quantization()
+        # On a CPU vLLM computes one kind alone.
+        on_cpu = [d for d in exporters()[to].check(replace(subject, capability=0.0)) if d.is_error]
+        assert [d.code for d in on_cpu] == ["LB532"]
+    assert check_target(subject, "vllm").cache is None
 
 
 TOGETHER = """lbr 1

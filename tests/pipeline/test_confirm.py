@@ -88,8 +88,10 @@ def test_a_plan_that_does_not_hold_gives_way_to_the_next(
     assert len(measured) == 2
     assert measured[0] < 1.2
     (item,) = [d for d in after.diagnostics if d.code == "LB364"] or [None]
-    # Either the second one holds, or that it does not is said.
+    # Either the second one holds, or that it does not is an error, also of the plan.
     assert (item is None) == (measured[1] >= 1.2)
+    assert after.plan.applyable == (item is None)
+    assert ("LB364" in [finding.code for finding in after.plan.findings]) == (item is not None)
 
 
 def test_nothing_to_confirm_is_said(model: Path, tmp_path: Path, cache: None) -> None:  # noqa: F811

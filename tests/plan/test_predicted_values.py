@@ -143,6 +143,33 @@ def test_a_budget_holds_for_the_worse_end_of_what_may_be(condition: str, status:
     assert f"({100 * low:.4g} % to {100 * high:.4g} %)" in value_text(item)
 
 
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("not throughput(1Ki, 256, 50) < 130%", "fail"),
+        ("not throughput(1Ki, 256, 50) < 120%", "pass"),
+        ("-throughput(1Ki, 256, 50) <= -1", "pass"),
+        ("10000 - throughput(1Ki, 256, 50) >= 0", "pass"),
+    ],
+)
+def test_the_worse_end_of_what_is_negated(condition: str, status: str) -> None:
+    built = plan_of(f"layers every 2 from 0 drop\nelse keep\nassert {condition}", FACTS, profiles=SPREAD)
+    assert [item.status for item in built.asserts] == [status]
+
+
+def test_what_saves_nearly_all_has_ends_that_are_numbers() -> None:
+    """More saved than there was is no time below none: half of the predicted time is taken."""
+    profiles = {
+        name: replace(profile, saved={"runs": (0.9, 1.3), "steps": (0.9, 1.3)}) for name, profile in PROFILES.items()
+    }
+    rules = "layers 0-27 drop(block)\nelse keep\nassert throughput(1Ki, 256, 50) >= 101% and latency(1Ki, 8) <= 99%"
+    built = plan_of(rules, FACTS, profiles=profiles)
+    assert [item.status for item in built.asserts] == ["pass"]
+    low, high = built.asserts[0].between
+    assert 0 < low < built.asserts[0].value < high <= 2.001 * built.asserts[0].value
+    assert built.digest
+
+
 def test_the_base_itself_has_no_spread() -> None:
     built = plan_of("else keep\nassert throughput(1Ki, 256, 50) >= 100%", FACTS, profiles=SPREAD)
     assert [(item.status, item.between) for item in built.asserts] == [("pass", None)]
