@@ -57,7 +57,7 @@ class Quantize(Action):
     @model_validator(mode="after")
     def _how_many(self) -> Quantize:
         if self.form == "int" and self.bits is None:
-            raise PydanticCustomError("bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
+            raise PydanticCustomError("missing_bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
         return self
 
     def claims(self) -> tuple[str, ...]:
@@ -80,6 +80,9 @@ class Quantize(Action):
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         said = self._conflict()
+        if self.form == "nvfp4" and facts.dtype != "bfloat16":
+            what = f"4-bit floats are made in bfloat16 by what loads them, and this model is of {facts.dtype}"
+            said = said or (what, "give `--dtype bfloat16`, or write `form=fp8`")
         if said is not None:
             return (error("LB217", f"`{self.text()}`: {said[0]}", help=said[1]),)
         if self.method == "rtn":

@@ -220,7 +220,7 @@ def filled(scope: Scope, cls: type[M], call: tree.Call) -> M:
     except ValidationError as problem:
         for item in problem.errors():
             # An argument that has an error is not missing.
-            if good or item["type"] != "missing":
+            if good or not item["type"].startswith("missing"):
                 _explain(scope, cls, call, spans, item)
         raise Unresolved from None
     if not good:

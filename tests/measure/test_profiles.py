@@ -147,7 +147,7 @@ def test_the_profile_of_measured_cells_has_the_constants_that_they_were_made_of(
                 ratio = becomes / was
                 size = {"prefill": ctx, "decode": batch, "memory": 1}[metric]
                 cells.append(Cell(ctx, batch, metric, "", size * was, size * becomes, ratio, ratio, ratio))
-        timed = _Timed(name, "e", "1", tuple(layer.spec for layer in every[name].layers), cells)
+        timed = _Timed(name, "e", "1", tuple(layer.spec for layer in every[name].layers), cells, {})
         timed.keep(tmp_path / name)
         assert _Timed.read(tmp_path / name) == timed
         found.append(timed)

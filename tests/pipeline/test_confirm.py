@@ -113,7 +113,7 @@ def test_stopped_it_says_what_it_has_and_leaves_nothing(
     said: list[str] = []
     monkeypatch.setattr(type(found.bench.progress), "say", lambda _self, text: said.append(text))
 
-    def stop(*_: object) -> Callable[..., object]:
+    def stop(*_: object, **__: object) -> Callable[..., object]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine_vllm, "loaded", stop)

@@ -351,6 +351,14 @@ def test_four_bit_floats_from_a_recipe_to_what_loads_them(model: Path, tmp_path:
     assert all(layer.scores["kl(quantize(form=nvfp4))"].value > 0 for layer in plan.layers)
 
 
+def test_four_bit_floats_are_of_bfloat16(model: Path, tmp_path: Path) -> None:
+    """As what loads them makes them: a model of another dtype would not run."""
+    (tmp_path / "r.lbr").write_text("layers all quantize(form=nvfp4)\n")
+    with pytest.raises(LbdslError, match="made in bfloat16 by what loads them, and this model is of float32") as problem:
+        plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache"))
+    assert [d.code for d in problem.value.diagnostics if d.is_error] == ["LB217"]
+
+
 EXPERTS = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
 lowest 1 by kl(quantize(bits=4)) quantize(bits=8)
