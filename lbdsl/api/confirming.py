@@ -78,8 +78,8 @@ def _measured(
     planned: Planned, engine: EnginePython, asked: Sequence[Lengths], pairs: int
 ) -> Generator[tuple[Lengths, Measured], None, None]:
     """What vLLM gives of the plan, which is made in a folder that is removed at the end."""
-    bare = {"asserts": (), "eval": None, "heal": None}
-    recipe, plan = replace(planned.recipe, **bare), planned.plan.model_copy(update=bare)
+    recipe = replace(planned.recipe, asserts=(), eval=None, heal=None)
+    plan = planned.plan.model_copy(update={"asserts": (), "eval": None, "heal": None})
     with tempfile.TemporaryDirectory(prefix="lbdsl-confirm-") as place:
         chosen = ApplyOptions(output=Path(place) / "unhealed", no_heal=True)
         applied = apply_plan(replace(planned, plan=plan, recipe=recipe), chosen=chosen, progress=planned.bench.progress)

@@ -89,14 +89,15 @@ class Requests:
         if kind == PLUGIN_FORMAT:
             _check_plugin(ready.python)
         artifact = exported(folder, kind, base, stack)
+        arguments = [*self._share(ready), *self.engine.arguments]
         job = {
             "dtype": base.computed.dtype,
             "max_model_len": self._longest,
             "max_num_seqs": max(self.concurrency),
             "trust_remote_code": False,
-            "arguments": [*self._share(ready), *self.engine.arguments],
+            "arguments": arguments,
         }
-        told = [*job["arguments"], *cache_words(subject, exporters()[kind].layers(subject))]
+        told = [*arguments, *cache_words(subject, exporters()[kind].layers(subject))]
         # Only that export has code of its own.
         of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm", "arguments": told}
         jobs = ({**job, "model": str(served_base(base, artifact.parent))}, of_artifact)

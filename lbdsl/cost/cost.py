@@ -29,6 +29,10 @@ class Sized(ModelShape, Protocol):
     def other_params(self) -> int:
         """The number of parameters outside the layers; a tied head counts once."""
 
+    @property
+    def cost(self) -> ModelCost:
+        """Of the model itself."""
+
     def in_dtype(self, dtype: str) -> Self:
         """The same model in another dtype."""
 
