@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("confirm") / "model")
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Path]:
+    """A folder with the engine's Python, and in `cache` its profile."""
+    place = tmp_path_factory.mktemp("engine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_LOG", str(place / "log"))
+        patch.setenv("FAKE_GPUS", json.dumps([H100]))
+        calibrate_model(model, asked(fake_python(place)), options=options(place))
+        yield place
+
+
 @pytest.fixture
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("FAKE_GPUS", json.dumps([H100]))
-    made = fake_python(tmp_path)
-    calibrate_model(model, asked(made), options=options(tmp_path))
-    return made
+def python(calibrated: Path, tmp_path: Path, cache: None) -> Path:  # noqa: F811
+    shutil.copytree(calibrated / "cache", tmp_path / "cache", dirs_exist_ok=True)
+    return calibrated / "python"
 
 
 @pytest.fixture(autouse=True)
