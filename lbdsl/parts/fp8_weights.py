@@ -51,4 +51,4 @@ class Fp8(Storage):
         }
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
-        return (Mark("bits", "f", "change", "f: weights of 8-bit floats", "quantized"),)
+        return (Mark("bits", "f", "change", "weights of 8-bit floats", "quantized"),)

@@ -57,4 +57,4 @@ class Nvfp4(Storage):
         }
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
-        return (Mark("bits", "n", "change", "n: weights of 4-bit floats", "quantized"),)
+        return (Mark("bits", "n", "change", "weights of 4-bit floats", "quantized"),)
