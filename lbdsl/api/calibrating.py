@@ -117,8 +117,10 @@ def calibrate_model(
     ready = asked.check(base)
     on_gpus = isinstance(ready, Ready) and ready.gpus is not None
     quantized = asked.ON_GPUS if isinstance(asked, Requests) and on_gpus else asked.QUANTIZED
-    if any(len(tensor.shape) == 3 for spec in base.facts.layer_specs for tensor in spec.tensors(base.facts)):
-        quantized = {}  # No one form is both for experts and for other matrices.
+    experts = any(len(tensor.shape) == 3 for spec in base.facts.layer_specs for tensor in spec.tensors(base.facts))
+    if experts and isinstance(asked, Requests):
+        # Neither form of vLLM's is for experts.
+        quantized = {name: rule for name, rule in quantized.items() if "quantize" not in rule}
     several = VARIANTS["windows"], *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
     variants = {**VARIANTS, **quantized, TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)

@@ -194,7 +194,11 @@ class _Server:
     def _open(self, path: str, job: Mapping[str, Any] | None) -> Any:
         key = os.environ.get(KEY, "").strip()
         if not key.isprintable() or not key.isascii():
-            raise fail("LB487", f"${KEY} has characters that no key has", help="set it anew")
+            raise fail(
+                "LB487",
+                f"${KEY} is not a key: it has line ends or other characters that cannot be sent",
+                help="set it again",
+            )
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         data = None if job is None else json.dumps(job).encode()
         return _OPENER.open(urllib.request.Request(self.url + path, data, headers), timeout=TIMEOUT)

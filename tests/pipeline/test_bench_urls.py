@@ -215,7 +215,7 @@ def test_a_key_with_a_line_end_is_taken_without_it_and_another_is_not_shown(
     # No prompt is one that an earlier command asked, but for that which asks for `ignore_eos`.
     assert len(first & {tuple(job["prompt"]) for job in one.asked[len(first) :]}) <= 1
     monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
-    with pytest.raises(LbdslError, match="has characters that no key has") as problem:
+    with pytest.raises(LbdslError, match="is not a key: it has line ends") as problem:
         bench_artifact(artifact, asked(one.url, other.url), options=options)
     assert "sec" not in str(problem.value).replace("second", "")
 
