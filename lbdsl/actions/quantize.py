@@ -29,7 +29,8 @@ class Quantize(Action):
     for the error of those before, with the inputs that the model has on the calibration text before it is rounded.
     `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
     inputs of each token to them; with `activations=16` the weights alone. `form=nvfp4` has NVIDIA's 4-bit floats, whose
-    scales have 8 bits and one more number for all matrices of an attention or MLP. Weights are rounded when the model is
+    scales have 8 bits and one more number for all matrices of an attention or MLP; with `activations=4` it rounds inputs to
+    them, too, with one more number for all inputs, from the largest on the calibration text. Weights are rounded when the model is
     saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and
     their inputs are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
@@ -41,7 +42,7 @@ class Quantize(Action):
     kind: Literal["quantize"] = "quantize"
     bits: Literal[4, 8] | None = None
     group: Annotated[Group, Field(description=f"a multiple of {STEP}, or `auto`")] = "auto"
-    activations: Literal[16, 8] | None = None
+    activations: Literal[16, 8, 4] | None = None
     method: Literal["rtn", "gptq"] = "rtn"
     form: Literal["int", "fp8", "nvfp4"] = "int"
     example: ClassVar[str] = "quantize(bits=4)"
@@ -49,6 +50,7 @@ class Quantize(Action):
         "quantize(bits=8, activations=8)",
         "quantize(form=fp8)",
         "quantize(form=nvfp4)",
+        "quantize(form=nvfp4, activations=4)",
         "quantize(bits=8, group=32)",
         "quantize(bits=4, method=gptq)",
     )
@@ -71,10 +73,10 @@ class Quantize(Action):
     @property
     def _storage(self) -> Storage:
         if self.form == "fp8":
-            return Fp8(activations=self.activations or 8)
+            return Fp8.model_validate({"activations": self.activations or 8})
         if self.form == "nvfp4":
-            return Nvfp4()
-        assert self.bits is not None, "validated"
+            return Nvfp4.model_validate({"activations": self.activations or 16})
+        assert self.bits is not None and self.activations != 4, "validated"
         group = "row" if self.activations == 8 else self.group
         return Int(bits=self.bits, group=group, activations=self.activations or 16, method=self.method)
 
@@ -85,19 +87,26 @@ class Quantize(Action):
             said = said or (what, "give `--dtype bfloat16`, or write `form=fp8`")
         if said is not None:
             return (error("LB217", f"`{self.text()}`: {said[0]}", help=said[1]),)
-        if self.method == "rtn":
+        if self._storage.statistic(1) is None:
             return ()
-        why = "scores, the whole plan and the model before healing are measured with `method=rtn`"
+        how = "`method=rtn`" if self.method == "gptq" else "a scale of the inputs of each forward"
+        why = f"scores, the whole plan and the model before healing are measured with {how}"
         return (note("LB349", f"`{self.text()}`: {why}", help="the saved model is judged as it is"),)
 
     def _conflict(self) -> tuple[str, str] | None:
         """Why these arguments do not go together, and what to write."""
         if self.form != "int":
             given = {"bits": self.bits is not None, "group": self.group != "auto", "method": self.method != "rtn"}
-            given["activations"] = self.form == "nvfp4" and self.activations == 8
             extra = [name for name, is_given in given.items() if is_given]
             what = f"`{self.form}` says how many bits and scales there are, and has no {' or '.join(extra)}"
-            return (what, f"leave `{'`, `'.join(extra)}` out") if extra else None
+            if extra:
+                return what, f"leave `{'`, `'.join(extra)}` out"
+            own = 8 if self.form == "fp8" else 4
+            if self.activations in (None, 16, own):
+                return None
+            return f"`{self.form}` has activations of 16 or {own} bits", f"write `activations={own}`, or leave it out"
+        if self.activations == 4:
+            return "4-bit activations go with 4-bit floats", "write `form=nvfp4, activations=4` without `bits`"
         if self.activations != 8:
             return None
         if self.bits == 4:

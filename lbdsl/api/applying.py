@@ -264,7 +264,7 @@ def inputs_for(
         healing = heal_blocks(plan.heal, bench, folder)
         validation = validation_blocks(plan.heal, bench, folder)
     judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
-    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_gram for spec in plan.specs) else None
+    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_inputs for spec in plan.specs) else None
     scored = (score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()
     # What is shared is taken from there, layer by layer: the device may not have room for all.
     whole = bench.in_machine_memory() if shares_model() and healing else bench

@@ -108,7 +108,7 @@ def llama_layers(
         mixer={"attention": {**heads, "window": seen, "cache": ANY}},
         ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **moe},
         weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)}
-        | ({"fp8": {"activations": ANY}, "nvfp4": {}} if floats else {}),
+        | ({"fp8": {"activations": ANY}, "nvfp4": {"activations": ANY}} if floats else {}),
         empty=("block",) if alike else ("mixer", "ffn"),
     )
 

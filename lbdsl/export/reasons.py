@@ -137,7 +137,7 @@ KERNELS = (
         CPU,
         lambda part, tensor: True,
         True,
-        "on a CPU vLLM has no kernel for 4-bit floats with 16-bit activations",
+        "on a CPU vLLM has no kernel for 4-bit floats",
         "write `quantize(form=fp8)`, or serve it on a GPU",
     ),
     Lacking(
@@ -147,6 +147,15 @@ KERNELS = (
         False,
         "on GPUs below compute capability 8.9 vLLM rounds no activations to 8-bit floats, and computes in 16 bits",
         "serve it on a GPU of 8.9 (Ada), 9.0 (Hopper) or later, which multiply 8-bit floats",
+    ),
+    Lacking(
+        "nvfp4",
+        (0.1, 10.0),
+        lambda part, tensor: part.activations == 4,
+        False,
+        "on GPUs below compute capability 10 vLLM rounds no activations to 4-bit floats, and computes in 16 bits",
+        "serve it on a GPU of 10.0 (Blackwell) or later, which multiply 4-bit floats; "
+        "below, `activations=16` is judged as it is served",
     ),
 )
 """Source: vLLM 0.32, compressed_tensors/schemes and kernels/mixed_precision; llm-compressor issue 973."""

@@ -80,9 +80,9 @@ class LayerSpec(Value):
         return any(storage.packs for _, storage in self.weights)
 
     @property
-    def needs_gram(self) -> bool:
+    def needs_inputs(self) -> bool:
         """Whether any weights are stored with the help of their inputs on calibration text."""
-        return any(storage.needs_gram for _, storage in self.weights)
+        return any(storage.statistic(1) is not None for _, storage in self.weights)
 
     def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         """The layer's parameters, including the norms around its sub-blocks, attention first."""

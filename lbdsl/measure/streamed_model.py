@@ -40,6 +40,9 @@ class StreamedModel(LayerSource):
         computed = replace(facts, dtype=compute or facts.dtype)
         super().__init__(skeleton_of(folder, computed, device), device)
         self._files = TensorFiles(folder, getattr(torch, facts.dtype), device, getattr(torch, computed.dtype))
+        for name, buffer in self.hybrid.named_buffers():
+            if name in self._files.infos:
+                buffer.copy_(self._files.read(name))
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
         self.hybrid.saved_dtype = facts.dtype

@@ -23,11 +23,11 @@ def packings() -> Mapping[str, type[Packing]]:
     return discover(sys.modules[__name__], Packing, "lbdsl.actions")
 
 
-def packed(stored: Storage, weight: Tensor, gram: Tensor | None = None, largest: float | None = None) -> dict[str, Tensor]:
+def packed(stored: Storage, weight: Tensor, inputs: Tensor | None = None, largest: float | None = None) -> dict[str, Tensor]:
     """As `Packing.pack`; matrices of experts, [experts, rows, columns], are packed one by one."""
     pack = packings()[stored.kind].pack
     if weight.ndim == 2:
-        return pack(stored, weight, gram, **({"largest": largest} if stored.needs_largest else {}))
+        return pack(stored, weight, inputs, **({"largest": largest} if stored.needs_largest else {}))
     found: dict[str, Tensor] = {}
     for expert, matrix in enumerate(weight):
         for name, value in pack(stored, matrix).items():

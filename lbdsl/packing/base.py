@@ -21,10 +21,10 @@ class Packing(ABC):
 
     @staticmethod
     @abstractmethod
-    def pack(stored: Any, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+    def pack(stored: Any, weight: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:
         """The saved tensors, on the CPU, by name relative to the module, of a matrix [rows, columns] in the dtype that the
-        model is saved in. `gram` is the Gram matrix of the module's inputs, [columns, columns], if `stored` needs it; one
-        that needs the largest weight gets it as `largest`."""
+        model is saved in. `inputs` is `stored.statistic`, or None while it is not known; one that needs the largest weight
+        gets it as `largest`."""
 
     @staticmethod
     @abstractmethod

@@ -22,7 +22,7 @@ class Fp8Packing(Packing):
     kind: ClassVar[str] = "fp8"
 
     @staticmethod
-    def pack(stored: Fp8, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+    def pack(stored: Fp8, weight: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:
         import torch
 
         whole = weight.detach().to("cpu")

@@ -19,10 +19,10 @@ class IntPacking(Packing):
     kind: ClassVar[str] = "int"
 
     @staticmethod
-    def pack(stored: Int, weight: Tensor, gram: Tensor | None = None) -> dict[str, Tensor]:
+    def pack(stored: Int, weight: Tensor, inputs: Tensor | None = None) -> dict[str, Tensor]:
         import torch
 
-        integers, scales = _rounded(weight, stored, gram)
+        integers, scales = _rounded(weight, stored, inputs)
         scales = scales.to(weight.dtype)
         if stored.activations == 8:
             return {"weight": integers, "weight_scale": scales}

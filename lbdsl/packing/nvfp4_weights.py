@@ -21,12 +21,15 @@ LEAST = 2.0**-9
 
 class Nvfp4Packing(Packing):
     """A scale is the largest weight of its group over 6, times g, so that the largest of all is 448; of two numbers that
-    are as near the one with the even last bit is taken. The first of two weights is in the lower bits."""
+    are as near the one with the even last bit is taken. The first of two weights is in the lower bits. For inputs g is the
+    power of two that makes their largest 1024 to 2048, so that every dtype has it; 2688 saturates."""
 
     kind: ClassVar[str] = "nvfp4"
 
     @staticmethod
-    def pack(stored: Nvfp4, weight: Tensor, gram: Tensor | None = None, largest: float | None = None) -> dict[str, Tensor]:
+    def pack(
+        stored: Nvfp4, weight: Tensor, inputs: Tensor | None = None, largest: float | None = None
+    ) -> dict[str, Tensor]:
         import torch
 
         whole = weight.detach().to("cpu")
@@ -45,7 +48,10 @@ class Nvfp4Packing(Packing):
             codes = (codes + 8 * (groups < 0)).flatten(1)
             packed.append((codes[:, ::2] + 16 * codes[:, 1::2]).to(torch.uint8))
             scales.append(scale)
-        return {"weight_packed": torch.cat(packed), "weight_scale": torch.cat(scales), "weight_global_scale": overall}
+        found = {"weight_packed": torch.cat(packed), "weight_scale": torch.cat(scales), "weight_global_scale": overall}
+        if inputs is None:
+            return found
+        return {**found, "input_global_scale": torch.ldexp(torch.ones(1), 11 - torch.frexp(inputs.to("cpu"))[1])}
 
     @staticmethod
     def unpack(stored: Nvfp4, tensors: Mapping[str, Tensor]) -> Tensor:

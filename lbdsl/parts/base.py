@@ -295,10 +295,9 @@ class Storage(Part):
         """How compressed-tensors reads it: the fields of a group in `quantization_config`; None where it cannot."""
         return None
 
-    @property
-    def needs_gram(self) -> bool:
-        """Whether it is made with the Gram matrix of the module's inputs."""
-        return False
+    def statistic(self, columns: int) -> tuple[str, tuple[int, ...]] | None:
+        """The kind of the statistic that it is made with, of the inputs of the module's `columns`, and its shape."""
+        return None
 
     @property
     def needs_largest(self) -> bool:

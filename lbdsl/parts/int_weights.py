@@ -61,9 +61,8 @@ class Int(Storage):
         groups = "" if self.group == "row" else f", groups of {self.group}"
         return form + groups + (", gptq" if self.method == "gptq" else "")
 
-    @property
-    def needs_gram(self) -> bool:
-        return self.method == "gptq"
+    def statistic(self, columns: int) -> tuple[str, tuple[int, ...]] | None:
+        return ("input_gram", (columns, columns)) if self.method == "gptq" else None
 
     @property
     def most(self) -> int:

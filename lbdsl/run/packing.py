@@ -33,6 +33,7 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.packing import largest_of, packed, unpacked
 from lbdsl.parts import TensorShape
+from lbdsl.parts.base import Storage
 from lbdsl.plan.schema import Plan
 from lbdsl.run.copying import link_or_copy
 from lbdsl.run.file_layout import MadeTensor, plan_rewrite
@@ -63,7 +64,7 @@ def pack_model(
     """Pack the model in folder `source`, which has the layers of `plan`, into the existing empty folder `folder`; returns
     the sha256 of each file, and the error of each packed module.
 
-    text: what the inputs' Gram matrices are taken on, if any storage needs them, with the model in `source` itself.
+    text: what the inputs' statistics are taken on, if any storage needs them, with the model in `source` itself.
     device, compute: where and in which dtype that model runs. Raises LbdslError LB350 for inputs that gptq cannot use, and
     what `pass_over` raises.
     """
@@ -105,13 +106,13 @@ class _Packer:
         return file_hashes(self._folder), self._errors
 
     def _pack_layers(self, spool: Path, text: TokenBlocks | None, batch: int, progress: Report) -> None:
-        grams = {
-            layer: tuple(dict.fromkeys(self._gram(layer, tensor) for tensor, storage in matrices if storage.needs_gram))
+        stats = {
+            layer: tuple(dict.fromkeys(filter(None, (self._of_inputs(layer, *matrix) for matrix in matrices))))
             for layer, matrices in self._matrices.items()
         }
-        wanted = {layer: stats for layer, stats in grams.items() if stats}
+        wanted = {layer: known for layer, known in stats.items() if known}
         if wanted:
-            assert text is not None, "storage that needs Gram matrices needs a text"
+            assert text is not None, "storage that needs a statistic of inputs needs a text"
             model = StreamedModel(self._source, self._facts, self._device, self._compute)
             use = partial(self._pack_layer, spool)
             pass_over(model, self._facts, wanted, text, use, progress=progress, batch=batch)
@@ -120,7 +121,7 @@ class _Packer:
                 self._pack_layer(spool, layer, {})
                 progress(layer + 1, len(self._matrices), f"layer {layer}")
 
-    def _pack_layer(self, spool: Path, layer: int, grams: Mapping[str, Tensor]) -> None:
+    def _pack_layer(self, spool: Path, layer: int, values: Mapping[str, Tensor]) -> None:
         prefix = self._prefix.format(layer)
         made: dict[str, Tensor] = {}
         matrices = self._matrices[layer]
@@ -129,8 +130,9 @@ class _Packer:
         for tensor, storage in matrices:
             weight = self._files.read(prefix + tensor.name)
             try:
-                gram = grams[self._gram(layer, tensor).text] if storage.needs_gram else None
-                tensors = packed(storage, weight, gram, largest.get((tensor.module.rpartition(".")[0], storage)))
+                of = self._of_inputs(layer, tensor, storage)
+                inputs = None if of is None else values[of.text]
+                tensors = packed(storage, weight, inputs, largest.get((tensor.module.rpartition(".")[0], storage)))
             except ValueError as problem:
                 raise fail(
                     "LB350",
@@ -143,14 +145,19 @@ class _Packer:
             (spool / str(layer)).mkdir()
             save_file(made, spool / str(layer) / SINGLE)
 
-    def _gram(self, layer: int, tensor: TensorShape) -> Stat:
-        """The Gram matrix of a matrix's inputs; those that read the same, as queries, keys and values do, share one."""
+    def _of_inputs(self, layer: int, tensor: TensorShape, storage: Storage) -> Stat | None:
+        """What a matrix's storage needs of its inputs; those that read the same, as queries, keys and values do, share
+        one."""
+        found = storage.statistic(tensor.shape[-1])
+        if found is None:
+            return None
+        kind, dims = found
         family = self._facts.family_data
         rows = next(rows for rows in family.rows.values() if any(row.name == tensor.name for row in rows))
         inputs = next(row.dims[1] for row in rows if row.name == tensor.name)
         there = self._specs[layer].linear_maps(self._facts)
         first = next(row for row in rows if row.dims[1:] == (inputs,) and row.module in there)
-        return Stat(kind="input_gram", args=(("module", first.module),), dims=(tensor.shape[1],) * 2)
+        return Stat(kind=kind, args=(("module", first.module),), dims=dims)
 
     def _write_weights(self, spool: Path) -> None:
         new: dict[str, MadeTensor] = {}

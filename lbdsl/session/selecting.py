@@ -29,7 +29,7 @@ def choose_layers(session: Session, scored: Scored, found: tuple[Diagnostic, ...
     raise_errors(found + chosen.diagnostics)
     selection = chosen.unwrap()
     # Where no score needs the text, stored weights may.
-    on = scored.on or measured_on(session, session.text if any(spec.needs_gram for spec in selection.specs) else None)
+    on = scored.on or measured_on(session, session.text if any(spec.needs_inputs for spec in selection.specs) else None)
     return Selected(selection, on, scored.statistics, choice, chosen.diagnostics)
 
 

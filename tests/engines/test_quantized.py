@@ -29,6 +29,7 @@ RECIPES = {
     "int4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=4)\n',
     "int8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=8, activations=8)\n',
     "fp8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(form=fp8)\n',
+    "nvfp4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(form=nvfp4, activations=4)\n',
     "blocks": """measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }
 layers 4-7, 17, 25, 26, 29 drop
 modules "*.mlp.*" quantize(bits=4)
@@ -150,12 +151,14 @@ def test_vllm_has_our_perplexity(name: str, way: str, dtype: str, compared: Call
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["quantized", "int4", "int8", "fp8"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*product(["quantized", "int4", "int8", "fp8"], ["float16", "bfloat16"]), ("nvfp4", "bfloat16")]
+)
 @torch.inference_mode()
 def test_each_map_of_vllm_is_ours(name: str, dtype: str, smollm2: str, blocks: torch.Tensor, tmp_path: Path) -> None:
-    """The inputs that vLLM gave each linear map, through our map of the same name in float32."""
-    folder = artifact_of(name, smollm2)
+    """The inputs that vLLM gave each linear map, through our map of the same name in float32. 4-bit floats by the kernel
+    that vLLM has for tests of them."""
+    folder = artifact_of(name, smollm2, *(("--dtype", "bfloat16") if name == "nvfp4" else ()))
     model = export_artifact(folder, "decilm", output=tmp_path / "decilm").folder
     serve(
         model,
@@ -166,6 +169,7 @@ def test_each_map_of_vllm_is_ours(name: str, dtype: str, smollm2: str, blocks: t
         dtype=dtype,
         trust_remote_code=True,
         maps=tmp_path / "maps.pt",
+        emulated=name == "nvfp4",
         environment=W4A16,
     )
     ours = load_artifact(folder, read_record(folder).unwrap().plan, device="cpu", dtype=torch.float32)

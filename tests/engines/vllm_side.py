@@ -62,11 +62,12 @@ def serve(
     timed: tuple[int, ...] = (),
     score: bool = False,
     maps: Path | None = None,
+    emulated: bool = False,
     environment: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> Served:
     """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl; `maps` a
-    file for the inputs and outputs of the linear maps on the first prompt."""
+    file for the inputs and outputs of the linear maps on the first prompt, in which alone 4-bit floats can be `emulated`."""
     job, result = folder / "job.json", folder / "result.json"
     result.unlink(missing_ok=True)
     job.write_text(
@@ -82,6 +83,7 @@ def serve(
                 "timed": timed,
                 "score": score,
                 "maps": str(maps) if maps else None,
+                "emulated": emulated,
                 "options": options,
             }
         )

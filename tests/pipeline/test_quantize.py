@@ -19,6 +19,7 @@ from lbdsl.artifact.record import packed_weights, read_record
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.hybrid.lbdsl_part_nvfp4 import RoundedTo4Bits
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.packing import int_weights as packing
@@ -315,8 +316,14 @@ def test_floats_from_a_recipe_to_what_loads_them(heal: str, model: Path, tmp_pat
         export_artifact(done.folder, "gguf", output=tmp_path / "gguf")
 
 
-def test_four_bit_floats_from_a_recipe_to_what_loads_them(model: Path, tmp_path: Path) -> None:
-    """In bfloat16, in which compressed-tensors makes them."""
+@pytest.mark.parametrize(("form", "heal"), [("form=nvfp4", ""), ("form=nvfp4, activations=4", HEAL)])
+def test_four_bit_floats_from_a_recipe_to_what_loads_them(
+    form: str, heal: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16, in which compressed-tensors makes them. It rounds inputs with divisions, and kernels with products; by
+    its rounding the model is the same."""
+    from compressed_tensors.quantization import QuantizationScheme, QuantizationStatus
+    from compressed_tensors.quantization.lifecycle.forward import forward_quantize
     from transformers import AutoModelForCausalLM
 
     import lbdsl.hf  # noqa: F401
@@ -325,30 +332,44 @@ def test_four_bit_floats_from_a_recipe_to_what_loads_them(model: Path, tmp_path:
     AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(base)
     byte_tokenizer().save_pretrained(base)
     text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nmodules "*.mlp.*" quantize(form=nvfp4)\n'
-    text += "layers 2 drop\nlayers all quantize(form=nvfp4)\n"
+    text = f"{text}layers 2 drop\nlayers all quantize(form=nvfp4)\n{heal}".replace("form=nvfp4", form)
     planned, done = applied(text, base, tmp_path)
     first = saved(done.folder)
     assert sum(tensor.nbytes for tensor in first.values()) == planned.plan.after.weights
     (row,) = packed_weights(done.record)
-    assert (row.storage, row.modules) == ("NVFP4 W4A16", 6 * 7 - 4)
+    assert (row.storage, row.modules) == (f"NVFP4 W4A{4 if 'act' in form else 16}", 6 * 7 - 4)
     assert 0.02 < row.error < 0.12
     # q, k and v are one matrix for vLLM, and gate and up.
     for layer in range(6):
         for parent in ("self_attn", "mlp"):
-            of = [first[name] for name in first if f".{layer}.{parent}." in name and name.endswith("global_scale")]
+            of = [first[name] for name in first if f".{layer}.{parent}." in name and name.endswith("weight_global_scale")]
             assert all(torch.equal(scale, of[0]) for scale in of)
     streamed = saved(applied(text, base, tmp_path, "streamed", low_memory=True)[1].folder)
-    assert all(torch.equal(first[name].view(torch.uint8), streamed[name].view(torch.uint8)) for name in first)
+    assert first.keys() == streamed.keys()
+    assert heal or all(torch.equal(first[name].view(torch.uint8), streamed[name].view(torch.uint8)) for name in first)
     ours = dict(load_artifact(done.folder, planned.plan, device="cpu").named_parameters())
     theirs = AutoModelForCausalLM.from_pretrained(done.folder, trust_remote_code=False).eval()
     ids = torch.arange(40)[None]
-    with torch.no_grad():
+    with torch.no_grad(), monkeypatch.context() as patched:
         logits = theirs(input_ids=ids).logits
-        assert torch.equal(logits, load_artifact(done.folder, planned.plan, device="cpu")(input_ids=ids).logits)
+        model = load_artifact(done.folder, planned.plan, device="cpu")
+        if heal:
+            (storage,) = {part for spec in planned.plan.specs for _, part in spec.weights}
+            inputs = QuantizationScheme(targets=["Linear"], **storage.scheme).input_activations
+            rounding = lambda self, states: forward_quantize(self, states, "input", inputs)  # noqa: E731
+            assert not torch.equal(logits, model(input_ids=ids).logits)
+            patched.setattr(RoundedTo4Bits, "rounding", rounding)
+            patched.setattr(RoundedTo4Bits, "quantization_status", QuantizationStatus.COMPRESSED, raising=False)
+        assert torch.equal(logits, model(input_ids=ids).logits)
+    scales = {name: buffer for name, buffer in model.named_buffers() if name.endswith("input_global_scale")}
+    assert len(scales) == (38 if heal else 0)
+    assert all(torch.equal(theirs.get_parameter(name), first[name]) and scale > 0 for name, scale in scales.items())
+    assert all(torch.equal(first[name], scale) for name, scale in scales.items())
     assert all(torch.equal(value, ours[name]) for name, value in theirs.named_parameters() if name in ours)
-    (tmp_path / "r.lbr").write_text(text.replace("layers 2", "highest 1 by kl(quantize(form=nvfp4)) keep\nlayers 2"))
+    (tmp_path / "r.lbr").write_text(text.replace("layers 2", f"highest 1 by kl(quantize({form})) keep\nlayers 2"))
     plan = plan_recipe(tmp_path / "r.lbr", str(base), options=RunOptions(cache_dir=tmp_path / "cache")).plan
-    assert all(layer.scores["kl(quantize(form=nvfp4))"].value > 0 for layer in plan.layers)
+    assert all(score.value > 0 for layer in plan.layers for score in layer.scores.values())
+    assert all(len(layer.scores) == 1 for layer in plan.layers)
 
 
 def test_four_bit_floats_are_of_bfloat16(model: Path, tmp_path: Path) -> None:

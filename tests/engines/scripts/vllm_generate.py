@@ -3,11 +3,12 @@
     vllm_generate.py JOB RESULT
 
 JOB: {"model", "prompts": [[token, ...], ...], "max_tokens", "max_model_len", "dtype", "trust_remote_code", "twice",
-      "timed": [number of prompts, ...], "score", "maps": FILE or null, "options"}
+      "timed": [number of prompts, ...], "score", "maps": FILE or null, "emulated", "options"}
 RESULT: {"tokens": [[...]], "again": [[...]], "top": [[{token: logprob, ...}, ...], ...], "scores": [[...]], "architecture",
          "loaded_in", "timed": {number: seconds}}; `scores` are the logprobs of each prompt's tokens but the first, if
          "score" is true
-FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; for one process alone
+FILE: {module: (input, output)} of every linear map of the layers, of the first prompt; for one process alone, which can
+have vLLM's kernel that emulates 4-bit floats on a CPU, too
 """
 
 import json
@@ -50,6 +51,11 @@ def main(job_path, result_path):
         job = json.load(stream)
     from vllm import LLM, SamplingParams
 
+    if job["emulated"]:
+        from vllm.model_executor.kernels import linear
+        from vllm.platforms.interface import PlatformEnum
+
+        linear._POSSIBLE_NVFP4_KERNELS[PlatformEnum.CPU] = [linear.EmulationNvFp4LinearKernel]
     started = time.monotonic()
     options = {"enforce_eager": True, **job.get("options", {})}
     llm = LLM(
