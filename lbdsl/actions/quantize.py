@@ -60,6 +60,8 @@ class Quantize(Action):
     def _how_many(self) -> Quantize:
         if self.form == "int" and self.bits is None:
             raise PydanticCustomError("missing_bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
+        if self.form == "int" and self.activations == 4:
+            raise PydanticCustomError("activations", "has 4-bit activations with `form=nvfp4` alone; of `bits=8` they have 8 or 16")
         return self
 
     def claims(self) -> tuple[str, ...]:
@@ -105,8 +107,6 @@ class Quantize(Action):
             if self.activations in (None, 16, own):
                 return None
             return f"`{self.form}` has activations of 16 or {own} bits", f"write `activations={own}`, or leave it out"
-        if self.activations == 4:
-            return "4-bit activations go with 4-bit floats", "write `form=nvfp4, activations=4` without `bits`"
         if self.activations != 8:
             return None
         if self.bits == 4:
