@@ -10,14 +10,13 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import MODELS, RECIPES_OR_PLANS
 from lbdsl.cli.options import RecipeFirst, again_option, measuring_options, set_option, yes_option
 from lbdsl.core.processes import process_count, process_number
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("recipe_or_plan", type=click.Path(path_type=Path), shell_complete=RECIPES_OR_PLANS)
-@click.argument("model", required=False, shell_complete=MODELS)
+@click.argument("recipe_or_plan", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path())
 @set_option
 @click.option(
     "-o",
@@ -26,7 +25,7 @@ from lbdsl.core.processes import process_count, process_number
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
 @click.option(
-    "--model", "relocated", metavar="MODEL", shell_complete=MODELS, help="With a saved plan: where the model is now."
+    "--model", "relocated", metavar="MODEL", type=click.Path(), help="With a saved plan: where the model is now."
 )
 @yes_option
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")

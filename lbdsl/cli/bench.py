@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import MODELS
 from lbdsl.cli.engines import engine_options
 from lbdsl.cli.options import Picture, artifact_argument, json_option, run_options
 
@@ -17,7 +16,7 @@ from lbdsl.cli.options import Picture, artifact_argument, json_option, run_optio
 @click.option(
     "--against",
     metavar="MODEL",
-    shell_complete=MODELS,
+    type=click.Path(),
     help="The base, or another model; default: the one in the artifact's record.",
 )
 @engine_options

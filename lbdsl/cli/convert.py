@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.completions import EXCHANGED
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ _FORMS = ["lbr", "json", "yaml"]
 
 
 @click.command()
-@click.argument("file", required=False, metavar="FILE", shell_complete=EXCHANGED)
+@click.argument("file", required=False, metavar="FILE", type=click.Path())
 @click.option(
     "--to", type=click.Choice(_FORMS), help="Default: by the name of OUT; else json for a recipe, and lbr for the others."
 )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lbdsl.cli.completions import PLANS
 from lbdsl.cli.options import json_option
 from lbdsl.cli.plan import CHANGES_PRESENT
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path), shell_complete=PLANS)
-@click.argument("second", type=click.Path(path_type=Path), shell_complete=PLANS)
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plans differ.")
 @json_option
 @click.pass_context

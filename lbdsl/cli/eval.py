@@ -8,16 +8,15 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import MODELS
 from lbdsl.cli.options import NEEDLE, TOKENS, Picture, json_option, measuring_options
 
 
 @click.command(name="eval")
-@click.argument("artifact", metavar="ARTIFACT|MODEL", shell_complete=MODELS)
+@click.argument("artifact", metavar="ARTIFACT|MODEL", type=click.Path())
 @click.option(
     "--against",
     metavar="MODEL",
-    shell_complete=MODELS,
+    type=click.Path(),
     help="For an artifact: its base, or another model; default: the one in its record.",
 )
 @click.option(

@@ -8,14 +8,13 @@ import sys
 
 import click
 
-from lbdsl.cli.completions import MODELS
 
 
 @click.command()
 @click.option(
     "--model",
     metavar="MODEL",
-    shell_complete=MODELS,
+    type=click.Path(),
     help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
 )
 @click.option("--stdio", is_flag=True, hidden=True, help="How editors start it; there is no other way.")

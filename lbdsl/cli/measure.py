@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import RECIPES
 from lbdsl.cli.options import RecipeFirst, json_option, measuring_options, model_argument, set_option
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=RECIPES)
+@click.argument("recipe", type=click.Path(path_type=Path))
 @model_argument
 @set_option
 @click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")

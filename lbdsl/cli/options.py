@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 from lbdsl.api.interrupt import ended_by_kill
-from lbdsl.cli.completions import FOLDERS, MODELS
 from lbdsl.cli.config import is_questions_file, key_of, long_name, settings
 from lbdsl.core.paths import is_model
 from lbdsl.core.pictures import check_drawing
@@ -33,8 +32,8 @@ class NumberFormat(click.Choice):
 
 DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 
-artifact_argument = click.argument("artifact", type=click.Path(path_type=Path), shell_complete=FOLDERS)
-model_argument = click.argument("model", shell_complete=MODELS)
+artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
+model_argument = click.argument("model", type=click.Path())
 again_option = click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 all_option = click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 offline_option = click.option("--offline", is_flag=True, help="Never ask a hub.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.completions import RECIPES, engines
+from lbdsl.cli.completions import engines
 from lbdsl.cli.options import (
     ASSIGNMENT,
     PICTURES,
@@ -37,7 +37,7 @@ def _devices(value: Any) -> Any:
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=RECIPES)
+@click.argument("recipe", type=click.Path(path_type=Path))
 @model_argument
 @set_option
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")

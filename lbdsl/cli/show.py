@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.completions import PLANS
 from lbdsl.cli.options import all_option, json_option
 
 
 @click.command()
-@click.argument("what", type=click.Path(path_type=Path), shell_complete=PLANS)
+@click.argument("what", type=click.Path(path_type=Path))
 @all_option
 @json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:
