@@ -27,6 +27,9 @@ ACTIONS = {
     "W4A16-gptq": "quantize(bits=4, method=gptq)",
     "W4A16-32-rtn": "quantize(bits=4, group=32)",
     "W4A16-32-gptq": "quantize(bits=4, group=32, method=gptq)",
+    "FP8": "quantize(form=fp8)",
+    "NVFP4": "quantize(form=nvfp4)",
+    "NVFP4-W4A4": "quantize(form=nvfp4, activations=4)",
 }
 
 

@@ -30,9 +30,9 @@ class Quantize(Action):
     `form=fp8` has floats of 4 bits of exponent and 3 of mantissa, 448 times the scale the largest of a row, and rounds the
     inputs of each token to them; with `activations=16` the weights alone. `form=nvfp4` has NVIDIA's 4-bit floats, whose
     scales have 8 bits and one more number for all matrices of an attention or MLP; with `activations=4` it rounds inputs to
-    them, too, with one more number for all inputs, from the largest on the calibration text. Weights are rounded when the model is
-    saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest integers, and
-    their inputs are not rounded.
+    them, too, with one more number for all inputs, from the largest on the calibration text. Weights are rounded when the
+    model is saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest
+    integers, and their inputs are not rounded.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv
@@ -61,7 +61,9 @@ class Quantize(Action):
         if self.form == "int" and self.bits is None:
             raise PydanticCustomError("missing_bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
         if self.form == "int" and self.activations == 4:
-            raise PydanticCustomError("activations", "has 4-bit activations with `form=nvfp4` alone; of `bits=8` they have 8 or 16")
+            raise PydanticCustomError(
+                "activations", "has 4-bit activations with `form=nvfp4` alone; of `bits=8` they have 8 or 16"
+            )
         return self
 
     def claims(self) -> tuple[str, ...]:
@@ -78,9 +80,9 @@ class Quantize(Action):
             return Fp8.model_validate({"activations": self.activations or 8})
         if self.form == "nvfp4":
             return Nvfp4.model_validate({"activations": self.activations or 16})
-        assert self.bits is not None and self.activations != 4, "validated"
+        assert self.bits is not None, "validated"
         group = "row" if self.activations == 8 else self.group
-        return Int(bits=self.bits, group=group, activations=self.activations or 16, method=self.method)
+        return Int(bits=self.bits, group=group, activations=8 if self.activations == 8 else 16, method=self.method)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         said = self._conflict()

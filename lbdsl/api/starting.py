@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lbdsl.actions import Action, actions
 from lbdsl.api.goals import MOST_RISE, Goals
@@ -28,8 +28,6 @@ from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case
 
-Template = Literal["balanced", "cache", "speed", "goal"]
-
 SWA = "swa(window=$window)"
 BY_WINDOW = f"kl({SWA})"
 """What windows are ranked by: a score of the windows themselves."""
@@ -48,25 +46,17 @@ class Start:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def starting_recipe(
-    model: str | Path, template: Template = "balanced", *, goals: Sequence[str] = (), offline: bool = False
-) -> Start:
-    """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError, and ValueError
-    for an unknown template.
+def starting_recipe(model: str | Path, *, goals: Sequence[str] = (), offline: bool = False) -> Start:
+    """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError.
 
-    balanced: a few attentions dropped, about half windowed. cache: windows until the cache is small, nothing dropped.
-    speed: whole layers and attentions dropped, no windows. The numbers are only a starting point: nothing is measured.
+    A few attentions are dropped and about half windowed; the numbers are only a starting point: nothing is measured.
     With `goals`, conditions such as `kv(8Ki) <= 50%`, the plan is chosen that meets them with the least damage; one that
     they cannot be met with is LB356. One on a predicted value gives a note with the line that calibrates for it.
     """
-    if goals:
-        template = "goal"
-    elif template not in _TEMPLATES:
-        raise ValueError(f"template is one of {', '.join(_TEMPLATES)}, not {template!r}")
     found = inspect_model(model, offline=offline)
     if is_artifact(found.source):
         raise fail("LB467", f"{model} is already an artifact of lbdsl", help="give its base model")
-    text, notes = recipe_for(found, template, goals), found.diagnostics
+    text, notes = recipe_for(found, goals), found.diagnostics
     if goals:
         loaded = recipe_from_text(text, "--goal")
         problems = loaded.diagnostics if loaded.value is None else static_findings(Case(loaded.value, found.facts))
@@ -84,17 +74,18 @@ def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
         yield note("LB353", message, help=f"if there is none yet, measure it: {line}")
 
 
-def recipe_for(found: Inspected, template: Template, goals: Sequence[str] = ()) -> str:
+def recipe_for(found: Inspected, goals: Sequence[str] = ()) -> str:
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     wanted = Goals.of(goals)
     shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=bool(wanted.gates))
-    rules = _TEMPLATES[template](shape) if template in _TEMPLATES else _goal(shape, wanted)
+    rules = _goal(shape, wanted) if goals else _balanced(shape)
     # Where whole plans are measured, too: alone a screen may rank worse.
     screens = any(line.startswith("choose ") for line in rules)
     remembers = any("recall" in line for line in rules)
     widest = max(_sizes(shape, wanted)) if wanted.gates else 0
-    head = _head(shape, template, screens, screens and remembers, widest)
-    text = "\n".join([*head, *rules, *_tail(shape, template, wanted, remembers, widest)])
+    name = f"{shape.name}-{'goal' if goals else 'start'}"
+    head = _head(shape, name, screens, screens and remembers, widest)
+    text = "\n".join([*head, *rules, *_tail(shape, wanted, remembers, widest)])
     return format_text(text, "--goal" if goals else "<string>").unwrap()
 
 
@@ -179,7 +170,7 @@ class _Shape:
 # The parts of the text -----------------------------------------------------------------------------------------------
 
 
-def _head(shape: _Shape, template: Template, screens: bool, asks: bool, widest: int) -> list[str]:
+def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> list[str]:
     """`asks`: each plan that is tried is measured by its recall. `widest`: of the windows that the rules name by number; 0
     where they have `$window`."""
     facts = shape.facts
@@ -188,13 +179,13 @@ def _head(shape: _Shape, template: Template, screens: bool, asks: bool, widest: 
         f"# {_tokens(facts.positions)} positions, {bytes_text(facts.kv_bytes(shape.ctx))} of cache at "
         f"{_tokens(shape.ctx)} tokens. Made by `lbdsl init`; every number is yours to change.",
         "lbr 1",
-        f'recipe "{shape.name}-{template}"',
+        f'recipe "{name}"',
         "",
         "# Another model is refused, since the counts below are for this one.",
         f'requires model.family == "{facts.family}" and model.layers == {facts.layers}',
         "",
     ]
-    if template != "speed" and not widest:
+    if not widest:
         low, high = shape.windows
         other = _tokens(max(low, shape.window // 2))
         lines += [
@@ -202,11 +193,8 @@ def _head(shape: _Shape, template: Template, screens: bool, asks: bool, widest: 
             f"param $window: tokens in {_tokens(low)}..{_tokens(high)} = {_tokens(shape.window)}",
             "",
         ]
-    tokens = 4096 if facts.params >= 3e9 else 8192
-    if template != "speed":
-        # Four sequences of twice the window are the minimum.
-        # A bound on what is measured decides by more.
-        tokens = max(tokens, 16 * widest, 8 * shape.window)
+    # Four sequences of twice the window are the minimum. A bound on what is measured decides by more.
+    tokens = max(4096 if facts.params >= 3e9 else 8192, 16 * widest, 8 * shape.window)
     lines.append("# Text for measuring. More tokens rank the layers better and take longer; your own file is best.")
     strategy = ""
     # A screen needs the whole model in memory.
@@ -243,35 +231,10 @@ def _balanced(shape: _Shape) -> list[str]:
     return [
         *([f"lowest {drops} of rest by sensitivity drop"] if drops else []),
         f"lowest {windows} of rest by {BY_WINDOW} {SWA}",
-        *_cache_gate(shape, bound),
-    ]
-
-
-def _cache(shape: _Shape) -> list[str]:
-    least = shape.cache_share([(_action("swa", window=shape.window), len(shape.free))])
-    bound = _bound(max(least, 0.3))
-    return [
-        "# As few windows as reach the goal, where they hurt least; no attention goes.",
-        f"lowest of rest by {BY_WINDOW} until kv({_tokens(shape.ctx)}) <= {bound}% {SWA}",
-        *_cache_gate(shape, bound),
-    ]
-
-
-def _speed(shape: _Shape) -> list[str]:
-    blocks, drops = shape.part(0.1), max(1, shape.part(0.3))
-    choices = [(_action("drop", target="block"), blocks), (_action("drop"), drops)]
-    lines = [
-        "# Whole layers cost the most and help every engine.",
-        f"lowest {blocks} of rest by nll(drop(block)) drop(block)",
-    ]
-    share = shape.after(choices).flops(shape.ctx) / shape.facts.cost.flops(shape.ctx)
-    return [
-        *(lines if blocks else []),
-        f"lowest {drops} of rest by sensitivity drop",
         "else keep",
         "",
-        "# FLOPs of a decoded token, as a share of the base model's; known before anything is changed.",
-        f"assert flops({_tokens(shape.ctx)}) <= {_bound(share)}%",
+        "# Bytes of cache, as a share of the base model's; known before anything is changed.",
+        f"assert kv({_tokens(shape.ctx)}) <= {bound}%",
     ]
 
 
@@ -302,13 +265,21 @@ def _goal(shape: _Shape, goals: Goals) -> list[str]:
     # Engines' own classes have as many experts in each layer.
     if of_weights and shape.has_experts and goals.served <= {"vllm+lbdsl", "transformers"}:
         alternatives += ["experts(75%)", "experts(50%)", f"{SWA} + experts(50%)"]
+    said = (
+        "The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",
+        "More alternatives: `kv_heads(1)`, `swa(window=$window, sinks=learned)`.",
+        'More budgets: `weights <= 80%`, `serves("vllm")`.',
+    )
+    least = f"kl{' + 0.2 * recall' if _gate_beyond(shape) else ''}"
+    return _choose(shape, said, alternatives, least, (*goals.budgets, *goals.scores))
+
+
+def _choose(shape: _Shape, said: Sequence[str], among: Sequence[str], least: str, within: Sequence[str]) -> list[str]:
     return [
-        "# The least damage that meets the goal, chosen by scores and joint measurements: docs/choosing.md.",
-        "# More alternatives: `kv_heads(1)`, `swa(window=$window, sinks=learned)`.",
-        '# More budgets: `weights <= 80%`, `serves("vllm")`.',
-        f"choose for layers {ranges_text(shape.free)} among {', '.join(alternatives)}",
-        f"  minimizing kl{' + 0.2 * recall' if _gate_beyond(shape) else ''}",
-        f"  subject to {', '.join((*goals.budgets, *goals.scores))}",
+        *(f"# {line}" for line in said),
+        f"choose for layers {ranges_text(shape.free)} among {', '.join(among)}",
+        f"  minimizing {least}",
+        f"  subject to {', '.join(within)}",
         "else keep",
     ]
 
@@ -323,39 +294,28 @@ def _sizes(shape: _Shape, goals: Goals) -> list[int]:
 def _gated(shape: _Shape, goals: Goals) -> list[str]:
     """The smallest cache with which no more is lost than the gates allow."""
     sinks = "learned" if goals.served else "4"
-    only = [] if goals.served else ['# Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.']
+    said = [
+        "The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
+        "the asserts below need: docs/choosing.md.",
+    ]
+    if not goals.served:
+        said.append('Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.')
     sizes = [_tokens(size) for size in reversed(_sizes(shape, goals))]
     full = shape.full_heads if goals.served <= {"vllm+lbdsl", "transformers"} else ()
     if full:
-        only.append("# Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
+        said.append("Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
     beside = [*(f", full_heads={heads}" for heads in full), ""]
     windows = [f"swa(window={size}, sinks={sinks}{more})" for size in sizes for more in beside]
     bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items()]
-    return [
-        "# The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
-        "# the asserts below need: docs/choosing.md.",
-        *only,
-        f"choose for layers {ranges_text(shape.free)} among {', '.join(['keep', *windows])}",
-        f"  minimizing kv({_tokens(shape.ctx)})",
-        f"  subject to {', '.join((*goals.budgets, *goals.scores, *bounds))}",
-        "else keep",
-    ]
-
-
-def _cache_gate(shape: _Shape, bound: int) -> list[str]:
-    return [
-        "else keep",
-        "",
-        "# Bytes of cache, as a share of the base model's; known before anything is changed.",
-        f"assert kv({_tokens(shape.ctx)}) <= {bound}%",
-    ]
+    least = f"kv({_tokens(shape.ctx)})"
+    return _choose(shape, said, ["keep", *windows], least, (*goals.budgets, *goals.scores, *bounds))
 
 
 def _gate_beyond(shape: _Shape) -> str | None:
     return recall_gate(shape.window, shape.ctx, shape.facts.positions)
 
 
-def _tail(shape: _Shape, template: Template, goals: Goals, remembers: bool, widest: int) -> list[str]:
+def _tail(shape: _Shape, goals: Goals, remembers: bool, widest: int) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
     if goals.gates and not goals.served and facts.params < 5e8:
@@ -363,9 +323,9 @@ def _tail(shape: _Shape, template: Template, goals: Goals, remembers: bool, wide
     # Sequences shorter than twice the window would not heal what the window takes away.
     # Those of `builtin:recall` ask for what stands up to four windows back.
     times = 4 if remembers else 2
-    seq = min(max(1024, times * (widest or shape.window) if template != "speed" else 0), facts.positions)
-    gate = {"balanced": 50, "cache": 30, "speed": 50, "goal": round(100 * MOST_RISE) if goals.gates else 50}[template]
-    recall = _gate_beyond(shape) if template != "speed" else None
+    seq = min(max(1024, times * (widest or shape.window)), facts.positions)
+    gate = round(100 * MOST_RISE) if goals.gates else 50
+    recall = _gate_beyond(shape)
     asked = [f"assert {goal}" for goal in goals.gates]
     perplexity = [] if any("ppl" in gate for gate in asked) else [f"assert ppl_increase < {gate}%"]
     beyond = any("needle" in gate for gate in asked)
@@ -382,9 +342,6 @@ def _tail(shape: _Shape, template: Template, goals: Goals, remembers: bool, wide
         *perplexity,
         *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", *gates) if gates else ()),
     ]
-
-
-_TEMPLATES: Mapping[Template, Callable[[_Shape], list[str]]] = {"balanced": _balanced, "cache": _cache, "speed": _speed}
 
 
 def _action(name: str, **values: Any) -> Action:

@@ -24,9 +24,7 @@ from lbdsl.core.processes import process_count, process_number
     type=click.Path(path_type=Path),
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
-@click.option(
-    "--model", "relocated", metavar="MODEL", type=click.Path(), help="With a saved plan: where the model is now."
-)
+@click.option("--model", "relocated", metavar="MODEL", type=click.Path(), help="With a saved plan: where the model is now.")
 @yes_option
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from lbdsl.cli.options import model_argument, offline_option
 from lbdsl.cli.output import write_text
-
-if TYPE_CHECKING:
-    from lbdsl.api.starting import Template
 
 
 @click.command()
 @model_argument
 @click.argument("more", nargs=-1, metavar="")
-@click.option(
-    "--template",
-    type=click.Choice(["balanced", "cache", "speed"]),
-    default="balanced",
-    show_default=True,
-    help="balanced: some attentions dropped, about half windowed. cache: windows until the cache is small. "
-    "speed: layers and attentions dropped.",
-)
 @click.option(
     "--goal",
     "goals",
@@ -35,14 +22,13 @@ if TYPE_CHECKING:
     "that keeps it, as in `--goal 'recovery(needle(1Ki)) >= 90%'`; may be repeated.",
 )
 @click.option(
-    "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-<template>.lbr"
+    "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-start.lbr"
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @offline_option
 def init(
     model: str,
     more: tuple[str, ...],
-    template: Template,
     goals: tuple[str, ...],
     out: str | None,
     force: bool,
@@ -62,13 +48,11 @@ def init(
         name = next((word for word in words if word.endswith(".lbr")), "RECIPE")
         right = next((word for word in words if not word.endswith(".lbr")), "MODEL")
         raise click.UsageError(f"init takes the model, and -o names the recipe: lbdsl init {right} -o {name}")
-    if goals and click.get_current_context().get_parameter_source("template") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--goal is a template of its own: leave out --template")
-    start = starting_recipe(model, template, goals=goals, offline=offline)
+    start = starting_recipe(model, goals=goals, offline=offline)
     show_diagnostics(start.diagnostics)
     if out == "-":
         write_text(start.text)
         return
-    path = Path(out) if out is not None else Path(f"{start.model_name}-{'goal' if goals else template}.lbr")
+    path = Path(out) if out is not None else Path(f"{start.model_name}-{'goal' if goals else 'start'}.lbr")
     write_beside(path, start.text, replace=force)
     click.echo(f"Wrote {path}\nSee what it would do:  lbdsl plan {path} {model}", err=True)

@@ -9,7 +9,6 @@ import sys
 import click
 
 
-
 @click.command()
 @click.option(
     "--model",

@@ -23,7 +23,9 @@ def packings() -> Mapping[str, type[Packing]]:
     return discover(sys.modules[__name__], Packing, "lbdsl.actions")
 
 
-def packed(stored: Storage, weight: Tensor, inputs: Tensor | None = None, largest: float | None = None) -> dict[str, Tensor]:
+def packed(
+    stored: Storage, weight: Tensor, inputs: Tensor | None = None, largest: float | None = None
+) -> dict[str, Tensor]:
     """As `Packing.pack`; matrices of experts, [experts, rows, columns], are packed one by one."""
     pack = packings()[stored.kind].pack
     if weight.ndim == 2:

@@ -55,7 +55,13 @@ class Nvfp4(Storage):
 
     @property
     def scheme(self) -> Mapping[str, Any]:
-        floats: dict[str, Any] = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": GROUP}
+        floats: dict[str, Any] = {
+            "num_bits": 4,
+            "type": "float",
+            "symmetric": True,
+            "strategy": "tensor_group",
+            "group_size": GROUP,
+        }
         floats["scale_dtype"] = "torch.float8_e4m3fn"
         return {
             "weights": {**floats, "dynamic": False},

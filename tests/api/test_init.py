@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from lbdsl.api.inspecting import inspect_model
-from lbdsl.api.starting import Template, recipe_for, starting_recipe
+from lbdsl.api.starting import recipe_for, starting_recipe
 from lbdsl.cli.init import init
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
@@ -27,7 +27,6 @@ from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
 from tests.plan_cases import llama_facts, plan_of, windowed
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES: tuple[Template, ...] = ("balanced", "cache", "speed")
 
 
 @pytest.fixture(scope="module", params=FAMILY_NAMES)
@@ -56,9 +55,8 @@ def judge(text: str, facts: ModelFacts) -> None:
         assert any(layer.changed for layer in plan.layers)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_every_family(family_folder: Path, template: Template) -> None:
-    start = starting_recipe(str(family_folder), template)
+def test_every_family(family_folder: Path) -> None:
+    start = starting_recipe(str(family_folder))
     facts = inspect_model(str(family_folder)).facts
     judge(start.text, facts)
     assert f'requires model.family == "{facts.family}" and model.layers == 4' in start.text
@@ -89,45 +87,41 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes(tmp_path: Path, name: str, template: Template) -> None:
+def test_shapes(tmp_path: Path, name: str) -> None:
     save_llama(tmp_path / "some model!")
     found = inspect_model(str(tmp_path / "some model!"))
     facts = SHAPES[name]
-    text = recipe_for(replace(found, facts=facts), template)
+    text = recipe_for(replace(found, facts=facts))
     judge(text, facts)
     assert text.splitlines()[0].startswith("# A start for some-model: llama, ")
 
 
 def test_what_a_real_shape_gets() -> None:
-    text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]), "balanced")
+    text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]))
     assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
     assert (
         "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by kl(swa(window=$window)) swa(window=$window)\n" in text
     )
     assert "tokens = 2M" in text
-    text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]), "cache")
+    text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]))
     assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
-    assert "drop" not in recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "cache").replace("dropped", "")
 
 
 def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them() -> None:
     for name, asked in (("smollm2", "2Ki"), ("llama3-8b", "4Ki"), ("three layers", "1Ki"), ("few positions", None)):
         found = replace(_some(), facts=SHAPES[name])
-        for template in ("balanced", "cache"):
-            text = recipe_for(found, template)
-            gates = [line for line in text.splitlines() if line.startswith("assert recovery")]
-            assert gates == ([f"assert recovery(needle({asked})) >= 80%"] if asked else []), (name, template)
-            (ranking,) = (line for line in text.splitlines() if line.startswith("lowest") and line.endswith("$window)"))
-            assert " by kl(swa(window=$window)) " in ranking
-        assert "needle" not in recipe_for(found, "speed"), "it sets no windows"
-    goal = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", ("kv(8Ki) <= 40%",))
+        text = recipe_for(found)
+        gates = [line for line in text.splitlines() if line.startswith("assert recovery")]
+        assert gates == ([f"assert recovery(needle({asked})) >= 80%"] if asked else []), name
+        (ranking,) = (line for line in text.splitlines() if line.startswith("lowest") and line.endswith("$window)"))
+        assert " by kl(swa(window=$window)) " in ranking
+    goal = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), ("kv(8Ki) <= 40%",))
     assert goal.endswith("assert recovery(needle(2Ki)) >= 80%\n")
     assert "minimizing kl + 0.2 * recall" in goal
     assert "tries = 24" in goal
     assert '"builtin:recall"' in goal
-    few = recipe_for(replace(_some(), facts=SHAPES["few positions"]), "goal", ("kv(64) <= 40%",))
+    few = recipe_for(replace(_some(), facts=SHAPES["few positions"]), ("kv(64) <= 40%",))
     assert "recall" not in few
 
 
@@ -142,7 +136,7 @@ def _some():
 def test_models_that_leave_nothing_to_change() -> None:
     for facts in (llama_facts(positions=4), windowed(llama_facts(layers=2), (0, 0))):
         with pytest.raises(LbdslError, match="LB048"):
-            recipe_for(replace(_some(), facts=facts), "balanced")
+            recipe_for(replace(_some(), facts=facts))
 
 
 # The verb ------------------------------------------------------------------------------------------------------------
@@ -157,9 +151,9 @@ def test_files_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     done = run("m")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "Wrote m-balanced.lbr" in done.stderr
-    assert "lbdsl plan m-balanced.lbr m" in done.stderr
-    file = tmp_path / "m-balanced.lbr"
+    assert "Wrote m-start.lbr" in done.stderr
+    assert "lbdsl plan m-start.lbr m" in done.stderr
+    file = tmp_path / "m-start.lbr"
     text = file.read_text()
     assert run("m", "-o", "-").stdout == text
     assert run("m").exit_code == 0  # the same text again
@@ -169,15 +163,13 @@ def test_files_are_not_overwritten_unasked(tmp_path: Path, monkeypatch: pytest.M
     assert file.read_text() == "else keep\n"
     assert run("m", "--force").exit_code == 0
     assert file.read_text() == text
-    assert run("m", "--template", "speed", "-o", "fast.lbr").exit_code == 0
-    assert run("m", "--template", "fast").exit_code == 2
     missing = run("none")
     assert [problem.code for problem in missing.exception.diagnostics] == ["LB400"]
 
 
 def test_gguf(tmp_path: Path) -> None:
     save_gguf(tmp_path / "tiny-Q4_1.gguf", tiny_llama())
-    assert 'recipe "tiny-balanced"' in run(tmp_path / "tiny-Q4_1.gguf", "-o", "-").stdout
+    assert 'recipe "tiny-start"' in run(tmp_path / "tiny-Q4_1.gguf", "-o", "-").stdout
 
 
 def test_an_artifact_needs_no_start(tmp_path: Path) -> None:
@@ -257,7 +249,7 @@ FINISHED = {
 
 @pytest.mark.parametrize(("goals", "among", "bounds"), FINISHED.values(), ids=FINISHED)
 def test_the_smallest_cache_that_a_finished_model_allows(goals: tuple[str, ...], among: str, bounds: str) -> None:
-    text = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", goals)
+    text = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), goals)
     flat = " ".join(text.split())
     assert among in flat
     assert f"{bounds} else keep" in flat
@@ -277,7 +269,7 @@ def test_the_smallest_cache_that_a_finished_model_allows(goals: tuple[str, ...],
 
 
 def test_windows_are_ranked_by_the_scores_of_the_goals() -> None:
-    text = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), "goal", ("kl <= 0.1 and recall <= 0.2",))
+    text = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), ("kl <= 0.1 and recall <= 0.2",))
     by = "by recall(swa(window=$window)) + kl(swa(window=$window)) while kl <= 0.1 and recall <= 0.2 swa(window=$window)"
     assert by in " ".join(text.split())
     assert 'mix("builtin:pydoc", "builtin:recall", weights=[3, 1])' in text

@@ -29,7 +29,7 @@ RECIPES = {
     "int4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=4)\n',
     "int8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(bits=8, activations=8)\n',
     "fp8": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(form=fp8)\n',
-    "nvfp4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nlayers all quantize(form=nvfp4, activations=4)\n',
+    "nvfp4": 'measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }\nelse quantize(form=nvfp4, activations=4)\n',
     "blocks": """measure { data = "builtin:pydoc"; tokens = 2Ki; seq = 512 }
 layers 4-7, 17, 25, 26, 29 drop
 modules "*.mlp.*" quantize(bits=4)

@@ -67,7 +67,7 @@ def serve(
     **options: Any,
 ) -> Served:
     """Greedy tokens from vLLM on a CPU, with 1 GiB of cache. `plugin` is a folder that holds an installed lbdsl; `maps` a
-    file for the inputs and outputs of the linear maps on the first prompt, in which alone 4-bit floats can be `emulated`."""
+    file for the inputs and outputs of the linear maps on the first prompt; with it 4-bit floats can be `emulated`."""
     job, result = folder / "job.json", folder / "result.json"
     result.unlink(missing_ok=True)
     job.write_text(

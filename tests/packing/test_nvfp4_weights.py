@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lbdsl.model.hybrid.lbdsl_part_nvfp4 import PART
-from lbdsl.packing import largest_of, packed, packings, unpacked
+from lbdsl.packing import largest_of, packed, unpacked
 from lbdsl.parts import TensorShape
 from lbdsl.parts.nvfp4_weights import Nvfp4
 from tests.numbers_e4m3 import nearest

@@ -1,4 +1,4 @@
-"""Weights stored as 4-bit floats: a linear map whose weights are already s * q / g, and which may round its inputs to them."""
+"""Weights stored as 4-bit floats: a linear map whose weights are already s * q / g, and which may round its inputs."""
 
 import torch
 
