@@ -238,7 +238,11 @@ class Problem:
         """The same with fewer alternatives, which may leave a layer none."""
         options = {i: tuple(n for n in numbers if (i, n) not in places) for i, numbers in self.options.items()}
         pairs = {both: value for both, value in self.pairs.items() if places.isdisjoint(both)}
-        return replace(self, options=options, pairs=pairs)
+        guides = tuple(
+            replace(guide, changes={place: change for place, change in guide.changes.items() if place not in places})
+            for guide in self.guides
+        )
+        return replace(self, options=options, pairs=pairs, guides=guides)
 
     def moves(self, chosen: Choices) -> list[dict[int, int]]:
         """The changes of one layer, and the exchanges of two layers' alternatives, whatever the budgets."""

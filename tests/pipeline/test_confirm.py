@@ -22,6 +22,7 @@ from lbdsl.plan.words import value_text
 from lbdsl.session.options import RunOptions
 from tests.fake_vllm import fake_python
 from tests.pipeline.test_bench_gpus import H100, asked, cache, options  # noqa: F401  (the fixture)
+from tests.pipeline.test_recall import answered, save_model_of_letters
 from tests.tiny_model import save_tiny_model
 
 RECIPE = """lbr 1
@@ -83,6 +84,30 @@ def test_what_was_measured_is_in_the_plan(model: Path, python: Path, places: Pat
     run = RunOptions(cache_dir=tmp_path / "cache")
     done = apply_saved_plan(tmp_path / "confirmed.lbplan", chosen=ApplyOptions(output=tmp_path / "out"), options=run)
     assert done.record.plan.profiles["vllm"].confirmed == after.plan.profiles["vllm"].confirmed
+
+
+TOGETHER = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64; tries = 8; recall = "mine.jsonl" }
+choose for layers all
+  among keep, swa(window=24, sinks=learned) + cache(fp8), kv_heads(1) + cache(fp8), quantize(form=fp8) + cache(fp8), drop
+  minimizing kl + 0.2 * recall
+  subject to kv(64) <= 60%, weights <= 90%, throughput(32, 8, 4) >= 104%, recall <= 3, serves("vllm")
+"""
+
+
+def test_everything_is_chosen_under_every_budget_at_once(python: Path, tmp_path: Path) -> None:
+    """Bytes, speed and what is remembered, of what one engine serves; the throughput is then measured."""
+    model = save_model_of_letters(tmp_path / "letters")
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answered(model)))
+    found = planned(TOGETHER, model, tmp_path)
+    plan = found.plan
+    assert plan.after.kv_bytes["64"] <= 0.6 * plan.before.kv_bytes["64"]
+    assert plan.after.weights <= 0.9 * plan.before.weights
+    assert plan.recall.value <= 3
+    after = confirm_plan(found, tmp_path / "r.lbr", EnginePython(python), pairs=2)
+    assert after.plan.specs == plan.specs
+    ((ratio, _, _),) = after.plan.profiles["vllm"].confirmed.values()
+    assert ratio >= 1.04
 
 
 def test_a_plan_that_does_not_hold_gives_way_to_the_next(

@@ -56,16 +56,20 @@ def answered(folder: Path, texts: int = 6, each: int = 2, found: float = 0.7) ->
     return sorted(rows, key=lambda row: row["text"])
 
 
+def save_model_of_letters(folder: Path) -> Path:
+    """It says letters, which stand in every text."""
+    save_tiny_model(folder, tie_word_embeddings=False)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    others = sorted(set(range(260)) - set(tokenizer(LETTERS)["input_ids"]))
+    model.lm_head.weight.data[others] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def mine(workplace: Path) -> list[dict[str, str]]:
     Path("model").unlink()
-    save_tiny_model(Path("model"), tie_word_embeddings=False)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
-    # It says letters, which stand in every text.
-    others = sorted(set(range(260)) - set(tokenizer(LETTERS)["input_ids"]))
-    model.lm_head.weight.data[others] = 0
-    model.save_pretrained("model")
-    rows = answered(Path("model"))
+    rows = answered(save_model_of_letters(Path("model")))
     Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
