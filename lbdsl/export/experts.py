@@ -89,7 +89,7 @@ def single_experts(subject: Subject, tensors: Mapping[str, TensorInfo]) -> tuple
                     start = place * rows * info.shape[2] * ELEMENT_BYTES[info.dtype]
                     leaf = name.removeprefix(f"{old}{tensor.module}.") if packed else "weight"
                     singles[f"{module}.{leaf}"] = _Single(made, info, start)
-                if packed:
+                if any(name.endswith("weight_packed") for name in packed):
                     made = MadeTensor("int64", (2,), packed[0])
                     singles[f"{module}.weight_shape"] = _Single(made, struct.pack("<2q", rows, columns))
     return joined, singles

@@ -33,12 +33,12 @@ class Fp8(Storage):
         return f"FP8 W8A{self.activations}"
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
-        if len(tensor.shape) == 3:
-            return "experts are not stored as floats", 'write `modules "*.experts.*" quantize(bits=8)` before'
+        if len(tensor.shape) == 3 and self.activations == 16:
+            return "no engine has experts of 8-bit floats with 16-bit inputs", "leave `activations` out"
         return None
 
     def saved_tensors(self, tensor: TensorShape, model: ModelShape) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {"weight": ("float8_e4m3fn", tensor.shape), "weight_scale": (model.dtype, (tensor.shape[0], 1))}
+        return {"weight": ("float8_e4m3fn", tensor.shape), "weight_scale": (model.dtype, (*tensor.shape[:-1], 1))}
 
     @property
     def scheme(self) -> Mapping[str, Any]:

@@ -439,6 +439,54 @@ def test_experts_in_every_container(family: str, tmp_path: Path) -> None:
         assert torch.equal(down, layer.mlp.experts.down_proj)
 
 
+FLOAT_EXPERTS = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+layers all experts(50%)
+layers all quantize(form=fp8)
+"""
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_experts_as_floats(family: str, tmp_path: Path) -> None:
+    """With inputs that are rounded to them in measurements and in what is saved; transformers' own class does not round
+    what its experts are given."""
+    from transformers import AutoModelForCausalLM
+
+    import lbdsl.hf  # noqa: F401
+    from lbdsl.session.texts import joint_blocks
+
+    plain = {"use_sliding_window": False, "attention_bias": False, "mlp_only_layers": []}
+    base, sizes = tmp_path / "base", {"vocab_size": 260, "intermediate_size": 64, "moe_intermediate_size": 64}
+    family_base(family, **sizes, initializer_range=0.1, **plain).save_pretrained(base)
+    small_tokenizer().save_pretrained(base)
+    planned, done = applied(FLOAT_EXPERTS, base, tmp_path)
+    streamed = applied(FLOAT_EXPERTS, base, tmp_path, "streamed", low_memory=True)[1].folder
+    first, second = saved(done.folder), saved(streamed)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name].view(torch.uint8), second[name].view(torch.uint8)) for name in first)
+    assert sum(tensor.nbytes for tensor in first.values()) == planned.plan.after.weights
+    ids = joint_blocks(planned.plan.measure, planned.bench, tmp_path).ids
+    with torch.no_grad():
+        model = load_artifact(done.folder, planned.plan, device="cpu")
+        found = model(input_ids=ids, labels=ids)
+        rise = found.loss - planned.bench.base(input_ids=ids, labels=ids).loss
+        assert planned.plan.loss.rise.value == pytest.approx(rise.item(), abs=1e-5)
+        ours = AutoModelForCausalLM.from_pretrained(done.folder, trust_remote_code=False).eval()
+        assert ours.model.layers[0].mlp.experts.down_proj.weight.dtype == torch.float8_e4m3fn
+        assert torch.equal(ours(input_ids=ids).logits, found.logits)
+        for layer in model.model.layers:
+            assert layer.mlp.experts.rounding.keys() == {"gate_up_proj", "down_proj"}
+            layer.mlp.experts.rounding.clear()
+        unrounded = model(input_ids=ids).logits
+        assert not torch.equal(unrounded, found.logits)
+        native = export_artifact(done.folder, "native", output=tmp_path / "native").folder
+        stock = AutoModelForCausalLM.from_pretrained(native).eval()
+        apart = (stock(input_ids=ids).logits - unrounded).abs().amax(-1)
+        assert apart.median() < 1e-5
+    with pytest.raises(LbdslError, match="storage of weights called `fp8`"):
+        export_artifact(done.folder, "gguf", output=tmp_path / "gguf")
+
+
 def test_experts_alone_in_bfloat16_are_rounded_once(tmp_path: Path) -> None:
     """In memory, from disk and as they are measured: the same matrices, whatever they are computed in."""
     family_base("olmoe", vocab_size=260, intermediate_size=64).bfloat16().save_pretrained(tmp_path / "base")
@@ -459,6 +507,7 @@ def test_what_experts_cannot_be(tmp_path: Path) -> None:
     family_base("granitemoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
     refused = {"bits=8, activations=8": "inputs of experts", "bits=4, method=gptq": "inputs of each expert"}
+    refused |= {"form=fp8, activations=16": "experts of 8-bit floats with 16-bit inputs"}
     for storage, said in refused.items():
         (tmp_path / "r.lbr").write_text(f"layers all quantize({storage})\n")
         with pytest.raises(LbdslError, match=said) as problem:

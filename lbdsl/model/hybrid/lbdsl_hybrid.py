@@ -79,8 +79,8 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
                 setattr(self.get_submodule(owner), leaf, kind.wrap(maps[name], stored))
             elif name not in experts:
                 raise ValueError(f"layer {layer_idx} has no linear map {name!r}, and its weights say how it is stored")
-            elif "packed" in config.lbdsl:
-                kind.pack_experts(self.get_submodule(owner), leaf, stored)
+            else:
+                kind.hold_experts(self.get_submodule(owner), leaf, stored, "packed" in config.lbdsl)
 
     def _add_norms(self, names, config):
         for name in names:

@@ -1,12 +1,10 @@
 """Weights stored as integers: a linear map whose weights are already s * q, and which may round its inputs to 8 bits; and
 experts that stay as integers."""
 
-from types import MethodType
-
 import torch
 from torch import nn
 
-from .lbdsl_rounding import RoundedInputs
+from .lbdsl_rounding import RoundedInputs, take_one_by_one
 
 
 class RoundedTo8Bits(RoundedInputs):
@@ -48,13 +46,13 @@ class IntPart:
             linear.__class__ = RoundedTo8Bits
         return linear
 
-    def pack_experts(self, experts, name, stored):
-        """Have the tensor `name` of a layer's experts as integers, which its loop over experts takes one by one."""
-        like = getattr(experts, name)
-        delattr(experts, name)
-        setattr(experts, name, PackedExperts(like, stored["bits"], stored["group"]))
-        loop = getattr(type(experts).forward, "__wrapped__", type(experts).forward)
-        experts.forward = MethodType(loop, experts)
+    def hold_experts(self, experts, name, stored, packed):
+        """Have the tensor `name` of a layer's experts as integers, if it is `packed`."""
+        if packed:
+            like = getattr(experts, name)
+            delattr(experts, name)
+            setattr(experts, name, PackedExperts(like, stored["bits"], stored["group"]))
+            take_one_by_one(experts, name)
 
 
 PART = IntPart()

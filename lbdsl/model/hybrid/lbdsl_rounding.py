@@ -1,7 +1,10 @@
-"""Rounding through which gradients pass unchanged; linear maps that round their inputs; numbers of E4M3."""
+"""Rounding through which gradients pass unchanged; linear maps and experts that round their inputs; numbers of E4M3."""
+
+from types import MethodType
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 MOST = 448.0
 """The largest number of E4M3."""
@@ -37,3 +40,28 @@ class RoundedInputs(nn.Linear):
         if getattr(self, "quantization_scheme", None) is None:
             inputs = rounded(inputs, self.rounding)
         return super().forward(inputs)
+
+
+def take_one_by_one(experts, name, rounding=None):
+    """Have a layer's experts read the tensor `name` expert by expert, which then need not be one, and round what it is
+    multiplied with."""
+    experts.rounding = {**getattr(experts, "rounding", {}), name: rounding}
+    experts.forward = MethodType(_one_by_one, experts)
+
+
+def _one_by_one(experts, hidden_TD, index_TK, weights_TK):
+    """What the families' own experts compute for T tokens, of which each has K, with the gates `weights_TK`."""
+
+    def through(name, expert, inputs):
+        to = experts.rounding.get(name)
+        return linear(inputs if to is None else rounded(inputs, to), getattr(experts, name)[expert])
+
+    total = torch.zeros_like(hidden_TD)
+    for expert in index_TK.unique().tolist():
+        # Elsewhere are those of other processes.
+        if expert < experts.num_experts:
+            tokens, places = torch.where(index_TK == expert)
+            gate, up = through("gate_up_proj", expert, hidden_TD[tokens]).chunk(2, dim=-1)
+            found = through("down_proj", expert, experts.act_fn(gate) * up) * weights_TK[tokens, places, None]
+            total.index_add_(0, tokens, found.to(total.dtype))
+    return total
