@@ -31,8 +31,8 @@ class Quantize(Action):
     inputs of each token to them; with `activations=16` the weights alone. `form=nvfp4` has NVIDIA's 4-bit floats, whose
     scales have 8 bits and one more number for all matrices of an attention or MLP; with `activations=4` it rounds inputs to
     them, too, with one more number for all inputs, from the largest on the calibration text. Weights are rounded when the
-    model is saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest
-    integers, and their inputs are not rounded.
+    model is saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest, and
+    their inputs with `form=fp8` alone.
     Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv
