@@ -1,4 +1,4 @@
-"""`quantize`: weights as 4-bit or 8-bit integers, or 8-bit floats."""
+"""`quantize`: weights as integers or floats of 4 or 8 bits."""
 
 from __future__ import annotations
 

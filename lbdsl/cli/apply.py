@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import RecipeFirst, again_option, measuring_options, set_option, yes_option
+from lbdsl.cli.options import FILE, RecipeFirst, again_option, measuring_options, set_option, yes_option
 from lbdsl.core.processes import process_count, process_number
 
 
 @click.command(cls=RecipeFirst)
 @click.argument("recipe_or_plan", type=click.Path(path_type=Path))
-@click.argument("model", required=False, type=click.Path())
+@click.argument("model", required=False, type=FILE)
 @set_option
 @click.option(
     "-o",
@@ -24,7 +24,7 @@ from lbdsl.core.processes import process_count, process_number
     type=click.Path(path_type=Path),
     help="Folder of the result. Default: ./<model>-<recipe>",
 )
-@click.option("--model", "relocated", metavar="MODEL", type=click.Path(), help="With a saved plan: where the model is now.")
+@click.option("--model", "relocated", metavar="MODEL", type=FILE, help="With a saved plan: where the model is now.")
 @yes_option
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")

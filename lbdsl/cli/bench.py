@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lbdsl.cli.engines import engine_options
-from lbdsl.cli.options import Picture, artifact_argument, json_option, run_options
+from lbdsl.cli.options import FILE, Picture, artifact_argument, json_option, run_options
 
 
 @click.command()
@@ -16,7 +16,7 @@ from lbdsl.cli.options import Picture, artifact_argument, json_option, run_optio
 @click.option(
     "--against",
     metavar="MODEL",
-    type=click.Path(),
+    type=FILE,
     help="The base, or another model; default: the one in the artifact's record.",
 )
 @engine_options

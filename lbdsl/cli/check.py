@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.options import RecipeFirst, set_option
+from lbdsl.cli.options import FILE, RecipeFirst, set_option
 from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
@@ -21,7 +21,7 @@ FORMATS = ("rich", "concise", "json", "sarif", "github")
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=click.Path())
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=FILE)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."
 )
@@ -29,7 +29,7 @@ FORMATS = ("rich", "concise", "json", "sarif", "github")
 @click.option(
     "--model",
     metavar="MODEL",
-    type=click.Path(),
+    type=FILE,
     help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.",
 )
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")

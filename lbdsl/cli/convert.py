@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lbdsl.cli.options import FILE
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ _FORMS = ["lbr", "json", "yaml"]
 
 
 @click.command()
-@click.argument("file", required=False, metavar="FILE", type=click.Path())
+@click.argument("file", required=False, metavar="FILE", type=FILE)
 @click.option(
     "--to", type=click.Choice(_FORMS), help="Default: by the name of OUT; else json for a recipe, and lbr for the others."
 )

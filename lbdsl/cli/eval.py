@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import NEEDLE, TOKENS, Picture, json_option, measuring_options
+from lbdsl.cli.options import FILE, NEEDLE, TOKENS, Picture, json_option, measuring_options
 
 
 @click.command(name="eval")
-@click.argument("artifact", metavar="ARTIFACT|MODEL", type=click.Path())
+@click.argument("artifact", metavar="ARTIFACT|MODEL", type=FILE)
 @click.option(
     "--against",
     metavar="MODEL",
-    type=click.Path(),
+    type=FILE,
     help="For an artifact: its base, or another model; default: the one in its record.",
 )
 @click.option(

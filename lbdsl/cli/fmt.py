@@ -6,12 +6,13 @@ import sys
 
 import click
 
+from lbdsl.cli.options import FILE
 from lbdsl.cli.output import write_text
 from lbdsl.core.units import plural
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=click.Path())
+@click.argument("files", nargs=-1, required=True, metavar="FILES...", type=FILE)
 @click.option("--check", is_flag=True, help="Write nothing; name the files that would change, and end with 1 if any would.")
 @click.option("--diff", is_flag=True, help="Write nothing; show what would change.")
 @click.pass_context

@@ -8,12 +8,14 @@ import sys
 
 import click
 
+from lbdsl.cli.options import FILE
+
 
 @click.command()
 @click.option(
     "--model",
     metavar="MODEL",
-    type=click.Path(),
+    type=FILE,
     help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
 )
 @click.option("--stdio", is_flag=True, hidden=True, help="How editors start it; there is no other way.")

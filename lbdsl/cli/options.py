@@ -32,8 +32,11 @@ class NumberFormat(click.Choice):
 
 DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 
+FILE = click.Path(readable=False)
+"""A file, or the name of something that is none: what cannot be read is said by what reads it."""
+
 artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
-model_argument = click.argument("model", type=click.Path())
+model_argument = click.argument("model", type=FILE)
 again_option = click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 all_option = click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
 offline_option = click.option("--offline", is_flag=True, help="Never ask a hub.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Subject
 from lbdsl.model.safetensors_header import TensorInfo
@@ -20,7 +20,7 @@ AS_SAVED = "load the artifact itself with trust_remote_code=True"
 
 def stored_experts(subject: Subject) -> Iterator[Diagnostic]:
     """LB530 for quantized experts of which no stock class has the tensors: it takes all of a model in one form, and one by
-    one."""
+    one; and a note where it computes them otherwise."""
     experts = [(layer, tensor) for layer in subject.left for tensor in _experts(subject, layer)]
     forms = {subject.specs[layer].storage(tensor.module) for layer, tensor in experts}
     if len(forms) > 1:
@@ -30,6 +30,9 @@ def stored_experts(subject: Subject) -> Iterator[Diagnostic]:
     elif forms - {None} and not all("{}" in file for _, tensor in experts for file in tensor.files):
         family = subject.facts.family
         yield error("LB530", f"{family}'s experts are one tensor in files, and cannot be quantized there", help=AS_SAVED)
+    if any(form is not None and form.scheme and form.scheme["input_activations"] for form in forms):
+        said = "transformers' own class does not round the inputs of quantized experts, as vLLM does and as they were judged"
+        yield note("LB530", said, help=f"in transformers {AS_SAVED}")
 
 
 def _experts(subject: Subject, layer: int) -> list[TensorShape]:

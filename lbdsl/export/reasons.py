@@ -133,6 +133,14 @@ KERNELS = (
         "write `quantize(form=fp8)`, or serve it on a GPU",
     ),
     Lacking(
+        "fp8",
+        CPU,
+        lambda part, tensor: len(tensor.shape) == 3,
+        True,
+        "on a CPU vLLM has no kernel for experts of 8-bit floats with a scale for each row",
+        "leave the experts as they are, or serve it on a GPU",
+    ),
+    Lacking(
         "nvfp4",
         CPU,
         lambda part, tensor: True,

@@ -18,8 +18,8 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
     """Make what parts of `layers` always train (learned sinks) trainable, and LoRA adapters on their linear maps with
     their norms and routers and the final norm, or all their weights, unless sinks are trained alone; all in fp32. Freeze
     all else. LoRA skips maps that compute in another way than by their matrix: merging an adapter would not give the output
-    that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded to 8 bits, the adapter's
-    own are not. Raises LB484 if no maps are left."""
+    that was trained. Packed maps are rounded later, when they are saved; where inputs are rounded, the adapter's own are
+    not. Raises LB484 if no maps are left."""
     from lbdsl.heal.loop import always_trained
 
     for parameter in student.parameters():

@@ -40,9 +40,10 @@ class StreamedModel(LayerSource):
         computed = replace(facts, dtype=compute or facts.dtype)
         super().__init__(skeleton_of(folder, computed, device), device)
         self._files = TensorFiles(folder, getattr(torch, facts.dtype), device, getattr(torch, computed.dtype))
-        for name, buffer in self.hybrid.named_buffers():
-            if name in self._files.infos:
-                buffer.copy_(self._files.read(name))
+        for name, module in self.hybrid.named_modules():
+            # By which inputs are rounded: no parameter.
+            if (scale := f"{name}.input_global_scale") in self._files.infos:
+                module.input_global_scale = float(self._files.read(scale, as_stored=True))
         self._embedding = self._stored("model.embed_tokens.weight", "lm_head.weight")
         self._head = self._stored("lm_head.weight", "model.embed_tokens.weight")
         self.hybrid.saved_dtype = facts.dtype

@@ -272,8 +272,9 @@ class Storage(Part):
     """The storage format of one module's matrix, or of those of a layer's experts; without one they are in the model's
     dtype.
 
-    A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. Its runtime
-    file gets the module with the matrix that these tensors mean.
+    A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. The PART of its
+    runtime file gets the module with the matrix that these tensors mean, as `wrap(module, fields)`, and those of experts, if
+    it stores them, as `hold_experts(experts, name, fields, packed)`.
     """
 
     slot: ClassVar[Slot] = Slot.WEIGHTS
@@ -296,7 +297,7 @@ class Storage(Part):
         return None
 
     def statistic(self, columns: int) -> tuple[str, tuple[int, ...]] | None:
-        """The kind of the statistic that it is made with, of the inputs of the module's `columns`, and its shape."""
+        """The kind of the statistic that it is made with, of the inputs of a linear map's `columns`, and its shape."""
         return None
 
     @property

@@ -77,7 +77,8 @@ class Int(Storage):
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
         if len(tensor.shape) == 3 and self.activations == 8:
-            return "the inputs of experts are not rounded", 'write `modules "*.experts.*" quantize(bits=8)` before'
+            help = 'write `modules "*.experts.*" quantize(bits=8)` before, or `quantize(form=fp8)`'
+            return "the inputs of experts are not rounded to integers", help
         if len(tensor.shape) == 3 and self.method == "gptq":
             return "gptq would need the inputs of each expert", "write `method=rtn` for them"
         columns = tensor.shape[-1]

@@ -38,7 +38,7 @@ class Nvfp4(Storage):
 
     def misfit(self, tensor: TensorShape) -> tuple[str, str] | None:
         if len(tensor.shape) == 3:
-            return "experts are not stored as floats", 'write `modules "*.experts.*" quantize(bits=4)` before'
+            return "experts are not stored as 4-bit floats", 'write `modules "*.experts.*" quantize(bits=4)` before'
         if tensor.shape[-1] % GROUP:
             return f"rows of {tensor.shape[-1]} weights do not divide into groups of {GROUP}", "leave them out"
         return None
@@ -61,8 +61,8 @@ class Nvfp4(Storage):
             "symmetric": True,
             "strategy": "tensor_group",
             "group_size": GROUP,
+            "scale_dtype": "torch.float8_e4m3fn",
         }
-        floats["scale_dtype"] = "torch.float8_e4m3fn"
         return {
             "weights": {**floats, "dynamic": False},
             "input_activations": {**floats, "dynamic": "local"} if self.activations == 4 else None,

@@ -134,11 +134,8 @@ class _Packer:
                 inputs = None if of is None else values[of.text]
                 tensors = packed(storage, weight, inputs, largest.get((tensor.module.rpartition(".")[0], storage)))
             except ValueError as problem:
-                raise fail(
-                    "LB350",
-                    f"{prefix}{tensor.module} cannot be stored as {storage.text()}: {problem}",
-                    help=("give more calibration text", "`method=rtn` needs none"),
-                ) from None
+                said = f"{prefix}{tensor.module} cannot be stored as {storage.text()}: {problem}"
+                raise fail("LB350", said, help="give more calibration text; `method=rtn` needs none") from None
             self._errors[prefix + tensor.module] = _relative(unpacked(storage, tensors), weight)
             made |= {f"{prefix}{tensor.module}.{name}": value.contiguous() for name, value in tensors.items()}
         if made:

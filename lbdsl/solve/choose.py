@@ -135,8 +135,9 @@ class Problem:
             options[layer] = tuple(n for n in able if not _misfits(costs[layer, n].spec, facts)) or able
         fixed = tuple(LayerCost.of(left.spec(facts, layer), facts) for layer in range(facts.layers))
         options = {layer: numbers for layer, numbers in options.items() if numbers}
+        gone = scores.keys() - {(layer, number) for layer, numbers in options.items() for number in numbers}
         guides = tuple(Limit(n, bound.most, lost[n]) for n, bound in enumerate(choosing.bounds))
-        found = cls(case, choosing, options, scores, costs, fixed, forms, guides=guides)
+        found = cls(case, choosing, options, scores, costs, fixed, forms, guides=guides).without(gone)
         world = found.world(found.plain)
         problems = tuple(d for budget in choosing.budgets for d in evaluate(budget.expr, world).diagnostics)
         return Diagnosed(None if problems else replace(found, scores=found.saved() or scores), problems)

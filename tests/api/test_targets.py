@@ -10,6 +10,7 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity
 from lbdsl.export.base import subject_of
 from lbdsl.parts.fp8_weights import Fp8
 from lbdsl.parts.int_weights import Int
+from lbdsl.parts.nvfp4_weights import Nvfp4
 from lbdsl.session.targets import _capability, check_engines, check_target
 from tests.export.test_decilm import CONFIG, subject
 from tests.export_cases import base_facts
@@ -61,7 +62,12 @@ def test_kv_heads_that_do_not_divide_the_most_are_warned_of() -> None:
     assert "30% of it is padding" in lost.message
 
 
-STORED = {"W8A16": Int(bits=8, group=32), "W8A8": Int(bits=8, group="row", activations=8), "fp8": Fp8()}
+STORED = {
+    "W8A16": Int(bits=8, group=32),
+    "W8A8": Int(bits=8, group="row", activations=8),
+    "fp8": Fp8(),
+    "W4A4": Nvfp4(activations=4),
+}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,9 @@ STORED = {"W8A16": Int(bits=8, group=32), "W8A8": Int(bits=8, group="row", activ
         ("fp8", "A100", True, "below compute capability 8.9"),
         ("fp8", "L40S", True, None),
         ("fp8", "cpu", True, None),
+        ("W4A4", "H100", True, "below compute capability 10"),
+        ("W4A4", "8xB200", True, None),
+        ("W4A4", "cpu", False, "no kernel for 4-bit floats"),
     ],
 )
 def test_a_device_decides_what_its_kernels_are(stored: str, device: str, can: bool, said: str | None) -> None:
@@ -86,6 +95,16 @@ def test_a_device_decides_what_its_kernels_are(stored: str, device: str, can: bo
     found = {d.message for answer in target.answers for d in answer.findings if d.code == "LB513"}
     assert all(said in message for message in found) if said else not found
     assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(("device", "can"), [("cpu", False), ("H100", True)])
+def test_experts_of_floats_are_for_gpus(device: str, can: bool) -> None:
+    config, facts = base_facts("qwen3_moe")
+    specs = [spec.replace(weights=dict.fromkeys(facts.linear_maps[i], Fp8())) for i, spec in enumerate(facts.layer_specs)]
+    target = check_target(replace(subject_of(config, facts, specs), capability=_capability(device)), "vllm")
+    assert target.can == can
+    said = [d.message for answer in target.answers for d in answer.findings if d.code == "LB513"]
+    assert any("no kernel for experts of 8-bit floats" in message for message in said) != can
 
 
 @pytest.mark.parametrize("name", ["vllm@24GB", "vllm@H1000", "llamacpp@cpu"])

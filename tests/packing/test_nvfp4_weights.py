@@ -88,7 +88,7 @@ def linear_of(weight: torch.Tensor, scale: float = 0.0) -> torch.nn.Linear:
     linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
     linear.weight.data.copy_(weight)
     wrapped = PART.wrap(linear, {"activations": 4})
-    wrapped.input_global_scale.fill_(scale)
+    wrapped.input_global_scale = scale
     return wrapped
 
 

@@ -131,6 +131,35 @@ def test_measured_bounds_agree_with_brute_force(rest: str, seed: int, together: 
         assert few.asked <= tries
 
 
+@pytest.mark.parametrize(
+    ("before", "among", "rest"),
+    [
+        ("", "keep, swa(window=64), drop", 'kv(8Ki) <= 60%, recall <= 0.9, serves("vllm")'),
+        ("layers 2 width(100)", "keep, quantize(bits=4, group=64), drop(mlp)", "weights <= 90%, kl <= 0.9"),
+    ],
+)
+def test_bounds_on_what_is_measured_where_alternatives_are_left_out(before: str, among: str, rest: str) -> None:
+    """What no format has beside another, and what does not fit what other rules make of a layer, is in no bound either."""
+    random, facts = Random(5), llama_facts(layers=5)
+    recipe = recipe_of(rest, among=among, before=before)
+    scores = scores_of(recipe, facts, random)
+    forms = {
+        "vllm": (
+            lambda specs: all(spec.mixer is not None for spec in specs),
+            lambda specs: all(spec.mixer is None or spec.mixer.window is None for spec in specs),
+        )
+    }
+    problem = choice_of(Case(recipe, facts), scores, forms).unwrap()
+    if before:
+        assert (2, 1) not in problem.places
+    fake = Fake(problem, scores, random, 0.5)
+    plans = [dict(zip(problem.options, numbers, strict=True)) for numbers in product(*problem.options.values())]
+    best = min((fake.judged(plan) for plan in plans if not problem.broken(plan)), key=lambda judged: judged.rank)
+    found = search(problem, fake, tries=120, share=1.0)
+    assert found is not None
+    assert fake.judged(dict(found.best)).rank == pytest.approx(best.rank, abs=1e-9)
+
+
 def test_few_tries_scale_the_guides() -> None:
     """Where the model as a whole loses four times what the scores add up to, all first plans are far over the bound."""
     facts = llama_facts(layers=12)

@@ -79,7 +79,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
                 setattr(self.get_submodule(owner), leaf, kind.wrap(maps[name], stored))
             elif name not in experts:
                 raise ValueError(f"layer {layer_idx} has no linear map {name!r}, and its weights say how it is stored")
-            else:
+            elif hasattr(kind, "hold_experts"):
                 kind.hold_experts(self.get_submodule(owner), leaf, stored, "packed" in config.lbdsl)
 
     def _add_norms(self, names, config):

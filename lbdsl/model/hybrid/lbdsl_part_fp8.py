@@ -42,11 +42,7 @@ class Fp8Part:
 
     def hold_experts(self, experts, name, stored, packed):
         """Round what the tensor `name` of a layer's experts is multiplied with; if it is `packed`, have it as floats."""
-        if packed:
-            like = getattr(experts, name)
-            delattr(experts, name)
-            setattr(experts, name, FloatExperts(like))
-        take_one_by_one(experts, name, RoundedToFloats.rounding)
+        take_one_by_one(experts, name, RoundedToFloats.rounding, FloatExperts if packed else None)
 
 
 PART = Fp8Part()

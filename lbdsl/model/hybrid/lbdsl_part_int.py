@@ -49,10 +49,7 @@ class IntPart:
     def hold_experts(self, experts, name, stored, packed):
         """Have the tensor `name` of a layer's experts as integers, if it is `packed`."""
         if packed:
-            like = getattr(experts, name)
-            delattr(experts, name)
-            setattr(experts, name, PackedExperts(like, stored["bits"], stored["group"]))
-            take_one_by_one(experts, name)
+            take_one_by_one(experts, name, held=lambda like: PackedExperts(like, stored["bits"], stored["group"]))
 
 
 PART = IntPart()

@@ -17,9 +17,7 @@ class RoundedTo4Bits(RoundedInputs):
     def rounding(self, inputs):
         groups = inputs.float().unflatten(-1, (-1, GROUP))
         largest = groups.abs().amax(-1, keepdim=True)
-        known = self.input_global_scale.float()
-        own = torch.ldexp(torch.ones_like(known), 11 - torch.frexp(largest.max())[1])
-        overall = torch.where(known > 0, known, own)
+        overall = self.input_global_scale or torch.ldexp(torch.ones_like(largest[:1]), 11 - torch.frexp(largest.max())[1])
         scales = to_e4m3(largest * (1 / 6) * overall).float().clamp(min=LEAST) / overall
         sizes = (groups * scales.reciprocal()).clamp(-6, 6)
         # Ties go to even, as in E2M1: its numbers are 0.5 apart up to 2, 1 up to 4, 2 up to 6.
@@ -32,10 +30,10 @@ class Nvfp4Part:
 
     def wrap(self, linear, stored):
         """The map with the same parameters under the same names; with 4-bit activations it rounds its inputs, by a
-        buffer that compressed-tensors replaces with the saved number."""
+        number in whose place compressed-tensors puts the saved one."""
         if stored["activations"] == 4:
             linear.__class__ = RoundedTo4Bits
-            linear.register_buffer("input_global_scale", torch.zeros(1), persistent=False)
+            linear.input_global_scale = 0.0
         return linear
 
 

@@ -42,9 +42,13 @@ class RoundedInputs(nn.Linear):
         return super().forward(inputs)
 
 
-def take_one_by_one(experts, name, rounding=None):
-    """Have a layer's experts read the tensor `name` expert by expert, which then need not be one, and round what it is
-    multiplied with."""
+def take_one_by_one(experts, name, rounding=None, held=None):
+    """Have a layer's experts read the tensor `name` expert by expert, and round what it is multiplied with. `held` makes of
+    the tensor what holds the matrices in its place."""
+    if held is not None:
+        like = getattr(experts, name)
+        delattr(experts, name)
+        setattr(experts, name, held(like))
     experts.rounding = {**getattr(experts, "rounding", {}), name: rounding}
     experts.forward = MethodType(_one_by_one, experts)
 
@@ -52,9 +56,13 @@ def take_one_by_one(experts, name, rounding=None):
 def _one_by_one(experts, hidden_TD, index_TK, weights_TK):
     """What the families' own experts compute for T tokens, of which each has K, with the gates `weights_TK`."""
 
+    held = {name: getattr(experts, name) for name in ("gate_up_proj", "down_proj")}
+    # Taken one by one from a parameter each would have a gradient of the size of all.
+    held = {name: of.unbind() if isinstance(of, torch.Tensor) else of for name, of in held.items()}
+
     def through(name, expert, inputs):
         to = experts.rounding.get(name)
-        return linear(inputs if to is None else rounded(inputs, to), getattr(experts, name)[expert])
+        return linear(inputs if to is None else rounded(inputs, to), held[name][expert])
 
     total = torch.zeros_like(hidden_TD)
     for expert in index_TK.unique().tolist():
