@@ -31,7 +31,9 @@ def stored_experts(subject: Subject) -> Iterator[Diagnostic]:
         family = subject.facts.family
         yield error("LB530", f"{family}'s experts are one tensor in files, and cannot be quantized there", help=AS_SAVED)
     if any(form is not None and form.scheme and form.scheme["input_activations"] for form in forms):
-        said = "transformers' own class does not round the inputs of quantized experts, as vLLM does and as they were judged"
+        said = (
+            "transformers' own class does not round the inputs of quantized experts, as vLLM does and as they were judged"
+        )
         yield note("LB530", said, help=f"in transformers {AS_SAVED}")
 
 

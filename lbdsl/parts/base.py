@@ -272,9 +272,9 @@ class Storage(Part):
     """The storage format of one module's matrix, or of those of a layer's experts; without one they are in the model's
     dtype.
 
-    A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. The PART of its
-    runtime file gets the module with the matrix that these tensors mean, as `wrap(module, fields)`, and those of experts, if
-    it stores them, as `hold_experts(experts, name, fields, packed)`.
+    A kind that saves other tensors than the matrix defines `saved_tensors`, and has a `lbdsl.packing.Packing`. The PART of
+    its runtime file gets the module with the matrix that these tensors mean, as `wrap(module, fields)`, and those of
+    experts, if it stores them, as `hold_experts(experts, name, fields, packed)`.
     """
 
     slot: ClassVar[Slot] = Slot.WEIGHTS

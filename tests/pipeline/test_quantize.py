@@ -316,7 +316,9 @@ def test_floats_from_a_recipe_to_what_loads_them(heal: str, model: Path, tmp_pat
         export_artifact(done.folder, "gguf", output=tmp_path / "gguf")
 
 
-@pytest.mark.parametrize(("form", "heal"), [("form=nvfp4", ""), ("form=nvfp4, activations=4", ""), ("form=nvfp4, activations=4", HEAL)])
+@pytest.mark.parametrize(
+    ("form", "heal"), [("form=nvfp4", ""), ("form=nvfp4, activations=4", ""), ("form=nvfp4, activations=4", HEAL)]
+)
 def test_four_bit_floats_from_a_recipe_to_what_loads_them(
     form: str, heal: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,7 +526,10 @@ def test_experts_alone_in_bfloat16_are_rounded_once(tmp_path: Path) -> None:
 def test_what_experts_cannot_be(tmp_path: Path) -> None:
     family_base("granitemoe", vocab_size=260, intermediate_size=64).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
-    refused = {"bits=8, activations=8": "inputs of experts are not rounded to integers", "bits=4, method=gptq": "inputs of each expert"}
+    refused = {
+        "bits=8, activations=8": "inputs of experts are not rounded to integers",
+        "bits=4, method=gptq": "inputs of each expert",
+    }
     refused |= {"form=fp8, activations=16": "experts of 8-bit floats with 16-bit inputs"}
     for storage, said in refused.items():
         (tmp_path / "r.lbr").write_text(f"layers all quantize({storage})\n")
