@@ -49,5 +49,6 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
         base, this = (f"{value:.2f}" if value is not None else "not a number" for value in values)
         lines += [f"Perplexity on `{record.evaluation['data']}`: base {base}, this model {this}.", ""]
     healed = record.heal if record.heal and any(stage.get("kept") != 0 for stage in healing_stages(record.heal)) else None
-    lines += [f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else "Not healed.", ""]
+    left_out = "Healing was no gain on text apart, and is left out." if record.heal else "Not healed."
+    lines += [f"Healed on {healed['tokens']} tokens of `{healed['data']}`." if healed else left_out, ""]
     return "\n".join([*lines, "## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""])

@@ -53,6 +53,19 @@ def test_the_base_is_a_repository_or_a_name(plan: Plan, source: str, revision: s
     assert (COMMIT in card_text(record)) == (revision is not None)
 
 
+@pytest.mark.parametrize(
+    ("heal", "said"),
+    [
+        (None, "Not healed."),
+        ({"data": "a.txt", "tokens": 4096}, "Healed on 4096 tokens of `a.txt`."),
+        ({"data": "a.txt", "tokens": 4096, "kept": 0}, "Healing was no gain on text apart, and is left out."),
+    ],
+)
+def test_an_export_says_how_it_was_healed(plan: Plan, heal: dict[str, object] | None, said: str) -> None:
+    record = record_of(plan).model_copy(update={"heal": heal})
+    assert said in export_card(record, "decilm", "load it", in_transformers=False).splitlines()
+
+
 def test_contexts_are_in_the_plans_order_also_after_a_plan_was_saved(plan: Plan) -> None:
     saved = Plan.model_validate_json(canonical_json(plan.model_dump(mode="json")))
     rows = [line for line in card_text(record_of(saved)).splitlines() if line.startswith("| cache of one")]
