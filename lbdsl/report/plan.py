@@ -155,7 +155,12 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Lines:
     yield from strip_lines(rows, width)
     line = Text("  ")
     for sign, meaning, style in dict.fromkeys(meanings):
-        line.append(f"{sign} {meaning}" if sign else meaning, style=style).append("   ")
+        said = f"{sign} {meaning}" if sign else meaning
+        if len(line) > 2 and len(line) + len(said) > width:
+            line.rstrip()
+            yield line
+            line = Text("  ")
+        line.append(said, style=style).append("   ")
     line.rstrip()
     yield line
     for legend in legends:
