@@ -209,7 +209,7 @@ def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> l
         # The part of pydoc that ranks has fewer than 10,000 tokens.
         f'measure {{ data = "builtin:{"pydoc" if tokens <= 8192 else "docs"}"; tokens = {_tokens(tokens)}{strategy} }}',
         "",
-        "# Rules from top to bottom: the first that matches a layer claims it.",
+        "# Rules from top to bottom: the first that matches a layer claims the parts of it that it changes.",
         *_kept(shape),
     ]
 
