@@ -82,7 +82,8 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
             message += f", and none of them keeps {_bounds(problem)}"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
-    diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
+    if nearest is not None and not nearest.excess:
+        diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
     return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over)
 
 

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
+from lbdsl.measure import scores
+from lbdsl.plan.file import load_plan
 from tests.measure_cases import naive_logp
 from tests.specs import attention_layer, layer_of
 from tests.tiny_model import save_tiny_model
@@ -163,6 +165,17 @@ def test_a_plan_that_forgets_is_warned_of_and_gated(workplace: Path, lbdsl, mine
     assert plan["asserts"][0]["value"] == plan["recall"]["value"]
     warned = [finding for finding in plan["findings"] if finding["code"] == "LB362"]
     assert f"finds {100 * kind['found'] / kind['asked']:.0f} %" in warned[0]["message"]
+    assert warned[0]["help"][1].startswith("wider windows lose less")
+    Path("r.lbr").write_text(HEAD + "layers 0-3 kv_heads(1)\nelse keep\n")
+    heads = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
+    said = [finding["help"] for finding in heads if finding["code"] == "LB362"]
+    assert said == [
+        [
+            "choose its layers by what they recall: `lowest N by recall(kv_heads(n=1)) kv_heads(n=1)`",
+            "`builtin:recall` in `heal` brings some back",
+        ]
+    ]
+    Path("r.lbr").write_text(HEAD + rules + "assert recall < -9\n")
     refused = lbdsl("plan", "r.lbr", "model", "--no-recall")
     assert (refused.code, "LB361" in refused.err) == (1, True), refused.err
     Path("r.lbr").write_text(HEAD + rules)
@@ -293,6 +306,16 @@ def test_a_screen_estimates_the_recall_of_windows(workplace: Path, lbdsl, mine) 
     assert json.loads(done.out)["measured_on"]["estimated"] == ["kl(swa(window=16))", "recall(swa(window=16))"]
     refused = lbdsl("plan", "r.lbr", "model", "--low-memory")
     assert "LB481" in refused.err
+    # What a screen has no estimate of is exact.
+    Path("r.lbr").write_text(
+        HEAD.replace("seq = 64;", "seq = 64; strategy = screen; tries = 4;") + both.replace("kl + recall", "kl + nll")
+    )
+    alone = [json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)]
+    Path("r.lbr").write_text(HEAD.replace("seq = 64;", "seq = 64; tries = 4;") + both.replace("kl + recall", "kl + nll"))
+    alone += [json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)]
+    assert alone[0]["measured_on"]["estimated"] == ["kl(swa(window=16))"]
+    screened, exact = ([layer["scores"]["nll(swa(window=16))"] for layer in plan["layers"]] for plan in alone)
+    assert screened == exact
 
 
 def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine, monkeypatch) -> None:
@@ -321,16 +344,36 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
         assert over or other["joint"]["value"] >= first["joint"]["value"]
     assert [budget["text"] for budget in choice["budgets"]] == ["kl <= 1", f"recall <= {round(every / 2, 4)}"]
     assert not any(finding["code"] == "LB363" for finding in plan["findings"])
-    with monkeypatch.context() as patch:
-        lost = {name: Measurement(2.0 if name == "kl" else -9.0, 0.5, Unit.NATS, 10, 2) for name in ("kl", "recall")}
-        patch.setattr("lbdsl.session.choosing.elsewhere", lambda *_: [lost])
-        findings = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
-    (warned,) = (finding["message"] for finding in findings if finding["code"] == "LB363")
-    assert "`kl <= 1` is kept on what the plan was chosen by, and is 2 ± 0.5" in warned
+    # Over a bound by more than a standard error, on text that chose nothing.
+    for there, said in ((1.4, []), (2.0, ["`kl <= 1` is kept on what the plan was chosen by, and is 2 ± 0.5"])):
+        with monkeypatch.context() as patch:
+            lost = {name: Measurement(there if name == "kl" else -9.0, 0.5, Unit.NATS, 10, 2) for name in ("kl", "recall")}
+            patch.setattr("lbdsl.session.choosing.elsewhere", lambda *_, lost=lost: [lost])
+            findings = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
+        warned = [finding["message"] for finding in findings if finding["code"] == "LB363"]
+        assert [message.startswith(begin) for message, begin in zip(warned, said, strict=True)] == [True] * len(said)
     shown = " ".join(lbdsl("show", "r.lbplan").out.split())
     assert "by kv(8Ki):" in shown
     assert f"recall <= {round(every / 2, 4)}: it is" in shown
     Path("r.lbr").write_text(head + rule.format(0.0001).replace("kl <= 1", "kv(8Ki) <= 40%, kl <= 0.00001"))
+    with monkeypatch.context() as patch:
+        own, calls = scores.measure_plans, []
+
+        def interrupted(*args, **more):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return own(*args, **more)
+
+        patch.setattr(scores, "measure_plans", interrupted)
+        stopped = lbdsl("plan", "r.lbr", "model", "-o", "stopped.lbplan")
+    assert stopped.code == 0, stopped.err
+    choice, told = load_plan(Path("stopped.lbplan")).unwrap().choice, " ".join(stopped.out.split())
+    assert choice is not None
+    assert "and none of them keeps `kl <= 1e-05` and `recall <= 0.0001`" in told
+    assert "LB363" not in told
+    over = [max(one.bounds["kl"].value / 1e-5, one.bounds["recall"].value / 1e-4) for one in choice.candidates]
+    assert over == sorted(over)
     none = lbdsl("plan", "r.lbr", "model")
     assert (none.code, "LB356" in none.err, "measured: kv(8Ki)" in none.err) == (5, True, True), none.err
     Path("r.lbr").write_text(head + rule.format(0).replace("kl <= 1", "kl <= 0"))

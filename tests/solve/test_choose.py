@@ -18,7 +18,7 @@ from lbdsl.solve import optimum
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.optimum import families, solutions, unmet
-from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
+from lbdsl.solve.search import GUIDED, PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
 from lbdsl.solve.select import choice_of, select
 from lbdsl.solve.table import Key
 from tests.plan.test_predicted_values import PROFILES
@@ -176,6 +176,53 @@ def test_few_tries_scale_the_guides() -> None:
     assert found is not None
     assert sum(found.best.values()) == 3
     assert found.spent <= 8
+
+
+def test_guides_are_scaled_five_times_at_most() -> None:
+    """Where nothing keeps a bound, neighbours of the nearest plan are measured, until five rounds bring nothing."""
+    facts = llama_facts(layers=20)
+    text = "lbr 1\nchoose for layers all among keep, swa(window=64) minimizing kv(8Ki) subject to kl <= 0.1\nelse keep"
+    recipe = recipe_from_text(text).unwrap()
+    scores = {request: Measurement(0.005, 0.0, Unit.NATS, 10, 2) for request in Case(recipe, facts).requests}
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
+    asked: list[list[dict[int, int]]] = []
+
+    def measure(plans, share):
+        asked.append(list(plans))
+        lost = [Measurement(0.15 + 0.001 * sum(plan.values()), 0.0, Unit.NATS, 10, 2) for plan in plans]
+        return [problem.judged(plan, {"kl": one}) for plan, one in zip(plans, lost, strict=True)]
+
+    found = search(problem, measure, tries=2000, share=1.0)
+    assert found is not None
+    assert found.best == problem.plain
+    guided, rounds = asked[: 1 + GUIDED], [plans for plans in asked[1 + GUIDED :] if plans]
+    assert all(problem.plain not in plans for plans in guided[1:])
+    assert len(rounds) == PATIENCE
+    assert all(plans[0] == problem.plain and len(plans) <= 1 + PROPOSED for plans in rounds)
+
+
+def test_a_plan_that_keeps_all_bounds_is_before_one_that_does_not() -> None:
+    def judged(value: float, *lost: float) -> Judged:
+        bounds = zip(lost, (0.1, 2.0), strict=True)
+        return Judged(nats(value), tuple((nats(one), most) for one, most in bounds))
+
+    def nats(value: float) -> Measurement:
+        return Measurement(value, 0.1, Unit.NATS, 10, 2)
+
+    kept, dear, by_half, by_tenth, broken = (
+        judged(0.3, 0.1, 2.0),
+        judged(0.9, 0.0, 0.0),
+        judged(0.1, 0.15, 0.0),
+        judged(0.2, 0.1, 2.2),
+        judged(0.0, math.nan, 0.0),
+    )
+    assert sorted([broken, by_half, dear, by_tenth, kept], key=lambda one: one.rank) == [
+        kept,
+        dear,
+        by_tenth,
+        by_half,
+        broken,
+    ]
 
 
 def test_without_layers_there_is_one_plan() -> None:
@@ -398,11 +445,23 @@ def test_few_tries_are_searched_too() -> None:
         assert len(found.joint) > STARTS
 
 
-def test_nothing_is_measured_where_the_unchanged_model_keeps_the_budgets() -> None:
-    recipe = recipe_of("kv(8Ki) <= 100%", "keep, swa(window=64), drop")
-    facts = llama_facts(layers=4)
-    problem = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(1)), {}).unwrap()
-    assert search(problem, lambda plans, part: [][0], tries=12) == Found(dict.fromkeys(range(4), 0), 0.0, {})
+@pytest.mark.parametrize(
+    ("rest", "measured"),
+    [("kl subject to kv(8Ki) <= 100%", False), ("kv(8Ki) subject to kv(8Ki) <= 100%, kl <= 9", True)],
+)
+def test_nothing_is_measured_where_the_unchanged_model_keeps_the_budgets(rest: str, measured: bool) -> None:
+    """But where a cost is minimized: another plan may cost less."""
+    text = f"lbr 1\nchoose for layers all among keep, swa(window=64), drop minimizing {rest}\nelse keep"
+    recipe, facts = recipe_from_text(text).unwrap(), llama_facts(layers=4)
+    scores = scores_of(recipe, facts, Random(1))
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
+    fake = Fake(problem, scores, Random(1), 0.0)
+    found = search(problem, fake, tries=12)
+    assert (fake.asked > 0) is measured
+    if measured:
+        assert problem.price(found.best) == 0
+    else:
+        assert found == Found(dict.fromkeys(range(4), 0), 0.0, {})
 
 
 def test_the_best_of_each_kind_is_measured_where_exchanges_do_not_lead_there() -> None:
