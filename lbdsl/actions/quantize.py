@@ -60,18 +60,14 @@ class Quantize(Action):
     def _how_many(self) -> Quantize:
         if self.form == "int" and self.bits is None:
             raise PydanticCustomError("missing_bits", "needs `bits=8`, `bits=4`, `form=fp8` or `form=nvfp4`")
-        if self.form == "int" and self.activations == 4:
-            raise PydanticCustomError(
-                "activations", "has 4-bit activations with `form=nvfp4` alone; of `bits=8` they have 8 or 16"
-            )
+        if (said := self._conflict()) is not None:
+            raise PydanticCustomError("conflict", said[0], {"help": said[1]})
         return self
 
     def claims(self) -> tuple[str, ...]:
         return (Slot.WEIGHTS.value,)
 
     def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
-        if self._conflict():
-            return layer
         return layer.replace(weights={**dict(layer.weights), **dict.fromkeys(modules, self._storage)})
 
     @property
@@ -85,12 +81,10 @@ class Quantize(Action):
         return Int(bits=self.bits, group=group, activations=8 if self.activations == 8 else 16, method=self.method)
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
-        said = self._conflict()
         if self.form == "nvfp4" and facts.dtype != "bfloat16":
             what = f"4-bit floats are made in bfloat16 by what loads them, and this model is of {facts.dtype}"
-            said = said or (what, "give `--dtype bfloat16`, or write `form=fp8`")
-        if said is not None:
-            return (error("LB217", f"`{self.text()}`: {said[0]}", help=said[1]),)
+            help = "give `--dtype bfloat16`, or write `form=fp8`"
+            return (error("LB217", f"`{self.text()}`: {what}", help=help),)
         if self._storage.statistic(1) is None:
             return ()
         how = "`method=rtn`" if self.method == "gptq" else "a scale of the inputs of each forward"
@@ -109,6 +103,8 @@ class Quantize(Action):
             if self.activations in (None, 16, own):
                 return None
             return f"`{self.form}` has activations of 16 or {own} bits", f"write `activations={own}`, or leave it out"
+        if self.activations == 4:
+            return "only `form=nvfp4` has 4-bit activations", "write `form=nvfp4`, or `activations=8` with `bits=8`"
         if self.activations != 8:
             return None
         if self.bits == 4:

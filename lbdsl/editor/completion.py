@@ -18,7 +18,6 @@ from lbdsl.editor.pages import (
     FUNCTIONS,
     WORDS,
     action_page,
-    choices,
     keyword_page,
     metric_page,
     parameter_page,
@@ -29,7 +28,7 @@ from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS
 from lbdsl.recipe.schema_blocks import BUILTIN_TEXTS, JUDGING_ONLY, QUESTIONS_FILE, RECALL
 from lbdsl.recipe.settings import CHOICES, SETTINGS, STAGES
-from lbdsl.recipe.values import examples_of
+from lbdsl.recipe.values import choices, examples_of
 from lbdsl.recipe.variables import TYPES
 
 _PARAMETERS = {"lora": ("rank", "alpha"), "mix": ("weights",), "self": ("tokens", "seed")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
@@ -17,7 +16,7 @@ from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics
 from lbdsl.recipe.settings import SETTINGS
-from lbdsl.recipe.values import BOUNDS, signature
+from lbdsl.recipe.values import BOUNDS, choices, signature
 
 FUNCTIONS: Mapping[str, tuple[str, str]] = {
     **{
@@ -132,13 +131,3 @@ def parameter_page(action: str, name: str) -> str | None:
     default = info.get_default()
     said.append("needed" if default is PydanticUndefined else f"`{argument_text(default)}` unless given")
     return f"`{name}` of `{signature(action, cls)}`: {', '.join(said)}."
-
-
-def choices(cls: type[Action], name: str) -> tuple[str, ...]:
-    """The allowed values of a parameter, if its type lists them; the words, if it takes numbers, too."""
-    annotation: Any = cls.model_fields[name].annotation
-    if annotation is bool:
-        return ("true", "false")
-    args = get_args(annotation)
-    values = args if get_origin(annotation) is Literal else [word for arg in args for word in get_args(arg)]
-    return tuple(str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))

@@ -232,10 +232,18 @@ def _forgotten(recipe: Recipe, recall: RecallLoss | None) -> Iterator[Diagnostic
         message = (
             f"the changed model finds {recall.found:.0%} of the answers that stand far back, the base {recall.base:.0%}"
         )
-        choose = "choose its layers by what they recall: `lowest N by recall(swa(window=...)) swa(window=...)`"
-        if "recall" in recipe.metrics_asked:
+        changes = dict.fromkeys(
+            action.text()
+            for rule in recipe.rules
+            for action in rule.actions
+            if not action.keeps and any(path.startswith("mixer") for path in action.claims())
+        )
+        choose = "choose its layers by what they recall: "
+        choose += " or ".join(f"`lowest N by recall({action}) {action}`" for action in changes)
+        if "recall" in recipe.metrics_asked or not changes:
             choose = "keep more layers, or ask more questions about more texts to choose them"
-        help = (choose, "wider windows lose less; `builtin:recall` in `heal` brings some back")
+        wider = "wider windows lose less; " if any("window" in action for action in changes) else ""
+        help = (choose, f"{wider}`builtin:recall` in `heal` brings some back")
         yield warning("LB362", message.replace("%", " %"), help=help)
 
 

@@ -38,10 +38,11 @@ def _amount(value: float, unit: Unit | None) -> str:
     return count_text(value) if unit is Unit.FLOPS else amount_text(value, unit)
 
 
-def joint_text(name: str, score: ScoreValue) -> str:
-    """A value of the whole changed model, with its name: `KL 0.53 nats/token`, `flips 3.2 %`."""
+def joint_text(name: str, score: ScoreValue, pm: str = "±") -> str:
+    """A value of the whole changed model, with its name and error: `KL 0.53 ±0.02 nats/token`, `flips 3.2 ±0.4 %`."""
     factor, words = _words_of(score.unit)
-    return f"{title_of(name)} {factor * score.value:.3g}{words}"
+    error = f" {pm}{factor * score.stderr:.2g}" if score.stderr is not None else ""
+    return f"{title_of(name)} {factor * score.value:.3g}{error}{words}"
 
 
 def signed_text(score: ScoreValue | None, pm: str) -> str:

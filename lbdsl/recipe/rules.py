@@ -117,7 +117,10 @@ def lint_rules(
         message = "no `else`: layers that no rule claims are kept"
         found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
     changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
-    rounded = all(action.keeps or action.claims() == (Slot.WEIGHTS,) for rule in rules for action in rule.actions)
+    # What only rounds is not healed.
+    rounded = all(
+        action.keeps or {*action.claims()} <= {Slot.WEIGHTS, "mixer.cache"} for rule in rules for action in rule.actions
+    )
     if changing is not None and not healed and not rounded:
         message = "layers are changed and nothing heals them"
         found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))

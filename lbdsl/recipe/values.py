@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
@@ -241,6 +241,16 @@ def _parameters(cls: type[BaseModel]) -> list[str]:
     return [name for name in cls.model_fields if name not in ("kind", "node")]
 
 
+def choices(cls: type[BaseModel], name: str) -> tuple[str, ...]:
+    """The allowed values of a parameter, if its type lists them; the words, if it takes numbers, too."""
+    annotation: Any = cls.model_fields[name].annotation
+    if annotation is bool:
+        return ("true", "false")
+    args = get_args(annotation)
+    values = args if get_origin(annotation) is Literal else [word for arg in args for word in get_args(arg)]
+    return tuple(str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))
+
+
 def signature(name: str, cls: type[BaseModel]) -> str:
     """`swa(window, sinks=0)`."""
     parts = []
@@ -323,12 +333,15 @@ def _explain(
     if item["type"] == "missing":
         scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
     elif item["type"] != "literal_error":
-        scope.error(*refusal(item), span, help=form)
+        scope.error(*refusal(item), span, help=item.get("ctx", {}).get("help", form))
     else:
         expected, given = str(item["ctx"]["expected"]).replace("'", "`"), item["input"]
         help = f"it can be {expected}"
         if isinstance(given, str) and "`" not in expected:
-            scope.error("LB106", f"`{name}` must be a whole number", span, help=help)
+            others = (
+                f"`{other}={given}`" for other in _parameters(cls) if given in choices(cls, other) and given.isidentifier()
+            )
+            scope.error("LB106", f"`{name}` must be a whole number", span, help=(*others, help))
         else:
             said = wish(str(given), "parameter")
             scope.error("LB105", f"`{name}` of `{kind}` cannot be `{given}`", span, help=(said, help) if said else help)

@@ -18,8 +18,8 @@ from lbdsl.language.wishes import wish
 from lbdsl.language.words import keywords
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS, Lora
-from lbdsl.recipe.settings import BLOCKS, SETTINGS
-from lbdsl.recipe.values import examples_of, signature
+from lbdsl.recipe.settings import BLOCKS, CHOICES, SETTINGS
+from lbdsl.recipe.values import choices, examples_of, signature
 from lbdsl.recipe.variables import TYPES
 
 FORMAT_VERSION = 1
@@ -207,6 +207,10 @@ def _settings(word: str) -> Iterator[Page]:
             default = default_of(name, key)
             facts = (("Default", f"`{default}`"),) if default else ()
             yield Page("setting", f"{name}.{key}", _sentence(rows[key].meaning), facts, form=f"{name} {{ {key} = ... }}")
+        for setting in rows:
+            if word in CHOICES.get(setting, ()):
+                title = f"A value of the setting `{setting}`: {rows[setting].meaning}."
+                yield Page("value", word, title, form=f"{name} {{ {setting} = {word} }}")
 
 
 def default_of(block: str, key: str) -> str:
@@ -230,6 +234,13 @@ def _parameters(word: str) -> Iterator[Page]:
         if word in cls.parameters():
             title = f"A parameter of `{name}`: {_parameter(name, word)}."
             yield Page("parameter", word, title, form=signature(name, cls))
+        for parameter in cls.parameters():
+            if word.isidentifier() and word in choices(cls, parameter):
+                what = dict(parts_of(cls.__doc__ or "")[1]).get("What", "")
+                about = re.findall(rf"[^.]*\b{parameter}={word}\b[^.]*\.", what)
+                facts = (("What", " ".join(map(str.strip, about))),) if about else ()
+                title = f"A value of the parameter `{parameter}` of `{name}`."
+                yield Page("value", word, title, facts, form=f"{name}({parameter}={word})")
 
 
 _MAKERS: tuple[Callable[[str], Page | None], ...] = (

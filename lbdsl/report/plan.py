@@ -245,7 +245,7 @@ def _loss_lines(plan: Plan, ascii_: bool) -> Lines:
     if loss.sum is not None:
         said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
     yield Paragraph(said, 7)
-    others = "".join(f", {printable(joint_text(name, score))}" for name, score in loss.others.items())
+    others = "".join(f", {printable(joint_text(name, score, pm))}" for name, score in loss.others.items())
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
         was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.rise.value))

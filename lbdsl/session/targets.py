@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lbdsl.session.model import OpenModel
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
+OF_DEVICE = {"LB513", "LB532"}
+"""Errors of a format for what an engine has no kernel for on a device."""
+
 ENGINE_NAMES = {"vllm": "vLLM", "llamacpp": "llama.cpp", "transformers": "transformers"}
 
 
@@ -115,7 +118,7 @@ def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[T
     for name in names:
         engine, _, device = name.partition("@")
         asked = replace(subject, capability=_capability(device)) if device else subject
-        found.append(replace(check_target(asked, engine), device=device or None))
+        found.append(check_target(asked, engine, device or None))
     return tuple(found)
 
 
@@ -161,16 +164,16 @@ def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
     return tuple(found)
 
 
-def check_target(subject: Subject, engine: str) -> Target:
-    """One engine's answers, without side effects."""
+def check_target(subject: Subject, engine: str, device: str | None = None) -> Target:
+    """One engine's answers, for what `subject` says of the device; without side effects."""
     asked = (item for item in exporters().items() if engine in item[1].engines(subject))
     answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked)
-    findings = list(_which(engine, answers))
+    findings = list(_which(engine, answers, device))
     cache = None
     if engine == VLLM and any(answer.can for answer in answers):
-        prediction, cache = _cache(subject)
+        prediction, cache = _cache(subject, device)
         findings += prediction
-    return Target(engine, answers, tuple(findings), cache)
+    return Target(engine, answers, tuple(findings), cache, device)
 
 
 def base_config(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
@@ -184,9 +187,9 @@ def base_config(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
     return config
 
 
-def _which(engine: str, answers: tuple[Answer, ...]) -> Iterable[Diagnostic]:
+def _which(engine: str, answers: tuple[Answer, ...], device: str | None) -> Iterable[Diagnostic]:
     """Which format to use, with its findings, or why there is none."""
-    name = ENGINE_NAMES.get(engine, engine)
+    name = ENGINE_NAMES.get(engine, engine) + (f" on {device}" if device else "")
     can = [answer for answer in answers if answer.can]
     if engine == TRANSFORMERS:
         yield note(
@@ -203,6 +206,8 @@ def _which(engine: str, answers: tuple[Answer, ...]) -> Iterable[Diagnostic]:
         yield note("LB508", f"{name}: export to `{can[0].kind}`{others}", help=f"lbdsl export ARTIFACT --to {can[0].kind}")
     else:
         said = "no format can express this plan" if answers else "there is no export to it"
+        if any({d.code for d in answer.findings if d.is_error} <= OF_DEVICE for answer in answers):
+            said = "it cannot compute this plan there"
         yield warning("LB511", f"{name}: {said}")
     shown: dict[Diagnostic, list[str]] = {}
     for answer in answers:
@@ -218,11 +223,11 @@ def _which(engine: str, answers: tuple[Answer, ...]) -> Iterable[Diagnostic]:
         yield replace(finding, severity=softer, message=f"{name}, {', '.join(kinds)}: {finding.message}")
 
 
-def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any] | None]:
+def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict[str, Any] | None]:
     """LB509: vLLM's KV cache groups and the capacity in its log, compared with the base."""
-    facts = subject.facts
+    facts, name = subject.facts, "vLLM's cache" + (f" on {device}" if device else "")
     if len({*subject.fp8_caches.values()}) > 1:
-        return [note("LB509", "vLLM's cache is not predicted where only some layers have 8-bit floats")], None
+        return [note("LB509", f"{name} is not predicted where only some layers have 8-bit floats")], None
     serving = Serving(max_model_len=facts.positions)
     if subject.capability == 0:
         serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)
@@ -234,7 +239,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any] | None]:
     said = [
         note(
             "LB509",
-            f"vLLM's cache: {_groups_text(changed, serving)}; its log will say {after:,} tokens a GiB, "
+            f"{name}: {_groups_text(changed, serving)}; its log will say {after:,} tokens a GiB, "
             f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
             help=(
                 f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
@@ -253,7 +258,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any] | None]:
         said.append(
             warning(
                 "LB509",
-                f"vLLM's cache: {changed.lost:.0%} of it is padding and holds nothing",
+                f"{name}: {changed.lost:.0%} of it is padding and holds nothing",
                 help=(
                     "make the numbers of layers of each kind (full or windowed, KV heads) multiples of each other",
                     "a layer's KV heads should divide those of the layers with the most",
@@ -264,7 +269,7 @@ def _cache(subject: Subject) -> tuple[list[Diagnostic], dict[str, Any] | None]:
         said.append(
             warning(
                 "LB509",
-                "vLLM's cache gains nothing here: padding and what windows reserve outweigh what was taken away",
+                f"{name} gains nothing here: padding and what windows reserve outweigh what was taken away",
                 help=("window or drop more layers, or serve with a smaller max_num_batched_tokens",),
             )
         )

@@ -90,8 +90,12 @@ def test_a_device_decides_what_its_kernels_are(stored: str, device: str, can: bo
     config, facts = base_facts("llama")
     specs = [spec.replace(weights=dict.fromkeys(spec.linear_maps(facts), STORED[stored])) for spec in facts.layer_specs]
     asked = replace(subject_of(config, facts, specs), capability=_capability(device))
-    target = check_target(asked, "vllm")
+    target = check_target(asked, "vllm", device)
     assert target.can == can
+    assert all(f" on {device}" in finding.message for finding in target.findings)
+    assert ([d.message for d in target.findings if d.code == "LB511"] == []) is can
+    if not can:
+        assert target.findings[0].message == f"vLLM on {device}: it cannot compute this plan there"
     found = {d.message for answer in target.answers for d in answer.findings if d.code == "LB513"}
     assert all(said in message for message in found) if said else not found
     assert bool(found) == bool(said)

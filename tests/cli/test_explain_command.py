@@ -64,6 +64,10 @@ def test_actions_metrics_and_words_have_pages() -> None:
     assert "model.layers (fact)" in run("model.layers").stdout
     assert "until (keyword)" in run("until").stdout
     assert run("tokens").stdout.count("(setting)") == 3
+    values = run("fp8").stdout
+    assert values.count("fp8 (value)") == 2
+    assert "floats of 4 bits of exponent and 3 of mantissa" in values
+    assert "measure { strategy = screen }" in run("screen").stdout
 
 
 @pytest.mark.parametrize("first", sorted({topic[0] for topic in topics()}))

@@ -388,7 +388,7 @@ def test_what_does_not_go_with_floats(action: str, said: str, model: Path, tmp_p
     (tmp_path / "r.lbr").write_text(f"layers all quantize({action})\n")
     with pytest.raises(LbdslError, match=said) as problem:
         plan_recipe(tmp_path / "r.lbr", str(model), options=RunOptions(cache_dir=tmp_path / "cache", dtype="bfloat16"))
-    assert [d.code for d in problem.value.diagnostics if d.is_error] == ["LB217"]
+    assert [d.code for d in problem.value.diagnostics if d.is_error] == ["LB105"]
 
 
 def test_four_bit_floats_are_of_bfloat16(model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
+from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector
 from lbdsl.parts.int_weights import Int
@@ -206,8 +207,9 @@ def test_auto_is_one_group_for_the_model() -> None:
 
 def test_eight_bit_activations_have_eight_bit_weights_and_one_scale_for_each_row() -> None:
     for arguments, said in (("bits=4", "8-bit weights"), ("bits=8, group=64", "one scale for each row")):
-        found = select(Case(recipe_of(f"else quantize({arguments}, activations=8)"), FACTS), {}).diagnostics
-        assert said in next(d for d in found if d.code == "LB217").message
+        with pytest.raises(LbdslError, match=said) as refused:
+            recipe_of(f"else quantize({arguments}, activations=8)")
+        assert [d.code for d in refused.value.diagnostics] == ["LB105"]
     assert {
         part.group
         for _, part in select(Case(recipe_of("else quantize(bits=8, activations=8)"), FACTS), {}).unwrap().specs[0].weights
