@@ -355,7 +355,7 @@ def apply_saved_plan(
         joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
         recall_digest=recall_of(plan, bench, folder).blocks.digest if plan.recall is not None else None,
         statistics=statistics.digests(plan.used_statistics),
-        profiles=bench.profiles(plan.profiles),
+        profiles=bench.profiles(plan.profiles, of=plan.profiles),
         versions=bench.versions,
     )
     if any(difference.is_error for difference in stale):

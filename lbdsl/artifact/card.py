@@ -14,7 +14,7 @@ from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_we
 from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.files import replace_file
 from lbdsl.core.pictures import can_draw, picture
-from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
+from lbdsl.core.units import bytes_text, count_text, layers_text, ranges_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
@@ -101,11 +101,13 @@ def base_name(model: ModelRef) -> str:
 
 
 def _plan_lines(record: Record) -> list[str]:
-    lines = ["## Layers", "", "| layer | what became of it | rule |", "|---|---|---|"]
+    lines = ["## Layers", "", "| layers | what became of them | rule |", "|---|---|---|"]
+    alike: dict[tuple[str, str], list[int]] = {}
     for layer in record.plan.changed:
         done = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
         rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
-        lines.append(f"| {layer.index} | `{done}` | {rules} |")
+        alike.setdefault((done, rules), []).append(layer.index)
+    lines += [f"| {ranges_text(layers)} | `{done}` | {rules} |" for (done, rules), layers in alike.items()]
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
     said = layers_text(kept) if kept else "no layer"
     when = " before healing, which trains the layers behind the first change, too" if record.heal is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def _devices(value: Any) -> Any:
     multiple=True,
     metavar="ENGINE[@DEVICE]",
     shell_complete=engines,
-    help="Say what an engine can serve of it: vllm, llamacpp, transformers; vllm@H100, vllm@cpu: there. May be repeated.",
+    help="Say what an engine can serve of it: vllm, llamacpp, transformers; vllm@H100, vllm@cpu: there, and predict with "
+    "its profile. May be repeated.",
 )
 @click.option(
     "--sweep",
@@ -111,6 +113,7 @@ def plan(
     Missing scores are measured first and cached.
     """
     from lbdsl.api.planning import plan_recipe
+    from lbdsl.cost.devices import devices_of
     from lbdsl.plan.file import check_place, save_plan
     from lbdsl.session.targets import check_engines, check_targets
 
@@ -124,6 +127,9 @@ def plan(
     check_engines(targets)
     if engine_python is not None and confirm is None:
         raise click.UsageError("--engine-python is for --confirm")
+    serving = {devices_of(name.partition("@")[2]).kind for name in targets if "@" in name}
+    if len(serving) == 1:
+        options = replace(options, serving=serving.pop())
     how: dict[str, Any] = {"options": options, "progress": progress, "ctx": contexts, "again": again}
     if sweeps:
         if given & {"targets", "all_layers", "detailed_exitcode", "confirm"}:

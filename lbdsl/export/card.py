@@ -8,7 +8,7 @@ from textwrap import indent
 from lbdsl.actions.patches import patch_texts
 from lbdsl.artifact.card import base_name, needed
 from lbdsl.artifact.record import Record, healing_stages
-from lbdsl.core.units import count_text
+from lbdsl.core.units import count_text, ranges_text
 
 
 def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers: bool) -> str:
@@ -37,11 +37,11 @@ def export_card(record: Record, kind: str, how_to_load: str, *, in_transformers:
         "| layers | what became of them |",
         "|---|---|",
     ]
-    done: dict[str, list[str]] = {}
+    done: dict[str, list[int]] = {}
     for layer in plan.layers:
         actions = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
-        done.setdefault(actions, []).append(str(layer.index))
-    lines += [f"| {', '.join(layers)} | {f'`{actions}`' if actions else 'kept'} |" for actions, layers in done.items()]
+        done.setdefault(actions, []).append(layer.index)
+    lines += [f"| {ranges_text(layers)} | {f'`{actions}`' if actions else 'kept'} |" for actions, layers in done.items()]
     lines += ["", f"{count_text(plan.after.params)} parameters (base: {count_text(plan.before.params)}).", ""]
     if record.evaluation is not None:
         perplexity = record.evaluation["perplexity"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.cache import hold
@@ -248,17 +249,31 @@ class OpenModel:
                     ),
                 )
 
-    def profiles(self, engines: Iterable[str], machine: Mapping[str, Any] | None = None) -> dict[str, Profile]:
+    def profiles(
+        self,
+        engines: Iterable[str],
+        machine: Mapping[str, Any] | None = None,
+        of: Mapping[str, Profile] = MappingProxyType({}),
+    ) -> dict[str, Profile]:
         """The profiles of these engines for this model, where there are any: on this machine, or, where the engine runs on
         GPUs or with arguments of its own, on `machine` ({} for none). If that is open, the last of those counts where this
-        machine has none."""
+        machine has none, or the last on what `RunOptions.serving` names; with `of`, that of the same machine as there."""
         from lbdsl.measure.profiles import own_profiles, profile_path, read_profile
+
+        asked = (self.options.serving or "").casefold()
+
+        def wanted(name: str, profile: Profile) -> bool:
+            machine = profile.machine
+            if name in of:
+                return {**machine, "torch": ""} == {**of[name].machine, "torch": ""}
+            return asked in f"{machine['name']} {machine['device']}".replace(" ", "").casefold()
 
         found: dict[str, Profile | None] = {}
         for name in engines:
-            found[name] = read_profile(profile_path(name, self.computed, self.device, self.cache_dir, machine))
-            if found[name] is None and machine is None:
-                found[name] = next(iter(own_profiles(name, self.computed, self.cache_dir)), None)
+            here = read_profile(profile_path(name, self.computed, self.device, self.cache_dir, machine))
+            others = own_profiles(name, self.computed, self.cache_dir) if machine is None else []
+            known = [*([here] if here is not None else []), *others]
+            found[name] = next((profile for profile in known if wanted(name, profile)), None)
         # Other engines are asked for their version when they run.
         own = {"transformers": version("transformers")}
         return {

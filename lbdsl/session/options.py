@@ -15,7 +15,8 @@ class RunOptions:
     trust_remote_code: run code that comes with a *source* model. low_memory: leave weights on disk while measuring and
     evaluating, one layer in memory at a time (also done without it when the model does not fit). allow_paths: folders whose
     files a recipe, plan or artifact may name, besides its own folder. allow_task_code: files of tasks that it names may run
-    code. recall: measure what a plan forgets."""
+    code. recall: measure what a plan forgets. serving: what an engine runs on whose speed is predicted: the name of a GPU,
+    or "cpu" (None: this machine, else the GPUs that were calibrated last)."""
 
     device: str | None = None
     dtype: str | None = None
@@ -27,6 +28,7 @@ class RunOptions:
     allow_paths: tuple[Path, ...] = ()
     allow_task_code: bool = False
     recall: bool = True
+    serving: str | None = None
 
     def __post_init__(self) -> None:
         if self.cache_dir is not None:

@@ -42,7 +42,7 @@ def test_export_writes_beside_and_says_how_to_load(artifact: Path, lbdsl) -> Non
     assert not os.path.samefile(output / "tokenizer.json", artifact / "tokenizer.json")
     card = (output / "README.md").read_text()
     assert "| 1 | `drop` |" in card
-    assert "| 2, 3 | `swa(window=16)` |" in card
+    assert "| 2-3 | `swa(window=16)` |" in card
     assert "SGLang's DeciLM has no sliding windows" in done.err
 
     assert lbdsl("export", "out", "--to", "decilm").code == 1
