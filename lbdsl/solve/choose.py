@@ -147,11 +147,15 @@ class Problem:
         loses less is less. Nothing where a metric is minimized."""
         if self.choosing.cost is None:
             return {}
-        plain, found = self.price(self.plain), {}
-        for layer, number in self.places:
-            lost = sum(-guide.changes[layer, number] / (abs(guide.start) or 1.0) for guide in self.guides)
-            found[layer, number] = self.price({**self.plain, layer: number}) - plain + TIE * lost
-        return found
+        plain, lost = self.price(self.plain), self.lost
+        return {(i, n): self.price({**self.plain, i: n}) - plain + TIE * lost[i, n] for i, n in self.places}
+
+    @cached_property
+    def lost(self) -> dict[LayerOption, float]:
+        """What each place loses of all bounds, each as a share of the bound."""
+        return {
+            place: sum(-guide.changes[place] / (abs(guide.start) or 1.0) for guide in self.guides) for place in self.places
+        }
 
     def guided(self, factors: Sequence[float]) -> Problem:
         """The same with each guide's bound times a factor."""

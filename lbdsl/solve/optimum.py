@@ -34,7 +34,7 @@ MOST_REFUSED = 200
 def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
     """Those that keep every budget, the least sum first. With many pair terms some of the best: those where no change of
     one layer, and no exchange between two, gives less, and those that are the best without pair terms. Each may be worse
-    than the best that is left by a relative `gap`. Where the guides leave none, those without them."""
+    than the best that is left by a relative `gap`. Where the guides leave none, those that lose least."""
     if not problem.options:
         # The solver solves nothing without a variable.
         yield from () if problem.broken({}) else ({},)
@@ -47,7 +47,7 @@ def solutions(problem: Problem, gap: float = 0.0) -> Iterator[Choices]:
     programs = [_Program(problem, barred, gap=gap) for barred in _ways(problem)]
     waiting = [(value, number, chosen) for number, program in enumerate(programs) for value, chosen in program.solved()]
     if not waiting and problem.guides:
-        yield from solutions(replace(problem, guides=()), gap)
+        yield from solutions(replace(problem, scores=problem.lost, pairs={}, guides=()), gap)
         return
     heapq.heapify(waiting)
     given, refused = set(), 0
@@ -196,7 +196,9 @@ class _Program:
 
         self._highs = highspy.Highs()
         self._highs.silent()
-        for name, value in {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0}.items():
+        # Presolve calls some programs infeasible that are not (1.14 to 1.16), and these are small.
+        own = {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "presolve": "off"}
+        for name, value in own.items():
             self._highs.setOptionValue(name, value)
         self._integer = highspy.HighsVarType.kInteger
         self._optimal = highspy.HighsModelStatus.kOptimal

@@ -27,8 +27,9 @@ those that are better there on all of it."""
 PATIENCE = 5
 """The search ends after as many rounds in a row without a better plan."""
 
-GUIDED = 5
-"""How often, at most, the guides are scaled by what was measured."""
+GUIDED, APART = 5, 1.02
+"""How often, at most, plans of scaled guides are measured; and how near the scales are brought to each other of which one
+keeps the bounds, and the other does not."""
 
 MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Judged]]
 """What each plan is worth on a share of the text."""
@@ -58,10 +59,10 @@ def search(
     best_so_far: bool = False,
 ) -> Found | None:
     """The plan of the best rank among those tried, at most `tries`; with 0 that with the least sum. None if no plan keeps
-    the budgets of costs. Where no start keeps the bounds of what is measured, or all have room to cost less, the guides are
-    scaled. Neighbours are measured on a `share` of the text. With `best_so_far` a KeyboardInterrupt in
-    `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the least sum. Where the
-    unchanged model keeps the budgets, nothing is measured."""
+    the budgets of costs. Where no start keeps the bounds of what is measured, or a plan has room to cost less, the guides
+    are scaled, until their plans just keep them. Neighbours are measured on a `share` of the text. With `best_so_far` a
+    KeyboardInterrupt in `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the
+    least sum. Where the unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
         return Found(problem.plain, 0.0, {})
     # Tries are left for scaling the guides.
@@ -78,17 +79,7 @@ def search(
         plain = [problem.plain] if own and tries > 1 and not problem.broken(problem.plain) else []
         starts = starts[: tries - len(plain)]
         state.measure_all([*starts, *plain], 1.0)
-        latest, guided = starts, problem
-        for _ in range(GUIDED if problem.guides else 0):
-            factors = _factors(problem, [state.joint[key_of(plan)] for plan in latest])
-            if factors is None:
-                break
-            guided = guided.guided(factors)
-            most = min(STARTS, math.ceil((tries - state.spent) / 2))
-            latest = [plan for plan in _starts(guided, most) if key_of(plan) not in state.joint] if most else []
-            if not latest:
-                break
-            state.measure_all(latest, 1.0)
+        guided = _scaled(problem, state, starts, tries) if problem.guides else problem
         while idle < PATIENCE:
             # With room to measure one of them on the rest of the text.
             most = min(PROPOSED, int((tries - state.spent - rest) / share))
@@ -122,20 +113,49 @@ def _starts(problem: Problem, most: int) -> list[Choices]:
     return found
 
 
-def _factors(problem: Problem, latest: Sequence[Judged]) -> list[float] | None:
-    """What the guides are multiplied by: where none of the latest plans keeps the bounds, by what the nearest of them is
-    over each; where all do and a cost is minimized, by the room of that which has least. None where they stay."""
-    nearest = min(latest, key=lambda judged: judged.rank)
-    if nearest.excess > 0:
-        over = [(one.value, most) for one, most in nearest.bounds]
-        if not all(math.isfinite(value) for value, _ in over):
-            return [0.5] * len(over)
-        return [most / value if value > most > 0 else 1.0 for value, most in over]
-    if problem.choosing.cost is None or any(judged.excess for judged in latest):
-        return None
-    shares = [one.value / most for judged in latest for one, most in judged.bounds if most > 0 and one.value > 0]
-    room = 1 / max(shares) if shares else 2.0
-    return [min(room, 2.0)] * len(problem.guides) if room > 1.02 else None
+def _scaled(problem: Problem, state: _State, starts: Sequence[Choices], tries: int) -> Problem:
+    """The problem with its guides scaled so that their best plans, as measured, just keep the bounds. While all scales keep
+    them, or none does, the next is in proportion to what was measured; then it halves what lies between."""
+    factors, latest, measured = [1.0] * len(problem.guides), starts, 0
+    kept: list[float] | None = None
+    over: list[float] | None = None
+    for _ in range(2 * GUIDED):
+        # The unchanged model, which some formats leave alone, keeps any bound.
+        changed = [plan for plan in latest if plan != problem.plain or not problem.unchanged]
+        nearest = min((state.joint[key_of(plan)] for plan in changed or latest), key=lambda judged: judged.rank)
+        if nearest.excess:
+            over = factors
+        else:
+            kept = factors
+        if kept is not None and over is not None:
+            if all(high <= APART * low for low, high in zip(kept, over, strict=True)):
+                break
+            factors = [math.sqrt(low * high) for low, high in zip(kept, over, strict=True)]
+        else:
+            step = _step(problem, nearest)
+            if step is None:
+                break
+            factors = [factor * one for factor, one in zip(factors, step, strict=True)]
+        left = (tries - state.spent) / 2
+        plans = _starts(problem.guided(factors), max(1, min(STARTS, int(left / (GUIDED - measured + 1)))))
+        new = [plan for plan in plans if key_of(plan) not in state.joint]
+        if new and (measured == GUIDED or len(new) > left):
+            break
+        if new:
+            state.measure_all(new, 1.0)
+            measured += 1
+        latest = plans
+    return problem.guided(kept or factors)
+
+
+def _step(problem: Problem, nearest: Judged) -> list[float] | None:
+    """What the guides are multiplied by next: as much less as the nearest plan is over each bound, or, where it keeps them
+    and a cost is minimized, as much more as it leaves. None where they stay."""
+    shares = [one.value / most if most > 0 else math.inf for one, most in nearest.bounds]
+    if nearest.excess:
+        return [1 / share if 1 < share < math.inf else 1.0 if share <= 1 else 0.5 for share in shares]
+    room = min(2.0, 1 / max(1e-9, *shares))
+    return None if problem.choosing.cost is None or room <= APART else [room] * len(shares)
 
 
 class _State:
