@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from lbdsl.core.diagnostic import fail
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.span import Source
 from lbdsl.language.format import format_text
 from lbdsl.language.parse import parse
@@ -39,7 +39,9 @@ class Goals:
         """Raises LbdslError for a goal that does not parse, and for a gate that cannot be checked."""
         scores, finished = set(metrics_of(Of.CHANGED)), set(metrics_of(Of.FINISHED)) - set(metrics_of(Of.CHANGED))
         asked: Mapping[str, list[str]] = {"budgets": [], "scores": [], "gates": []}
-        for goal, names in (found for text in goals for found in _conditions(text)):
+        for goal, names in (
+            found for text in goals for one in re.split(r",\s*(?![^()]*\))", text) for found in _conditions(one)
+        ):
             asked["gates" if names & finished else "scores" if names & scores else "budgets"].append(goal)
         # Their errors are shown beside them, and not beside the recipe.
         gates = [recipe_from_text(f"assert {gate}\nelse keep", "--goal").unwrap().asserts[0] for gate in asked["gates"]]
@@ -52,8 +54,14 @@ class Goals:
             elif value.name == "ppl_increase":
                 bounds["kl"] = math.log1p(max(0.001, number))
         named = {name for text in asked["scores"] for name in re.findall(r"\w+", text)}
-        left = {name: most for name, most in bounds.items() if name not in named} if gates else {}
-        return cls(tuple(asked["budgets"]), tuple(asked["scores"]), tuple(asked["gates"]), left, context)
+        left = {name: most for name, most in bounds.items() if name not in named}
+        found = cls(tuple(asked["budgets"]), tuple(asked["scores"]), tuple(asked["gates"]), left, context)
+        return found if found.smallest else replace(found, bounds={})
+
+    @property
+    def smallest(self) -> bool:
+        """Whether they say what may be lost, and no cost: the smallest cache is looked for."""
+        return bool(self.gates) or (bool(self.scores) and all("serves" in budget for budget in self.budgets))
 
     @property
     def served(self) -> set[str]:
@@ -64,7 +72,10 @@ class Goals:
 def _conditions(goal: str) -> Iterator[tuple[str, set[str]]]:
     """What `and` joins in a goal, each with the names in it."""
     text = f"assert {goal}"
-    format_text(text, "--goal").unwrap()
+    formatted = format_text(text, "--goal")
+    if formatted.value is None:
+        help = "a goal is a condition, as in `kv(8Ki) <= 50%`, `kl <= 0.05`, `recovery(needle(4Ki)) >= 90%`"
+        raise LbdslError(tuple(replace(problem, help=(help,)) for problem in formatted.diagnostics))
     exprs = [part.expr for part in parse(Source("--goal", text)).unwrap().statements if isinstance(part, Assertion)]
     while exprs:
         expr = exprs.pop(0)

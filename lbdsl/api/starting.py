@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from lbdsl.cost.cost import ModelCost, model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
-from lbdsl.metrics import Of, metrics_of
 from lbdsl.model.source import is_artifact
 from lbdsl.parts.int_weights import STEP
 from lbdsl.parts.moe import Moe
@@ -77,12 +75,12 @@ def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
 def recipe_for(found: Inspected, goals: Sequence[str] = ()) -> str:
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     wanted = Goals.of(goals)
-    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=bool(wanted.gates))
+    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=wanted.smallest)
     rules = _goal(shape, wanted) if goals else _balanced(shape)
     # Where whole plans are measured, too: alone a screen may rank worse.
     screens = any(line.startswith("choose ") for line in rules)
     remembers = any("recall" in line for line in rules)
-    widest = max(_sizes(shape, wanted)) if wanted.gates else 0
+    widest = max(_sizes(shape, wanted)) if wanted.smallest else 0
     name = f"{shape.name}-{'goal' if goals else 'start'}"
     head = _head(shape, name, screens, screens and remembers, widest)
     text = "\n".join([*head, *rules, *_tail(shape, wanted, remembers, widest)])
@@ -239,19 +237,8 @@ def _balanced(shape: _Shape) -> list[str]:
 
 
 def _goal(shape: _Shape, goals: Goals) -> list[str]:
-    if goals.gates:
-        return _gated(shape, goals)
-    if not goals.budgets:
-        condition = " and ".join(f"({score})" if " or " in score else score for score in goals.scores)
-        # `kl` ranks better than the rise of the loss, which a bound may be about.
-        named = [name for name in re.findall(r"[a-z_]\w*", condition) if name in metrics_of(Of.CHANGED)]
-        names = dict.fromkeys("recall" if name == "recall" else "kl" for name in named)
-        by = " + ".join(f"{name}({SWA})" for name in sorted(names, reverse=True))
-        return [
-            "# As many windows as keep the damage within the goal, where they hurt least; measured jointly.",
-            f"lowest of rest by {by} while {condition} {SWA}",
-            "else keep",
-        ]
+    if goals.smallest:
+        return _smallest(shape, goals)
     alternatives = ["keep", SWA, "drop"]
     words = ("weights", "params", "flops", "latency", "memory", "throughput")
     if any(word in goal for goal in goals.budgets for word in words):
@@ -291,12 +278,16 @@ def _sizes(shape: _Shape, goals: Goals) -> list[int]:
     return [size for size in (context // 8, context // 4) if low <= size <= high] or [shape.window]
 
 
-def _gated(shape: _Shape, goals: Goals) -> list[str]:
+def _smallest(shape: _Shape, goals: Goals) -> list[str]:
     """The smallest cache with which no more is lost than the gates allow."""
     sinks = "learned" if goals.served else "4"
     said = [
-        "The smallest cache that loses at most so much before healing. The bounds on scores are a first guess at what",
-        "the asserts below need: docs/choosing.md.",
+        "The smallest cache that loses at most so much before healing.",
+        *(
+            ["The bounds on scores are a first guess at what the asserts below need: docs/choosing.md."]
+            if goals.bounds
+            else []
+        ),
     ]
     if not goals.served:
         said.append('Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.')
@@ -306,7 +297,9 @@ def _gated(shape: _Shape, goals: Goals) -> list[str]:
         said.append("Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
     beside = [*(f", full_heads={heads}" for heads in full), ""]
     windows = [f"swa(window={size}, sinks={sinks}{more})" for size in sizes for more in beside]
-    bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items()]
+    # Where texts are too short for what stands far back, nothing is lost of it.
+    known = {name for name in goals.bounds if name != "recall" or goals.gates or _gate_beyond(shape)}
+    bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items() if name in known]
     least = f"kv({_tokens(shape.ctx)})"
     return _choose(shape, said, ["keep", *windows], least, (*goals.budgets, *goals.scores, *bounds))
 
@@ -318,13 +311,13 @@ def _gate_beyond(shape: _Shape) -> str | None:
 def _tail(shape: _Shape, goals: Goals, remembers: bool, widest: int) -> list[str]:
     facts = shape.facts
     tokens, rate = ("200k", "1e-3") if facts.params < 5e8 else ("1M", "5e-4") if facts.params < 3e9 else ("2M", "3e-4")
-    if goals.gates and not goals.served and facts.params < 5e8:
+    if goals.smallest and not goals.served and facts.params < 5e8:
         rate = "2e-4"  # Models with sink tokens, which lose little, get worse at 1e-3: docs/tasks.md.
     # Sequences shorter than twice the window would not heal what the window takes away.
     # Those of `builtin:recall` ask for what stands up to four windows back.
     times = 4 if remembers else 2
     seq = min(max(1024, times * (widest or shape.window)), facts.positions)
-    gate = round(100 * MOST_RISE) if goals.gates else 50
+    gate = round(100 * MOST_RISE) if goals.smallest else 50
     recall = _gate_beyond(shape)
     asked = [f"assert {goal}" for goal in goals.gates]
     perplexity = [] if any("ppl" in gate for gate in asked) else [f"assert ppl_increase < {gate}%"]

@@ -19,7 +19,7 @@ from lbdsl.cli.output import write_text
     multiple=True,
     metavar="CONDITION",
     help="Choose the plan that meets it with the least damage, as in `--goal 'kv(8Ki) <= 50%'`, or the smallest cache "
-    "that keeps it, as in `--goal 'recovery(needle(1Ki)) >= 90%'`; may be repeated.",
+    "that keeps it, as in `--goal 'recovery(needle(1Ki)) >= 90%'` or `--goal 'kl <= 0.05'`; may be repeated.",
 )
 @click.option(
     "-o", "--output", "out", metavar="FILE", help="Where to; `-` is standard output. Default: ./<model>-start.lbr"

@@ -175,7 +175,8 @@ class Loss(PlanValue):
 
 class Budget(PlanValue):
     """A budget of `choose`: the cost that decides it, in `unit`, or as a `share` of the base's; `between`: what that may
-    be, if it is predicted; `without` is the least sum of scores if it were left out."""
+    be, if it is predicted; `without` is the least sum of scores if it were left out. Of a bound on what is measured, the
+    value with its `stderr`, and what it is on text and questions that chose nothing."""
 
     text: str
     value: float | None = None
@@ -183,29 +184,34 @@ class Budget(PlanValue):
     share: float | None = None
     between: tuple[float, float] | None = None
     without: float | None = None
+    stderr: float | None = None
+    elsewhere: ScoreValue | None = None
 
 
 class Candidate(PlanValue):
     """A whole plan that was measured. `strip` has the number of each layer's alternative, or None; `joint` is what is
-    minimized, of a cost its share of the base's, and `bounds` what has a bound, by name."""
+    minimized, of a cost its share of the base's, and `bounds` what has a bound, by name; `kept`: whether it keeps them."""
 
     strip: tuple[int | None, ...]
     sum: float
     joint: ScoreValue
     bounds: dict[str, ScoreValue] = {}
+    kept: bool = True
 
 
 class Choice(PlanValue):
-    """What a `choose` did. `weights` are those of the metrics that it adds up. `sum` is that of the chosen scores of single
-    layers (of a cost, its change as a share of the base's), `least` the least possible; `candidates` are the best plans of
-    those measured jointly on `tokens` of calibration text and by `questions`, the chosen one first: their values flatter,
-    unlike `Plan.loss`. `spent` is how many were measured; `stopped`: it was interrupted. Where the search found another
-    plan than that with the least sum, `passed_over` is the value of the one of them that was not taken, on the text of
-    `Plan.loss`; `searched`: the search's was taken."""
+    """What a `choose` did. `weights` are those of the metrics that it adds up. `unserved` are the alternatives that no
+    format of an engine has, by its budget. `sum` is that of the chosen scores of single layers (of a cost, its change as a
+    share of the base's), `least` the least possible; `candidates` are the best plans of those measured jointly on `tokens`
+    of calibration text and by `questions`, the chosen one first: their values flatter, unlike `Plan.loss`. `spent` is how
+    many were measured; `stopped`: it was interrupted. Where the search found another plan than that with the least sum,
+    `passed_over` is the value of the one of them that was not taken, on the text of `Plan.loss`; `searched`: the search's
+    was taken."""
 
     metric: str
     weights: dict[str, float] = {}
     alternatives: tuple[str, ...]
+    unserved: dict[str, tuple[int, ...]] = {}
     layers: tuple[int, ...]
     sum: float
     least: float

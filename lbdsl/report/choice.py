@@ -31,6 +31,9 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield from strip_lines(_rows(choice, pm), width)
         legend = "   ".join(f"{_sign(choice, n)} {printable(text)}" for n, text in enumerate(choice.alternatives))
         yield Text(f"  {legend}")
+        for served, numbers in choice.unserved.items():
+            texts = " or ".join(printable(choice.alternatives[number]) for number in numbers)
+            yield Text(f"  left out: no format of {printable(served)} has {texts}", "yellow")
         parts = [f"{tokens_text(choice.tokens)} tokens of calibration text"] if choice.tokens else []
         text = " and ".join([*parts, *([f"{choice.questions} questions"] if choice.questions else [])])
         spent = f"measured jointly, in all as much as {choice.spent:.0f} plans on {text}"
@@ -53,7 +56,7 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
             said = f"{alone} has" if choice.searched else f"it is {alone}, for the best of the search has"
             yield Text(f"  {said} {value} there")
     for budget in choice.budgets:
-        yield Text(f"  {_budget(budget, choice.least)}")
+        yield Text(f"  {_budget(budget, choice.least, pm)}")
 
 
 def _elsewhere(plan: Plan, choice: Choice) -> ScoreValue | None:
@@ -76,7 +79,8 @@ def _rows(choice: Choice, pm: str) -> list[Row]:
         value = signed_text(joint, pm) if choice.weights else amount_text(joint.value, joint.unit)
         bounds = (f"{name} {signed_text(bound, pm)}" for name, bound in candidate.bounds.items())
         signs = [" " if number is None else _sign(choice, number) for number in candidate.strip]
-        rows.append(Row(", ".join([value, *bounds]), signs, [""] * len(signs)))
+        over = [] if candidate.kept else ["over"]
+        rows.append(Row(", ".join([value, *bounds, *over]), signs, [""] * len(signs)))
     return rows
 
 
@@ -86,12 +90,15 @@ def _sign(choice: Choice, number: int) -> str:
     return "=" if text == "keep" else ascii_lowercase[changing.index(text) % 26]
 
 
-def _budget(budget: Budget, least: float) -> str:
+def _budget(budget: Budget, least: float, pm: str) -> str:
     said = printable(budget.text)
     if budget.value is not None and budget.unit is not None:
         unit = Unit.RATIO if budget.share is not None else budget.unit
         said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
         said += f" ({' to '.join(amount_text(end, unit) for end in budget.between)})" if budget.between else ""
+        said += f" {pm}{budget.stderr:.2g}" if budget.stderr is not None else ""
+        if budget.elsewhere is not None:
+            said += f" on what it was chosen by, {signed_text(budget.elsewhere, pm)} on other text"
     if budget.without is None:
         return said
     said += "; " if budget.value is not None else ": "

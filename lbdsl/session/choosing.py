@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note, warning
-from lbdsl.core.measurement import added
+from lbdsl.core.measurement import Measurement, added
 from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
 from lbdsl.recipe.schema import Choosing, weighted_text
@@ -21,7 +21,7 @@ from lbdsl.session.whole_plans import WholePlans, elsewhere
 from lbdsl.solve.choose import Judged, Problem, engines_of
 from lbdsl.solve.evaluate import deciding
 from lbdsl.solve.greedy import greedy
-from lbdsl.solve.optimum import least_without, solutions, unmet
+from lbdsl.solve.optimum import least_without, solutions, unmet, unserved
 from lbdsl.solve.search import SHARE, Found, search
 from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices, key_of
@@ -82,9 +82,10 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
             message += f", and none of them keeps {_bounds(problem)}"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
+    elsewhere = _bounds_elsewhere(session, scored, selected.unwrap())
     if nearest is not None and not nearest.excess:
-        diagnostics += tuple(_kept_elsewhere(session, scored, selected.unwrap()))
-    return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over)
+        diagnostics += tuple(_kept_elsewhere(problem.choosing, elsewhere))
+    return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over, elsewhere)
 
 
 def _checked(session: Session, scored: Scored, choosing: Choosing, found: Found) -> tuple[Found, ScoreValue | None]:
@@ -130,25 +131,35 @@ def _said(problem: Problem, judged: Judged) -> str:
     return ", ".join(parts)
 
 
-def _kept_elsewhere(session: Session, scored: Scored, taken: Selection) -> Iterator[Diagnostic]:
-    """LB363 for a bound that the plan keeps on what it was chosen by, and not on text and questions that chose nothing."""
+def _bounds_elsewhere(session: Session, scored: Scored, taken: Selection) -> dict[str, Measurement]:
+    """What has a bound, by the bound's text, of the plan that is taken, on text and questions that chose nothing."""
     choosing = session.case.choosing
     bounds = choosing.bounds if choosing is not None else ()
     metrics = {metric for bound in bounds for _, metric in bound.terms if task_of(metric) is None}
     if not metrics or not taken.changes:
-        return
+        return {}
     (there,) = elsewhere(session, [taken], scored.statistics, sorted(metrics))
-    for bound in bounds:
-        if not there.keys() >= {metric for _, metric in bound.terms}:
-            continue
-        found = added([(weight, there[metric]) for weight, metric in bound.terms])
-        if found.value - bound.most > (found.stderr if math.isfinite(found.stderr) else 0.0):
+    known = (bound for bound in bounds if there.keys() >= {metric for _, metric in bound.terms})
+    return {bound.text: added([(weight, there[metric]) for weight, metric in bound.terms]) for bound in known}
+
+
+def _kept_elsewhere(choosing: Choosing, there: Mapping[str, Measurement]) -> Iterator[Diagnostic]:
+    """LB363 for a bound that the plan keeps on what it was chosen by, and not elsewhere."""
+    for bound in choosing.bounds:
+        found = there.get(bound.text)
+        if found is not None and found.value - bound.most > (found.stderr if math.isfinite(found.stderr) else 0.0):
             said = f"{amount_text(found.value, found.unit)} ± {amount_text(found.stderr, found.unit)}"
             message = f"`{bound.text}` is kept on what the plan was chosen by, and is {said} on text that chose nothing"
             yield warning("LB363", message, bound.span, help="let more choose: `tokens`, `recall_questions`")
 
 
-def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: ScoreValue | None) -> Choice:
+def _choice(
+    problem: Problem,
+    found: Found,
+    whole: WholePlans,
+    passed_over: ScoreValue | None,
+    elsewhere: Mapping[str, Measurement],
+) -> Choice:
     layers = range(problem.case.facts.layers)
     world = problem.world(found.best)
     budgets = []
@@ -160,7 +171,9 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
         budgets.append(Budget(text=budget.text, without=without, **shown))
     taken = found.joint.get(key_of(found.best))
     for bound, (one, _) in zip(problem.choosing.bounds, taken.bounds if taken is not None else (), strict=False):
-        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit))
+        here, there = ScoreValue.of(one), elsewhere.get(bound.text)
+        other = None if there is None else ScoreValue.of(there)
+        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit, stderr=here.stderr, elsewhere=other))
     candidates = [
         Candidate(
             strip=tuple(dict(key).get(layer) for layer in layers),
@@ -170,6 +183,7 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
                 weighted_text(bound.terms): ScoreValue.of(one)
                 for bound, (one, _) in zip(problem.choosing.bounds, judged.bounds, strict=True)
             },
+            kept=not judged.excess,
         )
         for key, judged in list(found.joint.items())[:SHOWN]
         if math.isfinite(sum(judged.rank))
@@ -178,6 +192,7 @@ def _choice(problem: Problem, found: Found, whole: WholePlans, passed_over: Scor
         metric=problem.choosing.objective,
         weights={metric: weight for weight, metric in problem.choosing.minimized},
         alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
+        unserved={budget.text: lost for budget in problem.choosing.budgets if (lost := unserved(problem, budget))},
         layers=tuple(problem.options),
         sum=problem.sum(found.best),
         least=found.least,

@@ -15,7 +15,7 @@ from itertools import islice, product
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
-from lbdsl.recipe.schema import Choosing, ResolvedAssertion, Score
+from lbdsl.recipe.schema import Choosing, ResolvedAssertion
 from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in, engines_of
 from lbdsl.solve.evaluate import deciding, scores_in
 from lbdsl.solve.table import Choices, Key, key_of
@@ -122,9 +122,9 @@ def unmet(problem: Problem) -> Diagnostic:
         if nearest is not None and shown is not None and limit.number in problem.broken(nearest):
             others = "" if len(budgets) == 1 else ", with all others kept"
             found.append((budget, f"`{budget.text}` cannot be met{others}: the nearest is that {shown}"))
-    places, unserved = len(problem.options), _unserved(problem)
-    if unserved is not None:
-        budget, layer = unserved
+    places, stuck = len(problem.options), _stuck(problem)
+    if stuck is not None:
+        budget, layer = stuck
         message = f"`{budget.text}` cannot be met: no format that it loads can express layer {layer} with any alternative"
         help = "make a plan of one of them without this budget: `lbdsl plan --target` says what is in the way"
         return error("LB356", message, budget.span, help=help)
@@ -138,12 +138,13 @@ def unmet(problem: Problem) -> Diagnostic:
         )
     loose = [other for n, other in enumerate(budgets) if other.span != at and least_without(problem, n) is not None]
     without = [f"`{other.text}`" for other in loose]
-    for serves, lost in ((other, lost) for other in loose if (lost := _lost(problem, other))):
-        said = " or ".join(f"`{score.action_text}`" for score in lost)
+    for serves, lost in ((other, lost) for other in loose if (lost := unserved(problem, other))):
+        scores = [scores_in(by)[0] for number in lost if (by := problem.choosing.scores[number]) is not None]
+        said = " or ".join(f"`{score.action_text}`" for score in scores)
         near = f"; {message}" if found else ""
         message = f"no format that `{serves.text}` loads has {said}"
         helps = (f"without `{serves.text}` the others can be met{near}", "`lbdsl plan --target` says what a format lacks")
-        labels = tuple(Label(score.span, "served by no format") for score in lost)
+        labels = tuple(Label(score.span, "served by no format") for score in scores)
         return error("LB356", message, serves.span, help=helps, labels=labels)
     if not places:
         help = "earlier rules have taken what the alternatives would change: move `choose` before them"
@@ -152,7 +153,7 @@ def unmet(problem: Problem) -> Diagnostic:
     return error("LB356", message, at, help=help)
 
 
-def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
+def _stuck(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
     """A budget with an engine none of whose formats can express a layer, and that layer."""
     for engine in engines_of(problem.choosing):
         barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
@@ -163,16 +164,16 @@ def _unserved(problem: Problem) -> tuple[ResolvedAssertion, int] | None:
     return None
 
 
-def _lost(problem: Problem, budget: ResolvedAssertion) -> list[Score]:
-    """The alternatives that no format of an engine in the budget can express in any layer."""
-    lost: dict[int, Score] = {}
+def unserved(problem: Problem, budget: ResolvedAssertion) -> tuple[int, ...]:
+    """The alternatives, by number, that no format of an engine in the budget can express in any layer."""
+    lost: set[int] = set()
     for engine in engines_in(budget.expr):
         barred = [problem.barred(form)[0] for form in problem.forms.get(engine, ())]
         for number, by in enumerate(problem.choosing.scores):
             role = {place for place in problem.places if place[1] == number}
             if by is not None and role and all(role <= places for places in barred):
-                lost[number] = scores_in(by)[0]
-    return [*lost.values()]
+                lost.add(number)
+    return tuple(sorted(lost))
 
 
 def _ways(problem: Problem) -> list[Barred]:
@@ -197,7 +198,7 @@ class _Program:
         self._highs = highspy.Highs()
         self._highs.silent()
         # Presolve calls some programs infeasible that are not (1.14 to 1.16), and these are small.
-        own = {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "presolve": "off"}
+        own: dict[str, Any] = {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "presolve": "off"}
         for name, value in own.items():
             self._highs.setOptionValue(name, value)
         self._integer = highspy.HighsVarType.kInteger

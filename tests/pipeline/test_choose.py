@@ -218,6 +218,13 @@ def test_budgets_that_nothing_meets_are_an_error(workplace: Path, lbdsl) -> None
     )
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code, 'without `serves("vllm")`' in done.err) == (5, True), done.err
+    # What it cannot serve is named where it is not in the way, too.
+    Path("r.lbr").write_text(
+        RECIPE.format(tries=8).replace("swa(window=32), kv", "swa(window=32, sinks=4), swa(window=32), kv")
+    )
+    done = lbdsl("plan", "r.lbr", "model")
+    assert done.code == 0, done.err
+    assert 'left out: no format of serves("vllm") has swa(window=32, sinks=4)\n' in done.out
     Path("r.lbr").write_text(RECIPE.format(tries=0).replace("drop", "kv_heads(7)"))
     done = lbdsl("plan", "r.lbr", "model")
     marked = next(line for line in done.err.partition("LB339")[2].splitlines() if "^" in line)

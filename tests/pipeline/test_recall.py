@@ -355,6 +355,13 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     shown = " ".join(lbdsl("show", "r.lbplan").out.split())
     assert "by kv(8Ki):" in shown
     assert f"recall <= {round(every / 2, 4)}: it is" in shown
+    there = [plan["loss"]["scores"]["kl"]["value"], plan["recall"]["value"]]
+    assert [budget["elsewhere"]["value"] for budget in choice["budgets"]] == pytest.approx(there)
+    assert shown.count("on other text") == 2
+    assert [one["kept"] for one in choice["candidates"]] == [
+        one["bounds"]["recall"]["value"] <= round(every / 2, 4) for one in choice["candidates"]
+    ]
+    assert (", over " in shown) is not all(one["kept"] for one in choice["candidates"][:5])
     Path("r.lbr").write_text(head + rule.format(0.0001).replace("kl <= 1", "kv(8Ki) <= 40%, kl <= 0.00001"))
     with monkeypatch.context() as patch:
         own, calls = scores.measure_plans, []
