@@ -194,13 +194,15 @@ def _limit(scope: Scope, node: tree.Expr) -> ResolvedAssertion | Bound:
     if not isinstance(node, tree.Compare) or ops != ["<="]:
         fix = rewrite(node.ops[0].span, "<=") if isinstance(node, tree.Compare) and ops == ["<"] else None
         help = "as in `kl <= 0.05, recall <= 0.1`; check anything else with an `assert`"
-        message = "a bound of what is measured is `METRIC <= NUMBER`, one after the other"
+        message = "a bound of what is measured is `METRIC <= NUMBER`; several have commas between them"
         scope.fail("LB152", message, node.span, help=fix.title if fix else help, fix=fix)
     terms = _named(_metrics(scope, node.operands[0], "bounded"))
     unit, most = metric_of(terms[0][1]).unit, constant(scope, node.operands[1])
     if not isinstance(most, tree.Number) or most.unit not in (Unit.NONE, unit):
         said = f"`{weighted_text(terms)}` is bounded by a number of {unit.value}"
         scope.fail("LB107", said, node.operands[1].span, help=f"as in `{weighted_text(terms)} <= 0.1`")
+    if most.value < 0 and [metric for _, metric in terms] == ["kl"]:
+        scope.fail("LB152", "`kl` is never negative", node.operands[1].span, help="raise the bound, as in `kl <= 0.05`")
     return Bound(node.span, f"{weighted_text(terms)} <= {float(most.value):.12g}", terms, float(most.value), unit)
 
 
