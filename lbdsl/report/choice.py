@@ -43,7 +43,8 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield Text(f"  nothing that was measured keeps the bounds for less: they take the whole of {choice.metric}")
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
-        text = f"  on text that did not choose it the first has {choice.metric} {signed_text(other, pm)}"
+        value = signed_text(other, pm)
+        text = f"  on other text, on which the best of them were compared, the first has {choice.metric} {value}"
         joint = choice.candidates[0].joint
         if other.value - joint.value > 2 * hypot(joint.stderr or 0.0, other.stderr or 0.0):
             text += ", more than chance explains: let more text choose, by measure { tokens = ... }"
@@ -60,7 +61,7 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
 
 
 def _elsewhere(plan: Plan, choice: Choice) -> ScoreValue | None:
-    """What was minimized, on text and questions that chose nothing; None for a task."""
+    """What was minimized, on the text and questions of `Plan.loss`; None for a task."""
     scores = dict(plan.loss.scores)
     if plan.recall is not None:
         scores["recall"] = ScoreValue(value=plan.recall.value, stderr=plan.recall.stderr, unit=Unit.NATS)

@@ -27,7 +27,7 @@ from lbdsl.solve.select import Selection, choice_of, select
 from lbdsl.solve.table import Choices, key_of
 
 SHOWN = 8
-"""Candidates that a plan keeps."""
+"""Candidates that a plan keeps, and that are measured on other text."""
 
 
 def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diagnosed[Selection], Choice]:
@@ -73,7 +73,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     nearest = found.joint.get(key_of(found.best))
     if nearest is not None and nearest.excess and not found.stopped:
         raise LbdslError((_beyond(problem, found),))
-    found, passed_over = _checked(session, scored, problem.choosing, found)
+    found, passed_over = _checked(session, scored, problem, found)
     selected = select(case, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
@@ -88,22 +88,32 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over, elsewhere)
 
 
-def _checked(session: Session, scored: Scored, choosing: Choosing, found: Found) -> tuple[Found, ScoreValue | None]:
-    """A search finds what is best on the text that it sees: it and the plan with the least sum of scores are measured on
-    text and questions that chose nothing, and the lesser is taken. With the value of the other; None if they are one plan.
-    A task has no other questions; and beside a bound the plan with the least sum may be one that does not keep it."""
-    minimized, metrics = choosing.minimized, choosing.metrics
-    if found.first is None or choosing.bounds or any(task_of(metric) is not None for metric in metrics):
+def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -> tuple[Found, ScoreValue | None]:
+    """The least of many plans is in part luck: the best of the search, and that with the least sum of scores, are measured
+    on text and questions that the search did not see. What keeps the bounds there within a standard error is before what
+    does not; of those that do, the least is taken. With the value there of the plan with the least sum, or, if that is
+    taken, of the search's; None if they are one plan. A task has no other questions."""
+    metrics = problem.choosing.metrics
+    if found.first is None or any(task_of(metric) is not None for metric in metrics):
         return found, None
-    both = [select(session.case, scored.scores, chosen=plan).unwrap() for plan in (found.best, found.first)]
-    if both[0].digest == both[1].digest:
+    kept = [dict(key) for key, judged in found.joint.items() if not judged.excess and math.isfinite(judged.value.value)]
+    # After an interrupt no more is measured than must be; and the least sum of scores may be of a plan beyond a bound.
+    plans = [found.best, *kept[: 1 if found.stopped else SHOWN], *([] if problem.choosing.bounds else [found.first])]
+    alike: dict[str, tuple[Choices, Selection]] = {}
+    for plan in plans:
+        selected = select(session.case, scored.scores, chosen=plan).unwrap()
+        alike.setdefault(selected.digest, (plan, selected))
+    if len(alike) == 1:
         return found, None
-    values = elsewhere(session, both, scored.statistics, metrics)
-    searched, first = (ScoreValue.of(added([(weight, one[metric]) for weight, metric in minimized])) for one in values)
-    if not first.value < searched.value and math.isfinite(searched.value):
-        return found, first
-    key = key_of(found.first)
-    return replace(found, best=found.first, joint={key: found.joint[key], **found.joint}), searched
+    plans = [plan for plan, _ in alike.values()]
+    measured = elsewhere(session, [one for _, one in alike.values()], scored.statistics, metrics)
+    there = [problem.judged(plan, one) for plan, one in zip(plans, measured, strict=True)]
+    taken = min(range(len(plans)), key=lambda number: there[number].within_errors)
+    best = plans[taken] if math.isfinite(there[taken].value.value) else found.best
+    other = found.best if best == found.first else found.first
+    passed_over = ScoreValue.of(there[plans.index(other)].value) if other in plans and other != best else None
+    key = key_of(best)
+    return replace(found, best=best, joint={key: found.joint[key], **found.joint}), passed_over
 
 
 def _beyond(problem: Problem, found: Found) -> Diagnostic:
@@ -132,7 +142,8 @@ def _said(problem: Problem, judged: Judged) -> str:
 
 
 def _bounds_elsewhere(session: Session, scored: Scored, taken: Selection) -> dict[str, Measurement]:
-    """What has a bound, by the bound's text, of the plan that is taken, on text and questions that chose nothing."""
+    """What has a bound, by the bound's text, of the plan that is taken, on text and questions that the search did
+    not see."""
     choosing = session.case.choosing
     bounds = choosing.bounds if choosing is not None else ()
     metrics = {metric for bound in bounds for _, metric in bound.terms if task_of(metric) is None}
@@ -149,7 +160,7 @@ def _kept_elsewhere(choosing: Choosing, there: Mapping[str, Measurement]) -> Ite
         found = there.get(bound.text)
         if found is not None and found.value - bound.most > (found.stderr if math.isfinite(found.stderr) else 0.0):
             said = f"{amount_text(found.value, found.unit)} ± {amount_text(found.stderr, found.unit)}"
-            message = f"`{bound.text}` is kept on what the plan was chosen by, and is {said} on text that chose nothing"
+            message = f"`{bound.text}` is kept on what the plan was chosen by, and is {said} on other text"
             yield warning("LB363", message, bound.span, help="let more choose: `tokens`, `recall_questions`")
 
 
@@ -212,7 +223,7 @@ def _say_choosing(session: Session, tokens: int) -> None:
     measure, tries = session.recipe.measure, session.recipe.measure.tries
     if tries:
         # One plan after the other is measured beside the base each time.
-        passes = 2 * tries if measure.strategy == "greedy" else 1 + tries
+        passes = 2 * tries if measure.strategy == "greedy" else 1 + tries + SHOWN
         time = duration_text(passes * tokens / forward_pace(session.model))
         session.progress.say(
             f"choosing measures at most {plural(tries, 'plan')} on {tokens_text(tokens)} tokens each: about {time}"

@@ -58,6 +58,18 @@ class Judged:
         return max([0.0, *over]) if all(map(math.isfinite, over)) else math.inf
 
     @property
+    def within_errors(self) -> tuple[float, float]:
+        """As `rank`, where a bound is kept by less than a standard error over it."""
+        errors = (one.stderr if math.isfinite(one.stderr) else 0.0 for one, _ in self.bounds)
+        return replace(
+            self,
+            bounds=tuple(
+                (replace(one, value=one.value - error), most)
+                for (one, most), error in zip(self.bounds, errors, strict=True)
+            ),
+        ).rank[:2]
+
+    @property
     def rank(self) -> tuple[float, float, float]:
         """A plan that keeps all bounds is before one that does not; then the nearest, or that with the least value; then
         that with most room. A broken model is the last."""
