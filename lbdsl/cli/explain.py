@@ -10,9 +10,9 @@ from lbdsl.cli.options import json_option
 
 
 @click.command()
-@click.argument("topic", required=False, shell_complete=topics)
+@click.argument("words", nargs=-1, metavar="[TOPIC]", shell_complete=topics)
 @json_option
-def explain(topic: str | None, as_json: bool) -> None:
+def explain(words: tuple[str, ...], as_json: bool) -> None:
     """Explain a diagnostic code, an action, a metric or any other word of the language.
 
     TOPIC is a code (LB203), an action (swa), a metric (kl), a keyword (until), a setting (heal.lr), a fact (model.layers)
@@ -22,7 +22,8 @@ def explain(topic: str | None, as_json: bool) -> None:
     from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics, topics_by_kind
     from lbdsl.report.explain_text import pages_text, topics_text
 
-    if topic is None:
+    topic = " ".join(words)
+    if not topic:
         if as_json:
             print_json({"format_version": FORMAT_VERSION, "topics": list(topics())})
         else:

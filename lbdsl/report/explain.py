@@ -208,7 +208,7 @@ def _settings(word: str) -> Iterator[Page]:
             facts = (("Default", f"`{default}`"),) if default else ()
             yield Page("setting", f"{name}.{key}", _sentence(rows[key].meaning), facts, form=f"{name} {{ {key} = ... }}")
         for setting in rows:
-            if word in CHOICES.get(setting, ()):
+            if word in CHOICES.get(setting, ()) and word not in WORDS:
                 title = f"A value of the setting `{setting}`: {rows[setting].meaning}."
                 yield Page("value", word, title, form=f"{name} {{ {setting} = {word} }}")
 
