@@ -133,7 +133,8 @@ def test_it_gates_the_plan_and_stands_in_its_picture(place: Place, plan: dict[st
     }
     assert (post["phase"], post["status"], post["value"], post["unit"]) == ("post", "after healing", None, None)
     shown = " ".join(place.lbdsl("show", "x.lbplan").stdout.split())
-    assert f"4 x 64 tokens, flips {100 * flips['value']:.3g} %, KL " in shown
+    error = plan["loss"]["scores"]["flips"]["stderr"]
+    assert f"4 x 64 tokens, flips {100 * flips['value']:.3g} ±{100 * error:.2g} %, KL " in shown
     assert f"flips < 99% pass {100 * flips['value']:.4g} %" in shown
     (place.folder / "strict.lbr").write_text(RECIPE.read_text(encoding="utf-8").replace("flips < 99%", "flips < 0.1%"))
     failed = place.lbdsl("plan", "strict.lbr", "model", code=5)
