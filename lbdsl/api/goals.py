@@ -53,14 +53,22 @@ class Goals:
                 bounds["recall"] = -math.log(min(0.99, max(0.01, number)))
             elif value.name == "ppl_increase":
                 bounds["kl"] = math.log1p(max(0.001, number))
+        for text in asked["scores"]:
+            # They are bounds of `choose`.
+            if re.search(r"\b(or|not)\b", text) or not re.search(r"<=?\s*[\d.]+\S*$", text):
+                said = f"`{text}` is no goal: what may be lost is `METRIC <= NUMBER`"
+                raise fail("LB123", said, help="as in `kl <= 0.05`; join several with `and`")
+        asked["scores"][:] = [re.sub("<(?!=)", "<=", text) for text in asked["scores"]]
         named = {name for text in asked["scores"] for name in re.findall(r"\w+", text)}
-        left = {name: most for name, most in bounds.items() if name not in named}
+        # The rise of the loss is no less than what `kl` stands for.
+        left = {name: most for name, most in bounds.items() if name not in named | ({"kl"} if "nll" in named else set())}
         found = cls(tuple(asked["budgets"]), tuple(asked["scores"]), tuple(asked["gates"]), left, context)
         return found if found.smallest else replace(found, bounds={})
 
     @property
     def smallest(self) -> bool:
-        """Whether they say what may be lost, and no cost: the smallest cache is looked for."""
+        """Whether they say what the finished model must keep, or what may be lost and no cost: the smallest cache that does
+        is looked for."""
         return bool(self.gates) or (bool(self.scores) and all("serves" in budget for budget in self.budgets))
 
     @property

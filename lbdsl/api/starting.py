@@ -78,7 +78,7 @@ def recipe_for(found: Inspected, goals: Sequence[str] = ()) -> str:
     shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=wanted.smallest)
     rules = _goal(shape, wanted) if goals else _balanced(shape)
     # Where whole plans are measured, too: alone a screen may rank worse.
-    screens = any(line.startswith("choose ") for line in rules)
+    screens = any(line.startswith("choose ") for line in rules) and any("kl" in line for line in rules)
     remembers = any("recall" in line for line in rules)
     widest = max(_sizes(shape, wanted)) if wanted.smallest else 0
     name = f"{shape.name}-{'goal' if goals else 'start'}"
@@ -281,13 +281,12 @@ def _sizes(shape: _Shape, goals: Goals) -> list[int]:
 def _smallest(shape: _Shape, goals: Goals) -> list[str]:
     """The smallest cache with which no more is lost than the gates allow."""
     sinks = "learned" if goals.served else "4"
+    # Where texts are too short for what stands far back, nothing is lost of it.
+    known = {name for name in goals.bounds if name != "recall" or goals.gates or _gate_beyond(shape)}
+    bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items() if name in known]
     said = [
         "The smallest cache that loses at most so much before healing.",
-        *(
-            ["The bounds on scores are a first guess at what the asserts below need: docs/choosing.md."]
-            if goals.bounds
-            else []
-        ),
+        *(["The bounds on scores are a first guess at what the asserts below need: docs/choosing.md."] if bounds else []),
     ]
     if not goals.served:
         said.append('Only transformers serves sink tokens; a goal `serves("vllm")` gives learned sinks.')
@@ -297,9 +296,6 @@ def _smallest(shape: _Shape, goals: Goals) -> list[str]:
         said.append("Full heads keep what a window of the whole layer loses; vLLM needs lbdsl beside it for them.")
     beside = [*(f", full_heads={heads}" for heads in full), ""]
     windows = [f"swa(window={size}, sinks={sinks}{more})" for size in sizes for more in beside]
-    # Where texts are too short for what stands far back, nothing is lost of it.
-    known = {name for name in goals.bounds if name != "recall" or goals.gates or _gate_beyond(shape)}
-    bounds = [f"{name} <= {most:.2g}" for name, most in goals.bounds.items() if name in known]
     least = f"kv({_tokens(shape.ctx)})"
     return _choose(shape, said, ["keep", *windows], least, (*goals.budgets, *goals.scores, *bounds))
 

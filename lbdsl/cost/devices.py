@@ -20,6 +20,16 @@ class Devices:
     flops: float | None
     capability: float | None = None
 
+    def is_called(self, name: str, device: str) -> bool:
+        """Whether torch calls a device of this kind so: `NVIDIA A100-SXM4-40GB` on `cuda`."""
+        if self.kind == "cpu":
+            return device == "cpu"
+        kind, _, memory = self.kind.partition("-")
+        others = [other.partition("-")[2] for other in KINDS if other.startswith(f"{kind}-")]
+        word = re.sub(r"(?<=[A-Z])(?=\d)", r"\\s?", kind)
+        found = re.search(rf"(?<![A-Z0-9]){word}(?![A-Z0-9])", name, re.IGNORECASE)
+        return found is not None and (memory in name if memory else not any(other in name for other in others))
+
 
 KINDS: Mapping[str, tuple[float, float, float]] = {
     "RTX3090": (24, 71, 8.6),

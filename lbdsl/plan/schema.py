@@ -204,7 +204,8 @@ class Choice(PlanValue):
     """What a `choose` did. `weights` are those of the metrics that it adds up. `unserved` are the alternatives that no
     format of an engine has, by its budget. `sum` is that of the chosen scores of single layers (of a cost, its change as a
     share of the base's), `least` the least possible; `candidates` are the best plans of those measured jointly on `tokens`
-    of calibration text and by `questions`, the chosen one first: their values flatter, unlike `Plan.loss`. `spent` is how
+    of calibration text and by `questions`, the chosen one first: their values flatter. `compared` of them were measured on
+    the text of `Plan.loss`, too, where the least was taken: with more than one it flatters a little. `spent` is how
     many were measured; `stopped`: it was interrupted. Where the search found another plan than that with the least sum,
     `passed_over` is the value of the one of them that was not taken, on the text of `Plan.loss`; `searched`: the search's
     was taken."""
@@ -213,6 +214,7 @@ class Choice(PlanValue):
     weights: dict[str, float] = {}
     alternatives: tuple[str, ...]
     unserved: dict[str, tuple[int, ...]] = {}
+    compared: int = 1
     layers: tuple[int, ...]
     sum: float
     least: float

@@ -44,7 +44,10 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
         value = signed_text(other, pm)
-        text = f"  on other text, on which the best of them were compared, the first has {choice.metric} {value}"
+        where = (
+            f"on other text, on which the best {choice.compared} were compared," if choice.compared > 1 else "on other text"
+        )
+        text = f"  {where} the first has {choice.metric} {value}"
         joint = choice.candidates[0].joint
         if other.value - joint.value > 2 * hypot(joint.stderr or 0.0, other.stderr or 0.0):
             text += ", more than chance explains: let more text choose, by measure { tokens = ... }"

@@ -235,7 +235,7 @@ def _parameters(word: str) -> Iterator[Page]:
             title = f"A parameter of `{name}`: {_parameter(name, word)}."
             yield Page("parameter", word, title, form=signature(name, cls))
         for parameter in cls.parameters():
-            if word.isidentifier() and word in choices(cls, parameter):
+            if word.isidentifier() and word not in WORDS and word in choices(cls, parameter):
                 what = dict(parts_of(cls.__doc__ or "")[1]).get("What", "")
                 about = re.findall(rf"[^.]*\b{parameter}={word}\b[^.]*\.", what)
                 facts = (("What", " ".join(map(str.strip, about))),) if about else ()

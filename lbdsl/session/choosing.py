@@ -73,7 +73,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     nearest = found.joint.get(key_of(found.best))
     if nearest is not None and nearest.excess and not found.stopped:
         raise LbdslError((_beyond(problem, found),))
-    found, passed_over = _checked(session, scored, problem, found)
+    found, passed_over, compared = _checked(session, scored, problem, found)
     selected = select(case, scores, chosen=found.best)
     diagnostics = selected.diagnostics
     if found.stopped:
@@ -85,17 +85,17 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     elsewhere = _bounds_elsewhere(session, scored, selected.unwrap())
     if nearest is not None and not nearest.excess:
         diagnostics += tuple(_kept_elsewhere(problem.choosing, elsewhere))
-    return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over, elsewhere)
+    return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over, compared, elsewhere)
 
 
-def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -> tuple[Found, ScoreValue | None]:
+def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -> tuple[Found, ScoreValue | None, int]:
     """The least of many plans is in part luck: the best of the search, and that with the least sum of scores, are measured
     on text and questions that the search did not see. What keeps the bounds there within a standard error is before what
     does not; of those that do, the least is taken. With the value there of the plan with the least sum, or, if that is
-    taken, of the search's; None if they are one plan. A task has no other questions."""
+    taken, of the search's (None if they are one plan), and how many were compared. A task has no other questions."""
     metrics = problem.choosing.metrics
     if found.first is None or any(task_of(metric) is not None for metric in metrics):
-        return found, None
+        return found, None, 1
     kept = [dict(key) for key, judged in found.joint.items() if not judged.excess and math.isfinite(judged.value.value)]
     # After an interrupt no more is measured than must be; and the least sum of scores may be of a plan beyond a bound.
     plans = [found.best, *kept[: 1 if found.stopped else SHOWN], *([] if problem.choosing.bounds else [found.first])]
@@ -104,7 +104,7 @@ def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -
         selected = select(session.case, scored.scores, chosen=plan).unwrap()
         alike.setdefault(selected.digest, (plan, selected))
     if len(alike) == 1:
-        return found, None
+        return found, None, 1
     plans = [plan for plan, _ in alike.values()]
     measured = elsewhere(session, [one for _, one in alike.values()], scored.statistics, metrics)
     there = [problem.judged(plan, one) for plan, one in zip(plans, measured, strict=True)]
@@ -113,7 +113,7 @@ def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -
     other = found.best if best == found.first else found.first
     passed_over = ScoreValue.of(there[plans.index(other)].value) if other in plans and other != best else None
     key = key_of(best)
-    return replace(found, best=best, joint={key: found.joint[key], **found.joint}), passed_over
+    return replace(found, best=best, joint={key: found.joint[key], **found.joint}), passed_over, len(plans)
 
 
 def _beyond(problem: Problem, found: Found) -> Diagnostic:
@@ -169,6 +169,7 @@ def _choice(
     found: Found,
     whole: WholePlans,
     passed_over: ScoreValue | None,
+    compared: int,
     elsewhere: Mapping[str, Measurement],
 ) -> Choice:
     layers = range(problem.case.facts.layers)
@@ -203,6 +204,7 @@ def _choice(
         metric=problem.choosing.objective,
         weights={metric: weight for weight, metric in problem.choosing.minimized},
         alternatives=tuple(" + ".join(a.text() for a in actions) for actions in problem.choosing.alternatives),
+        compared=compared,
         unserved={budget.text: lost for budget in problem.choosing.budgets if (lost := unserved(problem, budget))},
         layers=tuple(problem.options),
         sum=problem.sum(found.best),

@@ -20,6 +20,7 @@ from lbdsl.core.place import FileScope
 from lbdsl.core.processes import process_count, processes_on_machine, shares_model
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.core.units import bytes_text
+from lbdsl.cost.devices import devices_of
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import Profile
 from lbdsl.measure.fingerprint import fingerprint, versions_of
@@ -260,13 +261,13 @@ class OpenModel:
         machine has none, or the last on what `RunOptions.serving` names; with `of`, that of the same machine as there."""
         from lbdsl.measure.profiles import own_profiles, profile_path, read_profile
 
-        asked = (self.options.serving or "").casefold()
+        asked = None if self.options.serving is None else devices_of(self.options.serving)
 
         def wanted(name: str, profile: Profile) -> bool:
             machine = profile.machine
             if name in of:
                 return {**machine, "torch": ""} == {**of[name].machine, "torch": ""}
-            return asked in f"{machine['name']} {machine['device']}".replace(" ", "").casefold()
+            return name != "vllm" or asked is None or asked.is_called(machine["name"], machine["device"])
 
         found: dict[str, Profile | None] = {}
         for name in engines:

@@ -165,9 +165,8 @@ class Problem:
     @cached_property
     def lost(self) -> dict[LayerOption, float]:
         """What each place loses of all bounds, each as a share of the bound."""
-        return {
-            place: sum(-guide.changes[place] / (abs(guide.start) or 1.0) for guide in self.guides) for place in self.places
-        }
+        most = [abs(bound.most) or 1.0 for bound in self.choosing.bounds]
+        return {place: sum(-guide.changes[place] / most[guide.number] for guide in self.guides) for place in self.places}
 
     def guided(self, factors: Sequence[float]) -> Problem:
         """The same with each guide's bound times a factor."""

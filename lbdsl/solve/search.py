@@ -139,7 +139,7 @@ def _scaled(problem: Problem, state: _State, starts: Sequence[Choices], tries: i
         left = (tries - state.spent) / 2
         plans = _starts(problem.guided(factors), max(1, min(STARTS, int(left / (GUIDED - measured + 1)))))
         new = [plan for plan in plans if key_of(plan) not in state.joint]
-        if new and (measured == GUIDED or len(new) > left):
+        if not plans or (new and (measured == GUIDED or len(new) > left)):
             break
         if new:
             state.measure_all(new, 1.0)
@@ -150,12 +150,15 @@ def _scaled(problem: Problem, state: _State, starts: Sequence[Choices], tries: i
 
 def _step(problem: Problem, nearest: Judged) -> list[float] | None:
     """What the guides are multiplied by next: as much less as the nearest plan is over each bound, or, where it keeps them
-    and a cost is minimized, as much more as it leaves. None where they stay."""
-    shares = [one.value / most if most > 0 else math.inf for one, most in nearest.bounds]
+    and a cost is minimized, as much more as it leaves. None where they stay; those of bounds that are not over 0 do."""
+    over_0 = [most > 0 for _, most in nearest.bounds]
+    shares = [one.value / most if positive else 1.0 for positive, (one, most) in zip(over_0, nearest.bounds, strict=True)]
     if nearest.excess:
-        return [1 / share if 1 < share < math.inf else 1.0 if share <= 1 else 0.5 for share in shares]
-    room = min(2.0, 1 / max(1e-9, *shares))
-    return None if problem.choosing.cost is None or room <= APART else [room] * len(shares)
+        step = [1 / share if 1 < share < math.inf else 1.0 if share <= 1 else 0.5 for share in shares]
+    else:
+        room = min(2.0, 1 / max(1e-9, *shares)) if problem.choosing.cost is not None else 1.0
+        step = [room if positive and room > APART else 1.0 for positive in over_0]
+    return step if any(one != 1.0 for one in step) else None
 
 
 class _State:

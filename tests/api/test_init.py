@@ -288,11 +288,14 @@ GOALS = {
     "cache": (("kv(64) <= 60%",), "choose for layers", None),
     "bytes": (("kv(64) <= 60%", "weights <= 95%"), "drop(block)", None),
     "speed": (("throughput(32, 16, 2) >= 150%",), "drop(block)", None),
-    "loss": (("nll <= 0.05",), "subject to nll <= 0.05, kl <= 0.095", None),
+    "loss": (("nll <= 0.05",), "subject to nll <= 0.05\nelse keep", None),
     "cost and loss": (("kv(64) <= 60%", "nll <= 0.1"), "subject to kv(64) <= 60%, nll <= 0.1", None),
     "never": (("kv(64) <= 1%",), "", "LB356"),
     "the other way": (("recovery(needle(1Ki)) <= 90%",), "", "LB123"),
     "one of two": (("ppl_increase < 5% or kv(64) <= 60%",), "", "LB123"),
+    "one of two losses": (("kl <= 0.1 or recall <= 0.2",), "", "LB123"),
+    "less than": (("kl < 0.05",), "subject to kl <= 0.05", None),
+    "with a comma": (("nll <= 0.05, kl <= 0.1",), "subject to nll <= 0.05, kl <= 0.1", None),
     "no condition": (("kv(64)",), "", "LB123"),
     "no syntax": (("kv(64",), "", "LB002"),
     "no words": (("be fast",), "", "LB017"),
@@ -316,5 +319,5 @@ def test_a_goal_is_chosen_for(goals: tuple[str, ...], holds: str, code: str | No
     assert bool(calibrated) == ("throughput" in text)
     assert all(f"lbdsl calibrate {folder} --engine vllm --lengths 32/16 --concurrency 2" in line for line in calibrated)
     recipe = recipe_from_text(text).unwrap()
-    assert (recipe.measure.strategy == "screen") == ("choose for" in text)
+    assert (recipe.measure.strategy == "screen") == ("choose for" in text and "kl" in text)
     assert not any(d.is_error for d in static_findings(Case(recipe, inspect_model(folder).facts)))

@@ -135,7 +135,7 @@ def test_the_device_of_a_target_chooses_the_profile(
         done = lbdsl(*words, "--target", target, "-o", str(tmp_path / f"{name}.lbplan"))
         assert done.code == 0, done.err
         assert name in load_plan(tmp_path / f"{name}.lbplan").unwrap().profiles["vllm"].machine["name"]
-    none = lbdsl(*words, "--target", "vllm@A100")
+    none = lbdsl(*words, "--target", "vllm@RTX3090")
     assert "LB353" in none.err, none.err
     applied = ("apply", str(tmp_path / "H100.lbplan"), "-o", str(tmp_path / "out"), "--yes", *words[-2:])
     assert (done := lbdsl(*applied)).code == 0, done.err

@@ -268,6 +268,20 @@ def test_where_no_plan_keeps_a_bound_that_which_loses_least_is_measured() -> Non
     assert found.joint[key_of(found.best)].excess == pytest.approx(11)
 
 
+def test_bounds_below_nothing_scale_no_guide() -> None:
+    """A change that must gain: half of that would ask for less."""
+    facts = llama_facts(layers=6)
+    text = "choose for layers all among keep, swa(window=64) minimizing kv(8Ki) subject to recall <= -0.1, kl <= 0.3"
+    recipe = recipe_from_text(f"lbr 1\n{text}\nelse keep").unwrap()
+    worth = {"recall": -0.05, "kl": 0.06}
+    scores = {r: Measurement(worth[r.metric], 0.0, Unit.NATS, 10, 2) for r in Case(recipe, facts).requests}
+    problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
+    found = search(problem, Fake(problem, scores, Random(0), 0.0), tries=30, share=1.0)
+    assert found is not None
+    assert sum(found.best.values()) == 5
+    assert not found.joint[key_of(found.best)].excess
+
+
 def test_guides_are_scaled_five_times_at_most() -> None:
     """Where nothing keeps a bound, neighbours of the nearest plan are measured, until five rounds bring nothing."""
     facts = llama_facts(layers=20)
