@@ -1,0 +1,71 @@
+"""`linear`: a window, and a state of constant size for all tokens before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from lbdsl.actions.base import Action
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.units import tokens_text
+from lbdsl.cost.facts import ModelFacts
+from lbdsl.layer.spec import LayerSpec
+from lbdsl.layer.weights import AnyExpr, Init
+from lbdsl.parts.attention import Attention
+from lbdsl.parts.linear import LinearAttention
+
+
+class Linear(Action):
+    """Softmax attention over the last `window` tokens, and linear attention over all tokens before them.
+
+    What: what leaves the window is added to a state of constant size, which the layer reads beside the window, under one
+    normalization. With `features=hedgehog` queries and keys go through learned maps first, [softmax(xW), softmax(-xW)] with
+    a matrix W for each head, which begins as the identity; with `features=elu` through 1 + elu(x), which learns nothing.
+    Each query head learns how much the window counts. All of them are trained in healing.
+    Why: cost is linear in the sequence length and the cache does not grow, as with a window, but what stands far back is
+    not gone. Without healing it is of little use.
+    Example: `lowest 8 by kl(linear(window=64)) linear(window=64)`
+    Source: LoLCATs (arXiv 2410.10254); Hedgehog (arXiv 2402.04347).
+    """
+
+    kind: Literal["linear"] = "linear"
+    window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})] = 64
+    features: Literal["hedgehog", "elu"] = "hedgehog"
+    example: ClassVar[str] = "linear(window=64)"
+    examples: ClassVar[tuple[str, ...]] = ("linear(window=128, features=elu)",)
+    stage: ClassVar[int] = 1
+
+    def claims(self) -> tuple[str, ...]:
+        return ("mixer",)
+
+    def change(self, layer: LayerSpec, modules: tuple[str, ...]) -> LayerSpec:
+        old = layer.mixer
+        if not isinstance(old, Attention) or old.window is not None:
+            return layer  # `check` says why
+        sizes = {"heads": old.heads, "kv_heads": old.kv_heads, "head_dim": old.head_dim}
+        return layer.replace(mixer=LinearAttention(**sizes, window=self.window, features=self.features))
+
+    def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
+        mixer = layer.mixer
+        if not isinstance(mixer, LinearAttention):
+            return {}
+        return {tensor.name: Init(dims=tensor.shape, std=0.0) for tensor in model.shaped(mixer.own_rows, mixer.dims())}
+
+    def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
+        mixer = facts.layer_specs[layer].mixer
+        if not isinstance(mixer, Attention):
+            said = f"`{self.text()}` needs attention, and this layer has none"
+            return (error("LB404", said, help="choose other layers, or let an earlier rule keep these"),)
+        if mixer.window is not None:
+            own = tokens_text(mixer.window.size)
+            said = f"`{self.text()}`: layers with a window of {own} by themselves see nothing before it"
+            return (error("LB404", said, help="leave those layers out"),)
+        if facts.family_data.attention_softcap is not None:
+            said = f"`{self.text()}` does not go with attention scores that are capped, as in {facts.family} models"
+            return (error("LB404", said, help="use `swa(window=..., sinks=4)`"),)
+        if 2 * self.window > facts.positions:
+            said = f"`{self.text()}` has a window wider than half of the model's {tokens_text(facts.positions)} positions"
+            return (error("LB326", said, help=f"give a window of at most {tokens_text(facts.positions // 2)}"),)
+        return ()
