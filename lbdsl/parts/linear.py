@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -40,7 +40,8 @@ class LinearAttention(Part):
 
     @model_validator(mode="after")
     def _grouped(self) -> LinearAttention:
-        assert self._softmax is not None
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.kv_heads} KV heads alike")
         return self
 
     @property
@@ -87,13 +88,10 @@ class LinearAttention(Part):
     def prefill_flops(self, model: ModelShape, n: int) -> int:
         return super().prefill_flops(model, n) + max(0, n - self.window) * self._state_flops()
 
-    def field_text(self, name: str) -> str:
-        return str(getattr(self, name))
+    def text(self) -> str:
+        return f"linear(window={self.window}{'' if self.features == 'hedgehog' else f', features={self.features}'})"
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if self == before:
             return super().marks(before)
         return (Mark("attn", "/", "change", "linear before a window", "with linear attention"),)
-
-    def replace(self, **fields: Any) -> LinearAttention:
-        return super().replace(**fields)

@@ -9,6 +9,8 @@ import torch
 
 from lbdsl.model.hybrid.lbdsl_part_linear import LinearLayer, Mask, linear_attention
 
+pytestmark = pytest.mark.torch
+
 
 def a_module(heads: int, kv_heads: int, size: int, window: int, features: str) -> SimpleNamespace:
     made = SimpleNamespace(linear_window=window, linear_features=features)
@@ -137,3 +139,17 @@ def test_what_left_the_window_does_not_come_back() -> None:
         layer.crop(-1)
     layer.reset()
     assert (layer.seen, layer.state) == (0, None)
+
+
+def test_chunks_are_steps_in_float32() -> None:
+    torch.manual_seed(3)
+    module = a_module(6, 2, 16, 20, "hedgehog")
+    for name in ("window_gain", "query_features", "key_features"):
+        setattr(module, name, getattr(module, name).detach().float())
+    query, key, value = (one.detach().float() for one in states(2, 6, 2, 300, 16))
+    whole, _ = linear_attention(module, None, query, key, value, None)
+    layer, found = LinearLayer(20), []
+    for at in range(300):
+        keys, values = layer.update(key[:, :, at : at + 1], value[:, :, at : at + 1])
+        found.append(linear_attention(module, None, query[:, :, at : at + 1], keys, values, None)[0])
+    assert torch.allclose(torch.cat(found, 1), whole, atol=1e-5)
