@@ -13,9 +13,10 @@ from lbdsl.parts.base import Count, Mark, ModelShape, Part, Slot, TensorRow, Ten
 
 GAIN = TensorRow("self_attn.window_gain", "attn_window_gain.weight", ("heads",))
 """a_h of each query head: what the window's part of the sum is multiplied with is exp(a_h)."""
-QUERY_FEATURES = TensorRow("self_attn.query_features", "attn_q_features.weight", ("query", "head_dim"), routes=True)
-KEY_FEATURES = TensorRow("self_attn.key_features", "attn_k_features.weight", ("key_value", "head_dim"), routes=True)
-"""A matrix [head_dim, head_dim] for each query head, and for each KV head, one under the other; zeros are the identity."""
+QUERY_FEATURES = TensorRow("self_attn.query_features", "attn_q_features.weight", ("query_maps",))
+KEY_FEATURES = TensorRow("self_attn.key_features", "attn_k_features.weight", ("key_maps",))
+"""A matrix [head_dim, head_dim] for each query head, and for each KV head, all in one row, for they are no linear modules;
+zeros are the identity."""
 
 
 class LinearAttention(Part):
@@ -51,7 +52,8 @@ class LinearAttention(Part):
         return Attention.model_validate({**sizes, "window": Window(size=self.window)})
 
     def dims(self) -> Mapping[str, int]:
-        return self._softmax.dims()
+        square = self.head_dim * self.head_dim
+        return {**self._softmax.dims(), "query_maps": self.heads * square, "key_maps": self.kv_heads * square}
 
     @property
     def own_rows(self) -> tuple[TensorRow, ...]:
@@ -67,6 +69,11 @@ class LinearAttention(Part):
     def _features(self) -> int:
         """The length of a feature map."""
         return (2 if self.features == "hedgehog" else 1) * self.head_dim
+
+    @property
+    def sees(self) -> Window | None:
+        """What it sees as it is: all before is in the state."""
+        return self._softmax.window
 
     def seen(self, ctx: int) -> Mapping[int, int]:
         return self._softmax.seen(ctx)

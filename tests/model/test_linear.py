@@ -15,8 +15,8 @@ pytestmark = pytest.mark.torch
 def a_module(heads: int, kv_heads: int, size: int, window: int, features: str) -> SimpleNamespace:
     made = SimpleNamespace(linear_window=window, linear_features=features)
     made.window_gain = torch.randn(heads, dtype=torch.float64, requires_grad=True)
-    made.query_features = (0.3 * torch.randn(heads * size, size, dtype=torch.float64)).requires_grad_()
-    made.key_features = (0.3 * torch.randn(kv_heads * size, size, dtype=torch.float64)).requires_grad_()
+    made.query_features = (0.3 * torch.randn(heads * size * size, dtype=torch.float64)).requires_grad_()
+    made.key_features = (0.3 * torch.randn(kv_heads * size * size, dtype=torch.float64)).requires_grad_()
     return made
 
 
@@ -36,8 +36,7 @@ def naive(module, query, key, value, sees) -> torch.Tensor:
         for h in range(H):
             g = h * G // H
             of_query, of_key = (
-                matrix[number * D : (number + 1) * D]
-                for matrix, number in ((module.query_features, h), (module.key_features, g))
+                matrix.view(-1, D, D)[number] for matrix, number in ((module.query_features, h), (module.key_features, g))
             )
             for t in range(N):
                 seen = [i for i in range(t + 1) if sees(b, t, i) or i == t]
@@ -153,3 +152,15 @@ def test_chunks_are_steps_in_float32() -> None:
         keys, values = layer.update(key[:, :, at : at + 1], value[:, :, at : at + 1])
         found.append(linear_attention(module, None, query[:, :, at : at + 1], keys, values, None)[0])
     assert torch.allclose(torch.cat(found, 1), whole, atol=1e-5)
+
+
+def test_sums_stay_exact_under_autocast() -> None:
+    torch.manual_seed(4)
+    module = a_module(4, 2, 8, 6, "hedgehog")
+    for name in ("window_gain", "query_features", "key_features"):
+        setattr(module, name, getattr(module, name).detach().float())
+    of = [one.detach().float() for one in states(1, 4, 2, 90, 8)]
+    whole, _ = linear_attention(module, None, *of, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = linear_attention(module, None, *of, None)
+    assert torch.equal(found, whole)

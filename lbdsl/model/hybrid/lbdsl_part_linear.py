@@ -80,11 +80,17 @@ def linear_attention(module, config, query_BHQD, keys, values_BGKD, mask, scalin
     """As an attention implementation of transformers: the output is [B, Q, H, D]. `keys` are those of the columns before
     and the new tokens, with the cache layer where there is one."""
     key_BGKD, cache = keys if isinstance(keys, tuple) else (keys, None)
+    # Products of matrices stay as exact as the sums.
+    with torch.autocast(query_BHQD.device.type, enabled=False):
+        return _attend(module, query_BHQD, key_BGKD, values_BGKD, mask, scaling, cache), None
+
+
+def _attend(module, query_BHQD, key_BGKD, values_BGKD, mask, scaling, cache):
     exact = torch.promote_types(query_BHQD.dtype, torch.float32)
     query, key, value = (states.to(exact) for states in (query_BHQD, key_BGKD, values_BGKD))
     B, H, Q, D = query.shape
     G, K = key.shape[1:3]
-    window, before = module.linear_window, K - Q
+    window, before = min(module.linear_window, K), K - Q
     real_BK = None if mask is None or mask.real_BK is None else mask.real_BK[:, -K:]
     scaling = D**-0.5 if scaling is None else scaling
     query_BGRQD = query.view(B, G, H // G, Q, D)
@@ -98,7 +104,7 @@ def linear_attention(module, config, query_BHQD, keys, values_BGKD, mask, scalin
         far = _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache)
     both = gain_GR11 * near + far
     output = both[..., :D] / both[..., D:]
-    return output.reshape(B, H, Q, D).transpose(1, 2).to(query_BHQD.dtype), None
+    return output.reshape(B, H, Q, D).transpose(1, 2).to(query_BHQD.dtype)
 
 
 def _features(module, x, heads):
@@ -197,8 +203,8 @@ class LinearPart:
         module.linear_window, module.linear_features = part["window"], part["features"]
         module.window_gain = nn.Parameter(torch.zeros(heads))
         if part["features"] == "hedgehog":
-            module.query_features = nn.Parameter(torch.zeros(heads * size, size))
-            module.key_features = nn.Parameter(torch.zeros(kv_heads * size, size))
+            module.query_features = nn.Parameter(torch.zeros(heads * size * size))
+            module.key_features = nn.Parameter(torch.zeros(kv_heads * size * size))
         return redirect(module, linear_attention)
 
     def make_cache(self, config, layer_idx, part, reserved):
