@@ -44,8 +44,14 @@ class Linear(Action):
         old = layer.mixer
         if not isinstance(old, Attention) or old.window is not None:
             return layer  # `check` says why
-        sizes = {"heads": old.heads, "kv_heads": old.kv_heads, "head_dim": old.head_dim}
-        return layer.replace(mixer=LinearAttention(**sizes, window=self.window, features=self.features))
+        mixer = LinearAttention(
+            heads=old.heads,
+            kv_heads=old.kv_heads,
+            head_dim=old.head_dim,
+            window=self.window,
+            features=self.features,
+        )
+        return layer.replace(mixer=mixer)
 
     def weights(self, base: LayerSpec, layer: LayerSpec, model: ModelFacts) -> Mapping[str, AnyExpr]:
         mixer = layer.mixer
