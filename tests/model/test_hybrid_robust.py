@@ -320,7 +320,7 @@ WRONG = {
     "unknown field 'sink'": with_window(size=8, sink_tokens=4, sink=4),
     "lacks the field 'sink_tokens'": with_window(size=8),
     "both integers": with_window(size=True, sink_tokens=0),
-    "of the kind 'linear'; known here: attention": {**FULL, "mixer": {**FULL["mixer"], "kind": "linear"}},
+    "of the kind 'spiral'; known here: attention": {**FULL, "mixer": {**FULL["mixer"], "kind": "spiral"}},
     "layer 0.mixer has the unknown field 'rank'": {**FULL, "mixer": {**FULL["mixer"], "rank": 4}},
     "layer 0.ffn has no `kind`": {**FULL, "ffn": {"width": 48}},
     "layer 0 has the unknown field 'attn'": {**FULL, "attn": "full"},

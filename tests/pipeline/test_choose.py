@@ -137,7 +137,8 @@ def test_a_kill_gives_nothing_so_far(
     assert not Path(words[-1]).exists()
 
 
-@pytest.mark.parametrize("strategy", ["independent", pytest.param("screen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["independent", "screen"])
 def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
     strategy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, new_cache
 ) -> None:
