@@ -197,7 +197,7 @@ class _Program:
 
         self._highs = highspy.Highs()
         self._highs.silent()
-        # Presolve calls some programs infeasible that are not (1.14 to 1.16), and these are small.
+        # Presolve calls some programs infeasible that are not (1.14 and 1.15), and these are small.
         own: dict[str, Any] = {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "presolve": "off"}
         for name, value in own.items():
             self._highs.setOptionValue(name, value)

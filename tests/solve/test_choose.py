@@ -198,7 +198,7 @@ MEASURED = {
 
 
 def test_the_solver_finds_a_plan_where_there_are_many() -> None:
-    """Its presolve, in versions 1.14 to 1.16, called this infeasible; no window at all keeps both bounds."""
+    """Its presolve, in versions 1.14 and 1.15, called this infeasible; without any window both bounds are kept."""
     text = (
         "lbr 1\nchoose for layers all among keep, swa(window=256), swa(window=128) minimizing kv(8Ki)\n"
         'subject to kl <= 0.05, recall <= 0.2, serves("vllm")\nelse keep'
