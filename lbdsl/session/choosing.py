@@ -97,6 +97,8 @@ def _checked(session: Session, scored: Scored, problem: Problem, found: Found) -
     if found.first is None or any(task_of(metric) is not None for metric in metrics):
         return found, None, 1
     kept = [dict(key) for key, judged in found.joint.items() if not judged.excess and math.isfinite(judged.value.value)]
+    # The unchanged model keeps any bound anywhere.
+    kept = [plan for plan in kept if plan != problem.plain or not problem.unchanged]
     # After an interrupt no more is measured than must be; and the least sum of scores may be of a plan beyond a bound.
     plans = [found.best, *kept[: 1 if found.stopped else SHOWN], *([] if problem.choosing.bounds else [found.first])]
     alike: dict[str, tuple[Choices, Selection]] = {}

@@ -348,8 +348,13 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     for there, said in ((1.4, []), (2.0, ["`kl <= 1` is kept on what the plan was chosen by, and is 2 ± 0.5"])):
         with monkeypatch.context() as patch:
             lost = {name: Measurement(there if name == "kl" else -9.0, 0.5, Unit.NATS, 10, 2) for name in ("kl", "recall")}
-            patch.setattr("lbdsl.session.choosing.elsewhere", lambda _, plans, *rest, lost=lost: [lost] * len(plans))
-            findings = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)["findings"]
+            none = {name: Measurement(0.0, 0.0, Unit.NATS, 10, 2) for name in ("kl", "recall")}
+            elsewhere = lambda _, plans, *rest, lost=lost, none=none: [lost if one.changes else none for one in plans]  # noqa: E731
+            patch.setattr("lbdsl.session.choosing.elsewhere", elsewhere)
+            planned = json.loads(lbdsl("plan", "r.lbr", "model", "--json").out)
+        findings = planned["findings"]
+        # The unchanged model, which keeps them, is no way out.
+        assert any(layer["after"] != layer["before"] for layer in planned["layers"])
         warned = [finding["message"] for finding in findings if finding["code"] == "LB363"]
         assert [message.startswith(begin) for message, begin in zip(warned, said, strict=True)] == [True] * len(said)
     shown = " ".join(lbdsl("show", "r.lbplan").out.split())
