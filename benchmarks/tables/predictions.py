@@ -23,6 +23,7 @@ ASKED = {
     "llamacpp": ("--contexts", "1Ki,4Ki", "--batches", "1,8", "--engine", "llamacpp", "--install"),
     "vllm": ("--lengths", "1024/256,1024/64", "--concurrency", "50", "--engine", "vllm", "--install", "--pairs", "2"),
 }
+PAIRS = {"transformers": "5", "llamacpp": "5", "vllm": "3"}
 METRICS = ("decode", "prefill", "memory", "throughput")
 WEIGHTS = "layers all quantize(bits=8, activations=8)\n"
 PLANS = {
@@ -38,7 +39,7 @@ ROWS = {
     "vllm": ("window16", "drop8-window16", "window30-128", "w8a8", "window19-w8a8", "heads"),
 }
 """llama.cpp has windows or layers without attention, not both. All layers with windows of 256 are a variant that
-`calibrate` times itself. A row of vLLM takes half an hour."""
+`calibrate` times itself. A calibration of vLLM takes an hour, and a row of it a third of one."""
 
 
 def calibrated(engine: str, work: Path) -> tuple[str, str]:
@@ -54,7 +55,7 @@ def calibrated(engine: str, work: Path) -> tuple[str, str]:
 
 def errors(engine: str, plan: str, work: Path) -> dict[str, Any]:
     cache = calibrated(engine, work)
-    words = (*ASKED[engine], "--pairs", "5", *cache, "--json")
+    words = (*ASKED[engine], "--pairs", PAIRS[engine], *cache, "--json")
     cells = json.loads(lbdsl("bench", str(unhealed(plan, PLANS[plan], work)), *words).stdout)["cells"]
     found: dict[str, Any] = {}
     for metric in METRICS:
@@ -64,7 +65,8 @@ def errors(engine: str, plan: str, work: Path) -> dict[str, Any]:
         if apart:
             found |= {metric: statistics.median(apart), f"{metric}, worst": max(apart), f"{metric}, cells": apart}
     shown = [(*cell["between"], cell["ratio"]) for cell in cells if cell["metric"] in METRICS and cell["between"]]
-    return found | ({"inside": statistics.mean(low <= ratio <= high for low, high, ratio in shown)} if shown else {})
+    inside = {"inside": statistics.mean(low <= ratio <= high for low, high, ratio in shown)} if shown else {}
+    return found | inside | {"low, high, measured": shown}
 
 
 TABLE = Table(
