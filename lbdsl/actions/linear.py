@@ -12,8 +12,8 @@ from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.layer.weights import AnyExpr, Init
-from lbdsl.parts.attention import Attention
+from lbdsl.layer.weights import AnyExpr, Init, Stat
+from lbdsl.parts.attention import SINK_LOGITS, Attention
 from lbdsl.parts.linear import LinearAttention
 
 
@@ -23,7 +23,8 @@ class Linear(Action):
     What: what leaves the window is added to a state of constant size, which the layer reads beside the window, under one
     normalization. With `features=hedgehog` queries and keys go through learned maps first, [softmax(xW), softmax(-xW)] with
     a matrix W for each head, which begins as the identity; with `features=elu` through 1 + elu(x), which learns nothing.
-    Each query head learns how much the window counts. All of them are trained in healing.
+    Each query head learns how much the window counts, and with `sinks=learned` a sink in the window's softmax, as of `swa`.
+    All of them are trained in healing.
     Why: cost is linear in the sequence length and the cache does not grow, as with a window, but what stands far back is
     not gone. Without healing it is of little use.
     Example: `lowest 8 by kl(linear(window=64)) linear(window=64)`
@@ -33,8 +34,9 @@ class Linear(Action):
     kind: Literal["linear"] = "linear"
     window: Annotated[int, Field(ge=1, le=2**31 - 1, json_schema_extra={"unit": "tokens"})] = 64
     features: Literal["hedgehog", "elu"] = "hedgehog"
+    sinks: Literal["none", "learned"] = "none"
     example: ClassVar[str] = "linear(window=64)"
-    examples: ClassVar[tuple[str, ...]] = ("linear(window=128, features=elu)",)
+    examples: ClassVar[tuple[str, ...]] = ("linear(window=128, features=elu)", "linear(window=64, sinks=learned)")
     stage: ClassVar[int] = 1
 
     def claims(self) -> tuple[str, ...]:
@@ -50,6 +52,7 @@ class Linear(Action):
             head_dim=old.head_dim,
             window=self.window,
             features=self.features,
+            sink_logits=self.sinks == "learned",
         )
         return layer.replace(mixer=mixer)
 
@@ -57,7 +60,12 @@ class Linear(Action):
         mixer = layer.mixer
         if not isinstance(mixer, LinearAttention):
             return {}
-        return {tensor.name: Init(dims=tensor.shape, std=0.0) for tensor in model.shaped(mixer.own_rows, mixer.dims())}
+        made: dict[str, AnyExpr] = {
+            tensor.name: Init(dims=tensor.shape, std=0.0) for tensor in model.shaped(mixer.new_rows, mixer.dims())
+        }
+        if mixer.sink_logits:
+            made[SINK_LOGITS.name] = Stat(kind="sink_logits", args=(("window", self.window),), dims=(mixer.heads,))
+        return made
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer

@@ -24,6 +24,8 @@ from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
 FORMAT_VERSION = 2
+BYPASSED = 0.02
+"""A state that gives less of the attention's output is hardly read (arXiv 2510.05901)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class _Judged:
     tokens: int
     perplexity: _Pair
     scores: dict[str, _Score]
+    state_shares: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,12 @@ def cautions_of(record: Record) -> tuple[str, ...]:
             )
     judged = record.evaluation
     for source in judged.get("sources", [judged]) if judged else ():
+        shares = source.get("state_shares", {}).values()
+        if shares and sum(shares) < BYPASSED * len(shares):
+            found.append(
+                f"on {source['data']} {sum(shares) / len(shares):.1%} of the attention of layers with a state comes from it"
+                ": windows of as many bytes may do as well"
+            )
         before = source.get("before_healing") or {"loss_rise": None}
         was, now = before["loss_rise"], source["loss_rise"]
         error = hypot(*((one.get("stderr") or {}).get("loss_rise") or 0 for one in (before, source)))

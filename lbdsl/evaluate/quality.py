@@ -23,6 +23,7 @@ from lbdsl.measure.predictions import Changed, compare
 from lbdsl.measure.store import SequenceSum, mean_of
 from lbdsl.metrics import DerivedMetric, LogitsMetric, Metric, Of, TaskMetric, metrics_of
 from lbdsl.metrics.nll import NextTokenLoss
+from lbdsl.model.hybrid.lbdsl_parts import state_shares
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Quality:
     """Means over the tokens of the evaluation text; standard errors are clustered by sequence.
 
     `rise` is the artifact's next-token loss minus the base's, paired token by token (nats per token); `scores` has all
-    metrics that apply to the finished model, by name. Of a base alone the last three are empty.
+    metrics that apply to the finished model, by name; `state_shares`, by layer, the share of its attention's output that
+    comes from a state. Of a base alone the last four are empty.
     """
 
     data: str
@@ -39,12 +41,14 @@ class Quality:
     nll: Measurement | None = None
     rise: Measurement | None = None
     scores: Mapping[str, Measurement] = field(default_factory=dict)
+    state_shares: Mapping[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The measured fields of `eval --json`. `scores` has every metric; some also have their own field."""
         losses = {"base": self.base_nll, **({"artifact": self.nll} if self.nll is not None else {})}
         rises = {"loss_rise": self.rise} if self.rise is not None else {}
         fields = {**rises, **{field: self.scores[name] for field, name in _FIELDS.items() if name in self.scores}}
+        shares = {str(layer): share for layer, share in self.state_shares.items()}
         return finite(
             {
                 "data": self.data,
@@ -54,6 +58,7 @@ class Quality:
                 "perplexity": {model: exponential(loss.value) for model, loss in losses.items()},
                 "nll": {model: loss.value for model, loss in losses.items()},
                 **{field: score.value for field, score in fields.items()},
+                **({"state_shares": shares} if shares else {}),
                 "scores": {
                     name: {"value": score.value, "stderr": score.stderr, "unit": score.unit}
                     for name, score in self.scores.items()
@@ -157,8 +162,9 @@ def judge_on(
     """
     found = []
     for blocks in texts:
-        with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report:
+        with progress.stage(f"{title} on {blocks.data}" if len(texts) > 1 else title) as report, state_shares() as shares:
             found.append(_judged(base, artifact, blocks, Meter(report, base), batch, kept))
+        found[-1] = replace(found[-1], state_shares=shares())
     return tuple(found)
 
 

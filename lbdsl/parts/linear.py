@@ -12,7 +12,7 @@ from lbdsl.parts.attention import Attention
 from lbdsl.parts.base import Count, Mark, ModelShape, Part, Slot, TensorRow, TensorShape, Window
 
 GAIN = TensorRow("self_attn.window_gain", "attn_window_gain.weight", ("heads",))
-"""a_h of each query head: what the window's part of the sum is multiplied with is exp(a_h)."""
+"""a_h of each query head: the window's part of the sum is multiplied with exp(a_h)."""
 QUERY_FEATURES = TensorRow("self_attn.query_features", "attn_q_features.weight", ("query_maps",))
 KEY_FEATURES = TensorRow("self_attn.key_features", "attn_k_features.weight", ("key_maps",))
 """A matrix [head_dim, head_dim] for each query head, and for each KV head, all in one row, for they are no linear modules;
@@ -21,7 +21,8 @@ zeros are the identity."""
 
 class LinearAttention(Part):
     """Causal attention of `heads` query heads of size `head_dim`, which share `kv_heads` KV heads: by softmax over the last
-    `window` tokens, the token itself included, by feature maps over all tokens before, under one normalization.
+    `window` tokens, the token itself included, by feature maps over all tokens before, under one normalization. With
+    `sink_logits` the softmax has a learned sink for each query head.
 
     With `features` "hedgehog" a feature map is [softmax(x + xA), softmax(-x - xA)], of 2 head_dim numbers; with "elu"
     1 + elu(x), of head_dim. The state of a sequence, features x (head_dim + 1) for each KV head, is in float32.
@@ -31,13 +32,14 @@ class LinearAttention(Part):
 
     slot: ClassVar[Slot] = Slot.MIXER
     runtime: ClassVar[Path | None] = Path(__file__).parents[1] / "model" / "hybrid" / "lbdsl_part_linear.py"
-    trained: ClassVar[Mapping[str, float]] = {GAIN.name: 10.0, QUERY_FEATURES.name: 1.0, KEY_FEATURES.name: 1.0}
+    trained: ClassVar[Mapping[str, float]] = {GAIN.name: 100.0, QUERY_FEATURES.name: 10.0, KEY_FEATURES.name: 10.0}
     kind: Literal["linear"] = "linear"
     heads: Count
     kv_heads: Count
     head_dim: Count
     window: Count
     features: Literal["hedgehog", "elu"] = "hedgehog"
+    sink_logits: bool = False
 
     @model_validator(mode="after")
     def _grouped(self) -> LinearAttention:
@@ -49,7 +51,7 @@ class LinearAttention(Part):
     def _softmax(self) -> Attention:
         """What it is but for the tokens before the window."""
         sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim}
-        return Attention.model_validate({**sizes, "window": Window(size=self.window)})
+        return Attention.model_validate({**sizes, "window": Window(size=self.window, sink_logits=self.sink_logits)})
 
     def dims(self) -> Mapping[str, int]:
         square = self.head_dim * self.head_dim
@@ -57,6 +59,11 @@ class LinearAttention(Part):
 
     @property
     def own_rows(self) -> tuple[TensorRow, ...]:
+        return (*self._softmax.own_rows, *self.new_rows)
+
+    @property
+    def new_rows(self) -> tuple[TensorRow, ...]:
+        """Those that begin as zeros."""
         return (GAIN, *((QUERY_FEATURES, KEY_FEATURES) if self.features == "hedgehog" else ()))
 
     def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
@@ -96,7 +103,8 @@ class LinearAttention(Part):
         return super().prefill_flops(model, n) + max(0, n - self.window) * self._state_flops()
 
     def text(self) -> str:
-        return f"linear(window={self.window}{'' if self.features == 'hedgehog' else f', features={self.features}'})"
+        features = "" if self.features == "hedgehog" else f", features={self.features}"
+        return f"linear(window={self.window}{features}{', sinks=learned' if self.sink_logits else ''})"
 
     def marks(self, before: Part | None) -> tuple[Mark, ...]:
         if self == before:

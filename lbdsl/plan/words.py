@@ -90,6 +90,16 @@ def quality_rows(source: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, score in source["scores"].items():
         cells = (cell_text(**model["scores"][name]) if name in model["scores"] else "" for model in models)
         yield row_title(name, score["unit"]), "", *cells
+    if any(model.get("state_shares") for model in models):
+        yield "attention from a state", "", *(_state_text(model.get("state_shares", {})) for model in models)
+
+
+def _state_text(shares: Mapping[str, float]) -> str:
+    """The share of outputs that comes from a state, the mean over layers and its range."""
+    if not shares:
+        return ""
+    low, high = min(shares.values()), max(shares.values())
+    return f"{100 * sum(shares.values()) / len(shares):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _perplexity(source: Mapping[str, Any], model: str) -> str:

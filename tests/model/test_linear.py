@@ -7,17 +7,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lbdsl.model.hybrid.lbdsl_part_linear import LinearLayer, Mask, linear_attention
+from lbdsl.model.hybrid.lbdsl_part_linear import GAIN, LinearLayer, Mask, linear_attention
 
 pytestmark = pytest.mark.torch
 
 
 def a_module(heads: int, kv_heads: int, size: int, window: int, features: str) -> SimpleNamespace:
     made = SimpleNamespace(linear_window=window, linear_features=features)
-    made.window_gain = torch.randn(heads, dtype=torch.float64, requires_grad=True)
+    made.window_gain = (torch.randn(heads, dtype=torch.float64) - 3).requires_grad_()  # what is before counts, too
     made.query_features = (0.3 * torch.randn(heads * size * size, dtype=torch.float64)).requires_grad_()
     made.key_features = (0.3 * torch.randn(kv_heads * size * size, dtype=torch.float64)).requires_grad_()
     return made
+
+
+def with_sinks(module: SimpleNamespace) -> SimpleNamespace:
+    module.sinks = torch.tensor([-3e4, -1.0, 0.5, 4.0], dtype=torch.float64, requires_grad=True)
+    return module
 
 
 def feature_map(x: torch.Tensor, matrix: torch.Tensor, features: str) -> torch.Tensor:
@@ -42,12 +47,16 @@ def naive(module, query, key, value, sees) -> torch.Tensor:
                 seen = [i for i in range(t + 1) if sees(b, t, i) or i == t]
                 near = [i for i in seen if i > t - module.linear_window]
                 score = torch.stack([query[b, h, t] @ key[b, g, i] / D**0.5 for i in near])
-                weights = module.window_gain[h].exp() * (score - score.max()).exp()
+                sinks = [module.sinks[h]] if hasattr(module, "sinks") else []
+                largest = torch.stack([score.max(), *sinks]).max()
+                gain = GAIN * (D * D / 2 if module.linear_features == "elu" else 1) * module.window_gain[h].exp()
+                weights = gain * (score - largest).exp()
                 phi = feature_map(query[b, h, t], of_query, module.linear_features)
                 far = [i for i in seen if i <= t - module.linear_window]
                 theirs = [phi @ feature_map(key[b, g, i], of_key, module.linear_features) for i in far]
                 every = torch.cat([weights, torch.stack(theirs)]) if theirs else weights
-                out[b, t, h] = (every[:, None] * value[b, g, near + far]).sum(0) / every.sum()
+                below = every.sum() + sum(gain * (sink - largest).exp() for sink in sinks)
+                out[b, t, h] = (every[:, None] * value[b, g, near + far]).sum(0) / below
     return out
 
 
@@ -56,14 +65,17 @@ def states(rows: int, heads: int, kv_heads: int, tokens: int, size: int) -> list
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
+@pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("features", ["hedgehog", "elu"])
 @pytest.mark.parametrize(
     ("tokens", "window"), [(1, 3), (7, 8), (8, 8), (9, 8), (37, 5), (45, 1), pytest.param(150, 67, marks=pytest.mark.slow)]
 )
-def test_outputs_and_gradients_are_those_of_the_formula(tokens: int, window: int, features: str) -> None:
+def test_outputs_and_gradients_are_those_of_the_formula(tokens: int, window: int, features: str, sinks: bool) -> None:
     torch.manual_seed(tokens)
     module, of = a_module(4, 2, 4, window, features), states(2, 4, 2, tokens, 4)
     learned = [module.window_gain, *([module.query_features, module.key_features] if features == "hedgehog" else [])]
+    if sinks:
+        learned.append(with_sinks(module).sinks)
     found, _ = linear_attention(module, None, *of, None)
     expected = naive(module, *of, lambda *_: True)
     assert torch.allclose(found, expected, atol=1e-10)
@@ -77,10 +89,12 @@ def test_outputs_and_gradients_are_those_of_the_formula(tokens: int, window: int
 
 
 @pytest.mark.parametrize("steps", [[1] * 40, [40], [3, 1, 1, 20, 7, 8], [12, 28]])
+@pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("features", ["hedgehog", "elu"])
-def test_steps_of_any_length_give_what_one_forward_gives(steps: list[int], features: str) -> None:
+def test_steps_of_any_length_give_what_one_forward_gives(steps: list[int], features: str, sinks: bool) -> None:
     torch.manual_seed(0)
     module, (query, key, value) = a_module(4, 2, 4, 6, features), states(3, 4, 2, 40, 4)
+    module = with_sinks(module) if sinks else module
     whole, _ = linear_attention(module, None, query, key, value, None)
     layer, begin, found = LinearLayer(6), 0, []
     for step in steps:

@@ -9,6 +9,8 @@ supports, and, depending on the part's slot in a layer:
              make_mask(context, part) -> the attention's `attention_mask`, once per forward; see
                                                                             lbdsl_masks.MaskContext
              MASK_FIELDS                                                    the fields that masks depend on
+             watch() -> context manager                                     optional: by layer, the sum and the count of
+                                                                            the shares of outputs that come from a state
     ffn      build(cls, config, part) -> nn.Module                          called like the family's MLP
              CLASS                                                          the attribute of the family's layer class
                                                                             that has `cls`; without it `mlp_class`

@@ -2,13 +2,17 @@
 
     y_t = (g sum_i exp(s_ti - c_t) v_i + phi_q(q_t) S_t) / (g sum_i exp(s_ti - c_t) + phi_q(q_t) z_t)
 
-with i over the window, s the scaled scores, c_t the largest of them, g = exp(a) learned for each query head, and S_t, z_t
-the sums of phi_k(k_i) v_i^T and of phi_k(k_i) over all tokens that have left the window. Many tokens are computed in
-chunks, by products of matrices alone; one token adds what leaves the window to the state and reads it. Sums are in float32
-at least.
+with i over the window, s the scaled scores, c_t the largest of them, g = exp(a) times a constant, a learned for each query
+head, and S_t, z_t the sums of phi_k(k_i) v_i^T and of phi_k(k_i) over all tokens that have left the window. Maps that tell
+no tokens apart give each 2 / D with hedgehog and D with elu: the constant makes that 1/32 of 1/64 at the start, for D = 64.
+With a learned sink b for each query head, c_t is the largest of the scores and b, and the sum below the line has
+g exp(b - c_t) more. Many tokens are computed in chunks, by products of matrices alone; one token adds what leaves the
+window to the state and reads it. Sums are in float32 at least.
 
 Source: LoLCATs (arXiv 2410.10254); chunks, arXiv 2312.06635.
 """
+
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -19,6 +23,8 @@ from .lbdsl_layers import config_with
 from .lbdsl_redirect import redirect
 
 CHUNK = 64
+GAIN = 64.0
+_WATCHED = []
 
 
 class Mask:
@@ -95,16 +101,31 @@ def _attend(module, query_BHQD, key_BGKD, values_BGKD, mask, scaling, cache):
     scaling = D**-0.5 if scaling is None else scaling
     query_BGRQD = query.view(B, G, H // G, Q, D)
     value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
-    gain_GR11 = module.window_gain.to(exact).exp().view(G, H // G, 1, 1)
+    constant = GAIN * (D * D / 2 if module.linear_features == "elu" else 1)
+    gain_GR11 = constant * module.window_gain.to(exact).exp().view(G, H // G, 1, 1)
+    sinks = getattr(module, "sinks", None)
+    sink_GR11 = None if sinks is None else sinks.to(exact).view(G, H // G, 1, 1)
     if mask is not None and mask.segments_BQ is not None:
         same_BQK = mask.segments_BQ[:, :, None] == mask.segments_BQ[:, None]
-        near, far = _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling)
+        near, far = _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling, sink_GR11)
     else:
-        near = _in_window(query_BGRQD, key, value, real_BK, window, scaling, before)
+        near = _in_window(query_BGRQD, key, value, real_BK, window, scaling, before, sink_GR11)
         far = _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache)
-    both = gain_GR11 * near + far
+    near = gain_GR11 * near
+    both = near + far
+    if _WATCHED and window < K:
+        _note(module.layer_idx, near[..., window - K :, :D], far[..., window - K :, :D])
     output = both[..., :D] / both[..., D:]
     return output.reshape(B, H, Q, D).transpose(1, 2).to(query_BHQD.dtype)
+
+
+def _note(layer, near, far):
+    """Add the share of the output's size that is from before the window, over the tokens that have something there."""
+    sizes = [states.norm(dim=-1) for states in (near, far)]
+    share = sizes[1] / sum(sizes).clamp_min(1e-30)
+    for shares in _WATCHED:
+        total, count = shares.get(layer, (0.0, 0))
+        shares[layer] = total + float(share.double().sum()), count + share.numel()
 
 
 def _features(module, x, heads):
@@ -117,13 +138,19 @@ def _features(module, x, heads):
     return torch.cat([x.softmax(dim=-1), (-x).softmax(dim=-1)], dim=-1)
 
 
-def _weights(score, allowed):
-    """exp(score - the largest of a row), 0 where it is not allowed."""
+def _sum(score, allowed, value, sink):
+    """[.., D + 1]: the sum of the values, whose last column is 1, by exp(score - c), where it is allowed, and of what the
+    sinks add to the last column."""
     score = score.masked_fill(~allowed, -torch.inf)
-    return (score - score.amax(dim=-1, keepdim=True)).exp()
+    largest = score.amax(dim=-1, keepdim=True)
+    if sink is None:
+        return (score - largest).exp() @ value
+    largest = torch.maximum(largest, sink)
+    found = (score - largest).exp() @ value
+    return torch.cat([found[..., :-1], found[..., -1:] + (sink - largest).exp()], dim=-1)
 
 
-def _in_window(query_BGRQD, key, value, real_BK, window, scaling, before):
+def _in_window(query_BGRQD, key, value, real_BK, window, scaling, before, sink_GR11):
     """[B, G, R, Q, D + 1]: the sum over each query's window, in blocks of queries."""
     B, G, R, Q, D = query_BGRQD.shape
     block = min(Q, max(window, CHUNK))
@@ -144,7 +171,7 @@ def _in_window(query_BGRQD, key, value, real_BK, window, scaling, before):
     band = (column >= row) & (column < row + window)
     # A query of padding sees itself.
     allowed = band & (own_BNS[:, None, None, :, None] | (column == row + window - 1))
-    found = _weights(score, allowed) @ value.unsqueeze(2)
+    found = _sum(score, allowed, value.unsqueeze(2), None if sink_GR11 is None else sink_GR11.unsqueeze(-1))
     return found.reshape(B, G, R, blocks * block, D + 1)[..., :Q, :]
 
 
@@ -177,13 +204,14 @@ def _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache):
     return pad(found, (0, 0, first, 0))
 
 
-def _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling):
+def _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling, sink_GR11):
     """The two sums of packed sequences, each of which sees itself alone: by all pairs of tokens."""
     column = torch.arange(key.shape[2], device=key.device)
     apart = column[:, None] - column
     same = same_BQK[:, None, None]
     key, value = key.unsqueeze(2), value.unsqueeze(2)
-    near = _weights(query_BGRQD @ key.transpose(-1, -2) * scaling, same & (apart >= 0) & (apart < window)) @ value
+    score = query_BGRQD @ key.transpose(-1, -2) * scaling
+    near = _sum(score, same & (apart >= 0) & (apart < window), value, sink_GR11)
     query = _features(module, query_BGRQD, "query_features")
     both = query @ _features(module, key.squeeze(2), "key_features").unsqueeze(2).transpose(-1, -2)
     return near, (both * (same & (apart >= window))) @ value
@@ -192,7 +220,7 @@ def _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling):
 class LinearPart:
     """The family's attention, whose function is `linear_attention`."""
 
-    FIELDS = ("heads", "kv_heads", "head_dim", "window", "features")
+    FIELDS = ("heads", "kv_heads", "head_dim", "window", "features", "sink_logits")
     MASK_FIELDS = ()
 
     def build(self, attention_class, config, layer_idx, part):
@@ -202,6 +230,8 @@ class LinearPart:
         module.config = config
         module.linear_window, module.linear_features = part["window"], part["features"]
         module.window_gain = nn.Parameter(torch.zeros(heads))
+        if part["sink_logits"]:
+            module.sinks = nn.Parameter(torch.zeros(heads))
         if part["features"] == "hedgehog":
             module.query_features = nn.Parameter(torch.zeros(heads * size * size))
             module.key_features = nn.Parameter(torch.zeros(kv_heads * size * size))
@@ -209,6 +239,16 @@ class LinearPart:
 
     def make_cache(self, config, layer_idx, part, reserved):
         return LinearLayer(part["window"])
+
+    @contextmanager
+    def watch(self):
+        """By layer, the sum of the shares of outputs that are from before the window, and their count."""
+        shares = {}
+        _WATCHED.append(shares)
+        try:
+            yield shares
+        finally:
+            _WATCHED.remove(shares)
 
     def make_mask(self, context, part):
         if context.attention_mask is not None and context.attention_mask.dim() == 4:

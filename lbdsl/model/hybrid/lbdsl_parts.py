@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,15 @@ def runtime_files() -> dict[str, Path]:
     from lbdsl.parts import parts
 
     return {kind: cls.runtime for kind, cls in parts().items() if cls.runtime is not None}
+
+
+@contextmanager
+def state_shares() -> Iterator[Callable[[], dict[int, float]]]:
+    """Call what it yields afterwards: by layer, the share of its attention's output that came from a state."""
+    with ExitStack() as stack:
+        found = [part(kind) for kind in runtime_files()]
+        watched = [stack.enter_context(each.watch()) for each in found if hasattr(each, "watch")]
+        yield lambda: {layer: total / count for each in watched for layer, (total, count) in sorted(each.items())}
 
 
 def _load(path: Path) -> Any:
