@@ -99,8 +99,8 @@ def main(args):
 PARSER = "from argparse import ArgumentParser as FlexibleArgumentParser\n"
 
 
-def fake_python(folder: Path) -> Path:
-    """The Python; $FAKE_LOG names a file to which it says what it is asked."""
+def fake_python(folder: Path, *, plug_in: bool = False) -> Path:
+    """The Python, without lbdsl's plug-in or with it; $FAKE_LOG names a file to which it says what it is asked."""
     files = {
         "torch/__init__.py": TORCH,
         "vllm/__init__.py": VLLM,
@@ -113,6 +113,7 @@ def fake_python(folder: Path) -> Path:
         "vllm/benchmarks/__init__.py": "",
         "vllm/benchmarks/serve.py": CLIENT,
         "vllm/utils/argparse_utils.py": PARSER,
+        **({"lbdsl-0.dist-info/entry_points.txt": "[vllm.general_plugins]\nlbdsl = lbdsl.vllm\n"} if plug_in else {}),
     }
     for name, text in files.items():
         path = folder / "modules" / name

@@ -41,6 +41,8 @@ from lbdsl.cost.profile import (
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.machine import machine_described
 from lbdsl.measure.profiles import fit, profile_path, write_profile
+from lbdsl.parts.gated_mlp import GatedMLP
+from lbdsl.parts.moe import Moe
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.version import VERSION
@@ -49,10 +51,10 @@ VARIANTS: Mapping[str, str] = {
     "half of the attentions": "layers every 2 from 1 drop",
     "windows": "layers all swa(window={window})",
     "half of the MLPs": "layers every 2 from 1 drop(mlp)",
-    "MLPs of half the width": "layers all width(50%, refit=false)",
+    "smaller MLPs": "layers all width(50%, refit=false)",
 }
 """Recipes that each change how much there is of one kind of part. The window is smaller than any context. Engines with
-products of quantized matrices have one more, `QUANTIZED`."""
+products of quantized matrices have one more, `QUANTIZED`; for experts see `_of_experts`."""
 TOGETHER = "together"
 """A variant that no constant is fitted to: it says what predictions of several changes are worth."""
 WIDEST = 512
@@ -117,12 +119,13 @@ def calibrate_model(
     ready = asked.check(base)
     on_gpus = isinstance(ready, Ready) and ready.gpus is not None
     quantized = asked.ON_GPUS if isinstance(asked, Requests) and on_gpus else asked.QUANTIZED
-    experts = any(len(tensor.shape) == 3 for spec in base.facts.layer_specs for tensor in spec.tensors(base.facts))
-    if experts and isinstance(asked, Requests):
-        # Neither form of vLLM's is for experts.
-        quantized = {name: rule for name, rule in quantized.items() if "quantize" not in rule}
+    own = _of_experts(base.facts)
+    if own and isinstance(asked, Requests):
+        # The experts of an artifact are one tensor: quantized, vLLM cannot read that.
+        beside = 'modules "*.self_attn.*" quantize'
+        quantized = {name: rule.replace("layers all quantize", beside) for name, rule in quantized.items()}
     several = VARIANTS["windows"], *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
-    variants = {**VARIANTS, **quantized, TOGETHER: "\n".join(several)}
+    variants = {**VARIANTS, **own, **quantized, TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)
     machine = machine_described(base.device, base.computed.dtype)
     # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on, also when the
@@ -153,6 +156,18 @@ def calibrate_model(
     path = profile_path(profile.engine, base.computed, base.device, base.cache_dir, found[0].machine)
     write_profile(path, profile)
     return Calibrated(profile, path, tuple(rows))
+
+
+def _of_experts(facts: ModelFacts) -> dict[str, str]:
+    """For a model with experts, what there is in place of MLPs of half the width, and one recipe more: half of the experts
+    changes nothing of what a single token reads."""
+    every = {layer: spec.ffn for layer, spec in enumerate(facts.layer_specs)}
+    routed = {layer: ffn for layer, ffn in every.items() if isinstance(ffn, Moe)}
+    if not routed:
+        return {}
+    smaller = [f"layers {layer} experts({max(moe.experts // 2, moe.top_k)})" for layer, moe in routed.items()]
+    smaller += [f"layers {layer} width(50%, refit=false)" for layer, ffn in every.items() if isinstance(ffn, GatedMLP)]
+    return {"smaller MLPs": "\n".join(smaller), "one KV head": "layers all kv_heads(1, align=false)"}
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,38 @@ def test_everything_is_chosen_under_every_budget_at_once(python: Path, tmp_path:
     assert ratio >= 1.04
 
 
+EXPERTS = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64; tries = 8; recall = "mine.jsonl" }
+modules "*.self_attn.*" quantize(form=fp8)
+choose for layers all
+  among keep, swa(window=24, sinks=learned, full_heads=1) + cache(fp8), experts(3) + cache(fp8),
+    swa(window=24) + experts(4), kv_heads(1) + experts(3), drop
+  minimizing kl + 0.2 * recall
+  subject to kv(64) <= 70%, weights <= 75%, throughput(32, 8, 4) >= 80%, recall <= 3, serves("vllm")
+"""
+
+
+@pytest.mark.slow
+def test_experts_are_chosen_beside_everything(python: Path, tmp_path: Path) -> None:
+    """Experts, windows with a full head, KV heads, 8-bit floats of weights and of the cache, for a GPU that has kernels."""
+    model = save_model_of_letters(tmp_path / "letters", "olmoe")
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answered(model)))
+    with_plug_in = EnginePython(fake_python(tmp_path, plug_in=True))
+    calibrate_model(model, asked(with_plug_in.python), options=options(tmp_path))
+    found = planned(EXPERTS, model, tmp_path)
+    plan = found.plan
+    assert plan.after.kv_bytes["64"] <= 0.7 * plan.before.kv_bytes["64"]
+    assert plan.after.weights <= 0.75 * plan.before.weights
+    assert plan.recall.value <= 3
+    assert {"experts", "quantize"} <= {action.kind for layer in plan.layers for action in layer.changing}
+    after = confirm_plan(found, tmp_path / "r.lbr", with_plug_in, pairs=2)
+    ((ratio, _, _),) = after.plan.profiles["vllm"].confirmed.values()
+    assert ratio >= 0.8
+    with pytest.raises(LbdslError) as problem:
+        planned(EXPERTS.replace('serves("vllm")', 'serves("vllm"), serves("llamacpp")'), model, tmp_path)
+    assert problem.value.diagnostics[-1].code == "LB356"
+
+
 def test_a_plan_that_does_not_hold_gives_way_to_the_next(
     model: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,10 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure import scores
 from lbdsl.plan.file import load_plan
+from tests.family_cases import family_base
 from tests.measure_cases import naive_logp
 from tests.specs import attention_layer, layer_of
-from tests.tiny_model import save_tiny_model
+from tests.tiny_model import byte_tokenizer, save_tiny_model
 
 LETTERS = string.ascii_lowercase
 SPEC = attention_layer(heads=4, kv_heads=2, head_dim=8, width=64)
@@ -58,9 +59,14 @@ def answered(folder: Path, texts: int = 6, each: int = 2, found: float = 0.7) ->
     return sorted(rows, key=lambda row: row["text"])
 
 
-def save_model_of_letters(folder: Path) -> Path:
+def save_model_of_letters(folder: Path, family: str = "llama") -> Path:
     """It says letters, which stand in every text."""
-    save_tiny_model(folder, tie_word_embeddings=False)
+    if family == "llama":
+        save_tiny_model(folder, tie_word_embeddings=False)
+    else:
+        sizes = {"vocab_size": 260, "initializer_range": 0.1, "tie_word_embeddings": False, "attention_bias": False}
+        family_base(family, **sizes).save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     others = sorted(set(range(260)) - set(tokenizer(LETTERS)["input_ids"]))
     model.lm_head.weight.data[others] = 0
