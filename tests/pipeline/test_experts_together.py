@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,16 @@ def place_of(family: str, folder: Path) -> Path:
 def test_killed_and_resumed_and_by_two_processes(
     family: str, tmp_path: Path, clean_process: CleanProcess, new_cache: Callable[[Path], Path]
 ) -> None:
-    place = place_of(family, tmp_path)
+    assert_whole(place_of(family, tmp_path), MOMENTS.values(), clean_process, new_cache)
+
+
+def assert_whole(
+    place: Path,
+    moments: Iterable[tuple[str, str, int]],
+    clean_process: CleanProcess,
+    new_cache: Callable[[Path], Path],
+) -> None:
+    """Killed at each of these moments and resumed, and by two processes, it gives what it gives undisturbed."""
     whole = {"LBDSL_CACHE_DIR": new_cache(place / "whole")}
     done = clean_process.run(LESS + LBDSL, *APPLY, cwd=place, **whole)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,7 +67,7 @@ def test_killed_and_resumed_and_by_two_processes(
     (place / "out").rename(place / "one")
 
     cache = new_cache(place / "cache")
-    for moment in MOMENTS.values():
+    for moment in moments:
         killed = clean_process.run(DRIVER, *moment, *APPLY, "--resume", cwd=place, LBDSL_CACHE_DIR=cache)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
         assert not nothing_or_whole(place)
