@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+H100 = ["NVIDIA H100 80GB HBM3", [9, 0], 80 * 10**9]
 TORCH = """
 import json, os
 HAS = json.loads(os.environ.get("FAKE_GPUS", "[]")) if os.environ.get("CUDA_VISIBLE_DEVICES") != "" else []

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fake_vllm import H100, fake_python
 from tests.tiny_model import RECIPE, save_tiny_model
+
+if TYPE_CHECKING:
+    from lbdsl.api.calibrating import Calibrated
 
 WATCHED = 256
 """Tokens that healing is watched on here: these models heal on 2,048."""
@@ -86,6 +93,43 @@ def lbdsl(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
         return Done(code, written.out, written.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def calibrated(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, new_cache: Callable[[Path], Path]
+) -> Calibrated:
+    """The profile of the tiny model in a vLLM on two H100s, which a program stands for; it is in a cache folder."""
+    from lbdsl.api.calibrating import calibrate_model
+    from lbdsl.bench.engine import EnginePython
+    from lbdsl.bench.engine_vllm import Requests
+    from lbdsl.session.options import RunOptions
+
+    place = tmp_path_factory.mktemp("engine")
+    asked = Requests(concurrency=(4,), lengths=((32, 8),), pairs=2, engine=EnginePython(fake_python(place)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_LOG", str(place / "log"))
+        patch.setenv("FAKE_GPUS", json.dumps([H100, H100]))
+        return calibrate_model(tiny_folder, asked, options=RunOptions(cache_dir=new_cache(place / "cache")))
+
+
+@pytest.fixture
+def engine_cache(tmp_path: Path, new_cache: Callable[[Path], Path]) -> Path:
+    return new_cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def profile(calibrated: Calibrated, engine_cache: Path) -> Path:
+    """The file of the profile, in the test's cache folder."""
+    return Path(shutil.copy(calibrated.path, engine_cache))
+
+
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program that stands for a Python with vLLM."""
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("FAKE_GPUS", json.dumps([H100, H100]))
+    return fake_python(tmp_path)
 
 
 @pytest.fixture(scope="session")

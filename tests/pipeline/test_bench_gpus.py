@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from lbdsl.api.benching import bench_artifact
-from lbdsl.api.calibrating import calibrate_model
+from lbdsl.api.calibrating import Calibrated
 from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import read_record
 from lbdsl.bench.engine import EnginePython
@@ -20,34 +19,16 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.profiles import write_profile
 from lbdsl.plan.file import load_plan
 from lbdsl.session.options import RunOptions
-from tests.fake_vllm import fake_python
+from tests.fake_vllm import H100
 from tests.pipeline.test_quantize import applied
-from tests.tiny_model import save_tiny_model
 
-H100 = ["NVIDIA H100 80GB HBM3", [9, 0], 80 * 10**9]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("gpus") / "model")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, new_cache: Callable[[Path], Path]) -> None:
-    new_cache(tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("engine_cache")
 
 
 @pytest.fixture
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("FAKE_GPUS", json.dumps([H100, H100]))
-    return fake_python(tmp_path)
-
-
-@pytest.fixture
-def artifact(model: Path, tmp_path: Path) -> Path:
+def artifact(tiny_folder: Path, tmp_path: Path) -> Path:
     text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop\n'
-    return applied(text, model, tmp_path)[1].folder
+    return applied(text, tiny_folder, tmp_path)[1].folder
 
 
 def asked(python: Path, *arguments: str, **options: Any) -> Requests:
@@ -100,15 +81,16 @@ def test_its_server_is_told_the_same(artifact: Path, python: Path, tmp_path: Pat
     assert found.machine["gpus"] == 2
 
 
-def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path, python: Path, tmp_path: Path) -> None:
-    done = calibrate_model(model, asked(python), options=options(tmp_path))
-    assert done.profile.machine["name"] == H100[0]
-    assert "-own-" in done.path.name
+def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(
+    tiny_folder: Path, profile: Path, calibrated: Calibrated, tmp_path: Path
+) -> None:
+    assert calibrated.profile.machine["name"] == H100[0]
+    assert "-own-" in profile.name
     (tmp_path / "r.lbr").write_text(
         'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop(block)\n'
         "assert throughput(32, 8, 4) >= 110%\n"
     )
-    plan = plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path)).plan
+    plan = plan_recipe(tmp_path / "r.lbr", str(tiny_folder), options=options(tmp_path)).plan
     assert plan.applyable
     assert [gate.status for gate in plan.asserts] == ["pass"]
     # What users of GPUs quantize to was timed there; integers were not.
@@ -117,20 +99,22 @@ def test_a_profile_of_the_gpus_is_kept_and_plans_are_predicted_by_it(model: Path
             'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\n'
             f"layers all {rule}\nassert throughput(32, 8, 4) >= 101%\n"
         )
-        plan = plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path)).plan
+        plan = plan_recipe(tmp_path / "r.lbr", str(tiny_folder), options=options(tmp_path)).plan
         assert [gate.status for gate in plan.asserts] == [status]
 
 
-def test_the_device_of_a_target_chooses_the_profile(model: Path, python: Path, tmp_path: Path, lbdsl) -> None:
+def test_the_device_of_a_target_chooses_the_profile(
+    tiny_folder: Path, profile: Path, calibrated: Calibrated, tmp_path: Path, lbdsl
+) -> None:
     """Of those kept, else the last; a plan that was made by one is applied beside another."""
-    done = calibrate_model(model, asked(python), options=options(tmp_path))
-    other = replace(done.profile, machine={**done.profile.machine, "name": "NVIDIA GeForce RTX 4090"})
-    write_profile(done.path.with_name(done.path.name.replace(done.path.stem[-16:], 16 * "0")), other)
+    of_h100 = calibrated.profile
+    other = replace(of_h100, machine={**of_h100.machine, "name": "NVIDIA GeForce RTX 4090"})
+    write_profile(profile.with_name(profile.name.replace(profile.stem[-16:], 16 * "0")), other)
     (tmp_path / "r.lbr").write_text(
         'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1-3 drop(block)\n'
         "assert throughput(32, 8, 4) >= 110%\n"
     )
-    words = ("plan", str(tmp_path / "r.lbr"), str(model), "--cache-dir", str(tmp_path / "cache"))
+    words = ("plan", str(tmp_path / "r.lbr"), str(tiny_folder), "--cache-dir", str(tmp_path / "cache"))
     for target, name in {"vllm": "RTX 4090", "vllm@RTX4090": "RTX 4090", "vllm@2xH100": "H100"}.items():
         planned = lbdsl(*words, "--target", target, "-o", str(tmp_path / f"{name}.lbplan"))
         assert planned.code == 0, planned.err
@@ -143,9 +127,8 @@ def test_the_device_of_a_target_chooses_the_profile(model: Path, python: Path, t
 
 
 def test_another_version_is_another_profile(
-    artifact: Path, model: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Path, profile: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calibrate_model(model, asked(python), options=options(tmp_path))
     first = bench_artifact(artifact, asked(python), options=options(tmp_path))
     monkeypatch.setenv("FAKE_VLLM", "0.33.0")
     other = bench_artifact(artifact, asked(python), options=options(tmp_path))
@@ -180,9 +163,9 @@ def test_gpus_that_do_not_do(
         bench_artifact(artifact, asked(python), options=options(tmp_path))
 
 
-def test_layers_with_a_cache_of_their_own_are_told(model: Path, python: Path, tmp_path: Path) -> None:
+def test_layers_with_a_cache_of_their_own_are_told(tiny_folder: Path, python: Path, tmp_path: Path) -> None:
     text = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 2 keep\nlayers all cache(fp8)\n'
-    folder = applied(text, model, tmp_path)[1].folder
+    folder = applied(text, tiny_folder, tmp_path)[1].folder
     words = ("--hf-token", "hf_secret")
     bench_artifact(folder, asked(python, *words), options=options(tmp_path))
     base, changed = told(tmp_path)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,10 @@ from lbdsl.plan.file import save_plan
 from lbdsl.plan.words import value_text
 from lbdsl.session.options import RunOptions
 from tests.fake_vllm import fake_python
-from tests.pipeline.test_bench_gpus import H100, asked, cache, options  # noqa: F401  (the fixture)
+from tests.pipeline.test_bench_gpus import asked, options
 from tests.pipeline.test_recall import answered, save_model_of_letters
-from tests.tiny_model import save_tiny_model
+
+pytestmark = pytest.mark.usefixtures("profile")
 
 RECIPE = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64; tries = 8 }
@@ -31,28 +31,6 @@ choose for layers all except 0 among keep, drop, drop(mlp) minimizing kl
   subject to throughput(32, 8, 4) >= BUDGET, serves("vllm")
 assert throughput(32, 8, 4) >= 101%
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("confirm") / "model")
-
-
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Path]:
-    """A folder with the engine's Python, and in `cache` its profile."""
-    place = tmp_path_factory.mktemp("engine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FAKE_LOG", str(place / "log"))
-        patch.setenv("FAKE_GPUS", json.dumps([H100]))
-        calibrate_model(model, asked(fake_python(place)), options=options(place))
-        yield place
-
-
-@pytest.fixture
-def python(calibrated: Path, tmp_path: Path, cache: None) -> Path:  # noqa: F811
-    shutil.copytree(calibrated / "cache", tmp_path / "cache", dirs_exist_ok=True)
-    return calibrated / "python"
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +45,8 @@ def planned(text: str, model: Path, tmp_path: Path):
     return plan_recipe(tmp_path / "r.lbr", str(model), options=options(tmp_path))
 
 
-def test_what_was_measured_is_in_the_plan(model: Path, python: Path, places: Path, tmp_path: Path) -> None:
-    before = planned(RECIPE.replace("BUDGET", "110%"), model, tmp_path)
+def test_what_was_measured_is_in_the_plan(tiny_folder: Path, python: Path, places: Path, tmp_path: Path) -> None:
+    before = planned(RECIPE.replace("BUDGET", "110%"), tiny_folder, tmp_path)
     after = confirm_plan(before, tmp_path / "r.lbr", EnginePython(python), pairs=2)
     assert after.plan.specs == before.plan.specs
     assert after.plan.digest != before.plan.digest
@@ -143,11 +121,11 @@ def test_experts_are_chosen_beside_everything(python: Path, tmp_path: Path) -> N
 
 
 def test_a_plan_that_does_not_hold_gives_way_to_the_next(
-    model: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A changed model takes a tenth more time than predicted."""
     monkeypatch.setenv("FAKE_SLOWER", "1.1")
-    before = planned(RECIPE.replace("BUDGET", "120%"), model, tmp_path)
+    before = planned(RECIPE.replace("BUDGET", "120%"), tiny_folder, tmp_path)
     after = confirm_plan(before, tmp_path / "r.lbr", EnginePython(python), pairs=2)
     assert after.plan.specs != before.plan.specs
     measured = [ratio for ratio, _, _ in after.bench.confirmed.values()]
@@ -160,22 +138,22 @@ def test_a_plan_that_does_not_hold_gives_way_to_the_next(
     assert ("LB364" in [finding.code for finding in after.plan.findings]) == (item is not None)
 
 
-def test_nothing_to_confirm_is_said(model: Path, tmp_path: Path, cache: None) -> None:  # noqa: F811
-    found = planned('measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1 drop\n', model, tmp_path)
+def test_nothing_to_confirm_is_said(tiny_folder: Path, tmp_path: Path) -> None:
+    found = planned('measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1 drop\n', tiny_folder, tmp_path)
     with pytest.raises(LbdslError) as problem:
         confirm_plan(found, tmp_path / "r.lbr")
     assert [d.code for d in problem.value.diagnostics] == ["LB364"]
 
 
 def test_stopped_it_says_what_it_has_and_leaves_nothing(
-    model: Path,
+    tiny_folder: Path,
     python: Path,
     places: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = planned(RECIPE.replace("BUDGET", "110%"), model, tmp_path)
+    found = planned(RECIPE.replace("BUDGET", "110%"), tiny_folder, tmp_path)
     said: list[str] = []
     monkeypatch.setattr(type(found.bench.progress), "say", lambda _self, text: said.append(text))
 
