@@ -104,6 +104,16 @@ OPTIONS = {
             "llama_4_scaling_beta": 0.4,
         },
     },
+    "qwen3_5_text": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "layer_types": ["full_attention", "linear_attention"] * 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 12,
+        "linear_conv_kernel_dim": 3,
+    },
     "exaone4": {"sliding_window": NATIVE, "sliding_window_pattern": 2, "head_dim": 16},
     "olmo3": {
         "sliding_window": NATIVE,
@@ -136,7 +146,9 @@ NATIVE_LAYERS = {
     "ministral3": (0, 1, 2, 3),
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
+    "qwen3_5_text": (),
 }
+DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 12, "kernel": 3}
 FAMILY_NAMES = tuple(FAMILIES)
 
 
@@ -161,6 +173,8 @@ def native_specs(name: str) -> list[dict]:
     head_dim = OPTIONS[name].get("head_dim", 8)
     base = attention_layer(heads=4, kv_heads=2, head_dim=head_dim, width=COMMON["intermediate_size"])
     layers = [{**base, "ffn": experts_of(name, layer) or base["ffn"]} for layer in range(4)]
+    if "layer_types" in OPTIONS[name]:
+        layers = [{**own, "mixer": DELTA_NET} if layer % 2 else own for layer, own in enumerate(layers)]
     return [swa(NATIVE).of(own) if layer in NATIVE_LAYERS[name] else own for layer, own in enumerate(layers)]
 
 

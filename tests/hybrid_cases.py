@@ -72,6 +72,11 @@ def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
     return torch.zeros(hidden_BNN.shape).masked_fill(hidden_BNN, torch.finfo(torch.float32).min)[:, None]
 
 
+def gone(_module, _inputs, out):
+    """In place of what attention gives, with its weights or without."""
+    return (torch.zeros_like(out[0]), None) if isinstance(out, tuple) else torch.zeros_like(out)
+
+
 @torch.no_grad()
 def stock_logits(
     base, specs: list[dict], ids: torch.Tensor, real: torch.Tensor | None = None, position_ids: torch.Tensor | None = None
@@ -83,12 +88,14 @@ def stock_logits(
         if spec["ffn"] is None:
             ffn = layer.get_submodule(FAMILIES[base.config.model_type].ffn_name)
             handles.append(ffn.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
+        attention = layer.linear_attn if hasattr(layer, "linear_attn") else layer.self_attn
         if spec["mixer"] is None:
-            handles.append(layer.self_attn.register_forward_hook(lambda _m, _i, out: (torch.zeros_like(out[0]), None)))
+            handles.append(attention.register_forward_hook(gone))
         else:
-            mask = explicit_mask(real, spec).to(base.dtype)
+            of_attention = spec["mixer"]["kind"] == "attention"
+            mask = explicit_mask(real, spec).to(base.dtype) if of_attention else real.to(base.dtype)
             handles.append(
-                layer.self_attn.register_forward_pre_hook(
+                attention.register_forward_pre_hook(
                     lambda _m, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
                 )
             )

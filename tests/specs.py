@@ -19,10 +19,11 @@ def layer_of(
     """`base` with a window where one is given, and without its attention or its MLP where that is said."""
     said = {"sink_tokens": 0, "sink_logits": True} if sinks == LEARNED else {"sink_tokens": sinks}
     heads = {"full_heads": full_heads} if full_heads else {}
-    mixer = base["mixer"] if window is None else {**base["mixer"], "window": {"size": window, **said, **heads}}
+    windowed = window is not None and base["mixer"]["kind"] == "attention"
+    mixer = {**base["mixer"], "window": {"size": window, **said, **heads}} if windowed else base["mixer"]
     return {**base, "mixer": mixer if attention else None, "ffn": base["ffn"] if mlp else None}
 
 
 def window_of(entry: dict) -> dict | None:
     """The window of a layer's attention, None where it has none or there is no attention."""
-    return entry["mixer"] and entry["mixer"]["window"]
+    return entry["mixer"] and entry["mixer"].get("window")

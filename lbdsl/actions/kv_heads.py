@@ -30,7 +30,8 @@ class KVHeads(Action):
     embeddings, and queries with them. `align=false` averages without alignment. With `method=strongest` each group keeps
     the KV head whose values matter most: the mean norm of a value times the norm of the output projection's columns that
     read it. `n` divides the number of KV heads. In families with a key norm for each head (Qwen 3, Gemma 3), only values
-    are aligned; if the norm is over all heads (Olmo 3), both methods keep the strongest head.
+    are aligned, and with a gate behind the attention (Qwen 3.5) nothing is; if the norm is over all heads (Olmo 3), both
+    methods keep the strongest head.
     Why: the KV cache, and what each decoded token reads of it, shrink with the number of KV heads at any context length.
     Choose the layers by score: changing a few costs little quality, changing all of them ruins a model.
     Example: `lowest 8 by kl(kv_heads(1)) kv_heads(1)`
@@ -57,7 +58,7 @@ class KVHeads(Action):
             return {}
         norm = _norm_of_keys(model)
         strongest = self.method == "strongest" or norm == "key_value"
-        aligned = "" if strongest or not self.align else "v" if norm else "kv"
+        aligned = "" if strongest or not self.align else "kv" if norm is None else "" if _gated(model) else "v"
 
         def new(of: str, x: AnyExpr) -> AnyExpr:
             if of == "q":
@@ -110,6 +111,8 @@ class KVHeads(Action):
             return (note("LB348", f"`{self.text()}` {said}", help="write `method=strongest` to make that explicit"),)
         if norm and self.method == "mean" and self.align:
             said = "aligns values only: keys are normed head by head, and averaged as they are"
+            if _gated(facts):
+                said = "aligns nothing: keys are normed head by head, and a gate multiplies what comes of the values"
             return (note("LB348", f"`{self.text()}` {said}"),)
         return ()
 
@@ -140,6 +143,11 @@ def _norm_of_keys(model: ModelFacts) -> str | None:
     """The dimension that keys are normalized over: `head_dim` for each head separately, `key_value` for all heads
     together; None for models without key norms."""
     return next((row.dims[0] for row in model.rows("attention") if row.name == _K_NORM), None)
+
+
+def _gated(model: ModelFacts) -> bool:
+    """Whether queries bring a gate for the attention's output, which values then cannot be rotated before."""
+    return any("query_gate" in row.dims for row in model.rows("attention"))
 
 
 def _sizes(mixer: Attention) -> Args:

@@ -109,7 +109,8 @@ class SlidingWindow(Action):
             named = self.full_heads if isinstance(self.full_heads, tuple) else ()
             if any(head >= mixer.kv_heads for head in named):
                 raise LbdslError((self._absent(mixer.kv_heads),))
-            sizes = {"query": mixer.head_dim * mixer.heads // mixer.kv_heads, "key_value": mixer.head_dim}
+            query = mixer.head_dim * mixer.heads // mixer.kv_heads
+            sizes = {"query": query, "query_gate": 2 * query, "key_value": mixer.head_dim}
             for row in model.rows(mixer.kind):
                 for axis, dim in enumerate(row.dims):
                     x = Ref(name=row.name)

@@ -208,6 +208,8 @@ class Family:
     """Fields of `rope_parameters` that the family's code reads, and has no defaults for."""
     partial_rotary: bool = False
     """Whether RoPE may rotate only a part of each head."""
+    rotary_share: float = 1.0
+    """The part that it rotates if the config does not say."""
     rope_theta: float = 10_000.0
     """The base of rotary embeddings if the config has none."""
     rope_by_layer_type: bool = False

@@ -39,6 +39,10 @@ class Classes:
         return f"{self.stem}Attention"
 
     @property
+    def delta_net(self) -> str:
+        return f"{self.stem}GatedDeltaNet"
+
+    @property
     def mlp(self) -> str:
         return f"{self.stem}MLP"
 

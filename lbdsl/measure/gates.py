@@ -123,5 +123,6 @@ def _only(layer: Any, *, attends: bool) -> nn.Module:
     if attends:
         setattr(part, part.ffn_name, None)
     else:
-        part.self_attn, part.spec = None, {**layer.spec, "mixer": None}
+        setattr(part, part.mixer_name, None)
+        part.spec = {**layer.spec, "mixer": None}
     return part

@@ -113,7 +113,7 @@ def pass_over(
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
                 if statistic.watches_attention():
                     see = partial(statistic.add_attention, sums[stat], weights=layer.get_parameter)
-                    hooks.enter_context(observed_attention(layer.self_attn, see))
+                    hooks.enter_context(observed_attention(layer.mixer, see))
                 if statistic.watches_experts():
                     hook = partial(_routed, partial(statistic.add_experts, sums[stat]))
                     hooks.callback(layer.get_submodule(f"{layer.ffn_name}.experts").register_forward_pre_hook(hook).remove)

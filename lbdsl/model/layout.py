@@ -270,7 +270,7 @@ def _check_rope(family: Family, config: dict[str, Any]) -> None:
 def _rotary(family: Family, config: dict[str, Any], head_dim: int) -> int | None:
     """Rotated elements per head, None for all; rounded as in transformers (the rotated share down, to whole pairs up)."""
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    share = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or family.rotary_share
     if share > 1 or (share != 1 and not family.partial_rotary):
         limit = "at most 1" if family.partial_rotary else f"{family.model_type}'s code rotates whole heads"
         raise fail("LB404", f"partial_rotary_factor in the configuration is {share:g}: {limit}")

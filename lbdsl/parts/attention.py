@@ -59,7 +59,7 @@ class Attention(Part):
 
     def dims(self) -> Mapping[str, int]:
         query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        fused = {"query": query, "key_value": key_value, "qkv": query + 2 * key_value}
+        fused = {"query": query, "query_gate": 2 * query, "key_value": key_value, "qkv": query + 2 * key_value}
         heads = {"heads": self.heads, "windowed_heads": self.heads - self.full_heads * self.heads // self.kv_heads}
         return {**heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, **fused}
 

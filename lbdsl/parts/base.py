@@ -42,7 +42,8 @@ class TensorRow:
     stores them.
 
     `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
-    exist; without it, the parameter always exists. `routes`: it is a router's matrix, which belongs to no linear module.
+    exist; without it, the parameter always exists. `routes`: it is a router's matrix, which belongs to no linear module;
+    `convolves`: it is a convolution's.
     `files`: its name in other checkpoints; with `{}`, the number along the first dimension, of which there is a tensor for
     each; several are joined along the next.
     """
@@ -53,6 +54,7 @@ class TensorRow:
     when: str | None = None
     routes: bool = False
     files: tuple[str, ...] = ()
+    convolves: bool = False
 
     @property
     def module(self) -> str:
@@ -61,12 +63,13 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class TensorShape:
-    """A parameter in the model's dtype; its name is relative to the layer. `routes` and `files` as in its TensorRow."""
+    """A parameter in the model's dtype; its name is relative to the layer. The rest as in its TensorRow."""
 
     name: str
     shape: tuple[int, ...]
     routes: bool = False
     files: tuple[str, ...] = ()
+    convolves: bool = False
 
     @property
     def elements(self) -> int:
@@ -79,7 +82,7 @@ class TensorShape:
     @property
     def is_matrix(self) -> bool:
         """True for the weight of a linear layer, and for those of a layer's experts, which are one tensor."""
-        return len(self.shape) > 1 and not self.routes
+        return len(self.shape) > 1 and not self.routes and not self.convolves
 
 
 def _module(name: str, dims: Sequence[object]) -> str:

@@ -14,7 +14,7 @@ from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
-from tests.family_cases import FAMILY_NAMES, NATIVE, PLAN_NAMES, VOCAB, family_base, family_plans, native_specs
+from tests.family_cases import DELTA_NET, FAMILY_NAMES, NATIVE, PLAN_NAMES, VOCAB, family_base, family_plans, native_specs
 from tests.hybrid_cases import assert_same_greedy, cache_of, hybrid_of, stock_logits
 from tests.layer_changes import GONE, NONE
 from tests.specs import window_of
@@ -83,7 +83,7 @@ def test_all_kept_is_the_base_bit_for_bit(family: str) -> None:
 
 
 def held(spec: dict, tokens: int) -> float:
-    if spec["mixer"] is None:
+    if spec["mixer"] is None or spec["mixer"]["kind"] != "attention":
         return 0
     window = window_of(spec)
     if window is None:
@@ -106,13 +106,17 @@ def test_storage_and_generation(family: str, plan: str) -> None:
     mask = torch.stack([torch.cat([torch.zeros(12 - len(p)), torch.ones(len(p))]) for p in prompts]).long()
     options = {"max_new_tokens": 12, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(ids, attention_mask=mask, **options)
-    assert cache_storage_bytes(cache_of(out)) == 2 * per_token * sum(held(spec, 23) for spec in specs)
+    # A gated delta net's state and the last inputs of its convolution, by the definition.
+    states = sum(4 * (4 * 8 * 12 + 3 * (2 * 2 * 8 + 4 * 12)) for spec in specs if spec["mixer"] == DELTA_NET)
+    assert cache_storage_bytes(cache_of(out)) == 2 * (per_token * sum(held(spec, 23) for spec in specs) + states)
     for row, prompt in enumerate(prompts):
         alone = model.generate(prompt.unsqueeze(0), **options)
         assert_same_greedy(out.sequences[row, 12:], alone.sequences[0, len(prompt) :], torch.stack(alone.logits)[:, 0])
         with torch.no_grad():
             whole = model(input_ids=alone.sequences, use_cache=False).logits[:, len(prompt) - 1 : -1]
-        assert (torch.stack(alone.logits, dim=1) - whole).abs().max() < 1e-4
+        # Of a gated delta net a step is another sum than a chunk.
+        near = 1e-3 if states else 1e-4
+        assert (torch.stack(alone.logits, dim=1) - whole).abs().max() < near
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -135,7 +135,7 @@ def adopt_cache(cache, specs, make_layers, device):
             "a hybrid model keeps its own caches: pass a DynamicCache, a StaticCache or none at all, not "
             f"{type(cache).__name__}"
         )
-    if any(int(layer.get_seq_length()) for layer in cache.layers):
+    if any(_filled(layer) for layer in cache.layers):
         raise ValueError("this cache was filled by another model; pass a fresh one")
     offloading = getattr(cache, "offloading", False)
     if offloading and device.type == "cpu":
@@ -151,6 +151,14 @@ def adopt_cache(cache, specs, make_layers, device):
     if offloading and all(isinstance(layer, HybridCacheLayer) for layer in cache.layers):
         # Only the caches of full-attention layers are large enough to offload.
         cache.offloading = False
+
+
+def _filled(layer):
+    """Whether a cache layer of transformers holds anything; those with a state do not count tokens."""
+    if hasattr(layer, "get_seq_length"):
+        return int(layer.get_seq_length()) > 0
+    state = layer.has_previous_state
+    return any(state.values()) if isinstance(state, dict) else bool(state)
 
 
 def cache_storage_bytes(cache):

@@ -40,11 +40,12 @@ class LayerInputs:
 class HybridDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer built from a specification; an absent attention or MLP has no weights and no norms.
 
-    A family sets `attention_class`, `mlp_class` or `moe_class`, and `norm_class`, the names of the norms before and after
-    each sub-block (None if there is none), and the name of the configuration's field that scales each sub-block's output.
+    A family sets `attention_class`, `mlp_class` or `moe_class` (and `delta_net_class`), `norm_class`, the names of the
+    norms before and after each sub-block (None if there is none), and the name of the configuration's field that scales
+    each sub-block's output.
     """
 
-    attention_class = mlp_class = moe_class = norm_class = None
+    attention_class = delta_net_class = mlp_class = moe_class = norm_class = None
     attention_norms = mlp_norms = (None, None)
     residual_multiplier_field = None
     ffn_name = "mlp"
@@ -57,16 +58,20 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         self.mask_key = None
         self.spec = checked_spec(config.lbdsl["layers"][layer_idx], layer_idx)
         mixer, ffn = self.spec["mixer"], self.spec["ffn"]
-        self.self_attn = None
+        self.mixer_name = "self_attn"
         setattr(self, self.ffn_name, None)
         for name in (*self.attention_norms, *self.mlp_norms):
             if name is not None:
                 setattr(self, name, None)
         if mixer is not None:
             kind = part(mixer["kind"])
-            self.self_attn = kind.build(self.attention_class, config, layer_idx, mixer)
+            self.mixer_name = getattr(kind, "NAME", self.mixer_name)
+            mixer_class = getattr(self, getattr(kind, "CLASS", "attention_class"))
+            setattr(self, self.mixer_name, kind.build(mixer_class, config, layer_idx, mixer))
             self.mask_key = json.dumps([mixer["kind"], *(mixer[name] for name in kind.MASK_FIELDS)], sort_keys=True)
             self._add_norms(self.attention_norms, config)
+        else:
+            self.self_attn = None
         if ffn is not None:
             kind = part(ffn["kind"])
             setattr(self, self.ffn_name, kind.build(getattr(self, getattr(kind, "CLASS", "mlp_class")), config, ffn))
@@ -87,8 +92,13 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
             if name is not None:
                 setattr(self, name, self.norm_class(config.hidden_size, config.rms_norm_eps))
 
+    @property
+    def mixer(self):
+        """The attention, or what is in its place; None without."""
+        return getattr(self, self.mixer_name)
+
     def forward(self, hidden_states, attention_mask=None, **kwargs):
-        if self.self_attn is not None:
+        if self.mixer is not None:
             hidden_states = self._attend(hidden_states, attention_mask, kwargs)
         ffn = getattr(self, self.ffn_name)
         if ffn is not None:
@@ -98,9 +108,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
 
     def _attend(self, hidden_states, attention_mask, kwargs):
         before, after = self.attention_norms
-        attended = self.self_attn(
-            hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs
-        )[0]
+        attended = self.mixer(hidden_states=self._normed(before, hidden_states), attention_mask=attention_mask, **kwargs)[0]
         return self._added(hidden_states, self._normed(after, attended))
 
     def _added(self, hidden_states, change):
@@ -111,7 +119,7 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
 
     def attention_residual(self, hidden_BND, inputs):
         """The residual stream after the attention sub-block alone, [B, N, D]: x + Attn(norm(x))."""
-        if self.self_attn is None:
+        if self.mixer is None:
             return hidden_BND
         kwargs = {"position_embeddings": inputs.position_embeddings[self.layer_idx], **inputs.extra}
         return self._attend(hidden_BND, inputs.mask(self, self.layer_idx), kwargs)
@@ -198,7 +206,7 @@ class HybridModelMixin(_Supports):
     def run_layer(self, layer, index, hidden_BND, inputs):
         """Run one layer, which may be a variant of the model's own layer `index`: [B, N, D] to [B, N, D]."""
         mask = None
-        if layer.self_attn is not None:
+        if layer.mixer is not None:
             mask = inputs.mask(layer, index)
         elif inputs.context.cache is not None:
             inputs.context.cache.layers[index].advance(hidden_BND.shape[1])

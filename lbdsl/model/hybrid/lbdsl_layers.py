@@ -74,20 +74,36 @@ def native_layers(config):
     window = None if size is None else {"size": size, "sink_tokens": 0}
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     heads = config.num_attention_heads
+    attention = {
+        "kind": "attention",
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
+    }
     return [
         {
-            "mixer": {
-                "kind": "attention",
-                "heads": heads,
-                "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-                "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-                "window": window if kind == "sliding_attention" else None,
-            },
+            "mixer": _delta_net(config)
+            if kind == "linear_attention"
+            else {**attention, "window": window if kind == "sliding_attention" else None},
             "ffn": _native_ffn(config, index),
             "weights": {},
         }
         for index, kind in enumerate(types)
     ]
+
+
+DELTA_NET = {
+    "key_heads": "linear_num_key_heads",
+    "value_heads": "linear_num_value_heads",
+    "key_dim": "linear_key_head_dim",
+    "value_dim": "linear_value_head_dim",
+    "kernel": "linear_conv_kernel_dim",
+}
+"""The fields of a gated delta net, and those of configurations."""
+
+
+def _delta_net(config):
+    return {"kind": "gated_delta_net", **{name: getattr(config, field) for name, field in DELTA_NET.items()}}
 
 
 EXPERTS = ("num_experts", "num_local_experts")

@@ -1,5 +1,7 @@
 """A gated MLP of any width."""
 
+from inspect import signature
+
 from .lbdsl_layers import config_with
 
 
@@ -10,7 +12,9 @@ class GatedMlpPart:
     CLASS = "mlp_class"
 
     def build(self, mlp_class, config, part):
-        return mlp_class(config_with(config, {"intermediate_size": part["width"]}))
+        # Some take the width beside the configuration.
+        more = [part["width"]] if "intermediate_size" in signature(mlp_class).parameters else []
+        return mlp_class(config_with(config, {"intermediate_size": part["width"]}), *more)
 
 
 PART = GatedMlpPart()

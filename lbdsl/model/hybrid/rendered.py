@@ -80,6 +80,7 @@ def flat_files(family: Family) -> dict[str, str]:
     sdpa = "" if family.attention_softcap is None else NO_SDPA
     ffns = {"mlp_class": classes.mlp} if "gated_mlp" in family.rows else {}
     ffns |= {"moe_class": classes.moe} if "moe" in family.rows else {}
+    ffns |= {"delta_net_class": classes.delta_net} if "gated_delta_net" in family.rows else {}
     imported = (classes.attention, classes.causal_lm, *ffns.values(), classes.body, classes.norm)
     fields = {
         "model_type": family.model_type,
