@@ -131,13 +131,7 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     marks += (_Mark(label.span, label.text, "gutter") for label in diagnostic.labels)
     gutter = max((len(str(mark.span.end_line_column[0])) for mark in marks), default=1)
     for source in dict.fromkeys(mark.span.source for mark in marks):
-        lines += _excerpt(
-            source,
-            [mark for mark in marks if mark.span.source is source],
-            gutter,
-            style,
-            first=diagnostic.span is not None and source is diagnostic.span.source,
-        )
+        lines += _excerpt(source, [mark for mark in marks if mark.span.source is source], gutter, style)
     hints = [("help", line) for line in diagnostic.help]
     if diagnostic.fix is not None:
         hints += [("fix", line) for line in _fixed(diagnostic.fix)]
@@ -169,17 +163,16 @@ def _line_of(mark: _Mark) -> int:
     return mark.span.start_line_column[0]
 
 
-def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style, first: bool) -> list[str]:
+def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style) -> list[str]:
     """The marked lines of one source, each with its underlines below it."""
-    bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
-    dash = "─" if style.unicode else "-"
+    bar, arrow = ("│", "──▶") if style.unicode else ("|", "-->")
     line, column = marks[0].span.start_line_column
     margin = " " * (gutter + 1)
     # A path below the working directory as a relative path, as users type it.
     near = source.name.removeprefix(os.getcwd() + os.sep)
-    arrow = f"{dash}{arrow}" if first else ":::"
+    lead = ":::" if marks[0].kind == "gutter" else arrow
     out = [
-        f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(near)}:{line}:{column}",
+        f"{' ' * gutter}{style.paint('gutter', lead)} {_safe(near)}:{line}:{column}",
         margin + style.paint("gutter", bar),
     ]
     previous = None
