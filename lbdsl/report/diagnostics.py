@@ -134,7 +134,7 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
         lines += _excerpt(source, [mark for mark in marks if mark.span.source is source], gutter, style)
     hints = [("help", line) for line in diagnostic.help]
     if diagnostic.fix is not None:
-        hints += [("fix", line) for line in _fixed(diagnostic.fix)]
+        hints.append(("fix", _fixed(diagnostic.fix)))
     if hints and marks:
         lines.append(" " * (gutter + 1) + style.paint("gutter", "│" if style.unicode else "|"))
     lead = " " * (gutter + 1) + "= "
@@ -253,26 +253,19 @@ def _window(text: str, column: int, room: int) -> tuple[int, str]:
     return start, shown
 
 
-def _fixed(fix: Fix) -> list[str]:
+def _fixed(fix: Fix) -> str:
     """The fix's title and the fixed line; only the title when the fix changes more than one line."""
     span = fix.edits[0].span
     line = span.start_line_column[0]
     text = span.source.line_text(line)
     base = span.start - (span.start_line_column[1] - 1)
-    if (
-        any(
-            edit.span.source is not span.source
-            or edit.span.start_line_column[0] != line
-            or edit.span.end_line_column[0] != line
-            or "\n" in edit.text
-            for edit in fix.edits
-        )
-        or len(text) > 90
-    ):
-        return [fix.title]
+    spans = [edit.span for edit in fix.edits]
+    lines = {(each.source, at[0]) for each in spans for at in (each.start_line_column, each.end_line_column)}
+    if len(lines) > 1 or len(text) > 90 or any("\n" in edit.text for edit in fix.edits):
+        return fix.title
     for edit in sorted(fix.edits, key=lambda edit: edit.span.start, reverse=True):
         text = text[: edit.span.start - base] + edit.text + text[edit.span.end - base :]
-    return [f"{fix.title}: `{text.strip()}`"] if text.strip() else [fix.title]
+    return f"{fix.title}: `{text.strip()}`" if text.strip() else fix.title
 
 
 def is_hidden(char: str) -> bool:
