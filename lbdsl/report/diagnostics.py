@@ -192,7 +192,11 @@ def _line(source: Source, number: int, marks: Sequence[_Mark], gutter: int, bar:
     painted = style.paint("gutter", f"{number:>{gutter}} {bar}")
     out = [f"{painted} {_cells(shown)}".rstrip()]
     empty = " " * gutter + " " + style.paint("gutter", bar)
-    for row in _rows([_drawn(mark, number, start, shown) for mark in ordered]):
+    drawn = [_drawn(mark, number, start, shown) for mark in ordered]
+    across = sorted(drawn, key=lambda mark: mark.lead)
+    # Marks that touch have rows of their own.
+    apart = all(one.lead + one.width < other.lead for one, other in pairwise(across))
+    for row in [across] if apart else [[mark] for mark in drawn]:
         out += [f"{empty} {line}".rstrip() for line in _underlined(row, room, style)]
     return out
 
@@ -212,14 +216,6 @@ def _drawn(mark: _Mark, number: int, start: int, shown: str) -> _Drawn:
     end = end_column - 1 - start if end_line == number else len(shown)
     begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
     return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), mark.kind, _safe(mark.note))
-
-
-def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
-    """All marks in one row when none touches another, else each in a row of its own."""
-    ordered = sorted(marks, key=lambda mark: mark.lead)
-    if all(one.lead + one.width < other.lead for one, other in pairwise(ordered)):
-        return [ordered]
-    return [[mark] for mark in marks]
 
 
 def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
@@ -290,12 +286,6 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text) + (_TAB - 1) * text.count("\t")
     return sum(
-        _TAB
-        if char == "\t"
-        else 0
-        if unicodedata.combining(char)
-        else 2
-        if unicodedata.east_asian_width(char) in "WF"
-        else 1
+        _TAB if char == "\t" else 0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
         for char in text
     )
