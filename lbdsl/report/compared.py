@@ -17,15 +17,13 @@ from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
 from lbdsl.report.console import ascii_only, printable, write_line
-from lbdsl.report.strip import STYLES, Row, mark_rows, strip_lines
+from lbdsl.report.strip import mark_rows, strip_lines
 
 
 def render_compared(plans: Mapping[str, Plan], console: Console, context: int | None = None) -> None:
     """Print plans, by label; there is one or more. Costs are at `context` tokens (None: see `_context`)."""
     ascii_ = ascii_only(console)
-    layers = len(next(iter(plans.values())).layers)
     rows = [row for row, _ in mark_rows({printable(label): plan for label, plan in plans.items()})]
-    rows = rows or [Row("layers", ["="] * layers, [STYLES["same"]] * layers)]
     for line in (*strip_lines(rows, console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
         write_line(console, line)
 
