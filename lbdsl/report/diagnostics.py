@@ -60,12 +60,6 @@ def concise_text(diagnostics: Iterable[Diagnostic], file: str = "") -> str:
     return "".join(lines)
 
 
-def diagnostics_json(diagnostics: Iterable[Diagnostic], file: str | None = None) -> list[dict[str, Any]]:
-    """The `diagnostics` list of `check --format json`. Lines and columns are 1-based, ends exclusive. For a diagnostic
-    without a source position they are null, and its file is `file`."""
-    return [_json(diagnostic, file) for diagnostic in diagnostics]
-
-
 def summary(diagnostics: Iterable[Diagnostic]) -> str:
     """`1 error, 2 warnings`; empty when there is nothing."""
     counts = Counter(diagnostic.severity for diagnostic in diagnostics)
@@ -103,7 +97,9 @@ def _place(span: Span | None, file: str | None) -> dict[str, Any]:
     return {"file": span.source.name, "line": line, "column": column, "end_line": end_line, "end_column": end_column}
 
 
-def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
+def diagnostic_json(diagnostic: Diagnostic, file: str | None = None) -> dict[str, Any]:
+    """One of the `diagnostics` of `check --format json`. Lines and columns are 1-based, ends exclusive. Without a source
+    position they are null, and its file is `file`."""
     fix = diagnostic.fix
     edits = [] if fix is None else [{**_place(edit.span, file), "text": edit.text} for edit in fix.edits]
     return {

@@ -40,7 +40,7 @@ class Page:
     fixed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        from lbdsl.report.diagnostics import diagnostics_json
+        from lbdsl.report.diagnostics import diagnostic_json
 
         found: dict[str, Any] = {
             "kind": self.kind,
@@ -50,7 +50,7 @@ class Page:
             "facts": dict(self.facts),
         }
         if self.failing:
-            found |= {"example": self.failing, "findings": diagnostics_json(self.findings)}
+            found |= {"example": self.failing, "findings": [diagnostic_json(d) for d in self.findings]}
         return {**found, "fixed": self.fixed} if self.fixed else found
 
 
