@@ -66,10 +66,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
 
 def _by_layer(sizes: list[int | None]) -> str:
     """The size as text; when layers differ, each size with the layers that have it."""
-    layers: dict[int, list[int]] = {}
-    for index, size in enumerate(sizes):
-        if size is not None:
-            layers.setdefault(size, []).append(index)
+    layers = {size: [layer for layer, of in enumerate(sizes) if of == size] for size in sizes if size is not None}
     if len(layers) < 2:
         return str(next(iter(layers), 0))
     return "; ".join(f"{size} in {layers_text(having)}" for size, having in sorted(layers.items(), reverse=True))
