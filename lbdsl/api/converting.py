@@ -23,12 +23,9 @@ def convert_recipe(text: str, source: Form, to: Form, name: str = "<recipe>") ->
 
     Converting a form to itself gives its canonical text. None when there are errors; never raises for bad text.
     """
-    if source == "lbr" and to == "lbr":
-        source_text = to_exchange(text, name, "json")
-        return source_text if source_text.value is None else from_exchange(source_text.value, name, "json")
     if source == "lbr":
-        assert to != "lbr"
-        return to_exchange(text, name, to)
+        found = to_exchange(text, name, "json" if to == "lbr" else to)
+        return found if to != "lbr" or found.value is None else from_exchange(found.value, name, "json")
     recipe = from_exchange(text, name, source)
     if to == "lbr" or recipe.value is None:
         return recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from lbdsl.api.planning import read_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.devices import Devices
 from lbdsl.cost.facts import ModelFacts
+from lbdsl.measure.machine import machine_for
 from lbdsl.plan.estimate import HEAL_FORWARDS, REACHED, judged_tokens, measuring_units, units
 from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
@@ -79,12 +80,10 @@ def estimate_recipe(
     if needed.value is None or settled.value is None:
         raise LbdslError(problems)
     asked = settled.value.recipe
-    heal = asked.heal and _shareable(asked.heal, devices.count)
+    heal = asked.heal and _with(asked.heal, lambda stage: {"batch": -(-stage.batch // devices.count) * devices.count})
     known, facts = replace(asked, heal=heal), bench.computed if devices.kind == "cpu" else bench.facts
     memory, rate = devices.memory, devices.flops and devices.count * devices.flops
     if devices.kind == "cpu":
-        from lbdsl.measure.machine import machine_for
-
         machine = machine_for("cpu", bench.computed, bench.cache_dir)
         memory, rate = machine.mem_bytes / devices.count, machine.flops
     flops = _flops(known, needed.value, facts)
@@ -94,14 +93,10 @@ def estimate_recipe(
     return Estimated(known, facts, devices, _ways(heal, facts, devices, memory), flops, hours, raised=heal != asked.heal)
 
 
-def _shareable(heal: Heal, processes: int) -> Heal:
-    """With batches that so many processes can share equally."""
-
-    def raised(stage: HealSettings) -> dict[str, Any]:
-        return {"batch": -(-stage.batch // processes) * processes}
-
-    stages = tuple(stage.model_copy(update=raised(stage)) for stage in heal.stages)
-    return heal.model_copy(update={**raised(heal), "stages": stages})
+def _with(heal: Heal, changed: Callable[[HealSettings], dict[str, Any]]) -> Heal:
+    """With other settings of itself and of each stage."""
+    stages = tuple(stage.model_copy(update=changed(stage)) for stage in heal.stages)
+    return heal.model_copy(update={**changed(heal), "stages": stages})
 
 
 def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
@@ -110,10 +105,7 @@ def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float 
     weights, on_cpu, found = facts.params * facts.dtype_bytes, devices.kind == "cpu", {}
     for shared in (False, True) if devices.count > 1 and heal is not None else (False,):
         for teacher in ("loaded", "cached") if heal is not None else ("loaded",):
-            update: dict[str, Any] = {"teacher": teacher}
-            stages = heal and heal.model_copy(
-                update={**update, "stages": tuple(stage.model_copy(update=update) for stage in heal.stages)}
-            )
+            stages = heal and _with(heal, lambda _, teacher=teacher: {"teacher": teacher})
             if teacher == "cached" and stages is not None and any(stage.name == "match" for stage in stages.runs):
                 continue
             device = healing_bytes(stages, facts, Held(devices.count, shared), "cpu" if on_cpu else "cuda")

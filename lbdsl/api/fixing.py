@@ -69,8 +69,6 @@ def _rounds(
     good = last = Fixed(text, text, (), found)
     for _ in range(MAX_ROUNDS):
         chosen = chosen_fixes(last.text, last.diagnostics, refused)
-        if not chosen:
-            break
         changed = _edited(last.text, chosen)
         if changed == last.text:
             break

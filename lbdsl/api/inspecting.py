@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError
+from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import facts_summary
 from lbdsl.model.inspect import inspect_model as _inspect
@@ -40,8 +40,5 @@ def inspect_model(model: str | Path, *, dtype: str | None = None, offline: bool 
 def _base_of(source: ModelSource) -> tuple[str, ModelFacts] | None:
     from lbdsl.artifact.record import facts_of, read_record
 
-    try:
-        record = read_record(source.path).unwrap()
-        return record.plan.model.name or record.plan.model.source, facts_of(record)
-    except LbdslError:
-        return None
+    record = read_record(source.path).value
+    return None if record is None else (record.plan.model.name or record.plan.model.source, facts_of(record))

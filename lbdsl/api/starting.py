@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lbdsl.actions import Action, actions
+from lbdsl.actions import Action
 from lbdsl.api.goals import MOST_RISE, Goals
 from lbdsl.api.inspecting import Inspected, inspect_model
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.paths import plain_name
 from lbdsl.core.units import bytes_text, count_text, ranges_text
-from lbdsl.cost.cost import ModelCost, model_cost
+from lbdsl.cost.cost import model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import calibrate_line
 from lbdsl.language.format import format_text
@@ -23,7 +22,7 @@ from lbdsl.parts.moe import Moe
 from lbdsl.plan.findings import static_findings
 from lbdsl.recipe.beyond import recall_gate
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.schema import Recipe
+from lbdsl.recipe.schema import Recipe, action_from
 from lbdsl.solve.case import Case
 
 SWA = "swa(window=$window)"
@@ -151,18 +150,16 @@ class _Shape:
         """The number of layers in this share of the free layers, rounded."""
         return int(share * len(self.free) + 0.5)
 
-    def after(self, choices: Sequence[tuple[Action, int]]) -> ModelCost:
-        """The cost when each action is applied to the given number of free layers, starting with those that gain least."""
+    def cache_share(self, choices: Sequence[tuple[Action, int]]) -> float:
+        """Of the base's, when each action is applied to the given number of free layers, starting with those that gain
+        least."""
         specs = list(self.facts.layer_specs)
         order = sorted(self.free, key=lambda layer: self.facts.cost.layers[layer].kv_bytes(self.ctx))
         for action, count in choices:
             for layer in order[:count]:
                 specs[layer] = action.change(specs[layer], self.facts.linear_maps[layer])
             order = order[count:]
-        return model_cost(self.facts, specs)
-
-    def cache_share(self, choices: Sequence[tuple[Action, int]]) -> float:
-        return self.after(choices).kv_bytes(self.ctx) / self.facts.cost.kv_bytes(self.ctx)
+        return model_cost(self.facts, specs).kv_bytes(self.ctx) / self.facts.cost.kv_bytes(self.ctx)
 
 
 # The parts of the text -----------------------------------------------------------------------------------------------
@@ -202,18 +199,12 @@ def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> l
     if asks:
         lines.append("# Each of the plans that are tried is asked all questions, too.")
         strategy += "; tries = 24"
-    return [
-        *lines,
+    lines += [
         # The part of pydoc that ranks has fewer than 10,000 tokens.
         f'measure {{ data = "builtin:{"pydoc" if tokens <= 8192 else "docs"}"; tokens = {_tokens(tokens)}{strategy} }}',
         "",
         "# Rules from top to bottom: the first that matches a layer claims the parts of it that it changes.",
-        *_kept(shape),
     ]
-
-
-def _kept(shape: _Shape) -> list[str]:
-    lines = []
     first, last = shape.ends
     if first:
         lines.append(f'layers first {first}, last {last} keep because "the ends carry the model"')
@@ -225,7 +216,8 @@ def _kept(shape: _Shape) -> list[str]:
 
 def _balanced(shape: _Shape) -> list[str]:
     drops, windows = shape.part(0.2), max(1, shape.part(0.45))
-    bound = _bound(shape.cache_share([(_action("drop"), drops), (_action("swa", window=shape.window), windows)]))
+    drop, swa = action_from({"kind": "drop"}), action_from({"kind": "swa", "window": shape.window})
+    bound = _bound(shape.cache_share([(drop, drops), (swa, windows)]))
     return [
         *([f"lowest {drops} of rest by sensitivity drop"] if drops else []),
         f"lowest {windows} of rest by {BY_WINDOW} {SWA}",
@@ -331,10 +323,6 @@ def _tail(shape: _Shape, goals: Goals, remembers: bool, widest: int) -> list[str
         *perplexity,
         *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", *gates) if gates else ()),
     ]
-
-
-def _action(name: str, **values: Any) -> Action:
-    return actions()[name].model_validate(values)
 
 
 def _bound(share: float) -> int:

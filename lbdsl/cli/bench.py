@@ -23,9 +23,7 @@ from lbdsl.cli.options import FILE, Picture, artifact_argument, json_option, run
 @click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
 @json_option
 @run_options
-def bench(
-    artifact: Path, against: str | None, asked: Any, output: Path | None, as_json: bool, options: Any, progress: Any
-) -> None:
+def bench(artifact: Path, against: str | None, asked: Any, output: Path | None, as_json: bool, **running: Any) -> None:
     """Time ARTIFACT against its base, in paired runs: prefill, decode and latency in transformers (with cache and
     memory) or llama.cpp, or the throughput of many requests at once in vLLM.
 
@@ -34,7 +32,7 @@ def bench(
     from lbdsl.api.benching import bench_artifact
     from lbdsl.cli.output import give, show_diagnostics
 
-    found = bench_artifact(artifact, asked, against=against, options=options, progress=progress)
+    found = bench_artifact(artifact, asked, against=against, **running)
     give(found, as_json)
     show_diagnostics(found.diagnostics)
     if output is not None:

@@ -15,7 +15,7 @@ from lbdsl.cli.options import json_option, model_argument, run_options
 @engine_options
 @json_option
 @run_options
-def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any) -> None:
+def calibrate(model: str, asked: Any, as_json: bool, **running: Any) -> None:
     """Time variants of MODEL in an engine, and keep what its parts cost there: what `bench` then predicts.
 
     The profile is for models of the same shape on this machine. After an interruption the same command continues.
@@ -26,4 +26,4 @@ def calibrate(model: str, asked: Any, as_json: bool, options: Any, progress: Any
         raise click.UsageError("--served and --url are of `lbdsl bench`: a profile is of offline runs")
     from lbdsl.api.calibrating import calibrate_model
 
-    give(calibrate_model(model, asked, options=options, progress=progress), as_json)
+    give(calibrate_model(model, asked, **running), as_json)

@@ -122,7 +122,7 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
 
     problems = [problem for _, problem in found]
     if form == "json":
-        entries = [view.diagnostics_json([problem], file)[0] for file, problem in for_programs(found)]
+        entries = [view.diagnostic_json(problem, file) for file, problem in for_programs(found)]
         text = json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2) + "\n"
     elif form == "sarif":
         from lbdsl.report.diagnostics_sarif import sarif_log

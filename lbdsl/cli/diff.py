@@ -24,15 +24,14 @@ def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool,
     """Two saved plans (.lbplan), or the plans of two artifacts, side by side, and where they differ."""
     from lbdsl.cli.output import print_json
     from lbdsl.core.diagnostic import fail
-    from lbdsl.report.compared import layer_differences, render_diff, setting_differences
+    from lbdsl.report.compared import differences, render_diff
 
     (one, was_judged), (other, is_judged) = (_plan(path) for path in (first, second))
     if len(one.layers) != len(other.layers):
         counts = f"{len(one.layers)} and {len(other.layers)} layers"
         raise fail("LB466", f"the plans are for models of {counts}", help="compare plans for one model")
     if as_json:
-        differences = [*layer_differences(one, other, "->"), *setting_differences(one, other, "->")]
-        found: dict[str, Any] = {"plans": [str(first), str(second)], "differences": differences}
+        found: dict[str, Any] = {"plans": [str(first), str(second)], "differences": [*differences(one, other, "->")]}
         for part in ("after", "loss", "recall"):
             values = (getattr(plan, part) for plan in (one, other))
             found[part] = [value and value.model_dump(mode="json") for value in values]

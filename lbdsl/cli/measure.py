@@ -18,13 +18,7 @@ from lbdsl.cli.options import RecipeFirst, json_option, measuring_options, model
 @json_option
 @measuring_options
 def measure(
-    recipe: Path,
-    model: str,
-    assignments: tuple[tuple[str, str], ...],
-    resume: bool,
-    as_json: bool,
-    options: Any,
-    progress: Any,
+    recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], resume: bool, as_json: bool, **running: Any
 ) -> None:
     """Measure on MODEL every score that RECIPE needs, and cache it for `plan` and `apply`.
 
@@ -33,6 +27,6 @@ def measure(
     from lbdsl.api.planning import measure_model
     from lbdsl.cli.output import give, show_diagnostics
 
-    measured = measure_model(recipe, model, set_params=dict(assignments), options=options, progress=progress)
+    measured = measure_model(recipe, model, set_params=dict(assignments), **running)
     show_diagnostics(measured.diagnostics)
     give(measured, as_json)

@@ -33,9 +33,15 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
         return ()
     ranked = (isinstance(rule.selector, RankSelector) or scores_in(rule.selector) for rule in recipe.rules)
     exact = next((index for index, needs in enumerate(ranked) if needs), len(recipe.rules))
-    hints = list(_exact(recipe, facts, exact))
-    if len(hints) < exact:
+    known = replace(recipe, rules=recipe.rules[:exact], requires=(), asserts=())
+    chosen = select(Case(known, facts), {}).value
+    if chosen is None:
         return ()
+    hints = []
+    for rule, outcome in zip(known.rules, chosen.rules, strict=True):
+        shadowed = f" Earlier rules claim {ranges_text(outcome.shadowed)} of those it names." if outcome.shadowed else ""
+        which = f"Layers {ranges_text(outcome.claims)}." if outcome.claims else "No layer."
+        hints.append(Hint(rule.span, f"claims {plural(len(outcome.claims), 'layer')}", which + shadowed))
     for rule in recipe.rules[exact:]:
         span, selector = rule.span, rule.selector
         if isinstance(selector, RankSelector) and selector.amount is not None and selector.until is None:
@@ -43,18 +49,4 @@ def claim_hints(recipe: Recipe, facts: ModelFacts) -> tuple[Hint, ...]:
             hints.append(Hint(span, f"claims at most {most}", "Which ones, measurements decide: `lbdsl plan`."))
         else:
             hints.append(Hint(span, "needs measurements", "`lbdsl plan` measures and shows what it claims."))
-    return tuple(hints)
-
-
-def _exact(recipe: Recipe, facts: ModelFacts, count: int) -> tuple[Hint, ...]:
-    """The hints of the first `count` rules, which need no scores; none when they cannot be applied."""
-    part = replace(recipe, rules=recipe.rules[:count], requires=(), asserts=())
-    chosen = select(Case(part, facts), {}).value
-    if chosen is None:
-        return ()
-    hints = []
-    for rule, outcome in zip(part.rules, chosen.rules, strict=True):
-        shadowed = f" Earlier rules claim {ranges_text(outcome.shadowed)} of those it names." if outcome.shadowed else ""
-        which = f"Layers {ranges_text(outcome.claims)}." if outcome.claims else "No layer."
-        hints.append(Hint(rule.span, f"claims {plural(len(outcome.claims), 'layer')}", which + shadowed))
     return tuple(hints)

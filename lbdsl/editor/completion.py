@@ -175,28 +175,24 @@ def _words(names: Iterable[str]) -> Iterator[Item]:
 
 def _texts(analysis: Analysis, cursor: Cursor) -> Iterator[Item]:
     """The suggested strings: built-in texts, recipes to include, module names, model families."""
-    role = cursor.role()
+    role, found = cursor.role(), list[tuple[str, str]]()
     if (role.kind == "setting" and role.key == "data") or role.owner == "mix":
-        for name in BUILTIN_TEXTS:
-            if (cursor.block != "eval" and name in JUDGING_ONLY) or (cursor.block != "heal" and name == RECALL):
-                continue
-            yield Item(
-                f'"{name}"', "Text", "texts that ask what they said" if name == RECALL else "text that is always there"
-            )
+        hidden = (*(JUDGING_ONLY if cursor.block != "eval" else ()), RECALL if cursor.block != "heal" else "")
+        said = {RECALL: "texts that ask what they said"}
+        found = [(name, said.get(name, "text that is always there")) for name in BUILTIN_TEXTS if name not in hidden]
     elif (role.kind == "setting" and role.key == "needle") or role.owner == "needle":
-        for name in _beside(analysis.path, QUESTIONS_FILE):
-            yield Item(f'"{name}"', "Text", "questions about texts")
+        found = [(name, "questions about texts") for name in _beside(analysis.path, QUESTIONS_FILE)]
     elif cursor.before and cursor.before[-1].type == "INCLUDE":
-        for name in _beside(analysis.path, ".lbr"):
-            yield Item(f'"{name}"', "Text", "a recipe beside this one")
+        found = [(name, "a recipe beside this one") for name in _beside(analysis.path, ".lbr")]
     elif cursor.first == "MODULES" and analysis.facts is not None:
-        for name, count in sorted(Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules).items()):
-            yield Item(f'"*.{name}"', "text", f"{count} modules of this model")
+        modules = Counter(module.rsplit(".", 1)[-1] for module in analysis.facts.modules)
+        found = [(f"*.{name}", f"{count} modules of this model") for name, count in sorted(modules.items())]
     elif any(token.text == "model.family" for token in cursor.before):
         from lbdsl.families import FAMILIES
 
-        for name in FAMILIES:
-            yield Item(f'"{name}"', "Text", "a supported family")
+        found = [(name, "a supported family") for name in FAMILIES]
+    for text, detail in found:
+        yield Item(f'"{text}"', "Text", detail)
 
 
 def _takes_words(cursor: Cursor) -> bool:

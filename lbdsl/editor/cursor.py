@@ -176,14 +176,8 @@ def cursor_at(
     """
     if any(comment.start < offset <= comment.end for comment in comments):
         return None
-    index = next(
-        (
-            i
-            for i, token in enumerate(tokens)
-            if token.start < offset <= token.end or (whole and token.start == offset and token.type != "NEWLINE")
-        ),
-        None,
-    )
+    touching = (i for i, token in enumerate(tokens) if token.start <= offset <= token.end)
+    index = next((i for i in touching if tokens[i].start < offset or (whole and tokens[i].type != "NEWLINE")), None)
     if index is not None and whole and tokens[index].end == offset and index + 1 < len(tokens):
         following = tokens[index + 1]
         index += following.start == offset and _is_word(following)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsprotocol import types as lsp
+from pygls.capabilities import get_capability
 from pygls.exceptions import JsonRpcInvalidParams
 
 from lbdsl.api.fixing import chosen_fixes
@@ -33,8 +34,7 @@ def make_server(model: str | None = None, default_model: str | None = None) -> R
     )
     server = RecipeServer(model, default_model)
     _register_texts(server)
-    _register_reading(server)
-    _register_editing(server)
+    _register_answers(server)
     return server
 
 
@@ -88,15 +88,15 @@ def _answers(server: RecipeServer, name: str, options: object = None) -> Callabl
     return register
 
 
-def _register_reading(server: RecipeServer) -> None:
-    """Register the features that only read the text."""
+def _register_answers(server: RecipeServer) -> None:
+    """Register the features that read the text, then those that return edits."""
     answers = partial(_answers, server)
 
     @answers(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions(trigger_characters=["$", "@", "(", ".", '"']))
     def completion(ls: RecipeServer, document: Document, params: lsp.CompletionParams) -> lsp.CompletionList | None:
         cursor, items = complete(document.analysis, document.text.offset(params.position))
-        snippets = bool(ls.client_says("text_document", "completion", "completion_item", "snippet_support"))
-        return None if cursor is None else protocol.completion(items, cursor, document, snippets)
+        snippets = get_capability(ls.client_capabilities, "text_document.completion.completion_item.snippet_support")
+        return None if cursor is None else protocol.completion(items, cursor, document, bool(snippets))
 
     @answers(lsp.TEXT_DOCUMENT_HOVER)
     def on_hover(ls: RecipeServer, document: Document, params: lsp.HoverParams) -> lsp.Hover | None:
@@ -143,11 +143,6 @@ def _register_reading(server: RecipeServer) -> None:
     def semantic(ls: RecipeServer, document: Document, params: object) -> lsp.SemanticTokens:
         return lsp.SemanticTokens(list(protocol.semantic_tokens(document.text)))
 
-
-def _register_editing(server: RecipeServer) -> None:
-    """Register the features that return edits."""
-    answers = partial(_answers, server)
-
     @answers(
         lsp.TEXT_DOCUMENT_CODE_ACTION,
         lsp.CodeActionOptions(code_action_kinds=[lsp.CodeActionKind.QuickFix, lsp.CodeActionKind.SourceFixAll]),
@@ -158,7 +153,7 @@ def _register_editing(server: RecipeServer) -> None:
 
         def add(kind: lsp.CodeActionKind, fix: Fix, **more: Any) -> None:
             if _asked(kind, wanted):
-                edit = protocol.fix_edit(fix, document)
+                edit = protocol.edits(document, ((edit.span, edit.text) for edit in fix.edits))
                 actions.append(lsp.CodeAction(fix.title, kind=kind, edit=edit, **more))
 
         for found, said in zip(analysis.findings, ls.diagnostics(document), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from rapidfuzz.distance import Postfix, Prefix
 
 from lbdsl.core.diagnostic import Diagnosed, Edit
 from lbdsl.core.span import Source, Span
@@ -17,15 +17,9 @@ def formatting(text: str, name: str) -> Diagnosed[Edit]:
         return Diagnosed(None, formatted.diagnostics)
     new = formatted.value.replace("\n", "\r\n") if "\r\n" in text else formatted.value
     old_lines, new_lines = text.splitlines(keepends=True), new.splitlines(keepends=True)
-    head = _alike(old_lines, new_lines)
-    tail = _alike(old_lines[head:][::-1], new_lines[head:][::-1])
+    head = Prefix.similarity(old_lines, new_lines)
+    tail = Postfix.similarity(old_lines[head:], new_lines[head:])
     start = sum(map(len, old_lines[:head]))
     end = len(text) - sum(map(len, old_lines[len(old_lines) - tail :]))
     edit = Edit(Span(Source(name, text), start, end), "".join(new_lines[head : len(new_lines) - tail]))
     return Diagnosed(edit, formatted.diagnostics)
-
-
-def _alike(some: Sequence[str], others: Sequence[str]) -> int:
-    """The number of lines that both begin with."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(some), len(others)))

@@ -64,10 +64,9 @@ def _page(analysis: Analysis, token: Token) -> str | None:
             if definition is None:
                 return None
             return definition.page + (_members(analysis, token.text) if token.type == "REF" else "")
-        case "KEY":
-            cursor = analysis.cursor(token.start, whole=True)
-            if cursor is None:
-                return None
+        case "KEY" | "NAME" if (cursor := analysis.cursor(token.start, whole=True)) is not None:
+            if token.type == "NAME":
+                return _name(analysis, token.text, cursor.role())
             call = cursor.call()
             if call is not None:
                 return parameter_page(call[0], token.text) or WORDS.get(call[0])
@@ -76,9 +75,6 @@ def _page(analysis: Analysis, token: Token) -> str | None:
             return _fact(analysis, token.text)
         case "QUANTITY" | "PERCENT":
             return _number(analysis, token)
-        case "NAME":
-            cursor = analysis.cursor(token.start, whole=True)
-            return None if cursor is None else _name(analysis, token.text, cursor.role())
     return keyword_page(token.text) if token.text in keywords() else None
 
 

@@ -120,12 +120,9 @@ def parameter_page(action: str, name: str) -> str | None:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     said = [info.description] if info.description else []
     said += [f"in {extra['unit']}"] if "unit" in extra else []
+    most = 2**31 - 1  # the limit of 32-bit integers is omitted
     for bound in info.metadata:
-        said += [
-            f"{words} {getattr(bound, sign)}"
-            for sign, words in BOUNDS.items()
-            if hasattr(bound, sign) and getattr(bound, sign) < 2**31 - 1
-        ]  # the limit of 32-bit integers is omitted
+        said += [f"{words} {getattr(bound, sign)}" for sign, words in BOUNDS.items() if getattr(bound, sign, most) < most]
     if choices(cls, name) and not info.description:
         said.append("one of " + ", ".join(f"`{choice}`" for choice in choices(cls, name)))
     default = info.get_default()

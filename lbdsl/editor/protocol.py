@@ -12,7 +12,7 @@ from lsprotocol import types as lsp
 from pygls.uris import to_fs_path
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
-from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.diagnostic import Diagnostic, Severity
 from lbdsl.core.resources import resource_folder
 from lbdsl.core.span import Span
 from lbdsl.cost.facts import ModelFacts
@@ -142,10 +142,6 @@ def location(span: Span, document: Document) -> lsp.Location | None:
 def edits(document: Document, changes: Iterable[tuple[Span | Token, str]]) -> lsp.WorkspaceEdit:
     """The edit that writes a text at each of these places."""
     return lsp.WorkspaceEdit(changes={document.uri: [lsp.TextEdit(document.range(at), new) for at, new in changes]})
-
-
-def fix_edit(fix: Fix, document: Document) -> lsp.WorkspaceEdit:
-    return edits(document, ((edit.span, edit.text) for edit in fix.edits))
 
 
 def completion(items: Sequence[Item], cursor: Cursor, document: Document, snippets: bool) -> lsp.CompletionList:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lsprotocol import types as lsp
+from pygls.capabilities import get_capability
 from pygls.lsp.server import LanguageServer
 
 from lbdsl.core.diagnostic import LbdslError
@@ -84,15 +85,8 @@ class RecipeServer(LanguageServer):
         self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(document.uri, found, document.version))
 
     def diagnostics(self, document: Document) -> list[lsp.Diagnostic]:
-        related = self.client_says("text_document", "publish_diagnostics", "related_information")
+        related = get_capability(self.client_capabilities, "text_document.publish_diagnostics.related_information")
         return diagnostics(document, self.docs, bool(related))
-
-    def client_says(self, *path: str) -> Any:
-        """A capability of the client, or None if any part of the path is missing."""
-        value: Any = self.client_capabilities
-        for part in path:
-            value = getattr(value, part, None)
-        return value
 
     async def load_model(self, asked: object, root: Path | None) -> None:
         """Read the facts of the configured model, and publish again everything that depends on them."""
@@ -107,5 +101,5 @@ class RecipeServer(LanguageServer):
             )
             return
         self.check_again()
-        if self.client_says("workspace", "inlay_hint", "refresh_support"):
+        if get_capability(self.client_capabilities, "workspace.inlay_hint.refresh_support"):
             self.workspace_inlay_hint_refresh(None)

@@ -217,18 +217,10 @@ class _Layout:
             whole = Span(self.source, token.start, following.end)
             before = self.current[-2].type if len(self.current) > 1 else ""
             # Arguments and settings count tokens; bytes are compared.
-            found = readings(
-                whole.text,
-                compared=before == "COMPARE",
-                in_bytes=before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM",
-            )
-            helps = (
-                (readings_text(found),)
-                if found
-                else (
-                    "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)",
-                    "units are `B`, `%` and ` tokens`; seconds have none: `0.05`",
-                )
-            )
+            in_bytes = before not in ("EQUAL", "LPAR") or self.current[0].type == "PARAM"
+            found = readings(whole.text, compared=before == "COMPARE", in_bytes=in_bytes)
+            prefixes = "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)"
+            units = "units are `B`, `%` and ` tokens`; seconds have none: `0.05`"
+            help = readings_text(found) if found else (prefixes, units)
             write = next(iter(found)) if len(found) == 1 else None
-            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=helps, write=write)
+            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=help, write=write)

@@ -52,15 +52,9 @@ class Failure:
 
 
 class _Piece(NamedTuple):
+    """A list as its `node` is merged into the parent's list."""
+
     node: Any
-    start: int
-    end: int
-
-
-class _List(NamedTuple):
-    """Nodes to be merged into the parent's list."""
-
-    nodes: list[Any]
     start: int
     end: int
 
@@ -119,14 +113,14 @@ class Parser:
                 piece = pieces[index] if index is not None else None
                 if piece is None:
                     nodes.append(None)
-                elif type(piece) is _Piece:
+                elif type(piece.node) is not list:
                     nodes.append(piece.node)
                 elif not nodes:
-                    nodes = piece.nodes  # Extend the list of a chain in place: a long chain takes linear time.
+                    nodes = piece.node  # Extend the list of a chain in place: a long chain takes linear time.
                 else:
-                    nodes.extend(piece.nodes)
+                    nodes.extend(piece.node)
             if make is None:
-                return _Piece(nodes[0], start, end) if alone else _List(nodes, start, end)
+                return _Piece(nodes[0] if alone else nodes, start, end)
             return _Piece(make(Span(self.source, start, end), *nodes), start, end)
 
         return reduce

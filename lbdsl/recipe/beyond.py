@@ -71,10 +71,6 @@ def _window_of(action: Action) -> int:
 
 def _asks_beyond(recipe: Recipe, window: int) -> bool:
     """Whether a gate or a budget depends on more than `window` tokens: facts that are found, a task, or `recall`."""
-    for part in recipe.nodes:
-        if isinstance(part, PostScore) and part.task is not None:
-            if not isinstance(part.task, int) or part.task > window:
-                return True
-        elif isinstance(part, Score) and part.joint and part.metric == "recall":
-            return True
-    return False
+    asked = [part.task for part in recipe.nodes if isinstance(part, PostScore) and part.task is not None]
+    recall = any(isinstance(part, Score) and part.joint and part.metric == "recall" for part in recipe.nodes)
+    return recall or any(not isinstance(task, int) or task > window for task in asked)

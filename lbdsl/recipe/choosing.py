@@ -71,19 +71,12 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
     found = Choosing(node.span, layers, alternatives, (), _named(minimized), cost, budgets, bounds)
     names = {score.metric: score.name for _, score in minimized}
-    scores = tuple(
-        None
-        if all(a.keeps for a in actions)
-        else tree.Items(
-            calls[0].span,
-            tuple(
-                Score(calls[0].span, names.get(metric, metric), metric, together(actions), False, None)
-                for metric in found.metrics
-            ),
-        )
-        for actions, calls in zip(alternatives, node.among, strict=True)
-    )
-    return found.replace(scores=scores)
+    scores: list[tree.Items | None] = []
+    for actions, (call, *_) in zip(alternatives, node.among, strict=True):
+        one = together(actions)
+        measured = (Score(call.span, names.get(metric, metric), metric, one, False, None) for metric in found.metrics)
+        scores.append(None if all(a.keeps for a in actions) else tree.Items(call.span, tuple(measured)))
+    return found.replace(scores=tuple(scores))
 
 
 def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choosing: bool) -> None:

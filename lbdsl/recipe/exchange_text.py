@@ -19,7 +19,7 @@ _INTEGER = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
 _ODD_LINE_END = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _LIKE_A_NUMBER = re.compile(r"[-+]?\.?[0-9][0-9_.eE+-]*$")
-
+_CORE_SCHEMA = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 ExchangeForm = Literal["json", "yaml"]
 
@@ -169,7 +169,7 @@ class _Events:
         if event.tag not in (None, "!"):
             raise self._refuse(event, f"the tag `{event.tag}` has no place in a recipe")
         if isinstance(event, yaml.ScalarEvent):
-            return self._scalar(event)
+            return _CORE_SCHEMA.get(event.value, plain(event.value)) if event.implicit[0] else event.value
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
@@ -183,13 +183,3 @@ class _Events:
                 raise self._refuse(key, f"the key `{key.value}` appears twice in one object")
             found[key.value] = self._value(next(self.events))
         return found
-
-    def _scalar(self, event: Any) -> Any:
-        text: str = event.value
-        if not event.implicit[0]:
-            return text
-        if text in ("", "~", "null"):
-            return None
-        if text in ("true", "false"):
-            return text == "true"
-        return plain(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,9 @@ def recipe_from_text(
     if failed:
         problems = tuple(problem for problem in problems if problem.code not in _FOLLOWING)
     if has_errors(syntax):
-        lost = _lost_names(text, parsed.value)
+        # Statements that did not parse may define names, which follow their first words.
+        begun = {match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES}
+        lost = begun.difference(_definitions(parsed.value.statements))
         problems = tuple(problem for problem in problems if not _is_lost(problem, lost, bool(whole.diagnostics)))
     return Diagnosed(None if failed else resolved.value, tuple(sorted(problems, key=lambda problem: problem.place)))
 
@@ -91,19 +93,13 @@ def recipe_from_bytes(
     return recipe_from_text(text.value, name, set_params, reader=reader)
 
 
-def _lost_names(text: str, file: tree.File) -> frozenset[str]:
-    """Names that statements which did not parse may define: they follow the first word."""
-    begun = {match[2] for match in _DEFINITION.finditer(text) if match[1] not in RULES}
-    return frozenset(begun.difference(_definitions(file.statements)))
-
-
 def _definitions(statements: Iterable[tree.Statement]) -> dict[str, Span]:
     """The span of the first definition of each `$name` and `@name`."""
     names = [node.name.span for node in statements if isinstance(node, tree.Param | tree.Let | tree.Group)]
     return {span.text: span for span in reversed(names)}
 
 
-def _is_lost(problem: Diagnostic, lost: frozenset[str], includes: bool) -> bool:
+def _is_lost(problem: Diagnostic, lost: Collection[str], includes: bool) -> bool:
     """Whether an unknown name only follows from another error. `includes`: an include that may define it has errors."""
     if problem.code not in ("LB110", "LB111") or problem.span is None:
         return problem.code == "LB118"

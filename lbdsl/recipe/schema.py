@@ -91,7 +91,7 @@ class CostOf(Meaning):
 
     @property
     def unit(self) -> Unit:
-        return STATIC_VALUES[self.name].unit
+        return (STATIC_VALUES.get(self.name) or PREDICTED_VALUES[self.name]).unit
 
 
 class PredictedOf(CostOf):
@@ -100,10 +100,6 @@ class PredictedOf(CostOf):
 
     arguments: tuple[int, ...]
     engine: str
-
-    @property
-    def unit(self) -> Unit:
-        return PREDICTED_VALUES[self.name].unit
 
 
 class Serves(Meaning):

@@ -41,7 +41,8 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
         table.add_column(title, justify=justify, no_wrap=console.width >= USUAL, overflow="fold")
     for cell in found["cells"]:
         measured, fitted = cell["measured"], cell["fitted"]
-        shown = (amount_text(cell["what"], value) for value in (measured, fitted))
+        in_bytes = cell["what"].startswith("memory")
+        shown = (bytes_text(round(value)) if in_bytes else f"{1e3 * value:.1f} ms" for value in (measured, fitted))
         table.add_row(cell["variant"], cell["what"], *shown, f"{fitted / measured - 1:+.1%}")
     console.print(table)
     errors = ", ".join(f"{name} {error:.1%}" for name, error in found["errors"].items())
@@ -49,19 +50,12 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"kept in {found['profile']}", soft_wrap=True)
 
 
-def amount_text(what: str, value: float) -> str:
-    """Bytes, or seconds in milliseconds."""
-    return bytes_text(round(value)) if what.startswith("memory") else f"{1e3 * value:.1f} ms"
-
-
 def draw_bench(cells: Sequence[Cell], path: Path, title: str) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
     names = [f"{cell.metric} {label_of(asdict(cell))}" for cell in cells]
-    kinds = {"more is better": "#1f5fa8", "less is better": "#7a9a4b"}
-    kind_of = [list(kinds)[cell.unit in LESS_IS_BETTER] for cell in cells]
     with picture(path, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
-        for label, colour in kinds.items():
-            places = [place for place, kind in enumerate(kind_of) if kind == label]
+        for label, colour, less in (("more is better", "#1f5fa8", False), ("less is better", "#7a9a4b", True)):
+            places = [place for place, cell in enumerate(cells) if (cell.unit in LESS_IS_BETTER) is less]
             if shown := [cells[place] for place in places]:
                 spread = [[cell.ratio - cell.low for cell in shown], [cell.high - cell.ratio for cell in shown]]
                 ratios = [cell.ratio for cell in shown]

@@ -43,22 +43,16 @@ def choice_lines(plan: Plan, width: int, ascii_: bool) -> Iterator[Text]:
         yield Text(f"  nothing that was measured keeps the bounds for less: they take the whole of {choice.metric}")
     other = _elsewhere(plan, choice)
     if choice.candidates and other is not None:
-        value = signed_text(other, pm)
-        where = (
-            f"on other text, on which the best {choice.compared} were compared," if choice.compared > 1 else "on other text"
-        )
-        text = f"  {where} the first has {choice.metric} {value}"
+        compared = f", on which the best {choice.compared} were compared," if choice.compared > 1 else ""
+        text = f"  on other text{compared} the first has {choice.metric} {signed_text(other, pm)}"
         joint = choice.candidates[0].joint
         if other.value - joint.value > 2 * hypot(joint.stderr or 0.0, other.stderr or 0.0):
             text += ", more than chance explains: let more text choose, by measure { tokens = ... }"
         yield Text(text)
         if choice.passed_over is not None:
-            alone, value = (
-                f"the best by {'the screen' if screened else 'scores'} alone",
-                signed_text(choice.passed_over, pm),
-            )
+            alone = f"the best by {'the screen' if screened else 'scores'} alone"
             said = f"{alone} has" if choice.searched else f"it is {alone}, for the best of the search has"
-            yield Text(f"  {said} {value} there")
+            yield Text(f"  {said} {signed_text(choice.passed_over, pm)} there")
     for budget in choice.budgets:
         yield Text(f"  {_budget(budget, choice.least, pm)}")
 

@@ -17,15 +17,13 @@ from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
 from lbdsl.report.console import ascii_only, printable, write_line
-from lbdsl.report.strip import STYLES, Row, mark_rows, strip_lines
+from lbdsl.report.strip import mark_rows, strip_lines
 
 
 def render_compared(plans: Mapping[str, Plan], console: Console, context: int | None = None) -> None:
     """Print plans, by label; there is one or more. Costs are at `context` tokens (None: see `_context`)."""
     ascii_ = ascii_only(console)
-    layers = len(next(iter(plans.values())).layers)
     rows = [row for row, _ in mark_rows({printable(label): plan for label, plan in plans.items()})]
-    rows = rows or [Row("layers", ["="] * layers, [STYLES["same"]] * layers)]
     for line in (*strip_lines(rows, console.width), Text(), *_table(plans, "+-" if ascii_ else "±", context)):
         write_line(console, line)
 
@@ -39,7 +37,7 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
     for label, evaluation in judged.items():
         for text in judged_texts(evaluation):
             console.print(f" {printable(f'{label}, judged on {text}')}", soft_wrap=True)
-    found = [*layer_differences(first, second, arrow), *setting_differences(first, second, arrow)]
+    found = [*differences(first, second, arrow)]
     for line in found:
         console.print(f" {printable(line)}", soft_wrap=True)
     if not found:
@@ -47,22 +45,19 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
         console.print(f" {'the plans are the same' if first.digest == second.digest else other}")
 
 
-def layer_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
-    """`layer 3: window 256 → full`, for each layer that becomes another."""
+def differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
+    """`layer 3: window 256 → full`, for each layer that becomes another; the models, if they are two; and
+    `heal: tokens 100000 → 200000`, for each block."""
     for one, other in zip(first.layers, second.layers, strict=True):
         changes = [*changes_text(one.after, other.after, arrow)]
-        was, becomes = (", ".join(filter(None, (each.action.chosen for each in layer.acting))) for layer in (one, other))
-        if was != becomes and was and becomes:
-            changes.append(f"{was} {arrow} {becomes}")
+        chosen = [", ".join(filter(None, (each.action.chosen for each in layer.acting))) for layer in (one, other)]
+        if all(chosen) and chosen[0] != chosen[1]:
+            changes.append(f" {arrow} ".join(chosen))
         if changes or one.weights != other.weights:
             yield f"layer {one.index}: {', '.join(changes) or 'other weights'}"
-
-
-def setting_differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
-    """`heal: tokens 100000 → 200000`, for each block; and the models, if they are two."""
     if first.model.digest != second.model.digest:
-        one, other = (f"{plan.model.source}@{short(plan.model.digest, 4)}" for plan in (first, second))
-        yield f"model: {one} {arrow} {other}"
+        models = (f"{plan.model.source}@{short(plan.model.digest, 4)}" for plan in (first, second))
+        yield f"model: {f' {arrow} '.join(models)}"
     for block in ("measure", "heal", "eval"):
         parts = (getattr(plan, block) for plan in (first, second))
         was, becomes = ({} if part is None else part.model_dump(mode="json") for part in parts)

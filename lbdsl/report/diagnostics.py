@@ -60,12 +60,6 @@ def concise_text(diagnostics: Iterable[Diagnostic], file: str = "") -> str:
     return "".join(lines)
 
 
-def diagnostics_json(diagnostics: Iterable[Diagnostic], file: str | None = None) -> list[dict[str, Any]]:
-    """The `diagnostics` list of `check --format json`. Lines and columns are 1-based, ends exclusive. For a diagnostic
-    without a source position they are null, and its file is `file`."""
-    return [_json(diagnostic, file) for diagnostic in diagnostics]
-
-
 def summary(diagnostics: Iterable[Diagnostic]) -> str:
     """`1 error, 2 warnings`; empty when there is nothing."""
     counts = Counter(diagnostic.severity for diagnostic in diagnostics)
@@ -103,7 +97,9 @@ def _place(span: Span | None, file: str | None) -> dict[str, Any]:
     return {"file": span.source.name, "line": line, "column": column, "end_line": end_line, "end_column": end_column}
 
 
-def _json(diagnostic: Diagnostic, file: str | None) -> dict[str, Any]:
+def diagnostic_json(diagnostic: Diagnostic, file: str | None = None) -> dict[str, Any]:
+    """One of the `diagnostics` of `check --format json`. Lines and columns are 1-based, ends exclusive. Without a source
+    position they are null, and its file is `file`."""
     fix = diagnostic.fix
     edits = [] if fix is None else [{**_place(edit.span, file), "text": edit.text} for edit in fix.edits]
     return {
@@ -131,16 +127,10 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     marks += (_Mark(label.span, label.text, "gutter") for label in diagnostic.labels)
     gutter = max((len(str(mark.span.end_line_column[0])) for mark in marks), default=1)
     for source in dict.fromkeys(mark.span.source for mark in marks):
-        lines += _excerpt(
-            source,
-            [mark for mark in marks if mark.span.source is source],
-            gutter,
-            style,
-            first=diagnostic.span is not None and source is diagnostic.span.source,
-        )
+        lines += _excerpt(source, [mark for mark in marks if mark.span.source is source], gutter, style)
     hints = [("help", line) for line in diagnostic.help]
     if diagnostic.fix is not None:
-        hints += [("fix", line) for line in _fixed(diagnostic.fix)]
+        hints.append(("fix", _fixed(diagnostic.fix)))
     if hints and marks:
         lines.append(" " * (gutter + 1) + style.paint("gutter", "│" if style.unicode else "|"))
     lead = " " * (gutter + 1) + "= "
@@ -169,17 +159,16 @@ def _line_of(mark: _Mark) -> int:
     return mark.span.start_line_column[0]
 
 
-def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style, first: bool) -> list[str]:
+def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style) -> list[str]:
     """The marked lines of one source, each with its underlines below it."""
-    bar, arrow = ("│", "─▶") if style.unicode else ("|", "->")
-    dash = "─" if style.unicode else "-"
+    bar, arrow = ("│", "──▶") if style.unicode else ("|", "-->")
     line, column = marks[0].span.start_line_column
     margin = " " * (gutter + 1)
     # A path below the working directory as a relative path, as users type it.
     near = source.name.removeprefix(os.getcwd() + os.sep)
-    arrow = f"{dash}{arrow}" if first else ":::"
+    lead = ":::" if marks[0].kind == "gutter" else arrow
     out = [
-        f"{' ' * gutter}{style.paint('gutter', arrow)} {_safe(near)}:{line}:{column}",
+        f"{' ' * gutter}{style.paint('gutter', lead)} {_safe(near)}:{line}:{column}",
         margin + style.paint("gutter", bar),
     ]
     previous = None
@@ -199,7 +188,11 @@ def _line(source: Source, number: int, marks: Sequence[_Mark], gutter: int, bar:
     painted = style.paint("gutter", f"{number:>{gutter}} {bar}")
     out = [f"{painted} {_cells(shown)}".rstrip()]
     empty = " " * gutter + " " + style.paint("gutter", bar)
-    for row in _rows([_drawn(mark, number, start, shown) for mark in ordered]):
+    drawn = [_drawn(mark, number, start, shown) for mark in ordered]
+    across = sorted(drawn, key=lambda mark: mark.lead)
+    # Marks that touch have rows of their own.
+    apart = all(one.lead + one.width < other.lead for one, other in pairwise(across))
+    for row in [across] if apart else [[mark] for mark in drawn]:
         out += [f"{empty} {line}".rstrip() for line in _underlined(row, room, style)]
     return out
 
@@ -219,14 +212,6 @@ def _drawn(mark: _Mark, number: int, start: int, shown: str) -> _Drawn:
     end = end_column - 1 - start if end_line == number else len(shown)
     begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
     return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), mark.kind, _safe(mark.note))
-
-
-def _rows(marks: Sequence[_Drawn]) -> list[list[_Drawn]]:
-    """All marks in one row when none touches another, else each in a row of its own."""
-    ordered = sorted(marks, key=lambda mark: mark.lead)
-    if all(one.lead + one.width < other.lead for one, other in pairwise(ordered)):
-        return [ordered]
-    return [[mark] for mark in marks]
 
 
 def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
@@ -260,26 +245,19 @@ def _window(text: str, column: int, room: int) -> tuple[int, str]:
     return start, shown
 
 
-def _fixed(fix: Fix) -> list[str]:
+def _fixed(fix: Fix) -> str:
     """The fix's title and the fixed line; only the title when the fix changes more than one line."""
     span = fix.edits[0].span
     line = span.start_line_column[0]
     text = span.source.line_text(line)
     base = span.start - (span.start_line_column[1] - 1)
-    if (
-        any(
-            edit.span.source is not span.source
-            or edit.span.start_line_column[0] != line
-            or edit.span.end_line_column[0] != line
-            or "\n" in edit.text
-            for edit in fix.edits
-        )
-        or len(text) > 90
-    ):
-        return [fix.title]
+    spans = [edit.span for edit in fix.edits]
+    lines = {(each.source, at[0]) for each in spans for at in (each.start_line_column, each.end_line_column)}
+    if len(lines) > 1 or len(text) > 90 or any("\n" in edit.text for edit in fix.edits):
+        return fix.title
     for edit in sorted(fix.edits, key=lambda edit: edit.span.start, reverse=True):
         text = text[: edit.span.start - base] + edit.text + text[edit.span.end - base :]
-    return [f"{fix.title}: `{text.strip()}`"] if text.strip() else [fix.title]
+    return f"{fix.title}: `{text.strip()}`" if text.strip() else fix.title
 
 
 def is_hidden(char: str) -> bool:
@@ -304,12 +282,6 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text) + (_TAB - 1) * text.count("\t")
     return sum(
-        _TAB
-        if char == "\t"
-        else 0
-        if unicodedata.combining(char)
-        else 2
-        if unicodedata.east_asian_width(char) in "WF"
-        else 1
+        _TAB if char == "\t" else 0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
         for char in text
     )

@@ -10,19 +10,16 @@ from typing import Any
 from urllib.parse import quote
 
 from lbdsl.core.codes import code_for
-from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.diagnostic import Diagnostic, Fix
 from lbdsl.core.span import Span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-
-_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
 
 
 def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str, Any]:
     """A log with one run of the tool `lbdsl`. `found` are pairs of the checked file and a finding; a finding without a
     source position is reported for the whole file. Columns count Unicode code points from 1, ends are exclusive."""
     codes = sorted({diagnostic.code for _, diagnostic in found})
-    index = {code: place for place, code in enumerate(codes)}
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -30,7 +27,7 @@ def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str
             {
                 "tool": {"driver": {"name": "lbdsl", "version": version, "rules": [_rule(code) for code in codes]}},
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(file, diagnostic, index[diagnostic.code]) for file, diagnostic in found],
+                "results": [_result(file, diagnostic, codes.index(diagnostic.code)) for file, diagnostic in found],
             }
         ],
     }
@@ -38,11 +35,8 @@ def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str
 
 def _rule(id: str) -> dict[str, Any]:
     code = code_for(id)
-    rule: dict[str, Any] = {"id": id, "shortDescription": {"text": code.title}}
-    if code.reason:
-        rule["fullDescription"] = {"text": code.reason}
-    rule["help"] = {"text": f"lbdsl explain {id}"}
-    return rule
+    why = {"fullDescription": {"text": code.reason}} if code.reason else {}
+    return {"id": id, "shortDescription": {"text": code.title}, **why, "help": {"text": f"lbdsl explain {id}"}}
 
 
 def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": diagnostic.code,
         "ruleIndex": index,
-        "level": _LEVELS[diagnostic.severity],
+        "level": diagnostic.severity.value,
         "message": {"text": text},
         "locations": [{"physicalLocation": _physical(diagnostic.span, file)}],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Page:
     fixed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        from lbdsl.report.diagnostics import diagnostics_json
+        from lbdsl.report.diagnostics import diagnostic_json
 
         found: dict[str, Any] = {
             "kind": self.kind,
@@ -50,7 +50,7 @@ class Page:
             "facts": dict(self.facts),
         }
         if self.failing:
-            found |= {"example": self.failing, "findings": diagnostics_json(self.findings)}
+            found |= {"example": self.failing, "findings": [diagnostic_json(d) for d in self.findings]}
         return {**found, "fixed": self.fixed} if self.fixed else found
 
 
@@ -59,7 +59,8 @@ def pages_of(topic: str) -> tuple[Page, ...]:
     word = topic.strip().strip("`")
     if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
         word = word.upper()
-    found = [page for maker in _MAKERS if (page := maker(word)) is not None]
+    makers = (_code, _action, _metric, _keyword, _entry, _fact)
+    found = [page for maker in makers if (page := maker(word)) is not None]
     found += [*_settings(word), *_parameters(word)]
     instead = None if found else wish(word, "statement")
     return tuple(found) if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
@@ -105,7 +106,7 @@ def nearest_topics(topic: str) -> tuple[str, ...]:
     return tuple(close) or ((longer,) if longer else ())
 
 
-def page_of_code(id: str) -> Page | None:
+def _code(id: str) -> Page | None:
     """The page of a code: its failing example with that example's real diagnostics, and the fixed example."""
     if id not in code_ids():
         return None
@@ -241,13 +242,3 @@ def _parameters(word: str) -> Iterator[Page]:
                 facts = (("What", " ".join(map(str.strip, about))),) if about else ()
                 title = f"A value of the parameter `{parameter}` of `{name}`."
                 yield Page("value", word, title, facts, form=f"{name}({parameter}={word})")
-
-
-_MAKERS: tuple[Callable[[str], Page | None], ...] = (
-    page_of_code,
-    _action,
-    _metric,
-    _keyword,
-    _entry,
-    _fact,
-)

@@ -26,6 +26,11 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
     table.add_column()
     there = f"{printable(base[0])}, cache {bytes_text(base[1].kv_bytes(facts.positions))} there" if base is not None else ""
     size = f"{count_text(facts.params)} ({facts.params:,}), {bytes_text(weight_bytes(facts))} in {facts.dtype}"
+    windows = [
+        f"{tokens_text(window.size)} tokens{''.join(f' and {said}' for said in window.beside)} in {layers_text(layers)}"
+        for window, layers in windowed_layers(facts).items()
+    ]
+    gone = [f"{WORDS[slot]} of {layers_text(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
     first, whole = (bytes_text(facts.kv_bytes(tokens)) for tokens in (1, facts.positions))
     rows = {
         "base": there,
@@ -36,7 +41,8 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         if any(experts)
         else "",
         "attention": f"{facts.heads} query heads, KV heads {_by_layer(kv_heads)}, of {facts.head_dim}",
-        **_changed_rows(facts),
+        "windows": "; ".join(windows),
+        "dropped": "; ".join(gone),
         "vocabulary": f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}",
         "positions": tokens_text(facts.positions),
         "cache": f"{first} for the first token, {whole} at {tokens_text(facts.positions)}",
@@ -58,22 +64,9 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
     console.print(shares)
 
 
-def _changed_rows(facts: ModelFacts) -> dict[str, str]:
-    """Rows for sliding windows and dropped parts; empty if there are none."""
-    windows = [
-        f"{tokens_text(window.size)} tokens{''.join(f' and {said}' for said in window.beside)} in {layers_text(layers)}"
-        for window, layers in windowed_layers(facts).items()
-    ]
-    gone = [f"{WORDS[slot]} of {layers_text(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
-    return {"windows": "; ".join(windows), "dropped": "; ".join(gone)}
-
-
 def _by_layer(sizes: list[int | None]) -> str:
     """The size as text; when layers differ, each size with the layers that have it."""
-    layers: dict[int, list[int]] = {}
-    for index, size in enumerate(sizes):
-        if size is not None:
-            layers.setdefault(size, []).append(index)
+    layers = {size: [layer for layer, of in enumerate(sizes) if of == size] for size in sizes if size is not None}
     if len(layers) < 2:
         return str(next(iter(layers), 0))
     return "; ".join(f"{size} in {layers_text(having)}" for size, having in sorted(layers.items(), reverse=True))

@@ -128,14 +128,8 @@ def _header(plan: Plan, width: int, ascii_: bool) -> Lines:
 
 
 def _strip(plan: Plan, width: int, ascii_: bool) -> Lines:
-    rows: list[Row] = []
-    meanings: list[tuple[str, str, str]] = []
-    for row, marks in mark_rows({"": plan}):
-        rows.append(row)
-        meanings += _meanings(marks)
-    if not rows:
-        rows.append(Row("layers", ["="] * len(plan.layers), [STYLES["same"]] * len(plan.layers)))
-        meanings.append(("=", "as in the base", STYLES["same"]))
+    marked = list(mark_rows({"": plan}))
+    rows = [row for row, _ in marked]
     legends = []
     for key, label in score_labels(plan).items():
         values = [layer.scores[key].value if key in layer.scores else None for layer in plan.layers]
@@ -154,7 +148,7 @@ def _strip(plan: Plan, width: int, ascii_: bool) -> Lines:
         )
     yield from strip_lines(rows, width)
     line = Text("  ")
-    for sign, meaning, style in dict.fromkeys(meanings):
+    for sign, meaning, style in dict.fromkeys(meaning for _, marks in marked for meaning in _meanings(marks)):
         said = f"{sign} {meaning}" if sign else meaning
         if len(line) > 2 and len(line) + len(said) > width:
             line.rstrip()

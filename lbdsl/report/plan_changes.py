@@ -24,10 +24,6 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
     shown = changed if all_layers else _some(changed)
     if not shown:
         return
-    scales = {
-        key: Scale.of([layer.scores[key].value for layer in plan.layers if key in layer.scores], "")
-        for key in {key for layer in plan.layers for key in layer.scores}
-    }
     becomes = [_becomes(layer, ascii_) for layer in shown]
     digits = len(str(len(plan.layers) - 1))
     # On a narrow screen what it saves goes below the change.
@@ -47,7 +43,7 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
             yield Text(" " * (11 + digits) + part, style=STYLES[mark.style])
         if narrow and saved:
             yield Text(" " * (11 + digits) + saved)
-        yield from _why(layer, scales, width, 11 + digits, ascii_)
+        yield from _why(plan, layer, width, 11 + digits, ascii_)
     if len(changed) > len(shown):
         yield Text(f"   ... {len(changed) - len(shown)} more (--all)", style="dim")
 
@@ -100,15 +96,12 @@ def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
     return f"KV@{tokens_text(context)} {bytes_text(was)} {'->' if ascii_ else '→'} {left}"
 
 
-def _why(layer: LayerPlan, scales: dict[str, Scale | None], width: int, indent: int, ascii_: bool) -> Iterator[Text]:
+def _why(plan: Plan, layer: LayerPlan, width: int, indent: int, ascii_: bool) -> Iterator[Text]:
     rules = sorted({planned.rule for planned in layer.acting})
     number = f"rule{'' if len(rules) == 1 else 's'} {', '.join(map(str, rules))}: " if rules else ""
-    key = next((key for key in layer.scores if layer.reason.startswith(f"{key} ")), None)
-    scale = scales.get(key) if key is not None else None
-    bar = ""
-    if key is not None and scale is not None:
-        filled = 1 + round(scale.fraction(layer.scores[key].value) * (BAR - 1))
-        bar = ("#" if ascii_ else "▪") * filled + "  "
+    bar, key = "", next((key for key in layer.scores if layer.reason.startswith(f"{key} ")), "")
+    if scale := Scale.of([other.scores[key].value for other in plan.layers if key in other.scores], ""):
+        bar = ("#" if ascii_ else "▪") * (1 + round(scale.fraction(layer.scores[key].value) * (BAR - 1))) + "  "
     text = f"{number}{bar}{printable(layer.reason)}"
     for line in textwrap.wrap(text, width - indent, break_on_hyphens=False):
         yield Text(" " * indent + line, style="dim")

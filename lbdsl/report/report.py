@@ -67,7 +67,12 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
     healed model also the values before healing."""
     sources = quality.get("sources", [quality])
     for source in sources:
-        console.print(_quality_table(source))
+        (_, *titles), *rows = quality_rows(source)
+        several = f" in {source['sequences']} sequences" if "sequences" in source else ""
+        table = headed_table(printable(f"on {source['data']}, {source['tokens']} tokens{several}"), titles)
+        for title, *values in rows:
+            table.add_row(printable(title), *values)
+        console.print(table)
     scores = [score for source in sources for score in source["scores"].values()]
     cells = {(score["value"], score["unit"]): cell_text(**score) for score in scores}
     for task in quality.get("tasks", ()):
@@ -94,15 +99,6 @@ def _heat(share: float | None) -> str:
     if share is None:
         return "bold red"
     return "green" if share >= 0.9 else "yellow" if share >= 0.5 else "red"
-
-
-def _quality_table(source: dict[str, Any]) -> Table:
-    (_, *titles), *rows = quality_rows(source)
-    several = f" in {source['sequences']} sequences" if "sequences" in source else ""
-    table = headed_table(printable(f"on {source['data']}, {source['tokens']} tokens{several}"), titles)
-    for title, *cells in rows:
-        table.add_row(printable(title), *cells)
-    return table
 
 
 def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Cells | None = None) -> None:

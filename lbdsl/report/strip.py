@@ -51,15 +51,21 @@ class Row:
 
 
 def mark_rows(plans: Mapping[str, Plan]) -> Iterator[tuple[Row, list[Mark]]]:
-    """The marks of what some layer of some plan changes, one row for each plan (by label, which may be empty)."""
+    """The marks of what some layer of some plan changes, one row for each plan (by label, which may be empty); one row of
+    all layers as they are, if nothing changes."""
+    changed = False
     for name in dict.fromkeys(name for plan in plans.values() for layer in plan.layers for name in layer.marks):
         rows = {label: [layer.marks.get(name) for layer in plan.layers] for label, plan in plans.items()}
         if all(mark is None or mark.style == "same" for marks in rows.values() for mark in marks):
             continue
+        changed = True
         for label, marks in rows.items():
             signs = [" " if mark is None else mark.sign for mark in marks]
             styles = ["" if mark is None else STYLES[mark.style] for mark in marks]
             yield Row(f"{label} {name}".lstrip(), signs, styles), [mark for mark in marks if mark is not None]
+    if not changed:
+        count = len(next(iter(plans.values())).layers)
+        yield Row("layers", ["="] * count, [STYLES["same"]] * count), [Mark("layers", "=", "same")]
 
 
 def strip_lines(rows: Sequence[Row], width: int) -> list[Text]:

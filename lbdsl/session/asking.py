@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lbdsl.measure.answers import Answered
     from lbdsl.measure.flow import Changes
     from lbdsl.measure.recall import RecallQuestions
-    from lbdsl.measure.runs import Run
 
     Asked = Questions | RecallQuestions
     """Questions that models are asked. `rows` are their answers, `blocks` the tokens of these, `count` how many they are;
@@ -226,7 +225,11 @@ class Asking:
                 run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
         if missing and starts:
-            self._say(missing)
+            tokens, first = asked.rows.tokens, (min(run.changes, default=bench.facts.layers) for run in missing)
+            passes = measuring_units(bench.facts, first, tokens) / units(bench.facts, tokens)
+            time = duration_text(passes * tokens / forward_pace(bench))
+            work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
+            bench.progress.say(f"asking {plural(len(missing), 'model')} {plural(asked.count, 'question')}: {work}")
         with bench.measuring(asked.blocks, title, statistics) as measuring:
             rows = asked.rows
             sums = replace(measuring, counted_SN=rows.counted_SN, groups=rows.groups).sums(runs)
@@ -235,15 +238,6 @@ class Asking:
             return Answered(*({row: value.total for row, value in sums[one].items()} for one in _both(request)))
 
         return answered(base), {request: answered(request) for request in models}
-
-    def _say(self, missing: Sequence[Run]) -> None:
-        bench, tokens = self._bench, self.questions.rows.tokens
-        passes = measuring_units(bench.facts, (min(run.changes, default=bench.facts.layers) for run in missing), tokens)
-        passes /= units(bench.facts, tokens)
-        time = duration_text(passes * tokens / forward_pace(bench))
-        asked = plural(self.questions.count, "question")
-        work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
-        bench.progress.say(f"asking {plural(len(missing), 'model')} {asked}: {work}")
 
 
 def _both(request: Request) -> tuple[Request, Request]:

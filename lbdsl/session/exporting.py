@@ -87,8 +87,10 @@ def export_artifact(
     folder = Path(artifact)
     record = read_record(folder).unwrap()
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
-    base = record.plan.model.source
-    check_place(target, (Input("the artifact itself", folder, True), *_there("the base model", base)))
+    base, inputs = Path(record.plan.model.source), [Input("the artifact itself", folder, True)]
+    if base.is_absolute() and os.path.exists(base):  # It is no hub id.
+        inputs.append(Input("the base model", base, base.is_dir()))
+    check_place(target, inputs)
     check_free(target, force)
     with progress.stage("checking the artifact"):
         check_files(folder, record)
@@ -128,12 +130,6 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     config["architectures"] = [FAMILIES[base_type].architecture]
     facts = facts_of(record)
     return subject_of(config, facts, artifact_specs(stub, facts.layers))
-
-
-def _there(what: str, model: str) -> tuple[Input, ...]:
-    """A local model as an input of the export: its folder, or its GGUF file; empty for a hub id."""
-    path = Path(model)
-    return (Input(what, path, path.is_dir()),) if path.is_absolute() and os.path.exists(path) else ()
 
 
 @contextmanager

@@ -154,9 +154,10 @@ def _decided_layer(layer: LayerPlan, facts: ModelFacts, known: LayerStatistics) 
 
 
 def _reference(model: OpenModel) -> ModelRef:
-    facts = model.facts
+    facts, local = model.facts, Path(model.source.text).expanduser()
     return ModelRef(
-        source=_lasting(model),
+        # A plan may be applied from another folder.
+        source=os.path.abspath(local) if local.exists() else model.source.text,
         name=model.source.short_name,
         revision=model.source.revision,
         digest=model.digest,
@@ -165,9 +166,3 @@ def _reference(model: OpenModel) -> ModelRef:
         dtype=facts.dtype,
         facts=facts,
     )
-
-
-def _lasting(model: OpenModel) -> str:
-    """The user's model name, as an absolute path for a local model: a plan may be applied from another folder."""
-    local = Path(model.source.text).expanduser()
-    return os.path.abspath(local) if local.exists() else model.source.text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, warning
 from lbdsl.core.measurement import Request
@@ -12,17 +11,17 @@ from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.cost.profile import calibrate_line
+from lbdsl.data import TextPart, read_parts
+from lbdsl.measure.machine import machine_for
+from lbdsl.measure.pace import Pace
 from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measuring_units, units
 from lbdsl.plan.memory import Held, healing_bytes
-from lbdsl.plan.schema import Plan, Speed
+from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import RECALL, Mix, SelfText, sources_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.session import Session
 from lbdsl.solve.evaluate import World, evaluate
-
-if TYPE_CHECKING:
-    from lbdsl.measure.pace import Pace
 
 SAMPLE = 100_000
 """Characters of text from which tokens per character are estimated."""
@@ -49,7 +48,11 @@ def with_predictions(plan: Plan, bench: OpenModel, passes: Mapping[str, float | 
         machine=total_bytes(bench.device) // (1 if bench.device.type == "cuda" else process_count()),
         asked=asked,
     )
-    return plan.model_copy(update={"speeds": _speeds(bench, plan), "estimate": found, "serving": serving_of(plan, bench)})
+    with bench.progress.stage("calibrating the machine"):
+        machine = machine_for(bench.device, bench.computed, bench.cache_dir)
+    cells = [(min(SPEED_CONTEXT, bench.facts.positions), batch) for batch in SPEED_BATCHES]
+    speeds = decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)
+    return plan.model_copy(update={"speeds": speeds, "estimate": found, "serving": serving_of(plan, bench)})
 
 
 def say_measuring(bench: OpenModel, missing: list[Request], tokens: int) -> None:
@@ -89,8 +92,6 @@ def with_profiles(recipe: Recipe, bench: OpenModel) -> Recipe:
 def passes_over_text(session: Session) -> Mapping[str, float | None]:
     """The number of epochs of healing over each of its sources (None: not known), with tokens per character estimated from
     its beginning."""
-    from lbdsl.data import TextPart, read_parts
-
     recipe, bench, folder = session.recipe, session.model, session.place
 
     def of(data: str | SelfText, tokens: float) -> float | None:
@@ -126,8 +127,6 @@ def repeated_text(session: Session, passes: Mapping[str, float | None]) -> Itera
 
 def forward_pace(bench: OpenModel) -> float:
     """Tokens per second through the model: as they were here, else from what this machine can do."""
-    from lbdsl.measure.machine import machine_for
-
     known = pace_of(bench).known("forward")
     if known is not None:
         return known
@@ -136,15 +135,4 @@ def forward_pace(bench: OpenModel) -> float:
 
 
 def pace_of(bench: OpenModel) -> Pace:
-    from lbdsl.measure.pace import Pace
-
     return Pace(bench.digest, bench.computed, bench.device, bench.cache_dir)
-
-
-def _speeds(bench: OpenModel, plan: Plan) -> tuple[Speed, ...]:
-    from lbdsl.measure.machine import machine_for
-
-    with bench.progress.stage("calibrating the machine"):
-        machine = machine_for(bench.device, bench.computed, bench.cache_dir)
-    cells = [(min(SPEED_CONTEXT, bench.facts.positions), batch) for batch in SPEED_BATCHES]
-    return decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)

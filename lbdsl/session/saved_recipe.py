@@ -51,12 +51,14 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
             continue
         data = Path(path).read_bytes()
         now[path] = sha256(data).hexdigest()
-        if path == plan.recipe.path:
-            # The plan holds the recipe's text; a file that is not valid text has changed, whatever its hash.
-            with suppress(UnicodeDecodeError):
-                now[path] = digest_text(decode(data))
-        if now[path] != was and path not in pinned and _same_recipe(data, file.text):
-            now[path] = was
+        # A file that is not valid text has changed, whatever its hash.
+        with suppress(UnicodeDecodeError):
+            text = decode(data)
+            if path == plan.recipe.path:
+                now[path] = digest_text(text)  # The plan holds the recipe's text.
+            said = None if now[path] == was or path in pinned else _statements(text)
+            if said is not None and said == _statements(file.text):
+                now[path] = was
     if not gone:
         return now, ()
     verb, text = ("is", "text") if len(gone) == 1 else ("are", "texts")
@@ -78,14 +80,6 @@ def _statements(text: str) -> list[dict[str, Any]] | None:
     """The statements of a recipe's text, without comments and spacing; None when it does not parse."""
     said = to_exchange(text, "", "json").value
     return None if said is None else json.loads(said)["statements"]
-
-
-def _same_recipe(data: bytes, planned: str) -> bool:
-    try:
-        now = _statements(decode(data))
-    except UnicodeDecodeError:
-        return False
-    return now is not None and now == _statements(planned)
 
 
 def _pinned(plan: Plan) -> frozenset[str]:

@@ -14,11 +14,13 @@ from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, warning
 from lbdsl.core.digest import digest_file, digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
-from lbdsl.data import read_documents, read_parts
-from lbdsl.data.blocks import TokenBlocks, Used, token_blocks, used_documents
+from lbdsl.data import read_documents, read_parts, recall
+from lbdsl.data.blocks import TokenBlocks, Used, mixed, shares, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
 from lbdsl.data.sources import check_source
 from lbdsl.data.split import TextPart
+from lbdsl.data.written import Writer, written_blocks
+from lbdsl.heal.text import HealingText, no_assistant
 from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Heal, Measure, Recipe
@@ -26,7 +28,6 @@ from lbdsl.recipe.schema_blocks import RECALL, HealSettings, Mix, Needle, SelfTe
 from lbdsl.session.model import OpenModel
 
 if TYPE_CHECKING:
-    from lbdsl.data.written import Writer
     from lbdsl.evaluate.needle import NeedleTest
     from lbdsl.evaluate.tasks import Test
 
@@ -55,9 +56,7 @@ def text_digests(plan: Plan, bench: OpenModel, *, heal: bool) -> dict[str, str]:
         data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
     }
     if RECALL in found:
-        from lbdsl.data.recall import VERSION
-
-        found[RECALL] = digest_of([VERSION, found[RECALL]])
+        found[RECALL] = digest_of([recall.VERSION, found[RECALL]])
     if plan.eval is not None:
         found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
     for task in plan.eval.tasks if plan.eval is not None else ():
@@ -120,10 +119,8 @@ def _check_healing_text(run: HealSettings, bench: OpenModel, folder: Folder) -> 
     for source in sources_of(run.data):
         answered = False
         if source == RECALL:
-            from lbdsl.data.recall import KINDS
-
             # Short texts have one fact, of each kind by turns.
-            _blocks(source, TextPart.JOINT, len(KINDS) * run.seq, run.seq, bench, folder, run.seed, healing=run)
+            _blocks(source, TextPart.JOINT, len(recall.KINDS) * run.seq, run.seq, bench, folder, run.seed, healing=run)
         elif isinstance(source, str):
             texts = read_parts(source, base_dir=folder, offline=bench.options.offline).texts(TextPart.HEAL)
             chats = [text for text in texts if isinstance(text, Chat)]
@@ -131,8 +128,6 @@ def _check_healing_text(run: HealSettings, bench: OpenModel, folder: Folder) -> 
             if chats:
                 chat_ids(chats[0], bench.tokenizer, source)
         if run.loss_on == "assistant" and not answered:
-            from lbdsl.heal.text import no_assistant
-
             raise no_assistant(str(source))
 
 
@@ -157,15 +152,11 @@ def check_blocks(measure: Measure, bench: OpenModel, folder: Folder) -> TokenBlo
             help = "measure on fewer of them, or with the model in memory, which then writes such a text"
             raise fail("LB452", "no text of another source is left to check patches on", help=help)
         return _blocks(other, TextPart.SCORE, tokens, measure.seq, bench, folder, measure.seed)
-    from lbdsl.data.written import written_blocks
-
     return written_blocks(writer_of(bench), tokens, min(measure.seq, CHECK_LENGTH), measure.seed)
 
 
 def writer_of(bench: OpenModel) -> Writer:
     """The base as a writer of text, which takes it into memory."""
-    from lbdsl.data.written import Writer
-
     digest = digest_of([bench.digest, bench.computed.dtype])
     stage = "the model writes text"
     return Writer(lambda: bench.base, lambda: bench.tokenizer, digest, bench.cache_dir, lambda: bench.progress.stage(stage))
@@ -174,8 +165,6 @@ def writer_of(bench: OpenModel) -> Writer:
 def heal_blocks(heal: Heal, bench: OpenModel, folder: Folder) -> tuple[TokenBlocks, ...]:
     """The healing text of each stage in training order, repeated when it is too short. Stages of the same text read on
     where the one before ended. Raises LB455 as `HealingText.of` does."""
-    from lbdsl.heal.text import HealingText
-
     counts: dict[tuple[Text, int, int, str], int] = {}
     runs: dict[tuple[Text, int, int, str], HealSettings] = {}
     places = []
@@ -204,7 +193,6 @@ def validation_blocks(heal: Heal, bench: OpenModel, folder: Folder) -> tuple[Tok
 
 
 def _watching(run: HealSettings, used: Used, bench: OpenModel, folder: Folder) -> TokenBlocks | None:
-    from lbdsl.heal.text import HealingText
     from lbdsl.heal.validation import validation_sequences
 
     for sequences in (validation_sequences(run), 1):
@@ -310,14 +298,11 @@ def _blocks(
     model that is measured from disk and cannot write. (`healing` takes it into memory.)"""
     assert seq is not None, "lengths are settled before any text is read"
     if isinstance(data, SelfText):
-        from lbdsl.data.written import written_blocks
-
         if bench.streamed and healing is None:
             help = "name another source, or take a machine with more memory"
             raise fail("LB452", "the model does not fit in memory, which it needs to write text", help=help)
         return written_blocks(writer_of(bench), tokens, seq, seed + data.seed, part=part, most=data.tokens)
     if isinstance(data, Mix):
-        from lbdsl.data.blocks import mixed, shares
 
         def used(source: Text) -> Used:
             """Documents that another source gives another part of the text."""
@@ -333,11 +318,9 @@ def _blocks(
         ]
         return mixed(found, part, seed, str(data))
     if data == RECALL:
-        from lbdsl.data.recall import recall_blocks
-
         if healing is None:
             raise fail("LB150", f"`{RECALL}` is for healing only", help="name a text of another source")
-        blocks = recall_blocks(bench.tokenizer, tokens, seq, seed, part, exclude=exclude)
+        blocks = recall.recall_blocks(bench.tokenizer, tokens, seq, seed, part, exclude=exclude)
     else:
         blocks = token_blocks(
             data,

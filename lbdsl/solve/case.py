@@ -252,7 +252,8 @@ class Case:
         of_model = (problem for item in required for problem in requirement_problems(item, World(self.facts)))
         rules, layers = self.recipe.rules, self.facts.layers
         of_sets = (problem for rule in rules for problem in set_problems(rule.selector, layers))
-        of_patterns = (problem for rule in rules for problem in _patterns(self, rule))
+        patterns = (p for rule in rules if isinstance(rule.selector, ModulesSelector) for p in rule.selector.patterns)
+        of_patterns = (_unmatched(p, layer_modules(self.facts)) for p in patterns if not matched((p,), self.facts))
         # A group of layers stands in each rule that uses it.
         return tuple(dict.fromkeys([*of_model, *of_sets, *of_patterns] or _impossible_actions(self)))
 
@@ -317,14 +318,8 @@ def requirement_problems(requirement: ResolvedAssertion, world: World) -> tuple[
     return (error("LB320", message, requirement.span, help=help),)
 
 
-def _patterns(case: Case, rule: Rule) -> Iterator[Diagnostic]:
-    """LB218 for each pattern that no module of this model matches."""
-    for pattern in rule.selector.patterns if isinstance(rule.selector, ModulesSelector) else ():
-        if not matched((pattern,), case.facts):
-            yield _unmatched(pattern, layer_modules(case.facts))
-
-
 def _unmatched(pattern: Pattern | String, modules: tuple[Module, ...]) -> Diagnostic:
+    """LB218 for a pattern that no module of this model matches."""
     parts = list(dict.fromkeys(module.part for module in modules))
     known = [f"*.{part.rpartition('.')[2]}" for part in parts] + [f"*.{part}" for part in parts]
     known = list(dict.fromkeys([*known, *(module.name for module in modules)]))

@@ -60,14 +60,11 @@ class Judged:
     @property
     def within_errors(self) -> tuple[float, float]:
         """As `rank`, where a bound is kept by less than a standard error over it."""
-        errors = (one.stderr if math.isfinite(one.stderr) else 0.0 for one, _ in self.bounds)
-        return replace(
-            self,
-            bounds=tuple(
-                (replace(one, value=one.value - error), most)
-                for (one, most), error in zip(self.bounds, errors, strict=True)
-            ),
-        ).rank[:2]
+
+        def least(one: Measurement) -> Measurement:
+            return replace(one, value=one.value - one.stderr) if math.isfinite(one.stderr) else one
+
+        return replace(self, bounds=tuple((least(one), most) for one, most in self.bounds)).rank[:2]
 
     @property
     def rank(self) -> tuple[float, float, float]:

@@ -50,7 +50,11 @@ def set_problems(selector: Node, layers: int) -> Iterator[Diagnostic]:
     for part in walk(selector):
         match part:
             case nodes.Range() if ends(part)[1] >= layers:
-                yield _beyond(part, layers)
+                (first, last), top = ends(part), layers - 1
+                missing = max(first, layers)
+                message = f"layers {missing}-{last} do not exist" if missing < last else f"layer {last} does not exist"
+                fits = (f"`{first}-{top}`" if first < top else f"`{top}`",) if first <= top else ()
+                yield error("LB300", message, part.span, help=(*fits, f"the model has {layers} layers, 0-{top}"))
             case Amount() if part.of(layers) > layers:
                 message = f"{part.of(layers)} of {layers} layers cannot be selected"
                 yield error("LB302", message, part.span, help=f"the model has {layers} layers")
@@ -58,11 +62,3 @@ def set_problems(selector: Node, layers: int) -> Iterator[Diagnostic]:
                 start, step = steps(part)
                 message = f"`every {step} from {start}` selects none of the {layers} layers"
                 yield error("LB303", message, part.span, help=f"the layers are 0-{layers - 1}, and a step is at least 1")
-
-
-def _beyond(part: nodes.Range, layers: int) -> Diagnostic:
-    (first, last), top = ends(part), layers - 1
-    missing = max(first, layers)
-    message = f"layers {missing}-{last} do not exist" if missing < last else f"layer {last} does not exist"
-    fits = (f"`{first}-{top}`" if first < top else f"`{top}`",) if first <= top else ()
-    return error("LB300", message, part.span, help=(*fits, f"the model has {layers} layers, 0-{top}"))

@@ -15,7 +15,7 @@ from itertools import islice, product
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, Label, error
-from lbdsl.recipe.schema import Choosing, ResolvedAssertion
+from lbdsl.recipe.schema import ResolvedAssertion
 from lbdsl.solve.choose import Barred, LayerOption, Limit, Problem, Role, engines_in, engines_of
 from lbdsl.solve.evaluate import deciding, scores_in
 from lbdsl.solve.table import Choices, Key, key_of
@@ -101,11 +101,8 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
 
 def least_without(problem: Problem, number: int) -> float | None:
     """The least sum of scores if a budget, by its number, were left out."""
-    choosing = problem.choosing
-    others = tuple(budget for n, budget in enumerate(choosing.budgets) if n != number)
-    fields: list[Any] = [others if name == "budgets" else getattr(choosing, name) for name in Choosing._fields]
-    loose = replace(problem, choosing=Choosing(*fields))
-    found = next(solutions(loose), None)
+    others = tuple(budget for n, budget in enumerate(problem.choosing.budgets) if n != number)
+    found = next(solutions(replace(problem, choosing=problem.choosing.replace(budgets=others))), None)
     return None if found is None else problem.sum(found)
 
 
@@ -201,7 +198,7 @@ class _Program:
         own: dict[str, Any] = {"random_seed": 0, "threads": 1, "mip_rel_gap": gap, "mip_abs_gap": 0.0, "presolve": "off"}
         for name, value in own.items():
             self._highs.setOptionValue(name, value)
-        self._integer = highspy.HighsVarType.kInteger
+        self._types = highspy.HighsVarType
         self._optimal = highspy.HighsModelStatus.kOptimal
         self._inf = highspy.kHighsInf
         self._number = {place: number for number, place in enumerate(problem.places)}
@@ -217,7 +214,10 @@ class _Program:
             self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
         for limit in (*limits, *problem.guides):
             if limit is not without:
-                self._keep(limit)
+                # In units of the largest change, so that the solver's tolerance is small beside a layer.
+                scale = max((abs(change) for change in limit.changes.values()), default=0.0) or 1.0
+                factors = {place: change / scale for place, change in limit.changes.items() if change}
+                self._row(-limit.start / scale, self._inf, factors)
         self._conflicts(pairs)
         for (one, other), value in problem.pairs.items():
             self._pair(one, other, value / unit)
@@ -242,21 +242,11 @@ class _Program:
         return next((chosen for _, chosen in self.solved()), None)
 
     def _variable(self, cost: float, most: float, *, integer: bool = True) -> int:
-        column = self._highs.getNumCol()
-        self._highs.addVar(0.0, most)
-        self._highs.changeColCost(column, cost)
-        if integer:
-            self._highs.changeColIntegrality(column, self._integer)
-        return column
+        kind = self._types.kInteger if integer else self._types.kContinuous
+        return int(self._highs.addVariable(0.0, most, cost, kind).index)
 
     def _row(self, low: float, high: float, factors: Mapping[LayerOption, float]) -> None:
         self._columns(low, high, {self._number[place]: factor for place, factor in factors.items()})
-
-    def _keep(self, limit: Limit) -> None:
-        # In units of the largest change, so that the solver's tolerance is small beside a layer.
-        scale = max((abs(change) for change in limit.changes.values()), default=0.0) or 1.0
-        factors = {place: change / scale for place, change in limit.changes.items() if change}
-        self._row(-limit.start / scale, self._inf, factors)
 
     def _conflicts(self, pairs: frozenset[tuple[Role, Role]]) -> None:
         """Of two roles in conflict, only one is used anywhere."""

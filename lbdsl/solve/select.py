@@ -252,7 +252,8 @@ def _patched(
     whys: dict[str, list[SubBlock]] = {}
     for place, why in without.items():
         whys.setdefault(why, []).append(place)
-    return tuple(found), [unpatched(dropped, why, _span(case, wanted[dropped[0]])) for why, dropped in whys.items()]
+    rules = case.recipe.rules
+    return tuple(found), [unpatched(of, why, rules[wanted[of[0]] - 1].span) for why, of in whys.items()]
 
 
 def unpatched(dropped: Iterable[SubBlock], why: str, span: Span | None = None) -> Diagnostic:
@@ -260,10 +261,6 @@ def unpatched(dropped: Iterable[SubBlock], why: str, span: Span | None = None) -
     layers = {place.layer for place in dropped}
     said = f"{layers_text(sorted(layers))} {'is' if len(layers) == 1 else 'are'} dropped without a patch"
     return note("LB351", f"{said}: {why}", span)
-
-
-def _span(case: Case, number: int) -> Span | None:
-    return next(rule.span for rule in case.recipe.rules if rule.number == number)
 
 
 def _action_findings(case: Case, table: Table) -> Iterable[Diagnostic]:
@@ -290,4 +287,4 @@ def _storage_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
                 layers.append(layer.index)
     for (message, help), (number, modules, layers) in found.items():
         text = f"{message}: {', '.join(modules)} of layers {ranges_text(set(layers))}"
-        yield error("LB217", text, _span(case, number), help=help)
+        yield error("LB217", text, case.recipe.rules[number - 1].span, help=help)

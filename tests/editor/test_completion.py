@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lsprotocol.types import CompletionItemKind
 from plan_cases import smollm2_facts
 
 from lbdsl.actions import actions
@@ -22,6 +23,7 @@ def offered(text: str, before: str = DEFINITIONS) -> dict[str, Item]:
     whole = before + text
     cursor, items = complete(Analysis(whole.replace("|", "")), whole.index("|"))
     assert cursor is not None or not items
+    assert {item.kind for item in items} <= {kind.name for kind in CompletionItemKind}
     return {item.label: item for item in items}
 
 
@@ -116,8 +118,8 @@ def test_functions_are_written_with_their_arguments() -> None:
 def test_modules_of_the_model_are_offered() -> None:
     text = 'modules "'
     _, items = complete(Analysis(text, facts=smollm2_facts()), len(text))
-    found = {item.label: item.detail for item in items}
-    assert found['"*.q_proj"'] == "30 modules of this model"
+    found = {item.label: (item.detail, item.kind) for item in items}
+    assert found['"*.q_proj"'] == ("30 modules of this model", CompletionItemKind.Text.name)
     assert complete(Analysis(text), len(text))[1] == ()
 
 

@@ -14,7 +14,7 @@ from lbdsl.recipe import reading
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
-from lbdsl.report.diagnostics import Style, diagnostics_json, diagnostics_text
+from lbdsl.report.diagnostics import Style, diagnostic_json, diagnostics_text
 
 PARTS = """\
 param $window: tokens in 64..8Ki = 256
@@ -96,7 +96,7 @@ def test_findings_stand_in_the_file_they_are_about(tmp_path: Path) -> None:
     shown = diagnostics_text(found.diagnostics, Style(100, colour=False, unicode=False))
     assert f"{inner}:2:7" in shown
     assert "where nl < 3 drop" in shown
-    assert [item["file"] for item in diagnostics_json(found.diagnostics) if item["severity"] == "error"] == [
+    assert [diagnostic_json(d)["file"] for d in found.diagnostics if d.is_error] == [
         str(path),
         inner,
         inner,

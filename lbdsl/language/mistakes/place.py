@@ -95,14 +95,12 @@ class Mistake:
 
 def last_call(tokens: Sequence[Token]) -> int:
     """The index of the name of the last call, before its arguments."""
-    index = len(tokens) - 1
     depth = 0
-    while index > 0:
+    for index in range(len(tokens) - 1, 0, -1):
         depth += (tokens[index].type == "RPAR") - (tokens[index].type == "LPAR")
         if depth == 0 and tokens[index].type != "LPAR":
-            break
-        index -= 1
-    return index
+            return index
+    return 0
 
 
 def keyword(word: str) -> Token:

@@ -26,14 +26,10 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
     if word in statements() and sign.type:
         fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
         return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
-    said = wish(word, "statement")
-    message = f"unknown statement `{word}`"
-    if said:
-        return p.error("LB001", message, help=said)
-    near = nearest(word.lower(), statements())
-    if near:
-        return p.error("LB001", message, help=f"did you mean `{near}`?", write=slip(word, statements()))
-    return p.error("LB001", message, help="statements begin with " + ", ".join(f"`{word}`" for word in statements()))
+    said, near = wish(word, "statement"), nearest(word.lower(), statements())
+    listed = "statements begin with " + ", ".join(f"`{word}`" for word in statements())
+    help = said or (f"did you mean `{near}`?" if near else listed)
+    return p.error("LB001", f"unknown statement `{word}`", help=help, write=None if said else slip(word, statements()))
 
 
 _SIGILS = {"param": "$", "let": "$", "group": "@"}
