@@ -35,6 +35,10 @@ def outputs_of(model, modules: Iterable[nn.Module], ids: Tensor) -> dict[nn.Modu
     return {module: torch.cat(parts) for module, parts in found.items()}
 
 
+GATED = tuple(name for name, row in FAMILIES.items() if any("query_gate" in of.dims for of in row.layer_rows))
+"""Those whose queries bring a gate for the attention's output."""
+
+
 class Heads:
     """The rows of queries, keys and values of an attention by head, in float64, and the columns of the output by query
     head; `put` writes them back."""
@@ -48,7 +52,8 @@ class Heads:
         self.rows = {of: {} for of in "qkv"}
         for end in ("weight", "bias"):
             for of, rows in self._places(end).items():
-                self.rows[of][end] = [part.double().clone() for part in rows.split(self.size)]
+                count = self.heads if of == "q" else self.kv_heads
+                self.rows[of][end] = [part.double().clone() for part in rows.split(len(rows) // count)]
         self.columns = [part.double().clone() for part in self.attention.o_proj.weight.data.split(self.size, dim=1)]
 
     def _places(self, end: str) -> dict[str, Tensor]:
@@ -131,7 +136,7 @@ def kv_heads_by_hand(base, action: KVHeads, ids: Tensor, layers: Iterable[int]):
             if one:
                 weight = {i: torch.cat([heads.columns[q] for q in heads.users(i)]).norm() for i in members}
                 members = [max(members, key=lambda i: (values[i].norm(dim=1).mean() * weight[i]).item())]
-            elif action.align:
+            elif action.align and name not in GATED:
                 for i in members[1:]:
                     rotation = closest_rotation(values[start], values[i])
                     heads.turn("v", i, rotation)

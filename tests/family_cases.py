@@ -107,7 +107,7 @@ OPTIONS = {
     "qwen3_5_text": {
         "head_dim": 16,
         "attention_bias": True,
-        "layer_types": ["full_attention", "linear_attention"] * 2,
+        "layer_types": ["full_attention"] * 3 + ["linear_attention"],
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
         "linear_key_head_dim": 8,
@@ -174,7 +174,7 @@ def native_specs(name: str) -> list[dict]:
     base = attention_layer(heads=4, kv_heads=2, head_dim=head_dim, width=COMMON["intermediate_size"])
     layers = [{**base, "ffn": experts_of(name, layer) or base["ffn"]} for layer in range(4)]
     if "layer_types" in OPTIONS[name]:
-        layers = [{**own, "mixer": DELTA_NET} if layer % 2 else own for layer, own in enumerate(layers)]
+        layers[3] = {**layers[3], "mixer": DELTA_NET}
     return [swa(NATIVE).of(own) if layer in NATIVE_LAYERS[name] else own for layer, own in enumerate(layers)]
 
 
