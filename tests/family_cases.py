@@ -111,7 +111,7 @@ OPTIONS = {
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
         "linear_key_head_dim": 8,
-        "linear_value_head_dim": 12,
+        "linear_value_head_dim": 16,
         "linear_conv_kernel_dim": 3,
     },
     "exaone4": {"sliding_window": NATIVE, "sliding_window_pattern": 2, "head_dim": 16},
@@ -148,7 +148,7 @@ NATIVE_LAYERS = {
     "olmo3": (0, 1, 2),
     "qwen3_5_text": (),
 }
-DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 12, "kernel": 3}
+DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 16, "kernel": 3}
 FAMILY_NAMES = tuple(FAMILIES)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lbdsl.actions.base import Action
+from lbdsl.actions.base import Action, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error, note, warning
 from lbdsl.core.units import plural
 from lbdsl.cost.facts import ModelFacts
@@ -88,11 +88,8 @@ class KVHeads(Action):
 
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
-        if mixer is None:
-            return ()
         if not isinstance(mixer, Attention):
-            said = f"`{self.text()}` is of softmax attention, and layers have `{mixer.kind}`"
-            return (error("LB339", said, help="choose layers with softmax attention"),)
+            return unchangeable(self, facts, layer)
         count = mixer.kv_heads
         if mixer.window is not None and mixer.window.full_heads:
             said = f"`{self.text()}` would merge KV heads that see all tokens with others that have a window"

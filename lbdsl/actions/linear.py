@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lbdsl.actions.base import Action
+from lbdsl.actions.base import Action, unchangeable
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.facts import ModelFacts
@@ -70,8 +70,7 @@ class Linear(Action):
     def check(self, facts: ModelFacts, layer: int) -> tuple[Diagnostic, ...]:
         mixer = facts.layer_specs[layer].mixer
         if not isinstance(mixer, Attention):
-            said = f"`{self.text()}` needs attention, and this layer has none"
-            return (error("LB404", said, help="choose other layers, or let an earlier rule keep these"),)
+            return unchangeable(self, facts, layer)
         if mixer.window is not None:
             own = tokens_text(mixer.window.size)
             said = f"`{self.text()}`: layers with a window of {own} by themselves see nothing before it"

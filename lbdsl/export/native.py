@@ -23,6 +23,7 @@ from lbdsl.families.windows import NoWindows, OneWindow, WindowsByType
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention
+from lbdsl.parts.gated_delta_net import GatedDeltaNet
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.parts.moe import Moe
 from lbdsl.run.file_layout import plan_rewrite
@@ -211,6 +212,9 @@ def _stock_config(subject: Subject, layout: Layout, stock: StockClass) -> dict[s
     kind = family.windows
     if isinstance(kind, WindowsByType) or not own:
         new["layer_types"] = [LAYER_TYPES[i in windows] for i in left]
+    elif "gated_delta_net" in family.rows:
+        delta = [isinstance(subject.specs[i].mixer, GatedDeltaNet) for i in left]
+        new["layer_types"] = ["linear_attention" if is_delta else LAYER_TYPES[False] for is_delta in delta]
     # A class with windows by layer type and no switch creates the sliding-window mask even if no layer is windowed.
     always = own and isinstance(kind, WindowsByType) and kind.switch is None
     if own and isinstance(kind, NoWindows):

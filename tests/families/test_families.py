@@ -107,7 +107,7 @@ def test_storage_and_generation(family: str, plan: str) -> None:
     options = {"max_new_tokens": 12, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(ids, attention_mask=mask, **options)
     # A gated delta net's state and the last inputs of its convolution, by the definition.
-    states = sum(4 * (4 * 8 * 12 + 3 * (2 * 2 * 8 + 4 * 12)) for spec in specs if spec["mixer"] == DELTA_NET)
+    states = sum(4 * (4 * 8 * 16 + 3 * (2 * 2 * 8 + 4 * 16)) for spec in specs if spec["mixer"] == DELTA_NET)
     assert cache_storage_bytes(cache_of(out)) == 2 * (per_token * sum(held(spec, 23) for spec in specs) + states)
     for row, prompt in enumerate(prompts):
         alone = model.generate(prompt.unsqueeze(0), **options)

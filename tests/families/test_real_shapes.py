@@ -1,8 +1,9 @@
-"""Models of experts, and one beside an image model, as the hub has them: configurations and headers of their real sizes,
-in files without data.
+"""Models of experts, of gated delta nets, and beside an image model, as the hub has them: configurations and headers of
+their real sizes, in files without data.
 
 Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
-mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards.
+mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of Qwen3.5-9B, transformers' defaults for the
+family, which are said to be its sizes (configuration_qwen3_5.py), and rotary embeddings as its larger sisters have them.
 """
 
 from __future__ import annotations
@@ -106,6 +107,40 @@ MINISTRAL = {
     },
     "vision_config": {"model_type": "pixtral", "hidden_size": 1024},
 }
+QWEN35 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "qwen3_5_text",
+        "attention_bias": False,
+        "dtype": "bfloat16",
+        "full_attention_interval": 4,
+        "head_dim": 256,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+        "linear_value_head_dim": 128,
+        "max_position_embeddings": 262144,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": [11, 11, 10],
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000,
+            "rope_type": "default",
+        },
+        "vocab_size": 248320,
+    },
+    "vision_config": {"model_type": "qwen3_5_vision", "hidden_size": 1152},
+}
 Shapes = Iterator[tuple[str, list[int]]]
 
 
@@ -113,10 +148,16 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
     hidden, dim = config["hidden_size"], config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     query, key_value = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
     wide = config["intermediate_size"]
+    gated = config["model_type"] == "qwen3_5_text"
     for layer in range(config["num_hidden_layers"]):
         of = f"{prefix}layers.{layer}."
-        attention = {"q": [query, hidden], "k": [key_value, hidden], "v": [key_value, hidden], "o": [hidden, query]}
-        yield from ((f"{of}self_attn.{name}_proj.weight", shape) for name, shape in attention.items())
+        if gated and (layer + 1) % config["full_attention_interval"]:
+            yield from delta_net(config, f"{of}linear_attn.")
+        else:
+            asks = 2 * query if gated else query
+            attention = {"q": [asks, hidden], "k": [key_value, hidden], "v": [key_value, hidden], "o": [hidden, query]}
+            yield from ((f"{of}self_attn.{name}_proj.weight", shape) for name, shape in attention.items())
+            yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in ("qk" if gated else ""))
         yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention"))
         if config["model_type"] == "qwen3_moe":
             yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in "qk")
@@ -135,10 +176,25 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
             yield from ((f"{of}{name}.{part}.weight", shape) for part, shape in parts.items())
 
 
+def delta_net(config: dict[str, Any], of: str) -> Shapes:
+    heads, hidden = config["linear_num_value_heads"], config["hidden_size"]
+    values = heads * config["linear_value_head_dim"]
+    mixed = 2 * config["linear_num_key_heads"] * config["linear_key_head_dim"] + values
+    inputs = {"qkv": mixed, "z": values, "b": heads, "a": heads}
+    yield from ((f"{of}in_proj_{name}.weight", [rows, hidden]) for name, rows in inputs.items())
+    yield f"{of}conv1d.weight", [mixed, 1, config["linear_conv_kernel_dim"]]
+    yield from ((f"{of}{name}", [heads]) for name in ("dt_bias", "A_log"))
+    yield f"{of}norm.weight", [config["linear_value_head_dim"]]
+    yield f"{of}out_proj.weight", [hidden, values]
+
+
 def shapes(config: dict[str, Any]) -> Shapes:
     text = config.get("text_config", config)
     prefix = "language_model.model." if "text_config" in config else "model."
     head = "language_model.lm_head.weight" if "text_config" in config else "lm_head.weight"
+    if text["model_type"] == "qwen3_5_text":
+        prefix, head = "model.language_model.", "lm_head.weight"
+        yield "mtp.fc.weight", [text["hidden_size"], 2 * text["hidden_size"]]
     yield f"{prefix}embed_tokens.weight", [text["vocab_size"], text["hidden_size"]]
     yield head, [text["vocab_size"], text["hidden_size"]]
     yield f"{prefix}norm.weight", [text["hidden_size"]]
@@ -158,7 +214,7 @@ def write(config: dict[str, Any], folder: Path) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("real")
-    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL}
+    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL, "qwen35": QWEN35}
     return {name: write(config, place / name) for name, config in made.items()}
 
 
@@ -173,6 +229,9 @@ def facts_of(folder: str) -> ModelFacts:
         ("qwen", 30_532_122_624, 3.35e9, 98304),
         ("mixtral", 46_702_792_704, 12.88e9, 131072),
         ("ministral", 8_489_553_920, 8.49e9, 139264),
+        # 2 x 1.017B outside the layers, 32 MLPs of 151.0M, 24 delta nets of 67.4M, 8 attentions of 58.7M. The first token's
+        # cache: 8 x 2 x 4 x 256 x 2 bytes, and 24 states of 32 x 128 x 128 x 4 with 8192 x 4 x 2 bytes of inputs.
+        ("qwen35", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
     ],
 )
 def test_sizes(folders: dict[str, str], name: str, params: int, active: float, cache: int) -> None:
@@ -187,10 +246,11 @@ RECIPES = {
     "qwen": "layers all experts(64)\nlayers 0-23 swa(window=1Ki, sinks=4)\nelse keep",
     "mixtral": "layers all experts(50%)\nelse keep",
     "ministral": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
+    "qwen35": "layers 0-2 drop(block)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)\nelse keep",
 }
 
 
-SERVED = {"qwen": {"native", "gguf", "vllm"}, "mixtral": {"native", "gguf", "vllm"}, "ministral": set()}
+SERVED = {"qwen": {"native", "gguf", "vllm"}, "mixtral": {"native", "gguf", "vllm"}, "ministral": set(), "qwen35": set()}
 """Formats of models all of whose layers are changed as the recipe's first rule says."""
 
 
