@@ -181,6 +181,8 @@ def _attention(row: Family) -> str:
         words.append("multipliers")
     if row.attention_softcap:
         words.append("capped scores (eager attention)")
+    if "gated_delta_net" in row.rows:
+        words.append("a gate; gated delta nets in most layers")
     return ", ".join(words)
 
 

@@ -30,6 +30,10 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         f"{tokens_text(window.size)} tokens{''.join(f' and {said}' for said in window.beside)} in {layers_text(layers)}"
         for window, layers in windowed_layers(facts).items()
     ]
+    others: dict[str, list[int]] = {}
+    for layer, spec in enumerate(facts.layer_specs):
+        if spec.mixer is not None and spec.mixer.kind != "attention":
+            others.setdefault(spec.mixer.text(), []).append(layer)
     gone = [f"{WORDS[slot]} of {layers_text(layers)}" for slot, layers in dropped_layers(facts).items() if layers]
     first, whole = (bytes_text(facts.kv_bytes(tokens)) for tokens in (1, facts.positions))
     rows = {
@@ -41,6 +45,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         if any(experts)
         else "",
         "attention": f"{facts.heads} query heads, KV heads {_by_layer(kv_heads)}, of {facts.head_dim}",
+        "beside it": "; ".join(f"{text} in {layers_text(layers)}" for text, layers in others.items()),
         "windows": "; ".join(windows),
         "dropped": "; ".join(gone),
         "vocabulary": f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}",
