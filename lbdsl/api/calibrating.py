@@ -26,6 +26,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import AnyProgress
+from lbdsl.core.units import ranges_text
 from lbdsl.cost.cost import ModelCost, model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import (
@@ -41,20 +42,23 @@ from lbdsl.cost.profile import (
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure.machine import machine_described
 from lbdsl.measure.profiles import fit, profile_path, write_profile
+from lbdsl.parts.attention import Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.parts.moe import Moe
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.version import VERSION
 
+WINDOWS = "layers {attention} swa(window={window})"
 VARIANTS: Mapping[str, str] = {
     "half of the attentions": "layers every 2 from 1 drop",
-    "windows": "layers all swa(window={window})",
+    "windows": WINDOWS,
     "half of the MLPs": "layers every 2 from 1 drop(mlp)",
     "smaller MLPs": "layers all width(50%, refit=false)",
 }
-"""Recipes that each change how much there is of one kind of part. The window is smaller than any context. Engines with
-products of quantized matrices have one more, `QUANTIZED`; for experts see `_of_experts`."""
+"""Recipes that each change how much there is of one kind of part. The window is smaller than any context; it is given to
+layers with attention. Engines with products of quantized matrices have one more, `QUANTIZED`; for experts see
+`_of_experts`."""
 TOGETHER = "together"
 """A variant that no constant is fitted to: it says what predictions of several changes are worth."""
 WIDEST = 512
@@ -124,9 +128,10 @@ def calibrate_model(
         # The experts of an artifact are one tensor: quantized, vLLM cannot read that.
         beside = 'modules "*.self_attn.*" quantize'
         quantized = {name: rule.replace("layers all quantize", beside) for name, rule in quantized.items()}
-    several = VARIANTS["windows"], *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
+    several = WINDOWS, *(list(quantized.values()) or [VARIANTS["half of the MLPs"]])
     variants = {**VARIANTS, **own, **quantized, TOGETHER: "\n".join(several)}
     window = min(window, WIDEST)
+    attention = ranges_text(i for i, spec in enumerate(base.facts.layer_specs) if isinstance(spec.mixer, Attention))
     machine = machine_described(base.device, base.computed.dtype)
     # Each variant's cells are kept until the profile is, so that a calibration that was stopped goes on, also when the
     # engine's environment is there by now (`EnginePython` does not show `install`).
@@ -139,7 +144,7 @@ def calibrate_model(
         if timed is not None and timed.alike(found):
             base.progress.say("  timed before it was stopped")
         else:
-            timed = _timed(base, asked, name, rule.format(window=window), window)
+            timed = _timed(base, asked, name, rule.format(window=window, attention=attention), window)
             if not timed.alike(found):
                 _forget(base.cache_dir, begun)
                 message = f"{timed.engine} is of another version, or on another device, than before it was stopped"
@@ -165,9 +170,11 @@ def _of_experts(facts: ModelFacts) -> dict[str, str]:
     routed = {layer: ffn for layer, ffn in every.items() if isinstance(ffn, Moe)}
     if not routed:
         return {}
-    smaller = [f"layers {layer} experts({max(moe.experts // 2, moe.top_k)})" for layer, moe in routed.items()]
+    fewer = {layer: max(moe.experts // 2, moe.top_k) for layer, moe in routed.items()}
+    smaller = [f"layers {layer} experts({n})" for layer, n in fewer.items() if n < routed[layer].experts]
     smaller += [f"layers {layer} width(50%, refit=false)" for layer, ffn in every.items() if isinstance(ffn, GatedMLP)]
-    return {"smaller MLPs": "\n".join(smaller), "one KV head": "layers all kv_heads(1, align=false)"}
+    one = {"one KV head": "layers {attention} kv_heads(1, align=false)"} if facts.kv_heads > 1 else {}
+    return {"smaller MLPs": "\n".join(smaller) or VARIANTS["half of the MLPs"], **one}
 
 
 @dataclass(frozen=True)

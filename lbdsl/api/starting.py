@@ -90,8 +90,8 @@ def recipe_for(found: Inspected, goals: Sequence[str] = ()) -> str:
 class _Shape:
     """The properties of a model that a starter recipe depends on.
 
-    The first rules keep the first and last layers (`ends`: how many of each), and those with a window in the model already
-    while others have full attention (`own`). `free` are the rest. `window` in tokens, `windows` the parameter's range.
+    The first rules keep the first and last layers (`ends`: how many of each), and those that do not attend to all tokens
+    while others do (`own`). `free` are the rest. `window` in tokens, `windows` the parameter's range.
     """
 
     facts: ModelFacts
@@ -210,7 +210,7 @@ def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> l
         lines.append(f'layers first {first}, last {last} keep because "the ends carry the model"')
     own = [i for i in shape.own if first <= i < shape.facts.layers - last]
     if own:
-        lines.append(f'layers {ranges_text(own)} keep because "the model gives these a window of its own"')
+        lines.append(f'layers {ranges_text(own)} keep because "these do not attend to all tokens"')
     return lines
 
 

@@ -198,8 +198,8 @@ def cautions_of(record: Record) -> tuple[str, ...]:
         shares = source.get("state_shares", {}).values()
         if shares and sum(shares) < BYPASSED * len(shares):
             found.append(
-                f"on {source['data']} {sum(shares) / len(shares):.1%} of the attention of layers with a state comes from it"
-                ": windows of as many bytes may do as well"
+                f"on {source['data']} layers with a state take {sum(shares) / len(shares):.1%} of their attention from it: "
+                "windows of as many bytes may do as well"
             )
         before = source.get("before_healing") or {"loss_rise": None}
         was, now = before["loss_rise"], source["loss_rise"]

@@ -38,7 +38,8 @@ def stored_experts(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def _experts(subject: Subject, layer: int) -> list[TensorShape]:
-    return [tensor for tensor in subject.specs[layer].tensors(subject.facts) if len(tensor.shape) == 3]
+    tensors = subject.specs[layer].tensors(subject.facts)
+    return [tensor for tensor in tensors if tensor.is_matrix and len(tensor.shape) == 3]
 
 
 def _in_another_block(tensor: TensorShape) -> bool:

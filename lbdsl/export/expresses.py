@@ -97,15 +97,18 @@ def llama_layers(
     alike: bool = False,
     experts: Can | None = None,
     floats: bool = True,
+    delta_nets: tuple[str, ...] = (),
 ) -> Expresses:
     """Attention with the base's query heads and without sink tokens (`window`: what its size may be), gated MLPs, and
     integers in any of their forms, with `floats` also floats. `alike`: all layers have the same sizes, and none lacks
-    only one of its parts. `experts`: also mixtures of experts, and what their number may be."""
+    only one of its parts. `experts`: also mixtures of experts, and what their number may be; `delta_nets`: also gated delta
+    nets, whose fields these are."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
     moe = {} if experts is None else {"moe": {"experts": experts, "top_k": AS_BASE, "width": AS_BASE}}
     heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
     return Expresses(
-        mixer={"attention": {**heads, "window": seen, "cache": ANY}},
+        mixer={"attention": {**heads, "window": seen, "cache": ANY}}
+        | ({"gated_delta_net": dict.fromkeys(delta_nets, AS_BASE)} if delta_nets else {}),
         ffn={"gated_mlp": {"width": ONE_WIDTH if alike else ANY}, **moe},
         weights={"int": dict.fromkeys(("bits", "group", "activations", "method"), ANY)}
         | ({"fp8": {"activations": ANY}, "nvfp4": {"activations": ANY}} if floats else {}),

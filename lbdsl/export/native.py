@@ -64,7 +64,7 @@ class Native(Exporter):
     kind = "native"
     engine = "transformers"
     where = "a plain transformers class"
-    expresses = llama_layers(ONE_WINDOW, alike=True, experts=ONE_EXPERTS)
+    expresses = llama_layers(ONE_WINDOW, alike=True, experts=ONE_EXPERTS, delta_nets=GatedDeltaNet.field_names())
 
     @classmethod
     def engines(cls, subject: Subject) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class TensorRow:
 
     `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
     exist; without it, the parameter always exists. `routes`: it is a router's matrix, which belongs to no linear module;
-    `convolves`: it is a convolution's.
+    `convolves`: it is the kernel of a convolution, which is no linear map.
     `files`: its name in other checkpoints; with `{}`, the number along the first dimension, of which there is a tensor for
     each; several are joined along the next.
     """

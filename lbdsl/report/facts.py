@@ -45,7 +45,7 @@ def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[
         if any(experts)
         else "",
         "attention": f"{facts.heads} query heads, KV heads {_by_layer(kv_heads)}, of {facts.head_dim}",
-        "beside it": "; ".join(f"{text} in {layers_text(layers)}" for text, layers in others.items()),
+        "other mixers": "; ".join(f"{text} in {layers_text(layers)}" for text, layers in others.items()),
         "windows": "; ".join(windows),
         "dropped": "; ".join(gone),
         "vocabulary": f"{facts.vocab:,}{', head tied to the embeddings' if facts.tied else ''}",

@@ -105,7 +105,7 @@ def test_what_a_real_shape_gets() -> None:
     )
     assert "tokens = 2M" in text
     text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]))
-    assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "the model gives these a window of its own"\n' in text
+    assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "these do not attend to all tokens"\n' in text
 
 
 def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them() -> None:

@@ -264,6 +264,7 @@ def test_planned_changed_saved_loaded_and_exported(
     lacking = {kind for kind, has in (("decilm", data.decilm), ("vllm", data.vllm)) if isinstance(has, Lacks)}
     lacking |= set() if data.granite_swa else {"granite"}
     assert not served & lacking
+    assert len(artifacts) > len(recipes) / 2
     assert served | lacking | {"gguf"} == set(exporters())
 
 

@@ -79,8 +79,8 @@ def test_how_much_comes_from_a_state_is_said_before_healing_and_after(
     assert f"{100 * mean:.1f} % (" in next(line for line in out.getvalue().splitlines() if "attention from a state" in line)
     hardly = dict.fromkeys(shares, 0.019)
     source["state_shares"] = hardly
-    assert any("1.9% of the attention" in caution for caution in cautions_of(record))
+    assert any("1.9% of their attention" in caution for caution in cautions_of(record))
     source["state_shares"] = dict.fromkeys(shares, 0.021)
-    assert not any("of the attention" in caution for caution in cautions_of(record))
+    assert not any("of their attention" in caution for caution in cautions_of(record))
     found = lbdsl.evaluate_artifact(done.folder, options=RunOptions(cache_dir=new_cache(tmp_path / "other")))
     assert found.to_json()["sources"][0]["state_shares"] == pytest.approx(shares)

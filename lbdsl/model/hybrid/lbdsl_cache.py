@@ -148,6 +148,9 @@ def adopt_cache(cache, specs, make_layers, device):
     cache.layers = make_layers(reserved)
     cache.layer_class_to_replicate = None
     cache.lbdsl_specs = [dict(spec) for spec in specs]
+    if offloading:
+        # The others are small, and layers in between have none.
+        cache.only_non_sliding = True
     if offloading and all(isinstance(layer, HybridCacheLayer) for layer in cache.layers):
         # Only the caches of full-attention layers are large enough to offload.
         cache.offloading = False

@@ -172,6 +172,8 @@ class HybridModelMixin(_Supports):
         if attention_mask is not None:
             attention_mask = attention_mask.to(device)
         segments = None
+        if position_ids is not None and position_ids.dim() != 2:
+            raise ValueError(f"position_ids have {position_ids.dim()} dimensions; give one position for each token, [B, N]")
         if position_ids is None:
             position_ids = (torch.arange(new, device=device) + seen).unsqueeze(0)
         else:

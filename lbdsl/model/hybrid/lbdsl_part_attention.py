@@ -3,7 +3,11 @@
 A part's file is named `lbdsl_part_<kind>.py` and defines one object, `PART`, with `FIELDS`, the names of the fields that it
 supports, and, depending on the part's slot in a layer:
 
-    mixer    build(attention_class, config, layer_idx, part) -> nn.Module   called like the family's attention
+    mixer    build(cls, config, layer_idx, part) -> nn.Module               called like the family's attention
+             CLASS, NAME                                                    optional: the attribute of the family's layer
+                                                                            class that has `cls`, and the layer's
+                                                                            module; without them `attention_class` and
+                                                                            `self_attn`
              make_cache(config, layer_idx, part, reserved) -> cache layer   see lbdsl_cache.HybridCacheLayer; `reserved` is
                                                                             the length of a static cache, else None
              make_mask(context, part) -> the attention's `attention_mask`, once per forward; see

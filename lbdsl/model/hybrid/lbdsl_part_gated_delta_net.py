@@ -4,6 +4,7 @@ import inspect
 from functools import cache, partial
 
 import torch
+from transformers.cache_utils import Cache
 
 from .lbdsl_cache import CACHE_NAME, HybridCacheLayer
 from .lbdsl_layers import DELTA_NET, config_with
@@ -125,6 +126,8 @@ class GatedDeltaNetPart:
         return module
 
     def make_cache(self, config, layer_idx, part, reserved):
+        if not hasattr(Cache, "get_conv_state"):
+            raise ValueError("a cache of gated delta nets needs a newer transformers: 5.24 has it")
         return DeltaNetLayer()
 
     def make_mask(self, context, part):

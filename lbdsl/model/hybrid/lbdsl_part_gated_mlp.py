@@ -13,8 +13,9 @@ class GatedMlpPart:
 
     def build(self, mlp_class, config, part):
         # Some take the width beside the configuration.
-        more = [part["width"]] if "intermediate_size" in signature(mlp_class).parameters else []
-        return mlp_class(config_with(config, {"intermediate_size": part["width"]}), *more)
+        width = {"intermediate_size": part["width"]}
+        beside = width if "intermediate_size" in signature(mlp_class).parameters else {}
+        return mlp_class(config_with(config, width), **beside)
 
 
 PART = GatedMlpPart()

@@ -4,7 +4,8 @@
 
 with i over the window, s the scaled scores, c_t the largest of them, g = exp(a) times a constant, a learned for each query
 head, and S_t, z_t the sums of phi_k(k_i) v_i^T and of phi_k(k_i) over all tokens that have left the window. Maps that tell
-no tokens apart give each 2 / D with hedgehog and D with elu: the constant makes that 1/32 of 1/64 at the start, for D = 64.
+no tokens apart give each 2 / D with hedgehog and D with elu: by the constant each begins with 2 / D of 1/64 of the weight
+that the highest score in the window has.
 With a learned sink b for each query head, c_t is the largest of the scores and b, and the sum below the line has
 g exp(b - c_t) more. Many tokens are computed in chunks, by products of matrices alone; one token adds what leaves the
 window to the state and reads it. Sums are in float32 at least.
@@ -122,10 +123,11 @@ def _attend(module, query_BHQD, key_BGKD, values_BGKD, mask, scaling, cache):
 def _note(layer, near, far):
     """Add the share of the output's size that is from before the window, over the tokens that have something there."""
     sizes = [states.norm(dim=-1) for states in (near, far)]
-    share = sizes[1] / sum(sizes).clamp_min(1e-30)
+    has = sizes[1] > 0
+    share = (sizes[1] / sum(sizes))[has]
     for shares in _WATCHED:
         total, count = shares.get(layer, (0.0, 0))
-        shares[layer] = total + float(share.double().sum()), count + share.numel()
+        shares[layer] = total + float(share.sum()), count + share.numel()
 
 
 def _features(module, x, heads):
@@ -181,7 +183,9 @@ def _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache):
     queries = query_BGRQD.shape[-2]
     leaving = before + queries - window
     if leaving <= 0:
-        return torch.zeros((), dtype=key.dtype, device=key.device)
+        # The maps have gradients of zero: a process that trains with others waits for one.
+        maps = [getattr(module, name) for name in ("query_features", "key_features") if hasattr(module, name)]
+        return sum((0 * matrix.to(key.dtype).sum() for matrix in maps), key.new_zeros(()))
     # Query `first` + i sees the columns up to i.
     first = queries - leaving
     query = _features(module, query_BGRQD[..., first:, :], "query_features")
@@ -248,7 +252,7 @@ class LinearPart:
         try:
             yield shares
         finally:
-            _WATCHED.remove(shares)
+            _WATCHED.pop()
 
     def make_mask(self, context, part):
         if context.attention_mask is not None and context.attention_mask.dim() == 4:

@@ -45,11 +45,12 @@ def runtime_files() -> dict[str, Path]:
 
 @contextmanager
 def state_shares() -> Iterator[Callable[[], dict[int, float]]]:
-    """Call what it yields afterwards: by layer, the share of its attention's output that came from a state."""
+    """Call what it yields afterwards: by layer, the share of its attention's output that came from a state, of those that
+    have one and were run beyond their window."""
     with ExitStack() as stack:
         found = [part(kind) for kind in runtime_files()]
         watched = [stack.enter_context(each.watch()) for each in found if hasattr(each, "watch")]
-        yield lambda: {layer: total / count for each in watched for layer, (total, count) in sorted(each.items())}
+        yield lambda: {layer: total / count for each in watched for layer, (total, count) in sorted(each.items()) if count}
 
 
 def _load(path: Path) -> Any:
