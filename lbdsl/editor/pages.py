@@ -40,7 +40,7 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
 WORDS: Mapping[str, str] = {
     "lora": "Trains low-rank additions and merges them: `lora(rank=16, alpha=32)`.",
     "full": "Trains all weights.",
-    "sinks": "Trains learned sinks alone.",
+    "sinks": "Trains learned sinks, and the maps of `linear`, alone.",
     "stage": "A part of healing with settings of its own: `stage match { tokens = 50k }`.",
     "match": "A stage of healing: each changed layer learns to give what the base's layer gives, on its hidden states.",
     "distill": "A stage of healing: the model learns to predict what the base predicts.",

@@ -14,7 +14,7 @@ from lbdsl.core.units import plural
 from lbdsl.cost.cost import LayerCost, ModelCost, model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import ModulesSelector
-from lbdsl.layer.difference import given_windows, learned_sinks
+from lbdsl.layer.difference import given_windows
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_findings, beyond_positions, context_findings
@@ -208,12 +208,13 @@ def _module_count(facts: ModelFacts, layers: tuple[LayerPlan, ...], rule: Rule) 
 
 
 def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
-    """LB325 for changes without heal and gate, LB484 for training of learned sinks that no layer has."""
+    """LB325 for changes without heal and gate, LB484 for training of learned sinks and maps that no layer has."""
     recipe = case.recipe
     stages = recipe.heal.runs if recipe.heal is not None else ()
     sinks = next((stage for stage in stages if stage.method.node == "sinks"), None)
-    if sinks is not None and not any(map(learned_sinks, selection.specs)):
-        said = "`method = sinks` trains learned sinks, and no layer has any"
+    parts = [part for spec in selection.specs for _, part in spec.sub_blocks]
+    if sinks is not None and not any(row.name in part.trained for part in parts for row in part.own_rows):
+        said = "`method = sinks` trains learned sinks, and the maps of `linear`, and no layer has any"
         yield error("LB484", said, sinks.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:
         message = f"this plan changes {plural(len(selection.changed), 'layer')}, heals nothing and gates nothing"

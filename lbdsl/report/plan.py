@@ -281,7 +281,7 @@ def _heal_lines(plan: Plan) -> Lines:
     if heal is None:
         yield Text(" heal: nothing, the damage stays", style="yellow")
         return
-    names = {"full": "full weights", "sinks": "learned sinks alone"}
+    names = {"full": "full weights", "sinks": "learned sinks and maps alone"}
     for stage in heal.runs:
         method = f"lora(rank={stage.method.rank})" if stage.method.node == "lora" else names[stage.method.node]
         title = f" heal: {stage.name} with " if heal.stages else " heal: "

@@ -22,7 +22,8 @@ from tests.tiny_model import save_tiny_model
 
 RECIPE = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
-layers 1-2 linear(window=16, sinks=learned)
+layers 1 linear(window=16)
+layers 2 linear(window=16, sinks=learned)
 layers 4 linear(window=8, features=elu)
 heal {
     data = "builtin:pydoc"; seq = 64; batch = 2; method = lora(rank=4, alpha=8); lr = 2e-3
