@@ -100,9 +100,9 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
 
 
 def least_without(problem: Problem, number: int) -> float | None:
-    """The least sum of scores if a budget, by its number, were left out."""
+    """The least sum of scores if a budget, by its number, were left out, within a relative GAP."""
     others = tuple(budget for n, budget in enumerate(problem.choosing.budgets) if n != number)
-    found = next(solutions(replace(problem, choosing=problem.choosing.replace(budgets=others))), None)
+    found = next(solutions(replace(problem, choosing=problem.choosing.replace(budgets=others)), GAP), None)
     return None if found is None else problem.sum(found)
 
 
