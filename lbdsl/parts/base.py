@@ -226,7 +226,11 @@ class Part(Value):
 
     def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         """The part's parameters, without the norms around it: the family's of its kind, and its own."""
-        rows = model.rows(self.kind)
+        return self._tensors(model, self.kind)
+
+    def _tensors(self, model: ModelShape, kind: str) -> tuple[TensorShape, ...]:
+        """The family's of a kind of part, and its own that are not among them."""
+        rows = model.rows(kind)
         own = (row for row in self.own_rows if row.name not in {each.name for each in rows})
         return model.shaped((*rows, *own), self.dims())
 
