@@ -89,6 +89,21 @@ OPTIONS = {
         "residual_multiplier": 0.6,
         "logits_scaling": 1.7,
     },
+    "gpt_oss": {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "sliding_window": NATIVE,
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 150000.0,
+            "factor": 4.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 8,
+        },
+    },
     "ministral3": {
         "sliding_window": NATIVE,
         "head_dim": 16,
@@ -147,6 +162,7 @@ NATIVE_LAYERS = {
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
     "qwen3_5_text": (),
+    "gpt_oss": (0, 2),
 }
 DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 16, "kernel": 3}
 FAMILY_NAMES = tuple(FAMILIES)
@@ -159,11 +175,11 @@ def family_base(name: str, seed: int = 0, **changes):
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(name, **{**COMMON, **OPTIONS[name], **changes})
-    config._attn_implementation = "eager" if name == "gemma2" else "sdpa"
+    config._attn_implementation = FAMILIES[name].attention_implementation
     model = getattr(transformers, FAMILIES[name].architecture)(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
+        for of, parameter in model.named_parameters():
+            if parameter.dim() == 1 or of.endswith("_bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 
@@ -192,6 +208,8 @@ def family_plans(name: str, w: int = 5, n: int = 3) -> dict[str, list[dict]]:
     return {
         title: [change.of(own) for change, own in zip(plan, native_specs(name), strict=True)]
         for title, plan in _plans(w, n).items()
+        # Sinks of the family's own are all heads'.
+        if not (FAMILIES[name].own_sinks and title == "full heads")
     }
 
 

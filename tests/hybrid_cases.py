@@ -73,7 +73,7 @@ def explicit_mask(real_BN: torch.Tensor, spec: dict) -> torch.Tensor:
 
 
 def gone(_module, _inputs, out):
-    """In place of what attention gives, with its weights or without."""
+    """In place of what a part gives, alone or with something that counts for nothing."""
     return (torch.zeros_like(out[0]), None) if isinstance(out, tuple) else torch.zeros_like(out)
 
 
@@ -87,7 +87,7 @@ def stock_logits(
     for layer, spec in zip(base.model.layers, specs, strict=True):
         if spec["ffn"] is None:
             ffn = layer.get_submodule(FAMILIES[base.config.model_type].ffn_name)
-            handles.append(ffn.register_forward_hook(lambda _m, _i, out: torch.zeros_like(out)))
+            handles.append(ffn.register_forward_hook(gone))
         attention = layer.linear_attn if hasattr(layer, "linear_attn") else layer.self_attn
         if spec["mixer"] is None:
             handles.append(attention.register_forward_hook(gone))

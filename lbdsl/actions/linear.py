@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lbdsl.actions.base import Action, unchangeable
+from lbdsl.actions.swa import own_sinks
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.facts import ModelFacts
@@ -63,7 +64,7 @@ class Linear(Action):
         made: dict[str, AnyExpr] = {
             tensor.name: Init(dims=tensor.shape, std=0.0) for tensor in model.shaped(mixer.new_rows, mixer.dims())
         }
-        if mixer.sink_logits:
+        if mixer.sink_logits and not own_sinks(model):
             made[SINK_LOGITS.name] = Stat(kind="sink_logits", args=(("window", self.window),), dims=(mixer.heads,))
         return made
 

@@ -122,7 +122,7 @@ class SlidingWindow(Action):
                             for of, part in fused_rows(x, mixer).items()
                         )
                         made[row.name] = Concat(xs=tuple(chain.from_iterable(parts)), axis=axis)
-        if mixer.window.sink_logits:
+        if mixer.window.sink_logits and not own_sinks(model):
             sinks: AnyExpr = Stat(kind="sink_logits", args=(("window", mixer.window.size),), dims=(mixer.heads,))
             if chosen:
                 sinks = self._taken(sinks, 0, mixer.heads // mixer.kv_heads, old, mixer)[1]
@@ -175,6 +175,9 @@ class SlidingWindow(Action):
         mixer = facts.layer_specs[layer].mixer
         if not isinstance(mixer, Attention):
             return unchangeable(self, facts, layer)
+        if self._count and own_sinks(facts):
+            said = f"`{self.text()}` does not go with the sinks that all heads of {facts.family} models have by themselves"
+            return (error("LB339", said, help="leave out `full_heads`"),)
         own, heads = mixer.window, mixer.kv_heads
         most = self.full_heads if isinstance(self.full_heads, int) else max(self.full_heads, default=0)
         if most >= heads or self._count >= heads:
@@ -207,3 +210,8 @@ class SlidingWindow(Action):
                 ),
             )
         return ()
+
+
+def own_sinks(model: ModelFacts) -> bool:
+    """Whether all layers of the family have learned sinks by themselves, which stay."""
+    return any(row.name == SINK_LOGITS.name for row in model.rows("attention"))

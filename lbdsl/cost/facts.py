@@ -95,7 +95,7 @@ class ModelFacts:
         """The parameters of `rows` that the configuration switches on; `sizes` are the part's own dimensions by name."""
         every = {"hidden": self.hidden, "vocab": self.vocab, **sizes}
         return tuple(
-            TensorShape(row.name, tuple(every[dim] for dim in row.dims), row.routes, row.files, row.convolves)
+            TensorShape(row.name, tuple(every[dim] for dim in row.dims), row.routes, row.files, row.plain)
             for row in rows
             if row.when is None or row.when in self.flags
         )

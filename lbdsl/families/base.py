@@ -12,7 +12,7 @@ from lbdsl.families.engines import Classes, GgufNames, Lacks, StockClass, VllmLa
 from lbdsl.families.windows import NO_WINDOWS, Windows, positive_int
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import Slot, TensorRow, Window
-from lbdsl.parts.attention import Attention
+from lbdsl.parts.attention import SINK_LOGITS, Attention
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.parts.moe import Moe
 
@@ -234,7 +234,12 @@ class Family:
     @property
     def attention_implementation(self) -> str:
         """In transformers, which computes a family with a softcap eagerly whether a model has a cap or not."""
-        return "sdpa" if self.attention_softcap is None else "eager"
+        return "sdpa" if self.attention_softcap is None and not self.own_sinks else "eager"
+
+    @property
+    def own_sinks(self) -> bool:
+        """Whether each query head has a learned sink, which SDPA cannot compute either."""
+        return any(row.name == SINK_LOGITS.name for row in self.rows["attention"])
 
     @property
     def layer_rows(self) -> tuple[TensorRow, ...]:

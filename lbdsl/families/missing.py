@@ -7,7 +7,6 @@ _REASONS = {
         "qwen2_moe",
         "deepseek_v2",
         "deepseek_v3",
-        "gpt_oss",
         "phimoe",
         "glm4_moe",
         "minimax",

@@ -23,7 +23,7 @@ _DELTA_NET = (
     TensorRow("linear_attn.in_proj_z.weight", "", ("values", "hidden")),
     TensorRow("linear_attn.in_proj_b.weight", "", ("value_heads", "hidden")),
     TensorRow("linear_attn.in_proj_a.weight", "", ("value_heads", "hidden")),
-    TensorRow("linear_attn.conv1d.weight", "", ("mixed", "one", "kernel"), convolves=True),
+    TensorRow("linear_attn.conv1d.weight", "", ("mixed", "one", "kernel"), plain=True),
     TensorRow("linear_attn.dt_bias", "", ("value_heads",)),
     TensorRow("linear_attn.A_log", "", ("value_heads",)),
     TensorRow("linear_attn.norm.weight", "", ("value_dim",)),

@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lbdsl.core.cache import STATISTICS
 from lbdsl.core.diagnostic import fail
@@ -152,8 +151,9 @@ def observed_attention(attention: Any, see: Callable[[Attended], None]) -> Itera
 
 def _routed(see: Callable[[Routed], None], experts: Any, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     def output(expert: int, hidden_TD: Tensor) -> Tensor:
-        gate, up = functional.linear(hidden_TD, experts.gate_up_proj[expert]).chunk(2, dim=-1)
-        return functional.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
+        index_T1 = torch.full((len(hidden_TD), 1), expert, device=hidden_TD.device)
+        # Not called: a call is observed.
+        return experts.forward(hidden_TD, index_T1, torch.ones_like(hidden_TD[:, :1]))
 
     see(Routed(len(experts.down_proj), *inputs, output))
 

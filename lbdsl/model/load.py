@@ -96,6 +96,9 @@ def load_base(
         )
         model, report = loaded
         model = model.to(where).eval()
+        for parameter in model.parameters():
+            # Some classes keep norms in float32, whatever the files have.
+            parameter.data = parameter.data.to(getattr(torch, facts.dtype))
     # The other models beside a language model are not loaded.
     report["unexpected_keys"] = read_tensors(folder).keys() & report["unexpected_keys"]
     check_loaded(model, report, facts, source)

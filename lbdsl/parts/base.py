@@ -43,7 +43,8 @@ class TensorRow:
 
     `gguf` is llama.cpp's name for it. `when` names a boolean field of the config that must be true for the parameter to
     exist; without it, the parameter always exists. `routes`: it is a router's matrix, which belongs to no linear module;
-    `convolves`: it is the kernel of a convolution, which is no linear map.
+    `plain`: it is no linear map's matrix: a convolution's kernel, biases of experts, experts that are multiplied the other
+    way round.
     `files`: its name in other checkpoints; with `{}`, the number along the first dimension, of which there is a tensor for
     each; several are joined along the next.
     """
@@ -54,7 +55,7 @@ class TensorRow:
     when: str | None = None
     routes: bool = False
     files: tuple[str, ...] = ()
-    convolves: bool = False
+    plain: bool = False
 
     @property
     def module(self) -> str:
@@ -69,7 +70,7 @@ class TensorShape:
     shape: tuple[int, ...]
     routes: bool = False
     files: tuple[str, ...] = ()
-    convolves: bool = False
+    plain: bool = False
 
     @property
     def elements(self) -> int:
@@ -82,7 +83,7 @@ class TensorShape:
     @property
     def is_matrix(self) -> bool:
         """True for the weight of a linear layer, and for those of a layer's experts, which are one tensor."""
-        return len(self.shape) > 1 and not self.routes and not self.convolves
+        return len(self.shape) > 1 and not self.routes and not self.plain
 
 
 def _module(name: str, dims: Sequence[object]) -> str:
@@ -225,7 +226,13 @@ class Part(Value):
 
     def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
         """The part's parameters, without the norms around it: the family's of its kind, and its own."""
-        return model.shaped((*model.rows(self.kind), *self.own_rows), self.dims())
+        return self._tensors(model, self.kind)
+
+    def _tensors(self, model: ModelShape, kind: str) -> tuple[TensorShape, ...]:
+        """The family's of a kind of part, and its own that are not among them."""
+        rows = model.rows(kind)
+        own = (row for row in self.own_rows if row.name not in {each.name for each in rows})
+        return model.shaped((*rows, *own), self.dims())
 
     def active(self, tensor: TensorShape) -> int:
         """Elements of a parameter that a token is multiplied with."""

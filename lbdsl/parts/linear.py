@@ -67,7 +67,7 @@ class LinearAttention(Part):
         return (GAIN, *((QUERY_FEATURES, KEY_FEATURES) if self.features == "hedgehog" else ()))
 
     def tensors(self, model: ModelShape) -> tuple[TensorShape, ...]:
-        return model.shaped((*model.rows(self._softmax.kind), *self.own_rows), self.dims())
+        return self._tensors(model, self._softmax.kind)
 
     def output_module(self, model: ModelShape) -> str | None:
         return self._softmax.output_module(model)

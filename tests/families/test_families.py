@@ -14,7 +14,7 @@ from lbdsl.model.hybrid.lbdsl_cache import CACHE_NAME, cache_storage_bytes
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
-from tests.family_cases import DELTA_NET, FAMILY_NAMES, NATIVE, PLAN_NAMES, VOCAB, family_base, family_plans, native_specs
+from tests.family_cases import DELTA_NET, FAMILY_NAMES, NATIVE, VOCAB, family_base, family_plans, native_specs
 from tests.hybrid_cases import assert_same_greedy, cache_of, hybrid_of, stock_logits
 from tests.layer_changes import GONE, NONE
 from tests.specs import window_of
@@ -26,7 +26,7 @@ FEW = ("drop + swa first", "no full layer", "drop mlp + swa")
 CASES = [
     pytest.param(family, plan, marks=[] if family in ALL or plan in FEW else pytest.mark.slow)
     for family in FAMILY_NAMES
-    for plan in PLAN_NAMES
+    for plan in family_plans(family)
 ]
 
 

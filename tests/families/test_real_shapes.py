@@ -2,7 +2,8 @@
 their real sizes, in files without data.
 
 Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
-mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of Qwen3.5-9B, transformers' defaults for the
+mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of gpt-oss-20b those of
+openai/gpt-oss-20b, with experts that are dequantized. Of Qwen3.5-9B, transformers' defaults for the
 family, which are said to be its sizes (configuration_qwen3_5.py), and rotary embeddings as its larger sisters have them.
 """
 
@@ -141,6 +142,35 @@ QWEN35 = {
     },
     "vision_config": {"model_type": "qwen3_5_vision", "hidden_size": 1152},
 }
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "dtype": "bfloat16",
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "tie_word_embeddings": False,
+    "vocab_size": 201088,
+}
 Shapes = Iterator[tuple[str, list[int]]]
 
 
@@ -159,6 +189,9 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
             yield from ((f"{of}self_attn.{name}_proj.weight", shape) for name, shape in attention.items())
             yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in ("qk" if gated else ""))
         yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention"))
+        if config["model_type"] == "gpt_oss":
+            yield from gpt_oss(config, of)
+            continue
         if config["model_type"] == "qwen3_moe":
             yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in "qk")
             yield f"{of}mlp.gate.weight", [config["num_experts"], hidden]
@@ -188,6 +221,20 @@ def delta_net(config: dict[str, Any], of: str) -> Shapes:
     yield f"{of}out_proj.weight", [hidden, values]
 
 
+def gpt_oss(config: dict[str, Any], of: str) -> Shapes:
+    """What its layers have beside the matrices of attention."""
+    heads, hidden, wide = config["num_attention_heads"], config["hidden_size"], config["intermediate_size"]
+    sizes = {"q": 64 * heads, "k": 64 * config["num_key_value_heads"], "v": 64 * config["num_key_value_heads"], "o": hidden}
+    yield from ((f"{of}self_attn.{name}_proj.bias", [size]) for name, size in sizes.items())
+    yield f"{of}self_attn.sinks", [heads]
+    experts = config["num_local_experts"]
+    yield f"{of}mlp.router.weight", [experts, hidden]
+    yield f"{of}mlp.router.bias", [experts]
+    for name, rows, columns in (("gate_up", hidden, 2 * wide), ("down", wide, hidden)):
+        yield f"{of}mlp.experts.{name}_proj", [experts, rows, columns]
+        yield f"{of}mlp.experts.{name}_proj_bias", [experts, columns]
+
+
 def shapes(config: dict[str, Any]) -> Shapes:
     text = config.get("text_config", config)
     prefix = "language_model.model." if "text_config" in config else "model."
@@ -214,7 +261,7 @@ def write(config: dict[str, Any], folder: Path) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("real")
-    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL, "qwen35": QWEN35}
+    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL, "qwen35": QWEN35, "gpt-oss": GPT_OSS}
     return {name: write(config, place / name) for name, config in made.items()}
 
 
@@ -232,6 +279,8 @@ def facts_of(folder: str) -> ModelFacts:
         # 2 x 1.017B outside the layers, 32 MLPs of 151.0M, 24 delta nets of 67.4M, 8 attentions of 58.7M. The first token's
         # cache: 8 x 2 x 4 x 256 x 2 bytes, and 24 states of 32 x 128 x 128 x 4 with 8192 x 4 x 2 bytes of inputs.
         ("qwen35", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
+        # 20.9B in all; a token's 3.6B and the embeddings.
+        ("gpt-oss", 20_914_757_184, 4.186e9, 49152),
     ],
 )
 def test_sizes(folders: dict[str, str], name: str, params: int, active: float, cache: int) -> None:
@@ -246,6 +295,7 @@ RECIPES = {
     "qwen": "layers all experts(64)\nlayers 0-23 swa(window=1Ki, sinks=4)\nelse keep",
     "mixtral": "layers all experts(50%)\nelse keep",
     "ministral": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
+    "gpt-oss": "layers all experts(16)\nlayers every 2 from 1 swa(window=1Ki)\nelse keep",
     "qwen35": "layers all quantize(bits=4)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)",
 }
 
@@ -255,8 +305,10 @@ SERVED = {
     "mixtral": {"native", "gguf", "vllm"},
     "ministral": set(),
     "qwen35": {"native"},
+    "gpt-oss": {"native"},
 }
-"""Formats of models all of whose layers are changed as the recipe's first rule says; of Qwen 3.5 as it is."""
+"""Formats of models all of whose layers are changed as the recipe's first rule says; of those with several kinds of layers
+as they are."""
 
 
 @pytest.mark.torch
@@ -272,7 +324,7 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
     assert 2 * facts.params < estimated.ways["whole"].device_bytes
     change = checked.unwrap().rules[0].actions[0].under(facts, 0)
     assert change is not None
-    specs = [spec if name == "qwen35" else change.spec for spec in facts.layer_specs]
+    specs = [spec if name in ("qwen35", "gpt-oss") else change.spec for spec in facts.layer_specs]
     subject = subject_of(base_config(resolve_source(folders[name]), facts), facts, specs)
     assert {
         answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can

@@ -103,7 +103,10 @@ class HybridDecoderLayer(GradientCheckpointingLayer):
         ffn = getattr(self, self.ffn_name)
         if ffn is not None:
             before, after = self.mlp_norms
-            hidden_states = self._added(hidden_states, self._normed(after, ffn(self._normed(before, hidden_states))))
+            changed = ffn(self._normed(before, hidden_states))
+            # Some experts give what their router scored, too.
+            changed = changed[0] if isinstance(changed, tuple) else changed
+            hidden_states = self._added(hidden_states, self._normed(after, changed))
         return hidden_states
 
     def _attend(self, hidden_states, attention_mask, kwargs):

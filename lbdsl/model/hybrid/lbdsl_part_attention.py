@@ -52,6 +52,8 @@ class AttentionPart:
         module = attention_class(config=config_with(config, sizes), layer_idx=layer_idx)
         # The model's own configuration, so that a later change (the attention implementation) reaches it.
         module.config = config
+        # Its own attention function adds them.
+        module.own_sinks = hasattr(module, "sinks")
         function = attend if _window(part) is None else self._windowed(module, part)
         if not _in_fp8(part):
             return redirect(module, function)

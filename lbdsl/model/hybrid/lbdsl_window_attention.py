@@ -40,7 +40,7 @@ def window_attention(module, config, query_BHQD, key_BGKD, value_BGKD, attention
         return way(*states, scaling, sinks), None
     if attention_mask is None and single_tokens_pay(config, query_BHQD, key_BGKD, **kwargs):
         return attend_single_tokens(*states[:3], scaling, sinks), None
-    if sinks is not None:
+    if sinks is not None and not module.own_sinks:
         states = with_sinks(sinks, config, *states, scaling)
     output, weights = attend(module, config, *states, scaling=scaling, **kwargs)
     return output[..., :size], weights

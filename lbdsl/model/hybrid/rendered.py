@@ -63,7 +63,7 @@ class Lbdsl{of.stem}ForCausalLM(HybridCausalLMMixin, {of.causal_lm}):
     body_class = Lbdsl{of.stem}Model
     _no_split_modules = ["Lbdsl{of.stem}DecoderLayer"]
 {causal_lm_fields}'''
-NO_SDPA = "    # SDPA cannot cap attention scores.\n    _supports_sdpa = False\n"
+NO_SDPA = "    # SDPA cannot compute its scores.\n    _supports_sdpa = False\n"
 
 
 def configuration_module(family: str) -> str:
@@ -77,7 +77,7 @@ def modeling_module(family: str) -> str:
 def flat_files(family: Family) -> dict[str, str]:
     """The text of the family's two flat files, by module."""
     classes, scaled = family.classes, family.multipliers
-    sdpa = "" if family.attention_softcap is None else NO_SDPA
+    sdpa = "" if family.attention_implementation == "sdpa" else NO_SDPA
     ffns = {"mlp_class": classes.mlp} if "gated_mlp" in family.rows else {}
     ffns |= {"moe_class": classes.moe} if "moe" in family.rows else {}
     ffns |= {"delta_net_class": classes.delta_net} if "gated_delta_net" in family.rows else {}

@@ -1,0 +1,49 @@
+"""gpt-oss: experts with biases, learned sinks in every layer, and windows in every second one."""
+
+from types import MappingProxyType
+
+from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family, Only
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.rows import ALL, projections
+from lbdsl.families.windows import WindowsByType
+from lbdsl.parts import TensorRow
+
+_EXPERTS = Lacks("experts with biases")
+_MXFP4 = Only(
+    "quantization_config",
+    (None,),
+    "its experts are in MXFP4; load them with `quantization_config=Mxfp4Config(dequantize=True)` and save the model",
+)
+
+FAMILY = Family(
+    model_type="gpt_oss",
+    examples="gpt-oss-20b and 120b, dequantized",
+    classes=Classes("gpt_oss", "GptOss", moe="GptOssMLP"),
+    rows={
+        "attention": (
+            *projections(biased=ALL, when="attention_bias"),
+            TensorRow("self_attn.sinks", "attn_sinks.weight", ("heads",)),
+        ),
+        "moe": (
+            TensorRow("mlp.router.weight", "ffn_gate_inp.weight", ("experts", "hidden"), routes=True),
+            TensorRow("mlp.router.bias", "ffn_gate_inp.bias", ("experts",)),
+            TensorRow("mlp.experts.gate_up_proj", "", ("experts", "hidden", "gate_up"), plain=True),
+            TensorRow("mlp.experts.gate_up_proj_bias", "", ("experts", "gate_up"), plain=True),
+            TensorRow("mlp.experts.down_proj", "", ("experts", "intermediate", "hidden"), plain=True),
+            TensorRow("mlp.experts.down_proj_bias", "", ("experts", "hidden"), plain=True),
+        ),
+    },
+    layers=ExpertLayers(experts=128, top_k=4),
+    tied_by_default=False,
+    windows=WindowsByType(128, lambda layer, config: layer % 2 == 0),
+    size_defaults=MappingProxyType(
+        {"heads": 64, "kv_heads": 8, "head_dim": 64, "intermediate": 2880, "vocab": 201_088, "positions": 131_072}
+    ),
+    limits=(_MXFP4, NO_ROUTER_LOGITS, *COMMON_LIMITS),
+    flags=MappingProxyType({"attention_bias": True}),
+    epsilon=1e-5,
+    rope_theta=150_000.0,
+    gguf=GgufNames(Graph("gpt-oss"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=lambda config: "experts with biases"),
+    decilm=_EXPERTS,
+    vllm=_EXPERTS,
+)
