@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,17 @@ def _with(heal: Heal, changed: Callable[[HealSettings], dict[str, Any]]) -> Heal
     return heal.model_copy(update={**changed(heal), "stages": stages})
 
 
+def _taught(teacher: str, _: HealSettings) -> dict[str, Any]:
+    return {"teacher": teacher}
+
+
 def _ways(heal: Heal | None, facts: ModelFacts, devices: Devices, memory: float | None) -> Mapping[str, Way]:
     from lbdsl.run.healing import room_to_heal
 
     weights, on_cpu, found = facts.params * facts.dtype_bytes, devices.kind == "cpu", {}
     for shared in (False, True) if devices.count > 1 and heal is not None else (False,):
         for teacher in ("loaded", "cached") if heal is not None else ("loaded",):
-            stages = heal and _with(heal, lambda _, teacher=teacher: {"teacher": teacher})
+            stages = heal and _with(heal, partial(_taught, teacher))
             if teacher == "cached" and stages is not None and any(stage.name == "match" for stage in stages.runs):
                 continue
             device = healing_bytes(stages, facts, Held(devices.count, shared), "cpu" if on_cpu else "cuda")

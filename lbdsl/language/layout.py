@@ -221,6 +221,6 @@ class _Layout:
             found = readings(whole.text, compared=before == "COMPARE", in_bytes=in_bytes)
             prefixes = "prefixes are `k M G` (decimal) and `Ki Mi Gi` (binary)"
             units = "units are `B`, `%` and ` tokens`; seconds have none: `0.05`"
-            help = readings_text(found) if found else (prefixes, units)
+            hints = readings_text(found) if found else (prefixes, units)
             write = next(iter(found)) if len(found) == 1 else None
-            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=help, write=write)
+            self.mistake("LB007", f"`{whole.text}` is not a number", whole, help=hints, write=write)

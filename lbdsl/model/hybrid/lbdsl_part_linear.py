@@ -25,7 +25,7 @@ from .lbdsl_redirect import redirect
 
 CHUNK = 64
 GAIN = 64.0
-_WATCHED = []
+_WATCHED: list = []
 
 
 class Mask:
