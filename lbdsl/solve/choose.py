@@ -82,6 +82,8 @@ class Limit:
     number: int
     start: float
     changes: Mapping[LayerOption, float]
+    part: int = 0
+    """Of the budget, of several that are joined by `and`."""
 
 
 @dataclass(frozen=True)
@@ -269,19 +271,42 @@ class Problem:
     @cached_property
     def priced(self) -> tuple[tuple[Limit, ...], frozenset[LayerOption]]:
         """The budgets, and parts of budgets, that are sums over layers; and the places with which one has no value, such as
-        weights whose times no profile predicts."""
-        found, unknown = [], set()
+        weights whose times no profile predicts. What is predicted must hold for the least and for the most that may be
+        saved: each is a sum."""
+        found, unknown = list[Limit](), set()
+        worlds = (
+            self._leaning(self.plain),
+            {place: self._leaning({**self.plain, place[0]: place[1]}) for place in self.places},
+        )
         for number, budget in enumerate(self.choosing.budgets):
-            starts = rooms(budget.expr, self.world(self.plain))
-            changes: list[dict[LayerOption, float]] = [{} for _ in starts]
-            for layer, option in self.places if starts else ():
-                there = rooms(budget.expr, self.world({**self.plain, layer: option}))
-                if not there:
-                    unknown.add((layer, option))
-                for part, (start, room) in enumerate(zip(starts, there, strict=False)):
-                    changes[part][layer, option] = room - start
-            found += [Limit(number, start, part) for start, part in zip(starts, changes, strict=True)]
+            for end in (0, 1):
+                starts = rooms(budget.expr, worlds[0][end])
+                changes: list[dict[LayerOption, float]] = [{} for _ in starts]
+                for place in self.places if starts else ():
+                    there = rooms(budget.expr, worlds[1][place][end])
+                    if not there:
+                        unknown.add(place)
+                    for part, (start, room) in enumerate(zip(starts, there, strict=False)):
+                        changes[part][place] = room - start
+                for part, (start, of) in enumerate(zip(starts, changes, strict=True)):
+                    if (limit := Limit(number, start, of, part)) not in found:
+                        found.append(limit)
         return tuple(found), frozenset(unknown)
+
+    def _leaning(self, chosen: Choices) -> tuple[World, World]:
+        """Where each predicted saving is the least that it may be, and where it is the most."""
+        world = self.world(chosen)
+        least, most = (
+            replace(
+                world,
+                profiles={
+                    engine: replace(profile, saved={of: (ends[end], ends[end]) for of, ends in profile.saved.items()})
+                    for engine, profile in world.profiles.items()
+                },
+            )
+            for end in (0, 1)
+        )
+        return least, most
 
     def barred(self, form: Form) -> Barred:
         """What a format cannot express."""

@@ -100,9 +100,9 @@ def _descended(problem: Problem, chosen: Choices) -> Choices:
 
 
 def least_without(problem: Problem, number: int) -> float | None:
-    """The least sum of scores if a budget, by its number, were left out, within a relative GAP."""
+    """The least sum of scores if a budget, by its number, were left out."""
     others = tuple(budget for n, budget in enumerate(problem.choosing.budgets) if n != number)
-    found = next(solutions(replace(problem, choosing=problem.choosing.replace(budgets=others)), GAP), None)
+    found = next(solutions(replace(problem, choosing=problem.choosing.replace(budgets=others))), None)
     return None if found is None else problem.sum(found)
 
 
@@ -110,7 +110,10 @@ def unmet(problem: Problem) -> Diagnostic:
     """LB356: why no plan keeps the budgets."""
     problem = replace(problem, pairs={}, guides=())
     budgets, found = problem.choosing.budgets, []
+    limits: dict[tuple[int, int], Limit] = {}
     for limit in problem.priced[0]:
+        limits.setdefault((limit.number, limit.part), limit)
+    for limit in limits.values():
         budget = budgets[limit.number]
         programs = (_Program(problem, barred, without=limit) for barred in _ways(problem))
         plans = [plan for program in programs if (plan := program.nearest(limit)) is not None]
@@ -212,12 +215,14 @@ class _Program:
             self._variable(problem.scores[place] / unit, 0.0 if place in places | unknown else 1.0)
         for layer, numbers in problem.options.items():
             self._row(1.0, 1.0, {(layer, number): 1.0 for number in numbers})
-        for limit in (*limits, *problem.guides):
-            if limit is not without:
-                # In units of the largest change, so that the solver's tolerance is small beside a layer.
-                scale = max((abs(change) for change in limit.changes.values()), default=0.0) or 1.0
-                factors = {place: change / scale for place, change in limit.changes.items() if change}
-                self._row(-limit.start / scale, self._inf, factors)
+        kept = (
+            limit for limit in limits if without is None or (limit.number, limit.part) != (without.number, without.part)
+        )
+        for limit in (*kept, *problem.guides):
+            # In units of the largest change, so that the solver's tolerance is small beside a layer.
+            scale = max((abs(change) for change in limit.changes.values()), default=0.0) or 1.0
+            factors = {place: change / scale for place, change in limit.changes.items() if change}
+            self._row(-limit.start / scale, self._inf, factors)
         self._conflicts(pairs)
         for (one, other), value in problem.pairs.items():
             self._pair(one, other, value / unit)

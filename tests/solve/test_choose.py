@@ -11,7 +11,9 @@ import pytest
 
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.core.units import Unit
+from lbdsl.cost.cost import model_cost
 from lbdsl.cost.facts import ModelFacts
+from lbdsl.parts.int_weights import Int
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve import optimum
@@ -459,6 +461,30 @@ def test_an_alternative_that_no_profile_prices_is_not_chosen() -> None:
     assert problem.sum(chosen) == pytest.approx(every_plan(problem)[0][0])
     found = choice_of(Case(recipe, facts), scores_of(recipe, facts, Random(0)), {})
     assert [problem.code for problem in found.diagnostics] == ["LB353"]
+
+
+def test_what_is_predicted_is_a_sum_also_where_the_base_is_faster() -> None:
+    """Of weights that slow it down more may be lost, of windows less gained: the solver knows both."""
+    recipe = recipe_of("latency(1Ki, 1) <= 101%", "keep, swa(window=64), drop", "layers all quantize(bits=8)")
+    facts = llama_facts(layers=5)
+    profile = PROFILES["transformers"]
+    stored = dict.fromkeys(facts.linear_maps[0], Int(bits=8, group=64))
+    quantized = model_cost(facts, [spec.replace(weights=stored) for spec in facts.layer_specs])
+    # A step takes 2 ms longer.
+    slower = 2e-3 / sum(layer.packed_bytes for layer in quantized.layers)
+    steps = {batch: (*each[:5], slower, *each[6:]) for batch, each in profile.constants["steps"].items()}
+    known = {"packed": ("W8A16, groups of 64",), "saved": {"steps": (0.9, 1.7)}}
+    profile = replace(profile, constants={**profile.constants, "steps": steps}, **known)
+    priced = replace(recipe, profiles={"transformers": profile})
+    problem = choice_of(Case(priced, facts), scores_of(recipe, facts, Random(0)), {}).unwrap()
+    assert problem.broken(problem.plain) == (0,)
+    for chosen in product(range(3), repeat=5):
+        plan = dict(enumerate(chosen))
+        least = min(
+            limit.start + sum(limit.changes.get(place, 0.0) for place in plan.items()) for limit in problem.priced[0]
+        )
+        assert (least < 0) == bool(problem.broken(plan)), plan
+    assert problem.sum(next(solutions(problem))) == pytest.approx(every_plan(problem)[0][0])
 
 
 def test_broken_plans_are_never_the_best() -> None:
