@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
 import torch
 
 from lbdsl.families import FAMILIES
@@ -166,6 +170,13 @@ NATIVE_LAYERS = {
 }
 DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 16, "kernel": 3}
 FAMILY_NAMES = tuple(FAMILIES)
+UNLIKE = ("llama", "phi3", "gemma3_text", "olmo3", "qwen3_moe", "qwen3_5_text", "gpt_oss")
+"""Families that are unlike each other."""
+
+
+def each_family(names: Iterable[str] = FAMILY_NAMES) -> list[Any]:
+    """All of these, as values of a test's parameter: those that are like another are slow."""
+    return [name if name in UNLIKE else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def family_base(name: str, seed: int = 0, **changes):

@@ -30,7 +30,7 @@ from lbdsl.statistics import Attended, Observed
 from lbdsl.statistics import window_harm as harm
 from tests.actions.test_kv_heads import facts_of, statistics_of, text
 from tests.by_hand import NORMED_TOGETHER, kv_heads_by_hand
-from tests.family_cases import FAMILY_NAMES, NATIVE_LAYERS, family_base
+from tests.family_cases import FAMILY_NAMES, NATIVE_LAYERS, each_family, family_base
 from tests.hybrid_cases import explicit_mask
 
 pytestmark = pytest.mark.torch
@@ -89,7 +89,7 @@ def rounding(family: str) -> float:
 
 
 @pytest.mark.parametrize(("heads", "sinks"), [((1, 3), 3), ((2,), 0)], ids=str)
-@pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if not FAMILIES[name].own_sinks])
+@pytest.mark.parametrize("family", each_family(name for name in FAMILY_NAMES if not FAMILIES[name].own_sinks))
 def test_named_heads_see_everything(family: str, heads: tuple[int, ...], sinks: int) -> None:
     base, layers = base_of(family), changed_layers(family)
     model, _ = by_action(base, SlidingWindow(window=5, sinks=sinks, full_heads=heads), layers)

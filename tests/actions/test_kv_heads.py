@@ -26,7 +26,7 @@ from lbdsl.parts.attention import Attention
 from lbdsl.plan.findings import static_findings
 from lbdsl.solve.case import Case
 from tests.by_hand import GATED, NORMED, NORMED_TOGETHER, Heads, kv_heads_by_hand, pairs_of
-from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
+from tests.family_cases import FAMILY_NAMES, VOCAB, each_family, family_base
 
 pytestmark = pytest.mark.torch
 
@@ -85,7 +85,7 @@ def changed(base, action: KVHeads, ids: Tensor, layers=CHANGED):
 
 @pytest.mark.parametrize("sizes", [FEW, MANY], ids=["2 to 1", "4 to 2"])
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", each_family())
 def test_logits_equal_the_same_surgery_in_plain_torch(family: str, call: str, sizes: dict) -> None:
     base = family_base(family, **sizes, **({"attention_bias": True} if family in (*NORMED_TOGETHER, "smollm3") else {}))
     action = CALLS[call].model_copy(update={"n": sizes["num_key_value_heads"] // 2})
@@ -124,7 +124,7 @@ def _not_averaged(expr):
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", each_family())
 def test_heads_that_are_alike_become_one_without_loss(family: str, call: str) -> None:
     base, ids = family_base(family, **MANY), text(2, 30, seed=5)
     for layer in CHANGED:
@@ -140,7 +140,7 @@ def test_heads_that_are_alike_become_one_without_loss(family: str, call: str) ->
     assert_same(found, logits_of(base, ids))
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", each_family())
 def test_heads_that_are_alike_but_turned_become_one_by_aligning(family: str) -> None:
     base, ids = family_base(family, **FEW), text(2, 30, seed=5)
     for layer in CHANGED:
@@ -227,7 +227,7 @@ def test_as_many_heads_as_there_are_change_nothing() -> None:
     assert change == LayerChange(smollm2_facts().layer_specs[0])
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", each_family())
 def test_norms_of_keys_are_said(family: str) -> None:
     facts = facts_of(family_base(family))
     found = {call: [d.code for d in action.check(facts, 0)] for call, action in CALLS.items()}

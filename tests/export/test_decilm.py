@@ -76,9 +76,8 @@ def test_a_refusal_names_the_layers_and_a_way_out() -> None:
 
 @pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if isinstance(row.decilm, Lacks)])
 def test_every_other_family_is_refused_with_what_decilm_lacks(family: str) -> None:
-    found = [d for d in DeciLM.check(subject(OWN, NONE, OWN, family=family)) if d.is_error]
-    assert [d.code for d in found] == ["LB506"]
-    assert FAMILIES[family].decilm.what in found[0].message
+    found = [d for d in DeciLM.check(subject(OWN, NONE, OWN, family=family)) if d.code == "LB506"]
+    assert [FAMILIES[family].decilm.what in d.message for d in found] == [True]
 
 
 def test_other_settings_are_refused() -> None:

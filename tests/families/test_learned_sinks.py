@@ -12,7 +12,7 @@ import torch
 
 from lbdsl.model.hybrid import lbdsl_redirect as redirect
 from lbdsl.model.surgery import to_hybrid
-from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
+from tests.family_cases import FAMILY_NAMES, VOCAB, each_family, family_base
 from tests.hybrid_cases import explicit_mask
 from tests.layer_changes import OWN, swa
 from tests.specs import LEARNED
@@ -64,7 +64,7 @@ def test_two_copies_of_the_runtime_in_one_process(tmp_path: Path) -> None:
     assert torch.equal(copy.deepcopy(again)(input_ids=ids).logits, logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_family(FAMILIES))
 def test_logits_gradients_and_generation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base = family_base(family)
     model, specs = with_sinks(base)

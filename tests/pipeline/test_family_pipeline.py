@@ -162,10 +162,6 @@ def str_of(value: object) -> str | None:
     ("family", "recipes"),
     [
         ("llama", RECIPES),
-        (
-            "gemma3_text",
-            {name: text for name, text in RECIPES.items() if name not in CALLS or name == "keep"},
-        ),
         *(pytest.param(name, RECIPES, marks=pytest.mark.slow) for name in FAMILY_NAMES if name != "llama"),
     ],
     ids=str_of,

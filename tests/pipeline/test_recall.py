@@ -132,7 +132,8 @@ def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(work
     assert [layer["after"] for layer in streamed["layers"]] == [layer["after"] for layer in plan["layers"]]
 
 
-@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [0, 2])
 def test_an_interrupted_measurement_continues(workplace: Path, lbdsl, mine, monkeypatch, processes: int) -> None:
     """The same values, whatever was kept; and where two processes share what is left."""
     from lbdsl.measure.store import Store

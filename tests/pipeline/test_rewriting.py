@@ -13,7 +13,7 @@ from lbdsl.artifact.record import read_record
 from lbdsl.artifact.restore import check_files
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.solve.case import Case
-from tests.family_cases import FAMILY_NAMES, family_base
+from tests.family_cases import each_family, family_base
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 DROPS = """recipe "drops"
@@ -253,7 +253,7 @@ def test_force_throws_away_a_run_that_had_saved(workplace, lbdsl, monkeypatch, n
     assert not (workplace / "out.lbdsl-work").exists()
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", each_family())
 def test_every_family(tmp_path, name):
     """Drops of attention, MLP and both, and a window: the files that loading, changing and saving gives."""
     from lbdsl.artifact.save import save_model

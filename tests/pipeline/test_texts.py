@@ -186,7 +186,7 @@ def healed_on_recall(place: Path, heal: str = RECALL, window: int = 32) -> str:
     return name
 
 
-@pytest.mark.parametrize("other", ["", "; teacher = cached; documents = apart"])
+@pytest.mark.parametrize("other", [pytest.param("", marks=pytest.mark.slow), "; teacher = cached; documents = apart"])
 def test_healed_on_texts_of_recall(workplace: Path, lbdsl, cache: Path, other: str) -> None:
     name = healed_on_recall(workplace, RECALL + other)
     done = lbdsl("apply", name, "model", "-o", "out", "--yes")
