@@ -225,7 +225,12 @@ def kept_patch(folder: Path, fingerprint: str, patch: Patch) -> Tensor | None:
 def _output(layer: nn.Module, module: str) -> Iterator[list[Any]]:
     """The outputs of a module of a layer, each time that it runs."""
     seen: list[Any] = []
-    hook = layer.get_submodule(module).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+
+    def see(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        # Some experts give what their router scored, too.
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = layer.get_submodule(module).register_forward_hook(see)
     try:
         yield seen
     finally:

@@ -213,7 +213,8 @@ def _plain_findings(case: Case, selection: Selection) -> Iterator[Diagnostic]:
     stages = recipe.heal.runs if recipe.heal is not None else ()
     sinks = next((stage for stage in stages if stage.method.node == "sinks"), None)
     parts = [part for spec in selection.specs for _, part in spec.sub_blocks]
-    if sinks is not None and not any(row.name in part.trained for part in parts for row in part.own_rows):
+    has = (row.name in part.trained for part in parts for row in (*case.facts.rows(part.kind), *part.own_rows))
+    if sinks is not None and not any(has):
         said = "`method = sinks` trains learned sinks, and the maps of `linear`, and no layer has any"
         yield error("LB484", said, sinks.span, help="write `swa(window=..., sinks=learned)`, or another method")
     if selection.changed and recipe.heal is None and not recipe.asserts:

@@ -91,7 +91,7 @@ def trained_params(heal: HealSettings, facts: ModelFacts) -> int:
     if isinstance(heal.method, LearnedSinks):
         return facts.layers * facts.heads
     if isinstance(heal.method, Lora):
-        maps = (t.shape for spec in facts.layer_specs for t in spec.tensors(facts) if len(t.shape) == 2)
+        maps = (t.shape for spec in facts.layer_specs for t in spec.tensors(facts) if t.is_matrix and len(t.shape) == 2)
         return sum(heal.method.rank * (rows + columns) for rows, columns in maps)
     return facts.params - facts.other_params + facts.hidden
 

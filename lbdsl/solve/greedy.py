@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from lbdsl.solve.choose import Judged, LayerOption, Problem
+from lbdsl.solve.choose import Judged, LayerOption, Limit, Problem
 from lbdsl.solve.optimum import solutions
 from lbdsl.solve.search import Found, MeasurePlans
 from lbdsl.solve.table import Choices, key_of
@@ -59,13 +59,18 @@ def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[LayerOption, floa
     """The changes of one layer that break no budget which is kept and bring the others nearer, and what they bring: of each
     budget the share of what is missing, as a sum."""
     limits, unknown = problem.priced
-    rooms = [limit.start + sum(limit.changes.get(place, 0.0) for place in plan.items()) for limit in limits]
+    # What is predicted has several sums, of which the least decides.
+    least: dict[tuple[int, int], tuple[float, Limit]] = {}
+    for limit in limits:
+        room = limit.start + sum(limit.changes.get(place, 0.0) for place in plan.items())
+        if (key := (limit.number, limit.part)) not in least or room < least[key][0]:
+            least[key] = room, limit
     before = set(problem.broken(plan))
     for layer, number in problem.places:
         if plan[layer] == number or (layer, number) in unknown:
             continue
         gain = 0.0
-        for limit, room in zip(limits, rooms, strict=True):
+        for room, limit in least.values():
             if room < 0:
                 change = limit.changes.get((layer, number), 0.0) - limit.changes.get((layer, plan[layer]), 0.0)
                 gain += min(change, -room) / -room

@@ -80,6 +80,7 @@ RECIPES = {
     "layers 3 swa(window=9, sinks=2, full_heads=[1]) + width(32)\nelse quantize(bits=8)",
     "patched": "layers 0 width(32)\nlayers 1 drop(patch=linear)\nlayers 2 drop(block, patch=linear)\n"
     "layers 3 drop(mlp, patch=linear) + kv_heads(1)\nelse keep",
+    "MLP patched": "layers 3 drop(mlp, patch=linear)\nelse keep",
     "patched, quantized": "layers 1 drop(patch=linear) + drop(mlp, patch=linear)\nlayers 3 drop(mlp, patch=linear)\n"
     'modules "*.mlp.*" quantize(bits=4)\nelse quantize(bits=8)',
     FEWER: "layers 0 experts(4) + swa(window=5, sinks=3)\nlayers 2 experts(50%, method=frequency)\nelse keep",
