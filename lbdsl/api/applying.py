@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import Planned
-from lbdsl.artifact.card import picture_findings
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
 from lbdsl.core.extras import check_installed
@@ -226,7 +225,7 @@ def apply_plan(
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
-    found += (*picture_findings(result.record), *seen_findings(inputs.eval_blocks, inputs.seen))
+    found += seen_findings(inputs.eval_blocks, inputs.seen)
     if result.record.evaluation is None:
         help = "add an `eval` block or an assert such as `assert ppl_increase < 5%`"
         found.append(warning("LB470", "the finished model was not judged", help=help))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,8 @@ from lbdsl.actions.patches import patch_texts
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
-from lbdsl.core.diagnostic import Diagnostic, note
 from lbdsl.core.files import replace_file
-from lbdsl.core.pictures import can_draw, picture
+from lbdsl.core.pictures import Target, picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, ranges_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
@@ -24,21 +25,17 @@ CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
 
 
 def write_card(record: Record, folder: Path) -> None:
-    """Write the card, `healing.png` if the model was healed, and `needle.png` if it was asked needles; without matplotlib
-    the card alone."""
-    drawn, needles, pictures = _drawn(record), needles_in(record.evaluation or {}), can_draw()
-    if drawn and pictures:
-        _draw(drawn, folder / HEALING)
-    if needles and pictures:
-        draw_needles(needles, folder / NEEDLE)
-    (folder / CARD).write_text(card_text(record, pictures=pictures), encoding="utf-8")
+    """Write the card and its pictures."""
+    for name, draw in drawings(record).items():
+        draw(folder / name)
+    (folder / CARD).write_text(card_text(record), encoding="utf-8")
 
 
-def picture_findings(record: Record) -> list[Diagnostic]:
-    """A note when the card has to do without its pictures."""
-    if can_draw() or not (_drawn(record) or needles_in(record.evaluation or {})):
-        return []
-    return [note("LB485", "the model card has no pictures: matplotlib is not installed", help="pip install matplotlib")]
+def drawings(record: Record) -> dict[str, Callable[[Target], None]]:
+    """What draws each picture of the card, by its file: the losses, if the model was healed, and what needles found."""
+    stages, needles = _drawn(record), needles_in(record.evaluation or {})
+    healing: dict[str, Callable[[Target], None]] = {HEALING: partial(draw_healing, stages)} if stages else {}
+    return healing | ({NEEDLE: partial(draw_needles, needles)} if needles else {})
 
 
 def write_speed(record: Record, folder: Path) -> None:
@@ -48,14 +45,14 @@ def write_speed(record: Record, folder: Path) -> None:
     if path.is_file() and not path.is_symlink():
         text = path.read_text(encoding="utf-8")
     else:
-        text = card_text(record, pictures=any((folder / name).is_file() for name in (HEALING, NEEDLE)))
+        text = card_text(record)
     own = "\n".join(_bench_lines(record)) + "\n"
     text = re.sub(r"^## Speed\n.*?(?=^## |\Z)|^(?=## Recipe$)|\Z", lambda _: own, text, count=1, flags=re.M | re.S)
     replace_file(path, text.encode())
 
 
-def card_text(record: Record, *, pictures: bool = True) -> str:
-    """README.md of an artifact; `pictures`: whether those of healing and of needles lie beside it."""
+def card_text(record: Record) -> str:
+    """README.md of an artifact."""
     plan = record.plan
     name = plan.recipe.name or Path(plan.recipe.path).stem
     base = base_name(plan.model)
@@ -82,8 +79,8 @@ def card_text(record: Record, *, pictures: bool = True) -> str:
         "`AutoTokenizer.from_pretrained(folder, trust_remote_code=False)`.",
         "",
     ]
-    lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record, pictures)
-    lines += _quality_lines(record, pictures) + _bench_lines(record)
+    lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record)
+    lines += _quality_lines(record) + _bench_lines(record)
     lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
     for item in plan.recipe.included:
         lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
@@ -158,7 +155,7 @@ def _weights_lines(record: Record) -> list[str]:
     return ["## Weights", "", *rows, ""] if rows else []
 
 
-def _heal_lines(record: Record, pictures: bool) -> list[str]:
+def _heal_lines(record: Record) -> list[str]:
     if record.heal is None:
         why = " (`--no-heal`)" if record.no_heal else ""
         return ["## Healing", "", f"None{why}.", ""]
@@ -180,10 +177,10 @@ def _heal_lines(record: Record, pictures: bool) -> list[str]:
                 f"{stage['kept']} tokens, whose weights are kept.",
                 "",
             ]
-    return [*lines, f"![healing loss]({HEALING})", ""] if pictures and _drawn(record) else lines
+    return [*lines, f"![healing loss]({HEALING})", ""] if _drawn(record) else lines
 
 
-def _quality_lines(record: Record, pictures: bool) -> list[str]:
+def _quality_lines(record: Record) -> list[str]:
     lines = ["## Quality", ""]
     loss = record.plan.loss
     when = "The" if record.heal is None else "Before healing the"
@@ -204,7 +201,7 @@ def _quality_lines(record: Record, pictures: bool) -> list[str]:
             lines += _quality_table(source)
         for task in record.evaluation.get("tasks", ()):
             lines += _task_table(task)
-        if pictures and needles_in(record.evaluation):
+        if needles_in(record.evaluation):
             lines += [f"![facts found by length and depth]({NEEDLE})", ""]
     said = [f"**Caution:** {caution}." for caution in cautions_of(record)]
     lines += [*said, ""] if said else []
@@ -263,8 +260,9 @@ def _drawn(record: Record) -> list[dict[str, Any]]:
     return [stage for stage in healing_stages(record.heal) if len(stage["curve"]) > 1] if record.heal else []
 
 
-def _draw(stages: list[dict[str, Any]], path: Path) -> None:
-    with picture(path, len(stages), figsize=(7, 3.2)) as (_, row):
+def draw_healing(stages: list[dict[str, Any]], to: Target) -> None:
+    """Draw the losses of each stage, on the text that healed and on other text."""
+    with picture(to, len(stages), figsize=(7, 3.2)) as (_, row):
         for stage, axes in zip(stages, row if len(stages) > 1 else [row], strict=True):
             texts = (("curve", "#1f5fa8", "training text"), ("validation", "#b5542b", "text that did not heal"))
             for name, colour, label in texts:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lbdsl.core.pictures import picture
+from lbdsl.core.pictures import Target, picture
 
 
 def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -14,10 +13,10 @@ def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return [task for task in evaluation.get("tasks", ()) if task["name"].startswith("needle(") and task["parts"]]
 
 
-def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_needles(tasks: Sequence[dict[str, Any]], to: Target) -> None:
     """A row of cells for each length, a cell for each depth, the base beside this model, if there is one."""
     titles = {"base": "base", **({"artifact": "this model"} if "artifact" in tasks[0] else {})}
-    with picture(path, len(titles), figsize=(4.5 * len(titles), 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, found):
+    with picture(to, len(titles), figsize=(4.5 * len(titles), 1.2 + 0.5 * len(tasks)), sharey=True) as (figure, found):
         import matplotlib
 
         both = found if len(titles) > 1 else [found]
@@ -28,7 +27,7 @@ def draw_needles(tasks: Sequence[dict[str, Any]], path: Path) -> None:
                 for number, part in enumerate(parts):
                     # None: not a number.
                     share = 0.0 if part[model] is None else part[model]
-                    ink = "black" if 0.15 < share < 0.85 else "white"
+                    ink = "#111111" if 0.15 < share < 0.85 else "white"
                     color = matplotlib.colormaps["RdYlGn"](share)
                     axes.barh(row, width, left=number * width, height=0.9, color=color, edgecolor="white")
                     axes.text(

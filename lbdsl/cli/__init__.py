@@ -10,6 +10,7 @@ VERBS = {
     "measure": "Measure what a recipe needs of a model, and keep it.",
     "plan": "Show what a recipe would do to a model, and what it costs and gains.",
     "show": "Show a saved plan or an artifact again.",
+    "report": "Write an artifact's plan, quality and speed as one HTML page.",
     "diff": "Two plans side by side, and where they differ.",
     "apply": "Change, heal, judge and save a model.",
     "eval": "Judge an artifact against its base model.",

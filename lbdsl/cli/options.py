@@ -16,7 +16,6 @@ from click.core import ParameterSource
 from lbdsl.api.interrupt import ended_by_kill
 from lbdsl.cli.config import is_questions_file, key_of, long_name, settings
 from lbdsl.core.paths import is_model
-from lbdsl.core.pictures import check_drawing
 from lbdsl.core.processes import process_number
 from lbdsl.core.units import tokens_of
 from lbdsl.session.options import RunOptions
@@ -199,7 +198,7 @@ NEEDLE = Parsed("TOKENS|FILE", lambda value: value if is_questions_file(value) e
 
 
 class Picture(click.Path):
-    """A file to draw, in a folder that is there. Raises LB485 without matplotlib: what it shows may take hours."""
+    """A file to draw, in a folder that is there: what it shows may take hours."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
@@ -212,7 +211,6 @@ class Picture(click.Path):
                 start = file.read(1000)
             if not (start.startswith(b"\x89PNG") or b"<svg" in start):
                 self.fail(f"{str(path)!r} already exists, and it is not a picture", param, ctx)
-        check_drawing(path)
         return path
 
 

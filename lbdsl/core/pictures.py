@@ -1,38 +1,42 @@
-"""Pictures in files, by matplotlib, which is loaded when one is drawn."""
+"""Pictures in files, and in pages as SVG, by matplotlib, which is loaded when one is drawn."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lbdsl.core.extras import check_installed, is_installed
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return is_installed("matplotlib")
-
-
-def check_drawing(path: Path) -> None:
-    """Raise LB485 if a picture cannot be drawn; called before the work that it shows."""
-    check_installed("matplotlib", f"drawing {path}")
+Target = Path | io.StringIO
+"""A file, or text that takes the SVG of a page: without a background, and with the page's own colour of text."""
 
 
 @contextmanager
-def picture(path: Path, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its row of axes (the axes themselves, of one column), which are written to `path` at the end. `options`
-    are those of `pyplot.subplots`. Raises LB485 without matplotlib."""
-    check_drawing(path)
+def picture(to: Target, columns: int = 1, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its row of axes (the axes themselves, of one column), which are written to `to` at the end. `options`
+    are those of `pyplot.subplots`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, layout="constrained", **options)
-    try:
-        yield figure, axes[0] if columns > 1 else axes[0][0]
-        figure.savefig(path)
-    finally:
-        pyplot.close(figure)
+    in_page = isinstance(to, io.StringIO)
+    looks = {"svg.fonttype": "none", "svg.hashsalt": "lbdsl", "legend.frameon": False} if in_page else {}
+    with matplotlib.rc_context(looks):
+        figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, layout="constrained", **options)
+        try:
+            yield figure, axes[0] if columns > 1 else axes[0][0]
+            if in_page:
+                figure.savefig(to, format="svg", transparent=True, metadata={"Date": None})
+            else:
+                figure.savefig(to)
+        finally:
+            pyplot.close(figure)
+
+
+def svg_of(written: io.StringIO) -> str:
+    """The `svg` element of a picture that was drawn for a page."""
+    element = written.getvalue()
+    return re.sub("#000000|black", "currentColor", element[element.index("<svg") :])

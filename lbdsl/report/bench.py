@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from lbdsl.artifact.benched import COLUMNS, LESS_IS_BETTER, label_of, measured_by, noise_of, row_of
 from lbdsl.bench.cells import Cell
-from lbdsl.core.pictures import picture
+from lbdsl.core.pictures import Target, picture
 from lbdsl.core.units import bytes_text
 from lbdsl.report.console import USUAL
 
@@ -50,10 +49,10 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"kept in {found['profile']}", soft_wrap=True)
 
 
-def draw_bench(cells: Sequence[Cell], path: Path, title: str) -> None:
+def draw_bench(cells: Sequence[Cell], to: Target, title: str) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
     names = [f"{cell.metric} {label_of(asdict(cell))}" for cell in cells]
-    with picture(path, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
+    with picture(to, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
         for label, colour, less in (("more is better", "#1f5fa8", False), ("less is better", "#7a9a4b", True)):
             places = [place for place, cell in enumerate(cells) if (cell.unit in LESS_IS_BETTER) is less]
             if shown := [cells[place] for place in places]:

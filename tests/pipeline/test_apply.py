@@ -128,6 +128,12 @@ def test_eval_and_show_read_the_artifact(workplace: Path, lbdsl) -> None:
     assert "perplexity" in shown.out
     assert json.loads(lbdsl("show", "out", "--json").out)["status"] == "accepted"
     assert lbdsl("inspect", "out", "--json").code == 0
+    for words, file in ((), "out.html"), (("-o", "x.html"), "x.html"):
+        assert lbdsl("report", "out", *words).out.endswith(f"{file}\n")
+        assert "thousand tokens seen" in Path(file).read_text(encoding="utf-8")
+    Path("x.html").write_text("mine")
+    assert "LB046" in lbdsl("report", "out", "-o", "x.html").err
+    assert "LB047" in lbdsl("report", "out", "-o", "none/x.html").err
 
     again = lbdsl("plan", "tiny.lbr", "out")
     assert again.code == 1

@@ -60,36 +60,11 @@ def test_a_parquet_file_needs_pyarrow(workplace: Path, lbdsl, without, verb: str
     assert "the model writes" not in done.err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("bench", "out", "-o", "x.png"),
-        ("eval", "out", "--needle", "400", "-o", "x.svg"),
-        ("plan", "tiny.lbr", "model", "--sweep", "window=8,16", "-o", "x.png"),
-    ],
-)
-def test_a_picture_needs_matplotlib_before_the_work(workplace: Path, lbdsl, without, words) -> None:
-    # The artifact is not even there.
-    without("matplotlib")
-    done = lbdsl(*words)
-    assert done.code == 1
-    assert f"error[LB485]: drawing {words[-1]} needs matplotlib, which is not installed" in done.err
-    assert "help: pip install matplotlib" in done.err
-    assert done.out == ""
-
-
 @pytest.mark.slow
 def test_a_model_is_made_and_judged_without_extras(workplace: Path, lbdsl, without) -> None:
-    for package in ("datasets", "pyarrow", "pandas", "matplotlib"):
+    for package in ("datasets", "pyarrow", "pandas"):
         without(package)
     done = lbdsl("apply", "tiny.lbr", "model", "-o", "out", "--yes")
     assert done.code == 0, done.err
-    assert "note[LB485]: the model card has no pictures: matplotlib is not installed" in done.err
     assert read_record(Path("out")).unwrap().heal is not None
-    assert not list(Path("out").glob("*.png"))
-    assert ".png" not in Path("out", "README.md").read_text(encoding="utf-8")
     assert lbdsl("eval", "out").code == 0
-    (Path("out") / "README.md").unlink()
-    done = lbdsl("bench", "out", "--contexts", "32", "--batches", "1", "--pairs", "2")
-    assert done.code == 0, done.err
-    assert ".png" not in Path("out", "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,27 @@
+"""`lbdsl report ARTIFACT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lbdsl.cli.options import artifact_argument
+
+
+@click.command()
+@artifact_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT.html")
+@click.option("--force", is_flag=True, help="Replace a file that is not such a page.")
+def report(artifact: Path, output: Path | None, force: bool) -> None:
+    """Write what is known of ARTIFACT as one HTML page that needs no network: plan, scores, costs, quality, speed, recipe."""
+    from lbdsl.api.writing import write_beside
+    from lbdsl.artifact.record import read_record
+    from lbdsl.cli.output import show_diagnostics
+    from lbdsl.report.page import is_page, page_of
+
+    found = read_record(artifact)
+    show_diagnostics(found.diagnostics)
+    place = output or artifact.resolve().parent / f"{artifact.resolve().name}.html"
+    write_beside(place, page_of(found.unwrap()), replace=force or is_page(place))
+    click.echo(str(place))
