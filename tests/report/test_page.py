@@ -101,13 +101,15 @@ def test_strips_show_each_layer_and_bars_each_score(plan: Plan, page: str) -> No
     elements = Elements(page)
     said = [attrs["title"] or "" for attrs in elements.of("td") if "title" in attrs]
     of_marks, of_scores = said[: len(plan.layers)], said[-len(plan.layers) :]
-    (key,) = plan.layers[0].scores
+    (key,) = plan.layers[-1].scores
+    scored = {layer.index: layer.scores[key].value for layer in plan.layers if layer.scores}
     for layer in plan.layers:
         assert of_marks[layer.index].startswith(f"layer {layer.index}: ")
         assert ("attention dropped" in of_marks[layer.index]) == (layer.after.mixer is None)
-        assert of_scores[layer.index].startswith(f"layer {layer.index}: {layer.scores[key].value:+.3g}")
+        value = f": {scored[layer.index]:+.3g}" if layer.index in scored else ""
+        assert of_scores[layer.index].startswith(f"layer {layer.index}{value}")
     heights = [float((attrs["style"] or "").strip("height: %")) for attrs in elements.of("i")]
-    by_score = [height for _, height in sorted(zip((layer.scores[key].value for layer in plan.layers), heights, strict=True))]
+    by_score = [height for _, height in sorted(zip(scored.values(), heights, strict=True))]
     assert by_score == sorted(by_score)
     assert by_score[0] < by_score[-1] == 100
 
