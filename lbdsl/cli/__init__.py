@@ -17,6 +17,7 @@ VERBS = {
     "bench": "Time an artifact against its base model.",
     "calibrate": "Time a model's parts in an engine, to predict plans.",
     "export": "Write an artifact in a format that an engine reads.",
+    "push": "Put an artifact, or an export of it, on the Hugging Face hub.",
     "cache": "List what lbdsl keeps between runs, and delete it by kind and age.",
     "lsp": "Serve an editor: findings, completion, hints.",
     "completions": "Print what makes a shell complete lbdsl.",

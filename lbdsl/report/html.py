@@ -14,6 +14,7 @@ from lbdsl.report.console import make_console
 from lbdsl.report.estimate import render_estimate
 from lbdsl.report.export import render_export
 from lbdsl.report.plan import render_plan
+from lbdsl.report.push import render_push
 from lbdsl.report.report import render_quality, render_report
 from lbdsl.report.scores import render_scores
 
@@ -29,6 +30,7 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Calibrated": lambda result, console: render_calibration(result.to_json(), console),
     "Estimated": render_estimate,
     "Exported": render_export,
+    "Pushed": render_push,
     "Measured": render_scores,
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""

@@ -1,0 +1,73 @@
+"""Upload files to a model repository of the Hugging Face hub, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbdsl.core.diagnostic import fail, first_line
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of the repository: its name there, and its content or the file that has it."""
+
+    name: str
+    content: bytes | Path
+
+    @property
+    def bytes(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+
+def upload(repository: str, files: Sequence[Upload], message: str, *, private: bool) -> str:
+    """Make the repository if it is not there, and add the files in one commit, whose URL is returned. What the hub has of
+    them already, also from a run that was interrupted, is not sent again.
+
+    Raises LB411 for a name or an organisation that is none, LB412 without a token that may write, or if `private` is asked
+    for and the repository is public, LB489 if the hub or the connection fails."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(library_name="lbdsl")
+    with _coded(repository):
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            help = "make it private on its page, or choose another name"
+            raise fail("LB412", f"{repository} is there already, and it is public", help=help)
+        content = ((each.name, each.content if isinstance(each.content, bytes) else str(each.content)) for each in files)
+        added = [CommitOperationAdd(name, what) for name, what in content]
+        return str(api.create_commit(repository, added, commit_message=message).commit_url)
+
+
+@contextmanager
+def _coded(repository: str) -> Iterator[None]:
+    """The hub's errors as ours."""
+    from huggingface_hub import errors
+
+    transport_error: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
+    login = "log in with `hf auth login`, with a token that may write"
+    try:
+        yield
+    except errors.HFValidationError as problem:
+        raise fail("LB411", f"{repository} is no name of a repository: {first_line(problem)}") from problem
+    except errors.LocalTokenNotFoundError as problem:
+        raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=login) from problem
+    except errors.OfflineModeIsEnabled as problem:
+        raise fail("LB489", f"{repository} was not pushed: HF_HUB_OFFLINE is set", help="unset it") from problem
+    except errors.HfHubHTTPError as problem:
+        status = getattr(problem.response, "status_code", None)
+        if status in (401, 403):
+            raise fail("LB412", f"the hub refuses to write to {repository} ({status})", help=login) from problem
+        if status == 404:
+            message = f"the hub has no organisation or user {repository.partition('/')[0]} that you may write to"
+            raise fail("LB411", message, help="check the spelling") from problem
+        raise _failed(repository, problem) from problem
+    except (transport_error, OSError, ValueError, RuntimeError) as problem:
+        raise _failed(repository, problem) from problem
+
+
+def _failed(repository: str, problem: BaseException) -> Exception:
+    help = "run the same command again: what was sent is kept there"
+    return fail("LB489", f"{repository} has no new commit: {first_line(problem)}", help=help)
