@@ -81,7 +81,7 @@ def to_push(
         files = [Upload(CARD, card) if file.name == CARD else file for file in files]
         files += [Upload(path.name, path.read_bytes()) for path in license.files if path.name not in names]
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if not path.is_dir())
-        found += _before(record, licensed, kind is None)
+        found += _before(record, licensed, RECORD_FILE in names)
         what = f"{folder.resolve().name}" + (f", exported as {kind}" if kind else "")
         yield Pushed(
             repository,

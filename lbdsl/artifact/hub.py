@@ -10,6 +10,9 @@ from pathlib import Path
 from lbdsl.core.diagnostic import fail, first_line
 
 
+LOGIN = "log in with `hf auth login`, with a token that may write"
+
+
 @dataclass(frozen=True)
 class Upload:
     """A file of the repository: its name there, and its content or the file that has it."""
@@ -28,8 +31,10 @@ def upload(repository: str, files: Sequence[Upload], message: str, *, private: b
 
     Raises LB411 for a name or an organisation that is none, LB412 without a token that may write, or if `private` is asked
     for and the repository is public, LB489 if the hub or the connection fails."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
+    if get_token() is None:
+        raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=LOGIN)
     api = HfApi(library_name="lbdsl")
     with _coded(repository):
         api.create_repo(repository, private=private or None, exist_ok=True)
@@ -47,19 +52,16 @@ def _coded(repository: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     transport_error: type[BaseException] = errors.HfHubHTTPError.__bases__[0]
-    login = "log in with `hf auth login`, with a token that may write"
     try:
         yield
     except errors.HFValidationError as problem:
         raise fail("LB411", f"{repository} is no name of a repository: {first_line(problem)}") from problem
-    except errors.LocalTokenNotFoundError as problem:
-        raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=login) from problem
     except errors.OfflineModeIsEnabled as problem:
         raise fail("LB489", f"{repository} was not pushed: HF_HUB_OFFLINE is set", help="unset it") from problem
     except errors.HfHubHTTPError as problem:
         status = getattr(problem.response, "status_code", None)
         if status in (401, 403):
-            raise fail("LB412", f"the hub refuses to write to {repository} ({status})", help=login) from problem
+            raise fail("LB412", f"the hub refuses to write to {repository} ({status})", help=LOGIN) from problem
         if status == 404:
             message = f"the hub has no organisation or user {repository.partition('/')[0]} that you may write to"
             raise fail("LB411", message, help="check the spelling") from problem
