@@ -7,7 +7,7 @@ GEMMA := models/gemma3/model/gemma-3-270m-q4_k_m.gguf
 OUT ?= demo-out
 OUT_SMOKE ?= build/smoke-out
 
-.PHONY: demo test quick test-slow test-engines test-versions smoke check lint bench docs docs-measured install model clean
+.PHONY: demo test quick test-slow test-engines test-versions smoke check lint bench docs docs-measured site install model clean
 
 install: $(VENV)/.installed
 model: $(MODEL)/__init__.py
@@ -79,6 +79,10 @@ docs: install
 bench: install model
 	for table in windows speed training predictions serving served llamacpp; do $(BIN)/python -m benchmarks.table $$table || exit; done
 	$(BIN)/python -m docs.generate
+
+# The pages as a site, in build/site.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-measured: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m docs.generate --measured

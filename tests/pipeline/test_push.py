@@ -82,11 +82,12 @@ def test_the_license_of_the_base_goes_along(artifact: Path, lbdsl, hub: Hub, tmp
 def test_an_export_goes_up_instead(workplace: Path, lbdsl, hub: Hub, made) -> None:
     shutil.copytree(made(WINDOWS).place / "out", "out")
     before = sorted(workplace.iterdir())
-    done = lbdsl("push", "out", "org/name", "--to", "vllm", "--yes")
+    done = lbdsl("push", "out", "org/name", "--to", "granite", "--yes")
     assert done.code == 0, done.err
     (commit,) = hub.commits
-    assert not any(name.endswith(".py") for name in commit)
+    assert RECORD_FILE not in commit
     assert {"README.md", "config.json", "model.safetensors"} <= set(commit)
+    assert not any(name.endswith(".py") for name in commit)
     assert sorted(workplace.iterdir()) == before
 
 
