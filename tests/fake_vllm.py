@@ -53,7 +53,10 @@ class LLM:
             os.kill(os.getpid(), 9)
         tokens = wanted.options["max_tokens"]
         clock[0] += self.slower * 1e-9 * self.bytes * len(prompts) * (tokens + len(prompts[0]["prompt_token_ids"]) / 8)
-        one = type("Output", (), {"outputs": [type("One", (), {"token_ids": [0] * tokens})]})
+        ids = prompts[0]["prompt_token_ids"]
+        alike = type("Logprob", (), {"logprob": -1.0})
+        read = [None, *({token: alike} for token in ids[1:])]
+        one = type("Output", (), {"outputs": [type("One", (), {"token_ids": [0] * tokens})], "prompt_logprobs": read})
         return [one] * len(prompts)
 """
 ARGS = """

@@ -16,7 +16,7 @@ from lbdsl.artifact.record import Record
 from lbdsl.bench.cells import Cell, Measured, by_turns, paired
 from lbdsl.bench.contexts import Predicted
 from lbdsl.bench.engine import EnginePython, Ready, check_free, export_kind, exported, loaded, said_by, served_base
-from lbdsl.bench.environments import engines_folder
+from lbdsl.bench.environments import clean_environment, engines_folder
 from lbdsl.bench.worker import Worker
 from lbdsl.core.cache import ENGINES
 from lbdsl.core.diagnostic import fail
@@ -83,12 +83,7 @@ class Requests:
         the model's positions, LB487 without vLLM, LB488 if it fails, LB486 if memory does not hold both models, and the
         errors of the exports where vLLM cannot serve the artifact."""
         ready = self.check(base)
-        capability = 0.0 if ready.gpus is None else float(ready.gpus.capability)
-        subject = replace(artifact_subject(folder, record), capability=capability)
-        kind = export_kind(subject, VLLM, last=PLUGIN_FORMAT)
-        if kind == PLUGIN_FORMAT:
-            _check_plugin(ready.python)
-        artifact = exported(folder, kind, base, stack)
+        kind, told = _served(ready, base, folder, record, stack)
         arguments = [*self._share(ready), *self.engine.arguments]
         job = {
             "dtype": base.computed.dtype,
@@ -97,10 +92,8 @@ class Requests:
             "trust_remote_code": False,
             "arguments": arguments,
         }
-        told = [*arguments, *cache_words(subject, exporters()[kind].layers(subject))]
-        # Only that export has code of its own.
-        of_artifact = {**job, "model": str(artifact), "trust_remote_code": kind == "decilm", "arguments": told}
-        jobs = ({**job, "model": str(served_base(base, artifact.parent))}, of_artifact)
+        of_artifact = {**job, **told, "arguments": [*arguments, *told["arguments"]]}
+        jobs = ({**job, "model": str(served_base(base, Path(told["model"]).parent))}, of_artifact)
         script = Path(__file__).parent / "workers" / ("vllm_served.py" if self.served else "vllm_throughput.py")
         on_gpus = ready.gpus is not None
         command = [str(ready.python), str(script)]
@@ -135,6 +128,46 @@ class Requests:
                     found = paired(rows, context=read, batch=requests, metric=metric, unit=unit)
                     known = {} if self.served else predicted.throughput(read, written, requests)
                     yield replace(found, output=written, **known)
+
+
+def _served(
+    ready: Ready, base: OpenModel, folder: Path, record: Record, stack: ExitStack
+) -> tuple[str, dict[str, Any]]:
+    """The kind of export by which vLLM serves an artifact, which ends with `stack`, and what a job says of it."""
+    capability = 0.0 if ready.gpus is None else float(ready.gpus.capability)
+    subject = replace(artifact_subject(folder, record), capability=capability)
+    kind = export_kind(subject, VLLM, last=PLUGIN_FORMAT)
+    if kind == PLUGIN_FORMAT:
+        _check_plugin(ready.python)
+    words = cache_words(subject, exporters()[kind].layers(subject))
+    # Only that export has code of its own.
+    return kind, {
+        "model": str(exported(folder, kind, base, stack)),
+        "trust_remote_code": kind == "decilm",
+        "arguments": words,
+    }
+
+
+def log_probs_in_vllm(
+    ids: Sequence[int],
+    dtype: str,
+    engine: EnginePython,
+    base: OpenModel,
+    folder: Path,
+    record: Record,
+    stack: ExitStack,
+) -> tuple[str, list[float]]:
+    """The kind of export by which vLLM serves an artifact, and the log-probabilities there of each token of `ids` after
+    those before it, in nats. Raises LB487 without vLLM, LB488 if it fails, and the errors of the exports."""
+    ready = engine.found(VLLM, base)
+    kind, told = _served(ready, base, folder, record, stack)
+    told["arguments"] = [*told["arguments"], *engine.arguments]
+    job = {"dtype": dtype, "max_model_len": len(ids) + 1, "max_num_seqs": 1, **told}
+    command = [str(ready.python), str(Path(__file__).parent / "workers" / "vllm_throughput.py")]
+    environment = clean_environment(gpus=ready.gpus is not None, **_settings())
+    with base.progress.stage("reading in vLLM"), Worker(VLLM, command, job, environment) as worker:
+        worker.ready()
+        return kind, worker.ask({"ids": list(ids)})["log_probs"]
 
 
 def _figures(worker: Worker, job: dict[str, int]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The command line: one file per command."""
 
 VERBS = {
+    "demo": "Compress a small model, judge it, and write its report: a first look.",
     "check": "Parse, type-check and lint recipes; needs no model.",
     "fmt": "Rewrite recipes in their canonical form.",
     "explain": "What a code, an action, a metric or a word of the language means.",
@@ -14,6 +15,7 @@ VERBS = {
     "diff": "Two plans side by side, and where they differ.",
     "apply": "Change, heal, judge and save a model.",
     "eval": "Judge an artifact against its base model.",
+    "verify": "Whether an artifact is as it was saved, and as good as its record says.",
     "bench": "Time an artifact against its base model.",
     "calibrate": "Time a model's parts in an engine, to predict plans.",
     "export": "Write an artifact in a format that an engine reads.",

@@ -17,6 +17,7 @@ from lbdsl.report.plan import render_plan
 from lbdsl.report.push import render_push
 from lbdsl.report.report import render_quality, render_report
 from lbdsl.report.scores import render_scores
+from lbdsl.report.verify import render_verified
 
 WIDTH = 100
 _FORMAT = '<pre style="line-height: 1.25; white-space: pre; overflow-x: auto">{code}</pre>'
@@ -31,6 +32,7 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Estimated": render_estimate,
     "Exported": render_export,
     "Pushed": render_push,
+    "Verified": render_verified,
     "Measured": render_scores,
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""

@@ -3,7 +3,8 @@
 JOB is {"model", "max_model_len", "dtype", "max_num_seqs", "trust_remote_code", "arguments"}; the last are words as on the
 command line of `vllm serve`, and win. When the model is loaded, a line of JSON goes to FD; then
 each line of standard input, {"requests", "input", "output"}, is answered by {"seconds", "written"}: how long that
-many requests at once take, of random tokens, without prefix cache, each until it has all of its output.
+many requests at once take, of random tokens, without prefix cache, each until it has all of its output; and {"ids"} by
+{"log_probs"}: those of each token after the ones before it.
 """
 
 import json
@@ -45,6 +46,12 @@ def main(job, answers):
     draw = random.Random(0)
     for line in sys.stdin:
         asked = json.loads(line)
+        if "ids" in asked:
+            wanted = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+            (output,) = llm.generate([{"prompt_token_ids": asked["ids"]}], wanted, use_tqdm=False)
+            read = zip(asked["ids"][1:], output.prompt_logprobs[1:], strict=True)
+            print(json.dumps({"log_probs": [found[token].logprob for token, found in read]}), file=answers, flush=True)
+            continue
         prompts = [
             {"prompt_token_ids": [draw.randrange(vocab) for _ in range(asked["input"])]} for _ in range(asked["requests"])
         ]

@@ -1,0 +1,164 @@
+"""`verify_artifact`: whether an artifact is still what its record says, and computes the same in an engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+from lbdsl.api.evaluating import Judged, evaluate_artifact
+from lbdsl.api.notebook import NotebookResult
+from lbdsl.artifact.record import Record
+from lbdsl.artifact.restore import check_files, load_artifact
+from lbdsl.bench.engine import EnginePython, export_kind
+from lbdsl.bench.engine_vllm import log_probs_in_vllm
+from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.progress import AnyProgress
+from lbdsl.data.sources import read_documents
+from lbdsl.recipe.schema import Phase
+from lbdsl.session.exporting import artifact_subject, export_artifact
+from lbdsl.session.model import OpenModel, opened
+from lbdsl.session.options import RunOptions
+
+SAMPLE = 8192
+"""Tokens of each text."""
+QUESTIONS, TEXTS = 20, 2
+ERRORS = 3.0
+"""Standard errors by which a sample may differ from the record."""
+NEAR, NEAR_PACKED = 0.01, 0.1
+"""The mean difference of log-probabilities in nats that is left to other kernels, in float32; with packed weights, whose
+kernels round inputs in their own way."""
+READ = 1024
+"""Tokens that the engine reads."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing that was looked at: whether it holds, and the figures that say it."""
+
+    what: str
+    holds: bool
+    said: str
+
+
+@dataclass(frozen=True, repr=False)
+class Verified(NotebookResult):
+    """What `verify` looked at, in order; LB491 for each that does not hold."""
+
+    folder: Path
+    record: Record
+    checks: tuple[Checked, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    def in_short(self) -> str:
+        return f"{sum(check.holds for check in self.checks)} of {len(self.checks)} hold in {self.folder}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `verify --json`."""
+        return {"format_version": 1, "artifact": str(self.folder), "checks": [asdict(check) for check in self.checks]}
+
+
+def verify_artifact(
+    artifact: str | Path,
+    *,
+    against: str | Path | None = None,
+    engine: str | None = None,
+    python: EnginePython | None = None,
+    tokens: int = SAMPLE,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+) -> Verified:
+    """Hash the files of the artifact in folder `artifact`, load it, judge it again on a sample of `tokens` of each text and
+    some of its questions, and with `engine` ("transformers" or "vllm") compare what an export of it computes there.
+
+    `against` is its base, if that moved. Raises LbdslError as `evaluate_artifact` does: LB465 for a file that is not as it was
+    saved, and LB487 without the engine."""
+    folder = Path(artifact)
+    record, base, _ = opened(folder, against, options, progress)
+    check_files(folder, record)
+    checks = [Checked("files", True, f"{len(record.files)} as they were saved")]
+    sample: dict[str, Any] = {"tokens": tokens, "limit": QUESTIONS, "needle_texts": TEXTS}
+    judged = evaluate_artifact(folder, against=against, options=options, progress=progress, **sample)
+    checks += [*_as_recorded(record, judged), *_gates(judged)]
+    if engine is not None:
+        checks.append(_in_engine(engine, python or EnginePython(), base, folder, record))
+    failed = tuple(error("LB491", f"{check.what}: {check.said}") for check in checks if not check.holds)
+    return Verified(folder, record, tuple(checks), failed)
+
+
+def _as_recorded(record: Record, judged: Judged) -> Iterator[Checked]:
+    """The loss of each text that it was judged on when it was made."""
+    recorded = {source["data"]: source for source in (record.evaluation or {}).get("sources", ())}
+    for source in judged.quality["sources"]:
+        then = recorded.get(source["data"])
+        if then is None or then["loss_rise"] is None or source["loss_rise"] is None:
+            continue
+        errors = [each["stderr"]["loss_rise"] or 0.0 for each in (source, then)]
+        said = " and ".join(
+            f"{each['loss_rise']:+.4f} ±{error:.4f} {where}"
+            for each, error, where in zip((source, then), errors, ("here", "in the record"), strict=True)
+        )
+        apart = abs(source["loss_rise"] - then["loss_rise"])
+        yield Checked(f"loss rise on {source['data']}", apart <= ERRORS * hypot(*errors), said)
+
+
+def _gates(judged: Judged) -> Iterator[Checked]:
+    for item in judged.asserts:
+        if item.phase is Phase.POST:
+            yield Checked(f"assert {item.text}", item.status != "fail", f"{item.status} on the sample")
+
+
+def _in_engine(engine: str, python: EnginePython, base: OpenModel, folder: Path, record: Record) -> Checked:
+    """What an export computes in an engine beside what the artifact computes here, on text that both read."""
+    ids = _text(base, min(READ, base.facts.positions - 1))
+    packed = bool(record.packed)
+    dtype = base.computed.dtype if packed else "float32"
+    with ExitStack() as stack:
+        if engine == "vllm":
+            kind, theirs = log_probs_in_vllm(ids, dtype, python, base, folder, record, stack)
+        else:
+            kind, theirs = _in_transformers(ids, dtype, base, folder, record, stack)
+    ours = _log_probs(load_artifact(folder, record.plan, device=base.device, compute=dtype), ids)
+    apart = [abs(one - other) for one, other in zip(ours, theirs, strict=True)]
+    mean, losses = sum(apart) / len(apart), [-sum(each) / len(each) for each in (ours, theirs)]
+    said = (
+        f"loss {losses[1]:.4f} and {losses[0]:.4f} as saved; log-probabilities differ by {mean:.2g} nats in the mean, "
+        f"{max(apart):.2g} at most, over {len(apart)} tokens"
+    )
+    return Checked(f"{kind} in {engine}", mean <= (NEAR_PACKED if packed else NEAR), said)
+
+
+def _text(base: OpenModel, tokens: int) -> list[int]:
+    found: list[int] = []
+    for document in read_documents("builtin:wikitext"):
+        found += base.tokenizer(document)["input_ids"]
+        if len(found) >= tokens:
+            break
+    return found[:tokens]
+
+
+def _in_transformers(
+    ids: Sequence[int], dtype: str, base: OpenModel, folder: Path, record: Record, stack: ExitStack
+) -> tuple[str, list[float]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind = export_kind(artifact_subject(folder, record), "transformers")
+    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-verify-")))
+    exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
+    model = AutoModelForCausalLM.from_pretrained(exported, dtype=getattr(torch, dtype), local_files_only=True)
+    return kind, _log_probs(model.to(base.device).eval(), ids)
+
+
+def _log_probs(model: Any, ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of each token after those before it, in nats."""
+    import torch
+
+    read = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    with torch.inference_mode():
+        logits = model(input_ids=read).logits[0, :-1].float().log_softmax(-1)
+    return list(logits.gather(-1, read[0, 1:, None])[:, 0].tolist())

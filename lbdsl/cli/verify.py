@@ -1,0 +1,39 @@
+"""`lbdsl verify ARTIFACT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lbdsl.cli.options import FILE, TOKENS, artifact_argument, json_option, measuring_options
+
+
+@click.command()
+@artifact_argument
+@click.option("--against", metavar="MODEL", type=FILE, help="Its base; default: the one in its record.")
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), help="Compare what an export computes there, too.")
+@click.option(
+    "--engine-python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Python that has vLLM; default: lbdsl's own environment of it.",
+)
+@click.option("--install", is_flag=True, help="Make an environment with vLLM if there is none (minutes, gigabytes).")
+@click.option("--tokens", type=TOKENS, default="8Ki", show_default=True, help="Tokens of each text to judge on.")
+@json_option
+@measuring_options
+@click.pass_context
+def verify(
+    ctx: click.Context, artifact: Path, engine_python: Path | None, install: bool, as_json: bool, **asked: Any
+) -> None:
+    """Whether ARTIFACT is as it was saved, and as good on a sample as its record says; with --engine, whether an export of it
+    computes the same there."""
+    from lbdsl.api.verifying import verify_artifact
+    from lbdsl.bench.engine import EnginePython
+    from lbdsl.cli.output import give, show_diagnostics
+
+    found = verify_artifact(artifact, python=EnginePython(engine_python, install), **asked)
+    give(found, as_json)
+    show_diagnostics(found.diagnostics)
+    ctx.exit(found.exit_code)
