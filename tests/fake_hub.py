@@ -106,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
                     files[said["value"]["path"]] = hub.stored[said["value"]["oid"]]
             hub.commits.append(files)
             name = path.removeprefix("/api/models/").removesuffix("/commit/main")
-            return self._answer({"success": True, "commitOid": "c" * 40, "commitUrl": f"{hub.url}/{name}/commit/{'c' * 40}"})
+            return self._answer(
+                {"success": True, "commitOid": "c" * 40, "commitUrl": f"{hub.url}/{name}/commit/{'c' * 40}"}
+            )
         name = path.removeprefix("/api/models/").removesuffix("/revision/main")
         if name in hub.repositories:
             return self._answer({"id": name, "private": hub.repositories[name], "siblings": [], "sha": "c" * 40})

