@@ -61,11 +61,11 @@ def to_push(
     private: bool = False,
     progress: AnyProgress | None = None,
 ) -> Iterator[Pushed]:
-    """What `push` would send, without asking the hub for anything but the license of a base that lies there. With `kind` it is
-    that export, which is made beside the artifact and removed at the end.
+    """What `push` would send, without asking the hub for anything but the license of a base that lies there. With `kind` it
+    is that export, which is made beside the artifact and removed at the end.
 
-    Raises LbdslError: LB411 for a repository that is no ORGANISATION/NAME, LB465 or LB466 for a folder that is not an artifact
-    or was edited, those of `export_artifact`."""
+    Raises LbdslError: LB411 for a repository that is no ORGANISATION/NAME, LB465 or LB466 for a folder that is not an
+    artifact or was edited, those of `export_artifact`."""
     if hub_repository(repository) != repository:
         raise fail("LB411", f"{repository} is no name of a repository", help="give organisation/name")
     folder, progress = Path(artifact), progress_of(progress)

@@ -75,8 +75,8 @@ def verify_artifact(
     """Hash the files of the artifact in folder `artifact`, load it, judge it again on a sample of `tokens` of each text and
     some of its questions, and with `engine` ("transformers" or "vllm") compare what an export of it computes there.
 
-    `against` is its base, if that moved. Raises LbdslError as `evaluate_artifact` does: LB465 for a file that is not as it was
-    saved, and LB487 without the engine."""
+    `against` is its base, if that moved. Raises LbdslError as `evaluate_artifact` does: LB465 for a file that is not as it
+    was saved, and LB487 without the engine."""
     folder = Path(artifact)
     record, base, _ = opened(folder, against, options, progress)
     check_files(folder, record)

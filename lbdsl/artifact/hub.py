@@ -9,7 +9,6 @@ from pathlib import Path
 
 from lbdsl.core.diagnostic import fail, first_line
 
-
 LOGIN = "log in with `hf auth login`, with a token that may write"
 
 

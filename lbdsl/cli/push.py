@@ -34,7 +34,7 @@ def push(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Put ARTIFACT on the Hugging Face hub: the files of its record and its card, with the base's license, in one commit."""
+    """Put ARTIFACT on the Hugging Face hub: the files of its record and its card, with the base's license, in a commit."""
     from lbdsl.api.pushing import sent, to_push
     from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.core.units import bytes_text, plural

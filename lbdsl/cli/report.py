@@ -14,7 +14,7 @@ from lbdsl.cli.options import artifact_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT.html")
 @click.option("--force", is_flag=True, help="Replace a file that is not such a page.")
 def report(artifact: Path, output: Path | None, force: bool) -> None:
-    """Write what is known of ARTIFACT as one HTML page that needs no network: plan, scores, costs, quality, speed, recipe."""
+    """Write what is known of ARTIFACT as one HTML page, which needs no network: plan, scores, costs, quality, speed."""
     from lbdsl.api.writing import write_beside
     from lbdsl.artifact.record import read_record
     from lbdsl.cli.output import show_diagnostics

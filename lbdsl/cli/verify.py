@@ -27,8 +27,9 @@ from lbdsl.cli.options import FILE, TOKENS, artifact_argument, json_option, meas
 def verify(
     ctx: click.Context, artifact: Path, engine_python: Path | None, install: bool, as_json: bool, **asked: Any
 ) -> None:
-    """Whether ARTIFACT is as it was saved, and as good on a sample as its record says; with --engine, whether an export of it
-    computes the same there."""
+    """Whether ARTIFACT is as it was saved, and as good on a sample as its record says.
+
+    With --engine, also whether an export of it computes the same there."""
     from lbdsl.api.verifying import verify_artifact
     from lbdsl.bench.engine import EnginePython
     from lbdsl.cli.output import give, show_diagnostics

@@ -108,7 +108,7 @@ def test_strips_show_each_layer_and_bars_each_score(plan: Plan, page: str) -> No
         assert ("attention dropped" in of_marks[layer.index]) == (layer.after.mixer is None)
         value = f": {scored[layer.index]:+.3g}" if layer.index in scored else ""
         assert of_scores[layer.index].startswith(f"layer {layer.index}{value}")
-    heights = [float((attrs["style"] or "").strip("height: %")) for attrs in elements.of("i")]
+    heights = [float((attrs["style"] or "").removeprefix("height: ").removesuffix("%")) for attrs in elements.of("i")]
     by_score = [height for _, height in sorted(zip(scored.values(), heights, strict=True))]
     assert by_score == sorted(by_score)
     assert by_score[0] < by_score[-1] == 100
