@@ -133,6 +133,18 @@ OPTIONS = {
         "linear_value_head_dim": 16,
         "linear_conv_kernel_dim": 3,
     },
+    "qwen3_5_moe_text": {
+        "head_dim": 16,
+        "layer_types": ["full_attention"] * 3 + ["linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 16,
+        "linear_conv_kernel_dim": 3,
+        **EXPERTS,
+        "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 24,
+    },
     "exaone4": {"sliding_window": NATIVE, "sliding_window_pattern": 2, "head_dim": 16},
     "olmo3": {
         "sliding_window": NATIVE,
@@ -166,11 +178,12 @@ NATIVE_LAYERS = {
     "exaone4": (0, 2),
     "olmo3": (0, 1, 2),
     "qwen3_5_text": (),
+    "qwen3_5_moe_text": (),
     "gpt_oss": (0, 2),
 }
 DELTA_NET = {"kind": "gated_delta_net", "key_heads": 2, "value_heads": 4, "key_dim": 8, "value_dim": 16, "kernel": 3}
 FAMILY_NAMES = tuple(FAMILIES)
-UNLIKE = ("llama", "phi3", "gemma3_text", "olmo3", "qwen3_moe", "qwen3_5_text", "gpt_oss")
+UNLIKE = ("llama", "phi3", "gemma3_text", "olmo3", "qwen3_moe", "qwen3_5_moe_text", "gpt_oss")
 """Families that are unlike each other."""
 
 
@@ -211,7 +224,8 @@ def experts_of(name: str, layer: int) -> dict | None:
     if "num_experts_per_tok" not in options or layer in options.get("mlp_only_layers", ()):
         return None
     width = options.get("moe_intermediate_size", COMMON["intermediate_size"])
-    return {"kind": "moe", "experts": 6, "top_k": 2, "width": width}
+    shared = options.get("shared_expert_intermediate_size")
+    return {"kind": "moe", "experts": 6, "top_k": 2, "width": width, **({"shared": shared} if shared else {})}
 
 
 def family_plans(name: str, w: int = 5, n: int = 3) -> dict[str, list[dict]]:

@@ -104,7 +104,7 @@ def llama_layers(
     only one of its parts. `experts`: also mixtures of experts, and what their number may be; `delta_nets`: also gated delta
     nets, whose fields these are."""
     seen = {"size": window, "sink_tokens": NO_SINKS, "sink_logits": learned_sinks, "full_heads": full_heads}
-    moe = {} if experts is None else {"moe": {"experts": experts, "top_k": AS_BASE, "width": AS_BASE}}
+    moe = {} if experts is None else {"moe": {"experts": experts, **dict.fromkeys(("top_k", "width", "shared"), AS_BASE)}}
     heads = {"heads": AS_BASE, "kv_heads": ONE_KV_HEADS if alike else ANY, "head_dim": AS_BASE}
     return Expresses(
         mixer={"attention": {**heads, "window": seen, "cache": ANY}}

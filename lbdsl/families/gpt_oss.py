@@ -2,22 +2,17 @@
 
 from types import MappingProxyType
 
-from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family, Only
+from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
 from lbdsl.families.rows import ALL, projections
 from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import TensorRow
 
 _EXPERTS = Lacks("experts with biases")
-_MXFP4 = Only(
-    "quantization_config",
-    (None,),
-    "its experts are in MXFP4; load them with `quantization_config=Mxfp4Config(dequantize=True)` and save the model",
-)
 
 FAMILY = Family(
     model_type="gpt_oss",
-    examples="gpt-oss-20b and 120b, dequantized",
+    examples="gpt-oss-20b and 120b",
     classes=Classes("gpt_oss", "GptOss", moe="GptOssMLP"),
     rows={
         "attention": (
@@ -39,7 +34,7 @@ FAMILY = Family(
     size_defaults=MappingProxyType(
         {"heads": 64, "kv_heads": 8, "head_dim": 64, "intermediate": 2880, "vocab": 201_088, "positions": 131_072}
     ),
-    limits=(_MXFP4, NO_ROUTER_LOGITS, *COMMON_LIMITS),
+    limits=(NO_ROUTER_LOGITS, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": True}),
     epsilon=1e-5,
     rope_theta=150_000.0,

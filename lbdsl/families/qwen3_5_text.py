@@ -13,12 +13,12 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import TensorRow
 from lbdsl.parts.gated_delta_net import GatedDeltaNet
 
-_DELTA_NETS = Lacks("gated delta nets")
-_GATED = tuple(
+DELTA_NETS = Lacks("gated delta nets")
+GATED = tuple(
     TensorRow(row.name, "", ("query_gate", *row.dims[1:]), when=row.when) if ".q_proj." in row.name else row
     for row in projections(biased=ALL, when="attention_bias")
 )
-_DELTA_NET = (
+DELTA_NET = (
     TensorRow("linear_attn.in_proj_qkv.weight", "", ("mixed", "hidden")),
     TensorRow("linear_attn.in_proj_z.weight", "", ("values", "hidden")),
     TensorRow("linear_attn.in_proj_b.weight", "", ("value_heads", "hidden")),
@@ -39,7 +39,7 @@ _SIZES = {
 KINDS = ("linear_attention", "full_attention")
 
 
-def _layers(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
+def hybrid_layers(family: Family, config: Mapping[str, Any], sizes: Sizes) -> tuple[LayerSpec, ...]:
     every = positive_int(config, "full_attention_interval", default=4)
     types = config.get("layer_types") or [KINDS[not (layer + 1) % every] for layer in range(sizes.layers)]
     if not isinstance(types, list) or len(types) != sizes.layers or not set(map(str, types)) <= set(KINDS):
@@ -59,8 +59,8 @@ FAMILY = Family(
     examples="Qwen3.5 (dense), the text models",
     classes=Classes("qwen3_5", "Qwen3_5", body="Qwen3_5TextModel", config="Qwen3_5TextConfig"),
     inside=("qwen3_5",),
-    rows={"attention": (*_GATED, *QK_HEAD_NORMS), "gated_delta_net": _DELTA_NET, "gated_mlp": gated_mlp()},
-    layers=_layers,
+    rows={"attention": (*GATED, *QK_HEAD_NORMS), "gated_delta_net": DELTA_NET, "gated_mlp": gated_mlp()},
+    layers=hybrid_layers,
     tied_by_default=False,
     partial_rotary=True,
     rotary_share=0.25,
@@ -68,7 +68,7 @@ FAMILY = Family(
         {"heads": 16, "kv_heads": 4, "head_dim": 256, "intermediate": 12_288, "vocab": 248_320, "positions": 32_768}
     ),
     flags=MappingProxyType({"attention_bias": False}),
-    gguf=GgufNames(Graph("qwen35"), deci=_DELTA_NETS, granite_swa=_DELTA_NETS, problem=lambda config: "gated delta nets"),
-    decilm=_DELTA_NETS,
-    vllm=_DELTA_NETS,
+    gguf=GgufNames(Graph("qwen35"), deci=DELTA_NETS, granite_swa=DELTA_NETS, problem=lambda config: "gated delta nets"),
+    decilm=DELTA_NETS,
+    vllm=DELTA_NETS,
 )

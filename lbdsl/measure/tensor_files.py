@@ -22,6 +22,19 @@ STEP = 2**27
 """Bytes per read call; the system returns at most 2 GiB."""
 
 
+HALVES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""The numbers of e2m1 floats without their sign."""
+
+
+def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The numbers in bfloat16, which has all of them: of `blocks` (experts, rows, groups, 16) of two each, the lower half
+    first, and of `scales` (experts, rows, groups) that mean 2^(scale - 127), as (experts, 32 * groups, rows)."""
+    table = torch.tensor([*HALVES, *(-half for half in HALVES)], dtype=torch.bfloat16)
+    halves = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2)
+    numbers = torch.ldexp(table[halves.int()], scales.int().unsqueeze(-1) - 127)
+    return numbers.flatten(-2).transpose(1, 2).contiguous()
+
+
 class TensorFiles:
     """The tensors of the safetensors checkpoint in a folder, by name. Headers are read and checked once.
 
@@ -41,6 +54,10 @@ class TensorFiles:
         info = self.infos[name]
         if not info.pieces:
             return self._read(info, info.start, info.shape, as_stored)
+        if info.packing:
+            blocks, scales = (self._read(piece, piece.start, piece.shape, as_stored=True) for piece in info.pieces)
+            unpacked = from_mxfp4(blocks, scales).to(getattr(torch, info.dtype))
+            return unpacked if as_stored else self.cast(unpacked)
         whole = torch.empty(info.shape, dtype=getattr(torch, info.dtype))
         for piece, into in zip(info.pieces, whole.view(-1).split([p.elements for p in info.pieces]), strict=True):
             into.copy_(self._read(piece, piece.start, piece.shape, as_stored=True).view(-1))

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note
 from lbdsl.core.nearest import nearest
+from lbdsl.core.units import bytes_text
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
 from lbdsl.model.checkpoint import read_tensors, same_bytes
@@ -61,7 +62,18 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         return Diagnosed(None, problem.diagnostics)
     if problems:
         return Diagnosed(None, problems)
-    return Diagnosed(layout.facts(wanted or usual))
+    facts = layout.facts(wanted or usual)
+    return Diagnosed(facts, tuple(_dequantized(tensors, facts)))
+
+
+def _dequantized(tensors: Mapping[str, TensorInfo], facts: ModelFacts) -> Iterator[Diagnostic]:
+    """A note for weights that take more bytes than in their files."""
+    packed = [info for info in tensors.values() if info.packing]
+    if packed:
+        stored = sum(piece.stop - piece.start for info in packed for piece in info.pieces)
+        becomes = facts.dtype_bytes * sum(info.elements for info in packed)
+        said = f"{bytes_text(stored)} of weights in MXFP4 are dequantized: {bytes_text(becomes)} in {facts.dtype}"
+        yield note("LB421", said, help="`quantize` may store what is saved in fewer bits")
 
 
 def normal_dtype(name: str) -> str:

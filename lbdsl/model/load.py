@@ -19,7 +19,7 @@ from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load_check import check_loaded, loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource, is_artifact
-from lbdsl.model.tensor_names import PREFIXES, model_config
+from lbdsl.model.tensor_names import MXFP4, PREFIXES, model_config
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -83,9 +83,10 @@ def load_base(
     where = pick_device(str(device) if device is not None else None)
     folder = source.path if source.gguf_file is None else gguf_model_folder(source, facts, cache_dir)
     with loading("LB417", f"{source.text} cannot be loaded"), quiet_transformers():
+        config = stock_config(folder, facts)
         loaded: Any = stock_class(facts).from_pretrained(
             folder,
-            config=stock_config(folder, facts),
+            config=config,
             key_mapping={f"^{re.escape(old)}": new for old, new in PREFIXES.items()},
             dtype=getattr(torch, facts.dtype),
             attn_implementation=facts.family_data.attention_implementation,
@@ -93,8 +94,13 @@ def load_base(
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **_dequantized(folder, config),
         )
         model, report = loaded
+        if hasattr(model.config, "quantization_config"):
+            # Its weights are no longer packed; transformers would refuse to save it.
+            model.hf_quantizer = None
+            del model.config.quantization_config
         model = model.to(where).eval()
         for parameter in model.parameters():
             # Some classes keep norms in float32, whatever the files have.
@@ -103,6 +109,14 @@ def load_base(
     report["unexpected_keys"] = read_tensors(folder).keys() & report["unexpected_keys"]
     check_loaded(model, report, facts, source)
     return model
+
+
+def _dequantized(folder: Path, config: Any) -> dict[str, Any]:
+    """Arguments by which transformers reads weights in MXFP4 as numbers in the model's dtype; its `config` says of them."""
+    if not any(info.packing for info in read_tensors(folder).values()):
+        return {}
+    config.quantization_config = {"quant_method": MXFP4}
+    return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
 
 
 def load_tokenizer(

@@ -45,7 +45,7 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 class TensorInfo:
     """A tensor in a file: `shape` in torch's order, `dtype` by torch's name, `start` and `stop` as byte offsets. `stored`
     is its name in the file, if that is another. One that the files have in `pieces`, which follow each other in it, has the
-    place of the first."""
+    place of the first. `packing` "mxfp4": the pieces are blocks of 4-bit floats and their scales."""
 
     name: str
     dtype: str
@@ -55,6 +55,7 @@ class TensorInfo:
     stop: int
     stored: str | None = None
     pieces: tuple[TensorInfo, ...] = ()
+    packing: str = ""
 
     @property
     def elements(self) -> int:

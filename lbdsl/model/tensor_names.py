@@ -21,6 +21,7 @@ from lbdsl.parts import TensorRow
 
 PREFIXES = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
 """Beginnings of names in files, and what the language model saved alone has in their place."""
+MXFP4 = "mxfp4"
 SHARED = ("dtype", "torch_dtype", "quantization_config", "use_bidirectional_attention", "is_encoder_decoder")
 """Fields that hold for the language model, too, where it does not have them."""
 TIED = "tie_word_embeddings"
@@ -28,9 +29,13 @@ TIED = "tie_word_embeddings"
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """The fields of config.json, of the language model if it is of a supported family. Raises LB402."""
+    """The fields of config.json, of the language model if it is of a supported family. Weights in MXFP4 are read as the
+    numbers that they mean, so they are no property of the model. Raises LB402."""
     config = read_json_object(folder / "config.json")
-    return text_config(config) or config
+    found = text_config(config) or config
+    packed = found.get("quantization_config")
+    mxfp4 = isinstance(packed, dict) and packed.get("quant_method") == MXFP4
+    return {name: value for name, value in found.items() if not (mxfp4 and name == "quantization_config")}
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -46,7 +51,7 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def memory_names(tensors: Mapping[str, TensorInfo], folder: Path) -> dict[str, TensorInfo]:
     """The tensors of the model of a folder by their names in memory."""
-    found = language_tensors(tensors)
+    found = unpacked_tensors(language_tensors(tensors))
     config = model_config(folder) if (folder / "config.json").is_file() else {}
     family = FAMILIES.get(str(config.get("model_type")).removeprefix(ARTIFACT_PREFIX))
     return joined_tensors(found, family) if family is not None else found
@@ -64,6 +69,28 @@ def language_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]
     if not found:
         return dict(tensors)
     return {**{name: info for name, info in tensors.items() if name.startswith("lm_head.")}, **found}
+
+
+def unpacked_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """What the files have as blocks of 16 bytes, each two 4-bit floats, and a scale for each block: one tensor, transposed.
+
+    Source: OCP Microscaling Formats 1.0 (MXFP4); transformers 5.24, integrations/mxfp4.py.
+    """
+    found = dict(tensors)
+    for name, blocks in tensors.items():
+        whole = name.removesuffix("_blocks")
+        scales = tensors.get(f"{whole}_scales")
+        if whole == name or scales is None or {blocks.dtype, scales.dtype} != {"uint8"}:
+            continue
+        if len(scales.shape) != 3 or blocks.shape != (*scales.shape, 16):
+            continue
+        del found[name], found[scales.name]
+        _check_new(whole, found)
+        experts, rows, groups = scales.shape
+        place = (blocks.file, blocks.start, blocks.stop)
+        shape = (experts, 32 * groups, rows)
+        found[whole] = TensorInfo(whole, "bfloat16", shape, *place, pieces=(blocks, scales), packing=MXFP4)
+    return found
 
 
 def joined_tensors(tensors: Mapping[str, TensorInfo], family: Family) -> dict[str, TensorInfo]:

@@ -300,7 +300,11 @@ class Problem:
             replace(
                 world,
                 profiles={
-                    engine: replace(profile, saved={of: (ends[end], ends[end]) for of, ends in profile.saved.items()})
+                    engine: replace(
+                        profile,
+                        saved={of: (ends[end], ends[end]) for of, ends in profile.saved.items()},
+                        spreads_base=True,
+                    )
                     for engine, profile in world.profiles.items()
                 },
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 KNOWN = {
     "mixer": {"attention": ("heads", "kv_heads", "head_dim", "window", "cache")},
-    "ffn": {"gated_mlp": ("width",), "moe": ("experts", "top_k", "width")},
+    "ffn": {"gated_mlp": ("width",), "moe": ("experts", "top_k", "width", "shared")},
     "weights": {"int": ("bits", "group", "activations", "method"), "fp8": ("activations",), "nvfp4": ("activations",)},
 }
 """The supported part kinds with their fields, by slot."""

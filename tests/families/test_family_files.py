@@ -20,6 +20,7 @@ SHOWN = "gemma2"
 """The family whose flat files are kept to read: it has most that a family can have."""
 
 ALLOWED = {
+    "cli/demo.py": "the name of the export",
     "api/explaining.py": "the model that an explanation without a model is about",
     "export/granite.py": "the name of the export, which is of another class of the same makers",
     "export/gguf_tokenizer.py": "llama.cpp's name for SentencePiece tokenizers",

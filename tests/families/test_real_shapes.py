@@ -3,8 +3,9 @@ their real sizes, in files without data.
 
 Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
 mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of gpt-oss-20b those of
-openai/gpt-oss-20b, with experts that are dequantized. Of Qwen3.5-9B, transformers' defaults for the
-family, which are said to be its sizes (configuration_qwen3_5.py), and rotary embeddings as its larger sisters have them.
+openai/gpt-oss-20b, with experts that are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the
+families, which are said to be their sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary embeddings as
+larger sisters have them.
 """
 
 from __future__ import annotations
@@ -142,6 +143,22 @@ QWEN35 = {
     },
     "vision_config": {"model_type": "qwen3_5_vision", "hidden_size": 1152},
 }
+QWEN35_EXPERTS = {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        **QWEN35["text_config"],
+        "model_type": "qwen3_5_moe_text",
+        "hidden_size": 2048,
+        "moe_intermediate_size": 512,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "shared_expert_intermediate_size": 512,
+    },
+    "vision_config": {"model_type": "qwen3_5_moe_vision", "hidden_size": 1152},
+}
 GPT_OSS = {
     "architectures": ["GptOssForCausalLM"],
     "model_type": "gpt_oss",
@@ -178,7 +195,7 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
     hidden, dim = config["hidden_size"], config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     query, key_value = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
     wide = config["intermediate_size"]
-    gated = config["model_type"] == "qwen3_5_text"
+    gated = config["model_type"].startswith("qwen3_5")
     for layer in range(config["num_hidden_layers"]):
         of = f"{prefix}layers.{layer}."
         if gated and (layer + 1) % config["full_attention_interval"]:
@@ -191,6 +208,9 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
         yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention"))
         if config["model_type"] == "gpt_oss":
             yield from gpt_oss(config, of)
+            continue
+        if config["model_type"] == "qwen3_5_moe_text":
+            yield from qwen35_experts(config, f"{of}mlp.")
             continue
         if config["model_type"] == "qwen3_moe":
             yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in "qk")
@@ -221,6 +241,18 @@ def delta_net(config: dict[str, Any], of: str) -> Shapes:
     yield f"{of}out_proj.weight", [hidden, values]
 
 
+def qwen35_experts(config: dict[str, Any], of: str) -> Shapes:
+    """All experts in one tensor, and one for all tokens."""
+    experts, hidden, wide = config["num_experts"], config["hidden_size"], config["moe_intermediate_size"]
+    yield f"{of}gate.weight", [experts, hidden]
+    yield f"{of}experts.gate_up_proj", [experts, 2 * wide, hidden]
+    yield f"{of}experts.down_proj", [experts, hidden, wide]
+    shared = config["shared_expert_intermediate_size"]
+    yield from ((f"{of}shared_expert.{name}_proj.weight", [shared, hidden]) for name in ("gate", "up"))
+    yield f"{of}shared_expert.down_proj.weight", [hidden, shared]
+    yield f"{of}shared_expert_gate.weight", [1, hidden]
+
+
 def gpt_oss(config: dict[str, Any], of: str) -> Shapes:
     """What its layers have beside the matrices of attention."""
     heads, hidden, wide = config["num_attention_heads"], config["hidden_size"], config["intermediate_size"]
@@ -239,7 +271,7 @@ def shapes(config: dict[str, Any]) -> Shapes:
     text = config.get("text_config", config)
     prefix = "language_model.model." if "text_config" in config else "model."
     head = "language_model.lm_head.weight" if "text_config" in config else "lm_head.weight"
-    if text["model_type"] == "qwen3_5_text":
+    if text["model_type"].startswith("qwen3_5"):
         prefix, head = "model.language_model.", "lm_head.weight"
         yield "mtp.fc.weight", [text["hidden_size"], 2 * text["hidden_size"]]
     yield f"{prefix}embed_tokens.weight", [text["vocab_size"], text["hidden_size"]]
@@ -262,6 +294,7 @@ def write(config: dict[str, Any], folder: Path) -> str:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("real")
     made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL, "qwen35": QWEN35, "gpt-oss": GPT_OSS}
+    made["qwen35-experts"] = QWEN35_EXPERTS
     return {name: write(config, place / name) for name, config in made.items()}
 
 
@@ -279,6 +312,8 @@ def facts_of(folder: str) -> ModelFacts:
         # 2 x 1.017B outside the layers, 32 MLPs of 151.0M, 24 delta nets of 67.4M, 8 attentions of 58.7M. The first token's
         # cache: 8 x 2 x 4 x 256 x 2 bytes, and 24 states of 32 x 128 x 128 x 4 with 8192 x 4 x 2 bytes of inputs.
         ("qwen35", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
+        # 40 x 256 experts of 3.146M, as many for all tokens, 30 delta nets of 33.7M, 10 attentions of 27.3M; a token gets 8.
+        ("qwen35-experts", 34_660_610_688, 3.454e9, 20480 + 30 * (2097152 + 65536)),
         # 20.9B in all; a token's 3.6B and the embeddings.
         ("gpt-oss", 20_914_757_184, 4.186e9, 49152),
     ],
@@ -297,6 +332,7 @@ RECIPES = {
     "ministral": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
     "gpt-oss": "layers all experts(16)\nlayers every 2 from 1 swa(window=1Ki)\nelse keep",
     "qwen35": "layers all quantize(bits=4)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)",
+    "qwen35-experts": "layers all experts(128)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)\nelse keep",
 }
 
 
@@ -305,6 +341,7 @@ SERVED = {
     "mixtral": {"native", "gguf", "vllm"},
     "ministral": set(),
     "qwen35": {"native"},
+    "qwen35-experts": {"native"},
     "gpt-oss": {"native"},
 }
 """Formats of models all of whose layers are changed as the recipe's first rule says; of those with several kinds of layers
@@ -324,7 +361,7 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
     assert 2 * facts.params < estimated.ways["whole"].device_bytes
     change = checked.unwrap().rules[0].actions[0].under(facts, 0)
     assert change is not None
-    specs = [spec if name in ("qwen35", "gpt-oss") else change.spec for spec in facts.layer_specs]
+    specs = [spec if name in ("qwen35", "qwen35-experts", "gpt-oss") else change.spec for spec in facts.layer_specs]
     subject = subject_of(base_config(resolve_source(folders[name]), facts), facts, specs)
     assert {
         answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can

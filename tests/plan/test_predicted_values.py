@@ -170,16 +170,23 @@ def test_what_saves_nearly_all_has_ends_that_are_numbers() -> None:
     assert built.digest
 
 
-def test_the_base_itself_has_no_spread() -> None:
-    built = plan_of("else keep\nassert throughput(1Ki, 256, 50) >= 100%", FACTS, profiles=SPREAD)
+WRONG = {"vllm": replace(SPREAD["vllm"], errors={"runs": 0.06}), "transformers": PROFILES["transformers"]}
+
+
+def test_the_rest_is_as_far_off_as_the_fit() -> None:
+    rules = "layers every 2 from 0 drop\nelse keep\nassert throughput(1Ki, 256, 50) >= 101%"
+    sharp, wide = (plan_of(rules, FACTS, profiles=each).asserts[0].between for each in (SPREAD, WRONG))
+    assert wide == pytest.approx((sharp[0] / 1.06, sharp[1] * 1.06))
+
+
+@pytest.mark.parametrize("profiles", [SPREAD, WRONG])
+def test_the_base_itself_has_no_spread(profiles) -> None:
+    built = plan_of("else keep\nassert throughput(1Ki, 256, 50) >= 100%", FACTS, profiles=profiles)
     assert [(item.status, item.between) for item in built.asserts] == [("pass", None)]
 
 
 def test_choose_keeps_the_worse_end() -> None:
     """More layers than where all that is predicted is saved."""
     rules = "choose for layers all among keep, drop minimizing kl subject to throughput(1Ki, 256, 50) >= 120%"
-    found = {
-        name: len(plan_of(rules, FACTS, profiles=profiles).changed)
-        for name, profiles in (("all", PROFILES), ("less", SPREAD))
-    }
-    assert 0 < found["all"] < found["less"]
+    all_saved, less, wrong = (len(plan_of(rules, FACTS, profiles=each).changed) for each in (PROFILES, SPREAD, WRONG))
+    assert 0 < all_saved < less < wrong

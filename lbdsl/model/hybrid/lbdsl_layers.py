@@ -12,7 +12,7 @@ import copy
 
 VERSION = 2
 SLOTS = ("mixer", "ffn", "weights")
-OPTIONAL = {"attention": ("cache",)}
+OPTIONAL = {"attention": ("cache",), "moe": ("shared",)}
 """Fields that are null where a part does not name them."""
 
 
@@ -121,7 +121,9 @@ def _native_ffn(config, layer):
     if not experts or dense or (layer + 1) % (getattr(config, "decoder_sparse_step", None) or 1):
         return {"kind": "gated_mlp", "width": config.intermediate_size}
     width = getattr(config, expert_width(config))
-    return {"kind": "moe", "experts": experts, "top_k": config.num_experts_per_tok, "width": width}
+    shared = getattr(config, "shared_expert_intermediate_size", None)
+    beside = {"shared": shared} if shared else {}
+    return {"kind": "moe", "experts": experts, "top_k": config.num_experts_per_tok, "width": width, **beside}
 
 
 def config_with(config, sizes):

@@ -6,7 +6,7 @@ from .lbdsl_layers import EXPERTS, config_with, expert_width
 class MoePart:
     """The family's router and experts."""
 
-    FIELDS = ("experts", "top_k", "width")
+    FIELDS = ("experts", "top_k", "width", "shared")
     CLASS = "moe_class"
 
     def build(self, moe_class, config, part):
