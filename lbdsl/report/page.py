@@ -32,8 +32,8 @@ from lbdsl.report.bench import draw_bench
 from lbdsl.report.strip import Scale, mark_rows
 
 TEMPLATE = Path(__file__).with_name("page.html")
-COLOURS = {"#1f5fa8": "var(--blue)", "#b5542b": "var(--brown)", "#7a9a4b": "var(--green)", "#444444": "var(--dim)"}
-"""Colours of the charts that a dark page needs otherwise."""
+DARK = {"#1f5fa8": "#7db2ee", "#b5542b": "#e89a76", "#7a9a4b": "#93c266", "#444444": "#9aa5af"}
+"""Colours of the charts, and what they are on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def _html(text: str, pictures: dict[str, Callable[[Target], None]]) -> Markup:
         written = io.StringIO()
         draw(written)
         svg = svg_of(written)
-        for colour, variable in COLOURS.items():
-            svg = svg.replace(colour, variable)
+        for light, dark in DARK.items():
+            svg = svg.replace(light, f"light-dark({light}, {dark})")
         return f"<figure>{svg}</figure>"
 
     reader = MarkdownIt("commonmark", {"html": False, "highlight": _recipe}).enable("table")
