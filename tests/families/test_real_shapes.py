@@ -4,8 +4,8 @@ their real sizes, in files without data.
 Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
 mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of gpt-oss-20b those of
 openai/gpt-oss-20b, with experts that are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the
-families, which are said to be their sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary embeddings as
-larger sisters have them.
+families, which are said to be their sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary
+embeddings as larger sisters have them.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def facts_of(folder: str) -> ModelFacts:
         # 2 x 1.017B outside the layers, 32 MLPs of 151.0M, 24 delta nets of 67.4M, 8 attentions of 58.7M. The first token's
         # cache: 8 x 2 x 4 x 256 x 2 bytes, and 24 states of 32 x 128 x 128 x 4 with 8192 x 4 x 2 bytes of inputs.
         ("qwen35", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
-        # 40 x 256 experts of 3.146M, as many for all tokens, 30 delta nets of 33.7M, 10 attentions of 27.3M; a token gets 8.
+        # 40 x 256 experts of 3.146M, one more for all tokens, 30 delta nets of 33.7M, 10 attentions of 27.3M.
         ("qwen35-experts", 34_660_610_688, 3.454e9, 20480 + 30 * (2097152 + 65536)),
         # 20.9B in all; a token's 3.6B and the embeddings.
         ("gpt-oss", 20_914_757_184, 4.186e9, 49152),
