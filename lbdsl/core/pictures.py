@@ -23,7 +23,7 @@ def picture(to: Target, columns: int = 1, **options: Any) -> Iterator[tuple[Any,
     from matplotlib import pyplot
 
     in_page = isinstance(to, io.StringIO)
-    looks = {"svg.fonttype": "none", "svg.hashsalt": "lbdsl", "legend.frameon": False} if in_page else {}
+    looks: Any = {"svg.fonttype": "none", "svg.hashsalt": "lbdsl", "legend.frameon": False} if in_page else {}
     with matplotlib.rc_context(looks):
         figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, layout="constrained", **options)
         try:

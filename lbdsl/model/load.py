@@ -115,8 +115,10 @@ def _dequantized(folder: Path, config: Any) -> dict[str, Any]:
     """Arguments by which transformers reads weights in MXFP4 as numbers in the model's dtype; its `config` says of them."""
     if not any(info.packing for info in read_tensors(folder).values()):
         return {}
+    from transformers.utils.quantization_config import Mxfp4Config
+
     config.quantization_config = {"quant_method": MXFP4}
-    return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
 def load_tokenizer(
