@@ -14,8 +14,8 @@ from typing import Any
 
 @dataclass
 class Hub:
-    """`repositories` are private or not, by name; `stored` LFS objects by sha256; `commits` the files of each, by name.
-    `fails` are statuses to answer with, by the end of a path, the first of each once."""
+    """`repositories` are private or not, by name; `stored` LFS objects by sha256; `commits` the files of each, by name, and
+    `files` the names that are there. `fails` are statuses to answer with, by the end of a path, the first of each once."""
 
     token: str = "hf_right"
     url: str = ""
@@ -23,6 +23,7 @@ class Hub:
     stored: dict[str, bytes] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     commits: list[dict[str, bytes]] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
     fails: dict[str, list[int]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
@@ -104,14 +105,18 @@ class _Handler(BaseHTTPRequestHandler):
                     files[said["value"]["path"]] = base64.b64decode(said["value"]["content"])
                 elif said["key"] == "lfsFile":
                     files[said["value"]["path"]] = hub.stored[said["value"]["oid"]]
+                elif said["key"] == "deletedFile":
+                    hub.files.discard(said["value"]["path"])
             hub.commits.append(files)
+            hub.files |= files.keys()
             name = path.removeprefix("/api/models/").removesuffix("/commit/main")
             return self._answer(
                 {"success": True, "commitOid": "c" * 40, "commitUrl": f"{hub.url}/{name}/commit/{'c' * 40}"}
             )
         name = path.removeprefix("/api/models/").removesuffix("/revision/main")
         if name in hub.repositories:
-            return self._answer({"id": name, "private": hub.repositories[name], "siblings": [], "sha": "c" * 40})
+            siblings = [{"rfilename": name} for name in hub.files]
+            return self._answer({"id": name, "private": hub.repositories[name], "siblings": siblings, "sha": "c" * 40})
         return self._answer({"error": "not found"}, 404)
 
     def _answer(self, value: Any, status: int = 200) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,11 @@ def to_push(
     record = read_record(folder).unwrap()
     with progress.stage("checking the artifact"):
         check_files(folder, record)
-    with tempfile.TemporaryDirectory(prefix=".lbdsl-push-", dir=folder.resolve().parent) as beside:
+    with ExitStack() as stack:
         found: list[Diagnostic] = []
         place, names = folder, [*record.files, RECORD_FILE, CARD, *(n for n in (HEALING, NEEDLE) if (folder / n).exists())]
         if kind is not None:
+            beside = stack.enter_context(_beside(folder))
             # Named as the repository: the card of an export says how to load it by its folder's name.
             exported = export_artifact(folder, kind, output=Path(beside, repository.partition("/")[2]), progress=progress)
             place, names, found = exported.folder, [file.name for file in exported.files], [*exported.diagnostics]
@@ -120,6 +121,18 @@ def sent(planned: Pushed) -> Pushed:
     return replace(planned, url=url)
 
 
+@contextmanager
+def _beside(folder: Path) -> Iterator[str]:
+    """A temporary folder on the artifact's file system, where an export links its files. Raises LB463."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=".lbdsl-push-", dir=folder.resolve().parent)
+    except OSError as problem:
+        help = "an export is made beside the artifact: copy it to where files can be written"
+        raise fail("LB463", f"nothing can be written beside {folder}: {problem.strerror}", help=help) from None
+    with made as place:
+        yield place
+
+
 def _regular(path: Path) -> Path:
     if path.is_symlink() or not path.is_file():
         raise fail("LB465", f"{path} {'is a link' if path.is_symlink() else 'is missing'}: it is not pushed")
@@ -128,7 +141,7 @@ def _regular(path: Path) -> Path:
 
 def _license(record: Record) -> License:
     model = record.plan.model
-    return license_of(model.source.partition("@")[0] if model.revision is not None else model.source, model.revision)
+    return license_of(model.source, model.revision, model.digest)
 
 
 def _licensed(path: Path, license: License) -> tuple[bytes, bool]:
@@ -136,7 +149,11 @@ def _licensed(path: Path, license: License) -> tuple[bytes, bool]:
     from huggingface_hub import ModelCard
 
     text = path.read_text(encoding="utf-8", errors="replace")
-    if card_fields(text).get("license"):
+    try:
+        known = card_fields(text)
+    except ValueError as problem:
+        raise fail("LB465", f"the first lines of {path} are not YAML: {problem}", help="mend them by hand") from None
+    if known.get("license"):
         return text.encode(), True
     if not license.fields:
         return text.encode(), False
@@ -150,5 +167,6 @@ def _before(record: Record, licensed: bool, with_record: bool) -> Iterator[Diagn
     if not licensed:
         help = "write `license: ...` into the first lines of its README.md"
         yield warning("LB490", f"what license {record.plan.model.source} has is not known", help=help)
-    if with_record and Path(record.plan.model.source).is_absolute():
-        yield note("LB490", f"{RECORD_FILE} names folders of this machine, such as {record.plan.model.source}")
+    places = [place for place in (record.plan.model.source, record.plan.recipe.path) if Path(place).is_absolute()]
+    if with_record and places:
+        yield note("LB490", f"{RECORD_FILE} names files of the machine that made it, such as {places[0]}")

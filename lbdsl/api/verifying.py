@@ -13,20 +13,25 @@ from typing import Any
 from lbdsl.api.evaluating import Judged, evaluate_artifact
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.artifact.record import Record
-from lbdsl.artifact.restore import check_files, load_artifact
+from lbdsl.artifact.restore import load_artifact
 from lbdsl.bench.engine import EnginePython, export_kind
 from lbdsl.bench.engine_vllm import log_probs_in_vllm
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.extras import check_installed
 from lbdsl.core.progress import AnyProgress
 from lbdsl.data.sources import read_documents
-from lbdsl.recipe.schema import Phase
+from lbdsl.model.load_check import loading
+from lbdsl.model.quiet import quiet_transformers
+from lbdsl.plan.words import value_text
+from lbdsl.recipe.schema import Evaluate, Phase
 from lbdsl.session.exporting import artifact_subject, export_artifact
 from lbdsl.session.model import OpenModel, opened
 from lbdsl.session.options import RunOptions
 
+ENGINES = "transformers", "vllm"
 SAMPLE = 8192
 """Tokens of each text."""
-QUESTIONS, TEXTS = 20, 2
+QUESTIONS, TEXTS = 40, 4
 ERRORS = 3.0
 """Standard errors by which a sample may differ from the record."""
 NEAR, NEAR_PACKED = 0.01, 0.1
@@ -78,24 +83,36 @@ def verify_artifact(
     `against` is its base, if that moved. Raises LbdslError as `evaluate_artifact` does: LB465 for a file that is not as it
     was saved, and LB487 without the engine."""
     folder = Path(artifact)
+    if engine not in (None, *ENGINES):
+        raise ValueError(f"{engine} is none of {', '.join(ENGINES)}")
     record, base, _ = opened(folder, against, options, progress)
-    check_files(folder, record)
     checks = [Checked("files", True, f"{len(record.files)} as they were saved")]
-    sample: dict[str, Any] = {"tokens": tokens, "limit": QUESTIONS, "needle_texts": TEXTS}
-    judged = evaluate_artifact(folder, against=against, options=options, progress=progress, **sample)
-    checks += [*_as_recorded(record, judged), *_gates(judged)]
+    judged = evaluate_artifact(folder, against=against, options=options, progress=progress, **_sample(record, tokens))
+    checks += [*_losses(record, judged), *_gates(record, judged)]
     if engine is not None:
         checks.append(_in_engine(engine, python or EnginePython(), base, folder, record))
-    failed = tuple(error("LB491", f"{check.what}: {check.said}") for check in checks if not check.holds)
-    return Verified(folder, record, tuple(checks), failed)
+    failed = (error("LB491", f"{check.what}: {check.said}") for check in checks if not check.holds)
+    # That an assert fails, or cannot be decided on a sample, is no difference by itself.
+    told = (found for found in judged.diagnostics if not found.is_error)
+    return Verified(folder, record, tuple(checks), (*told, *failed))
 
 
-def _as_recorded(record: Record, judged: Judged) -> Iterator[Checked]:
-    """The loss of each text that it was judged on when it was made."""
+def _sample(record: Record, tokens: int) -> dict[str, Any]:
+    """No more than it was judged on when it was made."""
+    block = record.plan.eval or Evaluate()
+    limit = QUESTIONS if block.limit is None else min(QUESTIONS, block.limit)
+    return {"tokens": min(tokens, block.tokens), "limit": limit, "needle_texts": min(TEXTS, block.needle_texts)}
+
+
+def _losses(record: Record, judged: Judged) -> Iterator[Checked]:
+    """Of each text that it was judged on when it was made."""
     recorded = {source["data"]: source for source in (record.evaluation or {}).get("sources", ())}
     for source in judged.quality["sources"]:
         then = recorded.get(source["data"])
-        if then is None or then["loss_rise"] is None or source["loss_rise"] is None:
+        if then is None or then["loss_rise"] is None:
+            continue
+        if source["loss_rise"] is None:
+            yield Checked(f"loss rise on {source['data']}", False, "not a number here")
             continue
         errors = [each["stderr"]["loss_rise"] or 0.0 for each in (source, then)]
         said = " and ".join(
@@ -106,10 +123,16 @@ def _as_recorded(record: Record, judged: Judged) -> Iterator[Checked]:
         yield Checked(f"loss rise on {source['data']}", apart <= ERRORS * hypot(*errors), said)
 
 
-def _gates(judged: Judged) -> Iterator[Checked]:
+def _gates(record: Record, judged: Judged) -> Iterator[Checked]:
+    """The values that decide asserts on the finished model; what a sample cannot decide holds."""
+    recorded = {(item.text, item.on): item for item in record.asserts}
     for item in judged.asserts:
-        if item.phase is Phase.POST:
-            yield Checked(f"assert {item.text}", item.status != "fail", f"{item.status} on the sample")
+        then = recorded.get((item.text, item.on))
+        if item.phase is not Phase.POST or then is None or then.value is None or item.value is None:
+            continue
+        apart = abs(item.value - then.value)
+        said = f"{value_text(item)} here and {value_text(then)} in the record"
+        yield Checked(f"assert {item.text}", apart <= ERRORS * hypot(item.error or 0.0, then.error or 0.0), said)
 
 
 def _in_engine(engine: str, python: EnginePython, base: OpenModel, folder: Path, record: Record) -> Checked:
@@ -147,10 +170,15 @@ def _in_transformers(
     import torch
     from transformers import AutoModelForCausalLM
 
+    if record.packed:
+        check_installed("compressed_tensors", "reading packed weights in transformers", "compressed-tensors")
     kind = export_kind(artifact_subject(folder, record), "transformers")
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-verify-")))
     exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
-    model = AutoModelForCausalLM.from_pretrained(exported, dtype=getattr(torch, dtype), local_files_only=True)
+    with loading("LB465", f"{exported} does not load"), quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            exported, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+        )
     return kind, _log_probs(model.to(base.device).eval(), ids)
 
 

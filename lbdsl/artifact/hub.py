@@ -25,24 +25,33 @@ class Upload:
 
 
 def upload(repository: str, files: Sequence[Upload], message: str, *, private: bool) -> str:
-    """Make the repository if it is not there, and add the files in one commit, whose URL is returned. What the hub has of
-    them already, also from a run that was interrupted, is not sent again.
+    """Make the repository if it is not there, and put the files there in one commit, whose URL is returned. Weights, code
+    and records of an earlier push go. What the hub has already, also from a run that was interrupted, is not sent again.
 
     Raises LB411 for a name or an organisation that is none, LB412 without a token that may write, or if `private` is asked
     for and the repository is public, LB489 if the hub or the connection fails."""
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
         raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=LOGIN)
     api = HfApi(library_name="lbdsl")
     with _coded(repository):
         api.create_repo(repository, private=private or None, exist_ok=True)
-        if private and not api.repo_info(repository).private:
+        there = api.repo_info(repository)
+        if private and not there.private:
             help = "make it private on its page, or choose another name"
             raise fail("LB412", f"{repository} is there already, and it is public", help=help)
         content = ((each.name, each.content if isinstance(each.content, bytes) else str(each.content)) for each in files)
         added = [CommitOperationAdd(name, what) for name, what in content]
-        return str(api.create_commit(repository, added, commit_message=message).commit_url)
+        # Weights and code of an earlier push would be loaded in place of these.
+        names = {each.name for each in files}
+        old = [each.rfilename for each in there.siblings or () if _loaded(each.rfilename) and each.rfilename not in names]
+        operations = [*added, *map(CommitOperationDelete, old)]
+        return str(api.create_commit(repository, operations, commit_message=message).commit_url)
+
+
+def _loaded(name: str) -> bool:
+    return name.endswith((".safetensors", ".safetensors.index.json", ".gguf", ".py")) or name == "lbdsl.json"
 
 
 @contextmanager

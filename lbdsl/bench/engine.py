@@ -133,6 +133,9 @@ def export_kind(subject: Subject, engine: str, last: str = "") -> str:
     the format that is nearest to it."""
     answers = check_target(subject, engine).answers
     kinds = sorted((answer.kind for answer in answers if answer.can), key=lambda kind: kind == last)
+    if not answers:
+        said = f"no export of this artifact is one that {ENGINE_NAMES[engine]} computes as it was judged"
+        raise fail("LB530", said, help="load it as it is saved")
     if not kinds:
         objections = min(([d for d in answer.findings if d.is_error] for answer in answers), key=len)
         raise LbdslError(objections)

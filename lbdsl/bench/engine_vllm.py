@@ -159,10 +159,11 @@ def log_probs_in_vllm(
     those before it, in nats. Raises LB487 without vLLM, LB488 if it fails, and the errors of the exports."""
     ready = engine.found(VLLM, base)
     kind, told = _served(ready, base, folder, record, stack)
-    told["arguments"] = [*told["arguments"], *engine.arguments]
+    told["arguments"] = [*Requests(engine=engine)._share(ready), *told["arguments"], *engine.arguments]
     job = {"dtype": dtype, "max_model_len": len(ids) + 1, "max_num_seqs": 1, **told}
     command = [str(ready.python), str(Path(__file__).parent / "workers" / "vllm_throughput.py")]
     environment = clean_environment(gpus=ready.gpus is not None, **_settings())
+    base.release()
     with base.progress.stage("reading in vLLM"), Worker(VLLM, command, job, environment) as worker:
         worker.ready()
         return kind, worker.ask({"ids": list(ids)})["log_probs"]

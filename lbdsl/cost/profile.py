@@ -98,8 +98,7 @@ class Profile:
     were measured, by group; of runs those that were read, and under `written` those that were written. `errors` are the
     largest relative errors of the fits, by group; `packed` the forms of quantized weights and caches that were timed.
     `saved` are the least and the most share of a predicted saving that was measured, by group, also of a variant that was
-    not fitted; `spreads_base`: the base, too, is as uncertain as the fit is wrong, so that what lies between is a sum over
-    layers. `confirmed`: of whole models that were measured themselves, by `confirmed_key`, the ratio to the base and
+    not fitted. `confirmed`: of whole models that were measured themselves, by `confirmed_key`, the ratio to the base and
     its interval."""
 
     engine: str
@@ -111,11 +110,13 @@ class Profile:
     packed: tuple[str, ...] = ()
     saved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     confirmed: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-    spreads_base: bool = False
 
-    def between(self, name: str, cost: ModelCost, base: ModelCost, arguments: Sequence[int]) -> tuple[float, float] | None:
+    def between(
+        self, name: str, cost: ModelCost, base: ModelCost, arguments: Sequence[int], *, spread_base: bool = False
+    ) -> tuple[float, float] | None:
         """The ends of what `value` may be: as much less or more is saved of the `base`'s time or memory as it was with the
-        variants that were timed, and the rest is as far off as the fit is at most. The base itself has no spread."""
+        variants that were timed, and the rest is as far off as the fit is at most. The base itself has no spread; with
+        `spread_base` it has that of the fit, so that what lies between is a sum over layers."""
         known = PREDICTED_VALUES[name]
         if measured := self.measured(name, cost, arguments):
             value = self.value(name, base, arguments)
@@ -130,7 +131,7 @@ class Profile:
         ends = [max(was - share * (was - becomes), becomes / 2) for share in (least, most)]
         if known.unit is Unit.RATE:
             ends = [1 / end for end in ends]
-        error = self.errors.get(known.group, 0.0) if was != becomes or self.spreads_base else 0.0
+        error = self.errors.get(known.group, 0.0) if was != becomes or spread_base else 0.0
         return min(ends) / (1 + error), max(ends) * (1 + error)
 
     def value(self, name: str, cost: ModelCost, arguments: Sequence[int]) -> float | None:

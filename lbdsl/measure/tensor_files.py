@@ -29,10 +29,15 @@ HALVES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
     """The numbers in bfloat16, which has all of them: of `blocks` (experts, rows, groups, 16) of two each, the lower half
     first, and of `scales` (experts, rows, groups) that mean 2^(scale - 127), as (experts, 32 * groups, rows)."""
-    table = torch.tensor([*HALVES, *(-half for half in HALVES)], dtype=torch.bfloat16)
-    halves = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2)
-    numbers = torch.ldexp(table[halves.int()], scales.int().unsqueeze(-1) - 127)
-    return numbers.flatten(-2).transpose(1, 2).contiguous()
+    table = torch.tensor([*HALVES, *(-half for half in HALVES)])
+    experts, rows, groups = scales.shape
+    found = torch.empty(experts, 32 * groups, rows, dtype=torch.bfloat16)
+    # One expert at a time: indices and products in float32 take many times its bytes.
+    for expert, (packed, exponents) in enumerate(zip(blocks, scales, strict=True)):
+        halves = torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
+        numbers = torch.ldexp(table[halves.int()], exponents.int().unsqueeze(-1) - 127)
+        found[expert] = numbers.flatten(-2).T
+    return found
 
 
 class TensorFiles:

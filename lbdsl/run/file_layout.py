@@ -131,6 +131,8 @@ def plan_rewrite(
     if len({rename.get(info.name, info.name) for info in kept}) != len(kept):
         raise ValueError("two tensors cannot have one name")
 
+    # A file with a later piece of a tensor whose first one is elsewhere would be linked with it.
+    elsewhere = {piece.file for info in tensors.values() for piece in info.pieces}
     shards: list[ShardPlan] = []
     for file in weight_files(source_folder):
         all_of_file = [info for info in tensors.values() if info.file == file]
@@ -140,7 +142,7 @@ def plan_rewrite(
             for piece in pieces
         )
         # A link has the file's mode: one that is read-only, as of a copy of a GGUF file, would be so in the artifact.
-        linked = same and bool((source_folder / file).stat().st_mode & stat.S_IWUSR)
+        linked = same and file not in elsewhere and bool((source_folder / file).stat().st_mode & stat.S_IWUSR)
         if pieces:
             shards.append(ShardPlan(file, file, pieces, linked))
     return RewritePlan(source_folder, _named(shards))

@@ -289,6 +289,11 @@ class OpenModel:
             self.__dict__.pop(name, None)
         # Modules refer to each other in circles: without this their memory stays in use.
         gc.collect()
+        if self.device.type == "cuda":
+            import torch
+
+            # Other processes cannot have what torch keeps.
+            torch.cuda.empty_cache()
 
     def in_machine_memory(self) -> OpenModel:
         """The same model, loaded into the machine's memory, in the dtype that the device computes in."""

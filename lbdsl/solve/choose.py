@@ -299,12 +299,9 @@ class Problem:
         least, most = (
             replace(
                 world,
+                spread_base=True,
                 profiles={
-                    engine: replace(
-                        profile,
-                        saved={of: (ends[end], ends[end]) for of, ends in profile.saved.items()},
-                        spreads_base=True,
-                    )
+                    engine: replace(profile, saved={of: (ends[end], ends[end]) for of, ends in profile.saved.items()})
                     for engine, profile in world.profiles.items()
                 },
             )

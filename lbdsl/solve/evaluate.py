@@ -43,6 +43,7 @@ class World:
     post: Mapping[str, Mapping[str, Measurement]] = field(default_factory=dict)
     serves: Callable[[str, ModelCost], bool] = lambda engine, cost: False
     lean: int = 0
+    spread_base: bool = False
     """Predicted values are taken for what they may be at least (-1) or at most (1)."""
     negated: bool = False
     """Whether what is evaluated stands under a `not`."""
@@ -242,7 +243,8 @@ class _Evaluation:
             self._fail("LB353", f"`{name}` is beyond what the profile of {value.engine} measured", value, help)
         if not self.world.lean or profile.measured(value.name, self.world.cost, value.arguments):
             return found  # Of what was measured the median decides.
-        between = profile.between(value.name, self.world.cost, self.world.facts.cost, value.arguments)
+        costs = self.world.cost, self.world.facts.cost
+        between = profile.between(value.name, *costs, value.arguments, spread_base=self.world.spread_base)
         return found if between is None else between[self.world.lean > 0]
 
     def _arithmetic(self, expr: nodes.Arithmetic) -> int | float:

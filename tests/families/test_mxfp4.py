@@ -48,7 +48,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Mod
         scales = draw.integers(118, 124, (experts, rows, columns // 32), dtype=np.uint8)
         tensors |= {f"{name}_blocks": torch.from_numpy(blocks), f"{name}_scales": torch.from_numpy(scales)}
         state[name].copy_(torch.from_numpy(meant(blocks, scales)))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # Scales lie in another file than their blocks.
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scales")}
+    files = {"model-00001-of-00002.safetensors": tensors, "model-00002-of-00002.safetensors": scales}
+    for file, each in files.items():
+        save_file(each, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, each in files.items() for name in each}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     (folder / "config.json").write_text(json.dumps(config))

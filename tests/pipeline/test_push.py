@@ -13,6 +13,7 @@ import pytest
 from fake_hub import Hub, running
 
 from lbdsl.artifact.record import RECORD_FILE, read_record
+from lbdsl.model.license import License, license_of
 from tests.tiny_model import RECIPE
 
 WINDOWS = "lbr 1\nlayers 0-1 swa(window=16)\nelse keep\n"
@@ -153,6 +154,39 @@ def test_what_was_sent_is_not_sent_again(artifact: Path, lbdsl, hub: Hub) -> Non
     assert lbdsl("push", "out", "org/name", "--yes").code == 0
     assert hub.sent == [hashlib.sha256((artifact / "model.safetensors").read_bytes()).hexdigest()]
     assert len(hub.commits) == 1
+
+
+def test_weights_and_code_of_an_earlier_push_go(artifact: Path, lbdsl, hub: Hub) -> None:
+    hub.repositories["org/name"] = False
+    old = {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "modeling_old.py", "model.gguf"}
+    hub.files = {*old, "results.csv", ".gitattributes", "config.json"}
+    assert lbdsl("push", "out", "org/name", "--yes").code == 0
+    assert hub.files == {*names(artifact), "results.csv", ".gitattributes"}
+
+
+def test_only_the_own_license_of_the_base_goes_along(artifact: Path, lbdsl, hub: Hub, tmp_path: Path) -> None:
+    base = Path(read_record(artifact).unwrap().plan.model.source)
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    (base / "LICENSE").symlink_to(secret)
+    try:
+        assert lbdsl("push", "out", "org/name", "--yes").code == 0
+    finally:
+        (base / "LICENSE").unlink()
+    assert "LICENSE" not in hub.commits[0]
+    # A record may name any folder.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "LICENSE").write_text("mine")
+    (tmp_path / "other" / "config.json").write_text("{}")
+    assert license_of(str(tmp_path / "other"), None, "0" * 64).files == ()
+    assert license_of(str(tmp_path / "gone.gguf"), None, "0" * 64) == License()
+
+
+def test_a_card_that_cannot_be_read_is_named(artifact: Path, lbdsl, hub: Hub) -> None:
+    (artifact / "README.md").write_text("---\ntitle: a: b\n---\n")
+    done = lbdsl("push", "out", "org/name", "--yes")
+    assert done.code == 6
+    assert "README.md are not YAML" in " ".join(done.err.split())
 
 
 def test_off_a_terminal_push_wants_yes(artifact: Path, lbdsl, hub: Hub) -> None:
