@@ -58,10 +58,12 @@ def test_a_shared_beginning_gives_the_states_of_whole_rows(case, together: int, 
     push(streamed, [on_disk])
     assert shared.base_BND.shape[1] == ids_BN.shape[1] - SHARED
     assert torch.equal(shared.behind, ids_BN[:, SHARED:])
+    # Of a gated delta net a step is another sum than a chunk.
+    near = 5e-4 if "gated_delta_net" in str(streamed.hybrid.config.lbdsl) else 1e-4
     for flow in (shared, on_disk):
         pairs = [(flow.base_BND, whole.base_BND), *zip(flow.changed, whole.changed, strict=True)]
         for state, of_whole in pairs:
-            torch.testing.assert_close(state, of_whole[:, SHARED:], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(state, of_whole[:, SHARED:], rtol=near, atol=near)
     # The windows do take something away.
     assert not torch.allclose(whole.changed[0], whole.base_BND, atol=1e-2)
 
