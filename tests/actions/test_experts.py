@@ -16,7 +16,7 @@ from lbdsl.cost.cost import model_cost
 from lbdsl.families import FAMILIES
 from lbdsl.model.surgery import to_hybrid
 from tests.actions.test_kv_heads import assert_same, changed, changes_of, facts_of, logits_of, statistics_of, text
-from tests.family_cases import family_base
+from tests.family_cases import each_family, family_base
 
 pytestmark = pytest.mark.torch
 
@@ -77,7 +77,7 @@ def cut(base, kept: dict[int, list[int]]):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", WITH_EXPERTS)
+@pytest.mark.parametrize("family", each_family(WITH_EXPERTS))
 def test_what_experts_matter(family: str, method: str) -> None:
     base, ids = family_base(family), TEXT
     facts = facts_of(base)
@@ -91,7 +91,7 @@ def test_what_experts_matter(family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", WITH_EXPERTS)
+@pytest.mark.parametrize("family", each_family(WITH_EXPERTS))
 def test_logits_are_those_of_experts_cut_by_hand(family: str, method: str) -> None:
     base, ids = family_base(family), text(2, 30, seed=5)
     kept = {}

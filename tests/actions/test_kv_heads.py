@@ -99,7 +99,7 @@ def test_logits_equal_the_same_surgery_in_plain_torch(family: str, call: str, si
 
 
 @pytest.mark.parametrize("biases", [False, True])
-@pytest.mark.parametrize("family", KEYS_TURN)
+@pytest.mark.parametrize("family", each_family(KEYS_TURN))
 def test_aligning_alone_changes_nothing(family: str, biases: bool) -> None:
     base = family_base(family, **MANY, **({} if family in ("qwen2", "phi3", "mistral") else {"attention_bias": biases}))
     facts, made, ids = facts_of(base), copy.deepcopy(base), text(2, 30, seed=5)

@@ -22,14 +22,14 @@ from lbdsl.plan.lengths import with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Choosing
 from lbdsl.solve.case import Case
-from tests.family_cases import FAMILY_NAMES, family_base
+from tests.family_cases import each_family, family_base
 from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
 from tests.plan_cases import llama_facts, plan_of, windowed
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=FAMILY_NAMES)
+@pytest.fixture(scope="module", params=each_family())
 def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / request.param
     family_base(request.param).save_pretrained(folder)

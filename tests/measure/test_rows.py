@@ -17,12 +17,12 @@ from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
-from tests.family_cases import FAMILY_NAMES, family_base
+from tests.family_cases import each_family, family_base
 
 SHARED = 150
 
 
-@pytest.fixture(params=FAMILY_NAMES)
+@pytest.fixture(params=each_family())
 def case(request, tmp_path):
     """A model of a family in memory and on disk, and changes: windows with sinks and without, no attention, no layer."""
     base = family_base(request.param)
