@@ -64,7 +64,7 @@ def applied(text: str, model: Path, folder: Path, name: str = "out", **options: 
 
 
 @pytest.mark.parametrize("heal", ["", HEAL])
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("method", [pytest.param("rtn", marks=pytest.mark.slow), "gptq"])
 def test_from_a_recipe_to_an_artifact(method: str, heal: str, model: Path, tmp_path: Path) -> None:
     text = MIXED.replace("METHOD", f"method={method}") + heal + EVAL
     planned, done = applied(text, model, tmp_path)
@@ -275,7 +275,7 @@ layers all quantize(form=fp8)
 """
 
 
-@pytest.mark.parametrize("heal", ["", HEAL])
+@pytest.mark.parametrize("heal", [pytest.param("", marks=pytest.mark.slow), HEAL])
 def test_floats_from_a_recipe_to_what_loads_them(heal: str, model: Path, tmp_path: Path) -> None:
     """Measured, planned, saved, streamed, read back, exported: one model, with one arithmetic."""
     from transformers import AutoModelForCausalLM
@@ -317,7 +317,12 @@ def test_floats_from_a_recipe_to_what_loads_them(heal: str, model: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("form", "heal"), [("form=nvfp4", ""), ("form=nvfp4, activations=4", ""), ("form=nvfp4, activations=4", HEAL)]
+    ("form", "heal"),
+    [
+        pytest.param("form=nvfp4", "", marks=pytest.mark.slow),
+        pytest.param("form=nvfp4, activations=4", "", marks=pytest.mark.slow),
+        ("form=nvfp4, activations=4", HEAL),
+    ],
 )
 def test_four_bit_floats_from_a_recipe_to_what_loads_them(
     form: str, heal: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

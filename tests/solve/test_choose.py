@@ -99,7 +99,7 @@ class Fake:
 
 
 @pytest.mark.parametrize("together", [0.0, 1.0, -0.5])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize(
     "rest",
     [
