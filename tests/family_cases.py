@@ -31,6 +31,14 @@ COMMON = {
 }
 
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
+DELTA_NETS = {
+    "layer_types": ["full_attention"] * 3 + ["linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 3,
+}
 
 # Field by field: biases, QK norms, head sizes that are not hidden / heads, native windows on some layers, layers without
 # rotary embeddings, rotary embeddings by type of layer, soft caps, tied and untied heads.
@@ -126,21 +134,11 @@ OPTIONS = {
     "qwen3_5_text": {
         "head_dim": 16,
         "attention_bias": True,
-        "layer_types": ["full_attention"] * 3 + ["linear_attention"],
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 16,
-        "linear_conv_kernel_dim": 3,
+        **DELTA_NETS,
     },
     "qwen3_5_moe_text": {
         "head_dim": 16,
-        "layer_types": ["full_attention"] * 3 + ["linear_attention"],
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 16,
-        "linear_conv_kernel_dim": 3,
+        **DELTA_NETS,
         **EXPERTS,
         "moe_intermediate_size": 40,
         "shared_expert_intermediate_size": 24,
