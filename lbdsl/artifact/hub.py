@@ -37,7 +37,7 @@ def upload(repository: str, files: Sequence[Upload], message: str, *, private: b
     api = HfApi(library_name="lbdsl")
     with _coded(repository):
         api.create_repo(repository, private=private or None, exist_ok=True)
-        there = api.repo_info(repository)
+        there = api.model_info(repository)
         if private and not there.private:
             help = "make it private on its page, or choose another name"
             raise fail("LB412", f"{repository} is there already, and it is public", help=help)
@@ -46,7 +46,7 @@ def upload(repository: str, files: Sequence[Upload], message: str, *, private: b
         # Weights and code of an earlier push would be loaded in place of these.
         names = {each.name for each in files}
         old = [each.rfilename for each in there.siblings or () if _loaded(each.rfilename) and each.rfilename not in names]
-        operations = [*added, *map(CommitOperationDelete, old)]
+        operations = [*added, *(CommitOperationDelete(name) for name in old)]
         return str(api.create_commit(repository, operations, commit_message=message).commit_url)
 
 
