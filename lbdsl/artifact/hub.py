@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
 
@@ -46,7 +47,7 @@ def upload(repository: str, files: Sequence[Upload], message: str, *, private: b
         # Weights and code of an earlier push would be loaded in place of these.
         names = {each.name for each in files}
         old = [each.rfilename for each in there.siblings or () if _loaded(each.rfilename) and each.rfilename not in names]
-        operations = [*added, *(CommitOperationDelete(name) for name in old)]
+        operations: list[Any] = [*added, *(CommitOperationDelete(name) for name in old)]
         return str(api.create_commit(repository, operations, commit_message=message).commit_url)
 
 
