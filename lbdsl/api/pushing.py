@@ -152,7 +152,7 @@ def _licensed(path: Path, license: License) -> tuple[bytes, bool]:
     try:
         known = card_fields(text)
     except ValueError as problem:
-        raise fail("LB465", f"the first lines of {path} are not YAML: {problem}", help="mend them by hand") from None
+        raise fail("LB465", f"the first lines of {path} are not YAML: {problem}", help="correct them by hand") from None
     if known.get("license"):
         return text.encode(), True
     if not license.fields:

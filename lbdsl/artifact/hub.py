@@ -10,7 +10,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail, first_line
 
-LOGIN = "log in with `hf auth login`, with a token that may write"
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def demo(ctx: click.Context, folder: Path) -> None:
     if not (folder / "for-vllm").exists():
         run("export", made, "--to", "granite", "-o", folder / "for-vllm")
     run("report", made, "-o", folder / "report.html")
+    click.echo(f"\nLook at it: open {folder / 'report.html'}\nServe it: vllm serve {folder / 'for-vllm'}")
 
 
 def _bring(folder: Path) -> None:

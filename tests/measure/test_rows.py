@@ -58,8 +58,10 @@ def test_a_shared_beginning_gives_the_states_of_whole_rows(case, together: int, 
     push(streamed, [on_disk])
     assert shared.base_BND.shape[1] == ids_BN.shape[1] - SHARED
     assert torch.equal(shared.behind, ids_BN[:, SHARED:])
-    # Of a gated delta net a step is another sum than a chunk.
-    near = 5e-4 if "gated_delta_net" in str(streamed.hybrid.config.lbdsl) else 1e-4
+    # Of a gated delta net, which computes in float32, a step is another sum than a chunk; experts behind it enlarge that:
+    # 4e-4 in float32, and 3e-5 where all else is in float64.
+    layers = str(streamed.hybrid.config.lbdsl)
+    near = 5e-4 if "gated_delta_net" in layers and "'moe'" in layers else 1e-4
     for flow in (shared, on_disk):
         pairs = [(flow.base_BND, whole.base_BND), *zip(flow.changed, whole.changed, strict=True)]
         for state, of_whole in pairs:
