@@ -1,9 +1,10 @@
-"""Models of experts, of gated delta nets, and beside an image model, as the hub has them: configurations and headers of
+"""Dense models, of experts, of gated delta nets, and beside an image model, as the hub has them: configurations and headers of
 their real sizes, in files without data.
 
-Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, mistralai/Mixtral-8x7B-v0.1 and
-mistralai/Ministral-3-8B-Base-2512; numbers of parameters from their cards. Of gpt-oss-20b those of
-openai/gpt-oss-20b, with experts that are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the
+Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, Qwen/Qwen3-8B, mistralai/Mixtral-8x7B-v0.1,
+mistralai/Ministral-3-8B-Base-2512, meta-llama/Llama-3.1-8B and google/gemma-3-4b-pt, whose fields that stand nowhere are
+transformers' defaults; numbers of parameters from their cards. Of gpt-oss-20b those of openai/gpt-oss-20b, with experts that
+are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the
 families, which are said to be their sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary
 embeddings as larger sisters have them.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.tables.models import MODELS
 from plan_cases import write_without_data
 
 from lbdsl import check_recipe, inspect_model
@@ -28,166 +30,8 @@ from lbdsl.export.base import subject_of
 from lbdsl.model.source import resolve_source
 from lbdsl.session.targets import base_config, check_target, engines
 
-QWEN = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "model_type": "qwen3_moe",
-    "attention_bias": False,
-    "decoder_sparse_step": 1,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 48,
-    "mlp_only_layers": [],
-    "moe_intermediate_size": 768,
-    "norm_topk_prob": True,
-    "num_attention_heads": 32,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 48,
-    "num_key_value_heads": 4,
-    "output_router_logits": False,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": None,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_sliding_window": False,
-    "vocab_size": 151936,
-}
-MIXTRAL = {
-    "architectures": ["MixtralForCausalLM"],
-    "model_type": "mixtral",
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 32,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "num_local_experts": 8,
-    "output_router_logits": False,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 32000,
-}
-MINISTRAL = {
-    "architectures": ["Mistral3ForConditionalGeneration"],
-    "model_type": "mistral3",
-    "dtype": "bfloat16",
-    "text_config": {
-        "model_type": "ministral3",
-        "head_dim": 128,
-        "hidden_act": "silu",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "max_position_embeddings": 262144,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 34,
-        "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-05,
-        "rope_parameters": {
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-            "factor": 16.0,
-            "llama_4_scaling_beta": 0.1,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "original_max_position_embeddings": 16384,
-            "rope_theta": 1000000.0,
-            "rope_type": "yarn",
-        },
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "vocab_size": 131072,
-    },
-    "vision_config": {"model_type": "pixtral", "hidden_size": 1024},
-}
-QWEN35 = {
-    "architectures": ["Qwen3_5ForConditionalGeneration"],
-    "model_type": "qwen3_5",
-    "tie_word_embeddings": False,
-    "text_config": {
-        "model_type": "qwen3_5_text",
-        "attention_bias": False,
-        "dtype": "bfloat16",
-        "full_attention_interval": 4,
-        "head_dim": 256,
-        "hidden_act": "silu",
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 32,
-        "linear_value_head_dim": 128,
-        "max_position_embeddings": 262144,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 4,
-        "rms_norm_eps": 1e-06,
-        "rope_parameters": {
-            "mrope_interleaved": True,
-            "mrope_section": [11, 11, 10],
-            "partial_rotary_factor": 0.25,
-            "rope_theta": 10000000,
-            "rope_type": "default",
-        },
-        "vocab_size": 248320,
-    },
-    "vision_config": {"model_type": "qwen3_5_vision", "hidden_size": 1152},
-}
-QWEN35_EXPERTS = {
-    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
-    "model_type": "qwen3_5_moe",
-    "text_config": {
-        **QWEN35["text_config"],
-        "model_type": "qwen3_5_moe_text",
-        "hidden_size": 2048,
-        "moe_intermediate_size": 512,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "num_hidden_layers": 40,
-        "num_key_value_heads": 2,
-        "shared_expert_intermediate_size": 512,
-    },
-    "vision_config": {"model_type": "qwen3_5_moe_vision", "hidden_size": 1152},
-}
-GPT_OSS = {
-    "architectures": ["GptOssForCausalLM"],
-    "model_type": "gpt_oss",
-    "attention_bias": True,
-    "dtype": "bfloat16",
-    "head_dim": 64,
-    "hidden_size": 2880,
-    "intermediate_size": 2880,
-    "layer_types": ["sliding_attention", "full_attention"] * 12,
-    "max_position_embeddings": 131072,
-    "num_attention_heads": 64,
-    "num_experts_per_tok": 4,
-    "num_hidden_layers": 24,
-    "num_key_value_heads": 8,
-    "num_local_experts": 32,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": {
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "factor": 32.0,
-        "original_max_position_embeddings": 4096,
-        "rope_type": "yarn",
-        "truncate": False,
-    },
-    "rope_theta": 150000,
-    "sliding_window": 128,
-    "tie_word_embeddings": False,
-    "vocab_size": 201088,
-}
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "benchmarks" / "models"
 Shapes = Iterator[tuple[str, list[int]]]
 
 
@@ -204,8 +48,10 @@ def of_layers(config: dict[str, Any], prefix: str) -> Shapes:
             asks = 2 * query if gated else query
             attention = {"q": [asks, hidden], "k": [key_value, hidden], "v": [key_value, hidden], "o": [hidden, query]}
             yield from ((f"{of}self_attn.{name}_proj.weight", shape) for name, shape in attention.items())
-            yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in ("qk" if gated else ""))
-        yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention"))
+            normed = gated or config["model_type"] in ("qwen3", "gemma3_text")
+            yield from ((f"{of}self_attn.{name}_norm.weight", [dim]) for name in ("qk" if normed else ""))
+        more = ("pre_feedforward", "post_feedforward") if config["model_type"] == "gemma3_text" else ()
+        yield from ((f"{of}{name}_layernorm.weight", [hidden]) for name in ("input", "post_attention", *more))
         if config["model_type"] == "gpt_oss":
             yield from gpt_oss(config, of)
             continue
@@ -275,7 +121,8 @@ def shapes(config: dict[str, Any]) -> Shapes:
         prefix, head = "model.language_model.", "lm_head.weight"
         yield "mtp.fc.weight", [text["hidden_size"], 2 * text["hidden_size"]]
     yield f"{prefix}embed_tokens.weight", [text["vocab_size"], text["hidden_size"]]
-    yield head, [text["vocab_size"], text["hidden_size"]]
+    if text["model_type"] != "gemma3_text":
+        yield head, [text["vocab_size"], text["hidden_size"]]
     yield f"{prefix}norm.weight", [text["hidden_size"]]
     yield from of_layers(text, prefix)
     if "text_config" in config:
@@ -293,9 +140,7 @@ def write(config: dict[str, Any], folder: Path) -> str:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("real")
-    made = {"qwen": QWEN, "mixtral": MIXTRAL, "ministral": MINISTRAL, "qwen35": QWEN35, "gpt-oss": GPT_OSS}
-    made["qwen35-experts"] = QWEN35_EXPERTS
-    return {name: write(config, place / name) for name, config in made.items()}
+    return {path.stem: write(json.loads(path.read_text()), place / path.stem) for path in CONFIGS.glob("*.json")}
 
 
 def facts_of(folder: str) -> ModelFacts:
@@ -306,16 +151,20 @@ def facts_of(folder: str) -> ModelFacts:
     ("name", "params", "active", "cache"),
     [
         # 30.5B in all and 3.3B for a token; 48 layers x 2 x 4 x 128 x 2 bytes of cache a token.
-        ("qwen", 30_532_122_624, 3.35e9, 98304),
-        ("mixtral", 46_702_792_704, 12.88e9, 131072),
-        ("ministral", 8_489_553_920, 8.49e9, 139264),
+        ("qwen3-30b-a3b", 30_532_122_624, 3.35e9, 98304),
+        ("mixtral-8x7b", 46_702_792_704, 12.88e9, 131072),
+        ("ministral-3-8b", 8_489_553_920, 8.49e9, 139264),
+        ("llama-3.1-8b", 8_030_261_248, 8.03e9, 131072),
+        ("qwen3-8b", 8_190_735_360, 8.19e9, 147456),
+        # Without the image model; the head is the embeddings.
+        ("gemma-3-4b", 3_880_263_168, 4.55e9, 139264),
         # 2 x 1.017B outside the layers, 32 MLPs of 151.0M, 24 delta nets of 67.4M, 8 attentions of 58.7M. The first token's
         # cache: 8 x 2 x 4 x 256 x 2 bytes, and 24 states of 32 x 128 x 128 x 4 with 8192 x 4 x 2 bytes of inputs.
-        ("qwen35", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
+        ("qwen3.5-9b", 8_953_803_264, 8.95e9, 32768 + 24 * (2097152 + 65536)),
         # 40 x 256 experts of 3.146M, one more for all tokens, 30 delta nets of 33.7M, 10 attentions of 27.3M.
-        ("qwen35-experts", 34_660_610_688, 3.454e9, 20480 + 30 * (2097152 + 65536)),
+        ("qwen3.5-35b-a3b", 34_660_610_688, 3.454e9, 20480 + 30 * (2097152 + 65536)),
         # 20.9B in all; a token's 3.6B and the embeddings.
-        ("gpt-oss", 20_914_757_184, 4.186e9, 49152),
+        ("gpt-oss-20b", 20_914_757_184, 4.186e9, 49152),
     ],
 )
 def test_sizes(folders: dict[str, str], name: str, params: int, active: float, cache: int) -> None:
@@ -327,22 +176,22 @@ def test_sizes(folders: dict[str, str], name: str, params: int, active: float, c
 
 
 RECIPES = {
-    "qwen": "layers all experts(64)\nlayers 0-23 swa(window=1Ki, sinks=4)\nelse keep",
-    "mixtral": "layers all experts(50%)\nelse keep",
-    "ministral": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
-    "gpt-oss": "layers all experts(16)\nlayers every 2 from 1 swa(window=1Ki)\nelse keep",
-    "qwen35": "layers all quantize(bits=4)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)",
-    "qwen35-experts": "layers all experts(128)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)\nelse keep",
+    "qwen3-30b-a3b": "layers all experts(64)\nlayers 0-23 swa(window=1Ki, sinks=4)\nelse keep",
+    "mixtral-8x7b": "layers all experts(50%)\nelse keep",
+    "ministral-3-8b": "layers 0-16 swa(window=1Ki, sinks=4)\nelse keep",
+    "gpt-oss-20b": "layers all experts(16)\nlayers every 2 from 1 swa(window=1Ki)\nelse keep",
+    "qwen3.5-9b": "layers all quantize(bits=4)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)",
+    "qwen3.5-35b-a3b": "layers all experts(128)\nlayers every 4 from 3 swa(window=1Ki, sinks=4)\nelse keep",
 }
 
 
 SERVED = {
-    "qwen": {"native", "gguf", "vllm"},
-    "mixtral": {"native", "gguf", "vllm"},
-    "ministral": set(),
-    "qwen35": {"native"},
-    "qwen35-experts": {"native"},
-    "gpt-oss": {"native"},
+    "qwen3-30b-a3b": {"native", "gguf", "vllm"},
+    "mixtral-8x7b": {"native", "gguf", "vllm"},
+    "ministral-3-8b": set(),
+    "qwen3.5-9b": {"native"},
+    "qwen3.5-35b-a3b": {"native"},
+    "gpt-oss-20b": {"native"},
 }
 """Formats of models all of whose layers are changed as the recipe's first rule says; of those with several kinds of layers
 as they are."""
@@ -361,17 +210,24 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
     assert 2 * facts.params < estimated.ways["whole"].device_bytes
     change = checked.unwrap().rules[0].actions[0].under(facts, 0)
     assert change is not None
-    specs = [spec if name in ("qwen35", "qwen35-experts", "gpt-oss") else change.spec for spec in facts.layer_specs]
+    specs = [spec if name in ("qwen3.5-9b", "qwen3.5-35b-a3b", "gpt-oss-20b") else change.spec for spec in facts.layer_specs]
     subject = subject_of(base_config(resolve_source(folders[name]), facts), facts, specs)
     assert {
         answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can
     } == SERVED[name]
 
 
-@pytest.mark.parametrize("name", ["qwen", "mixtral", "ministral"])
+@pytest.mark.parametrize(("name", "recipe"), MODELS.items())
+def test_the_recipes_for_larger_models(folders: dict[str, str], name: str, recipe: str) -> None:
+    """Each suits its model, and says no warning of it."""
+    path = ROOT / "recipes" / f"{recipe}.lbr"
+    assert not check_recipe(path, facts=CheckedModel(inspect_model(folders[name]))).diagnostics
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "mixtral-8x7b", "ministral-3-8b"])
 def test_a_goal_on_weights_may_take_experts(folders: dict[str, str], name: str) -> None:
     """Under both budgets at once; what the headers alone can refuse is not refused."""
     text = starting_recipe(folders[name], goals=("weights <= 60%", "kv(8Ki) <= 40%")).text
     assert "quantize(bits=8), quantize(bits=4)" in text
     among = "experts(75%), experts(50%), swa(window=$window) + experts(50%)" in " ".join(text.split())
-    assert among == (name != "ministral")
+    assert among == (name != "ministral-3-8b")
