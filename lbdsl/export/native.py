@@ -52,8 +52,9 @@ class Native(Exporter):
     What: layers that were removed whole are left out and the others renumbered; windowed layers are marked in
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
-    in some layers. vLLM's own class, too (tested with 0.32), of Gemma 2 and 3, EXAONE 4 and Granite, and without windows of
-    families with experts; Olmo 3 by its backend of transformers. Not with biases. Quantized experts are written one by one,
+    in some layers. vLLM's own class, too (tested with 0.32), of Gemma 2 and 3, EXAONE 4, Granite and Qwen 3.5, and without
+    windows of families with experts; of gpt-oss, where the windows are every second layer's, from the first on; Olmo 3 by its
+    backend of transformers. Not with biases, but for gpt-oss's. Quantized experts are written one by one,
     as other tools write them, and all of Mixtral's, which vLLM reads only so.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
     are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
@@ -101,8 +102,9 @@ def _in_vllm(subject: Subject) -> bool:
     windows = not subject.windows or isinstance(family.windows, WindowsByType)
     # Where full layers have no rotary embeddings beside windows, vLLM looks for windows that are there.
     rope = family.without_rope is None or bool(subject.windows) or subject.config.get("sliding_window") is None
-    plain = not subject.facts.flags and not any(fused_alike(subject))
-    return family.vllm_native(subject.config) and some and windows and rope and plain
+    plain = family.vllm_biases == {*subject.facts.flags} and not any(fused_alike(subject))
+    types = [LAYER_TYPES[layer in subject.windows] for layer in subject.left]
+    return family.vllm_native({**subject.config, "layer_types": types}) and some and windows and rope and plain
 
 
 def native_config(subject: Subject) -> Diagnosed[dict[str, Any]]:

@@ -177,7 +177,10 @@ class Family:
     granite_swa: bool = False
     """Whether `granite_swa`, Llama's layers with windows and learned sinks, computes the family's layers."""
     vllm_native: Callable[[Mapping[str, Any]], bool] = lambda config: False
-    """Whether vLLM's own class computes what `native` exports of the family."""
+    """Whether vLLM's own class computes what `native` exports of the family, by the base's configuration with the export's
+    `layer_types`."""
+    vllm_biases: frozenset[str] = frozenset()
+    """The flags of the biases that vLLM's own class always has; it has no others."""
     windowed_as: StockClass | None = None
     """The transformers class with a window per layer, if the family's own class does not support that."""
 

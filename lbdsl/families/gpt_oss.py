@@ -1,6 +1,8 @@
 """gpt-oss: experts with biases, learned sinks in every layer, and windows in every second one."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
@@ -9,6 +11,14 @@ from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import TensorRow
 
 _EXPERTS = Lacks("experts with biases")
+
+
+def _by_turns(config: Mapping[str, Any]) -> bool:
+    """vLLM's class has windows in every second layer from the first on, whatever the configuration says, and YaRN."""
+    turns = [("sliding_attention", "full_attention")[layer % 2] for layer in range(len(config["layer_types"]))]
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return config["layer_types"] == turns and rope.get("rope_type") == "yarn"
+
 
 FAMILY = Family(
     model_type="gpt_oss",
@@ -41,4 +51,6 @@ FAMILY = Family(
     gguf=GgufNames(Graph("gpt-oss"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=lambda config: "experts with biases"),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
+    vllm_native=_by_turns,
+    vllm_biases=frozenset({"attention_bias"}),
 )

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, Family, Sizes
-from lbdsl.families.engines import Classes, GgufNames, Graph
+from lbdsl.families.engines import Classes, GgufNames, Graph, computes_silu
 from lbdsl.families.qwen3_5_text import DELTA_NET, DELTA_NETS, GATED, hybrid_layers
 from lbdsl.families.rows import QK_HEAD_NORMS, experts
 from lbdsl.families.windows import positive_int
@@ -50,4 +50,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen35moe"), deci=DELTA_NETS, granite_swa=DELTA_NETS, problem=lambda config: "gated delta nets"),
     decilm=DELTA_NETS,
     vllm=DELTA_NETS,
+    vllm_native=computes_silu,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.families.base import Family, Sizes, dense_layers
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
+from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
@@ -71,4 +71,5 @@ FAMILY = Family(
     gguf=GgufNames(Graph("qwen35"), deci=DELTA_NETS, granite_swa=DELTA_NETS, problem=lambda config: "gated delta nets"),
     decilm=DELTA_NETS,
     vllm=DELTA_NETS,
+    vllm_native=computes_silu,
 )

@@ -228,6 +228,8 @@ def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict
     facts, name = subject.facts, "vLLM's cache" + (f" on {device}" if device else "")
     if len({*subject.fp8_caches.values()}) > 1:
         return [note("LB509", f"{name} is not predicted where only some layers have 8-bit floats")], None
+    if any(spec.mixer is not None and spec.mixer.kind != "attention" for spec in subject.specs):
+        return [note("LB509", f"{name} is not predicted where layers have a state instead of one")], None
     serving = Serving(max_model_len=facts.positions)
     if subject.capability == 0:
         serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)
