@@ -10,13 +10,14 @@ from lbdsl.core.diagnostic import Diagnostic, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.gguf_rope import scaling_fields
-from lbdsl.export.gguf_target import EXPRESSES, ZERO_WIDTH, GgufModel, target_of
+from lbdsl.export.gguf_target import EXPRESSES, ZERO_WIDTH, GgufModel, every_nth, target_of
 from lbdsl.export.gguf_tensors import layer_tensors, out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.load_check import loading
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.parts import Part
+from lbdsl.parts.gated_delta_net import GatedDeltaNet
 from lbdsl.parts.int_weights import Int
 from lbdsl.parts.moe import Moe
 
@@ -33,7 +34,7 @@ class Gguf(Exporter):
     `llama-quantize` from the export of a model that is not quantized; a note has the command.
     Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it supports
     the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths, `granite_swa` for
-    windows in Llama-like layers. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
+    windows in Llama-like layers. Gated delta nets are of Qwen 3.5's own, in all layers but every n-th. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
     attention its V cache of every layer, even without attention, is as large as that of the layer with the most KV heads.
     Limits: windows cannot be combined with removed attention or MLPs or with different sizes. In families where windowed
     layers have other rotary embeddings, only layers with a native window can get another window. The tokenizer must be one
@@ -114,7 +115,22 @@ def _expert_fields(ffn: Part | None) -> dict[str, int]:
     if not isinstance(ffn, Moe):
         return {}
     counts = {"expert_count": ffn.experts, "expert_used_count": ffn.top_k}
-    return {**counts, "expert_feed_forward_length": ffn.width}
+    shared = {"expert_shared_feed_forward_length": ffn.shared} if ffn.shared else {}
+    return {**counts, **shared, "expert_feed_forward_length": ffn.width}
+
+
+def _net_fields(target: GgufModel) -> dict[str, Any]:
+    """Of gated delta nets. Positions of text are the same in all sections of rotary embeddings for images."""
+    net = next(spec.mixer for spec in (*target.specs, *target.layout.specs) if isinstance(spec.mixer, GatedDeltaNet))
+    return {
+        "ssm.conv_kernel": net.kernel,
+        "ssm.state_size": net.key_dim,
+        "ssm.group_count": net.key_heads,
+        "ssm.time_step_rank": net.value_heads,
+        "ssm.inner_size": net.value_heads * net.value_dim,
+        "full_attention_interval": every_nth(target.specs),
+        "rope.dimension_sections": [*target.rope.rest.get("mrope_section", (11, 11, 10)), 0],
+    }
 
 
 def model_fields(target: GgufModel) -> dict[str, Any]:
@@ -126,16 +142,18 @@ def model_fields(target: GgufModel) -> dict[str, Any]:
         "embedding_length": sizes.hidden,
         "vocab_size": sizes.vocab,
         "attention.head_count": sizes.heads,
-        "attention.head_count_kv": target.kv_heads[0],
+        "attention.head_count_kv": max(target.kv_heads),
         "attention.key_length": sizes.head_dim,
         "attention.value_length": sizes.head_dim,
-        "rope.dimension_count": sizes.head_dim,
+        "rope.dimension_count": int(sizes.head_dim * target.rope.partial),
         "rope.freq_base": target.rope.theta,
         "feed_forward_length": target.widths[0],
         **_expert_fields(target.specs[0].ffn),
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", family.epsilon)),
         **scaling_fields(target.rope),
     }
+    if graph.delta_nets:
+        fields |= _net_fields(target)
     if graph.by_layer:
         # llama.cpp reads the number of heads from the first layer.
         fields["attention.head_count"] = [

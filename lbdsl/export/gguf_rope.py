@@ -45,7 +45,7 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
         # Scaling of all layers is laid over what a type of layer has.
         given = {**(of_type if isinstance(of_type, Mapping) else kept), **(scaling or {})}
     kind = given.get("rope_type", given.get("type", "default"))
-    partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor", family.rotary_share))
     rest = {
         key: value
         for key, value in given.items()
@@ -57,12 +57,12 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
 
 
-def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool) -> str | None:
+def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool, partial: bool) -> str | None:
     """Why llama.cpp cannot compute `rope`, or None if it can. `frequency_table`: the architecture reads rope_freqs;
-    `mscale`: YaRN's mscale of 1."""
+    `mscale`: YaRN's mscale of 1; `partial`: rotary embeddings over a part of each head."""
     if rope.kind not in _TYPES:
         return f"rotary embeddings of type {rope.kind!r}"
-    if rope.partial != 1.0:
+    if rope.partial != 1.0 and not partial:
         return f"rotary embeddings over {rope.partial:.0%} of each head"
     if rope.kind == "llama3" and not frequency_table:
         return "llama3 scaling, which this architecture does not read"

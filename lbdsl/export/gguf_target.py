@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,15 @@ from lbdsl.families.engines import ALL_BIASES, Graph
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window
+from lbdsl.parts.gated_delta_net import GatedDeltaNet
 from lbdsl.parts.gated_mlp import GatedMLP
 
 ZERO_WIDTH = 32
 """Width of the all-zero MLP that replaces a removed one: the shortest row that llama.cpp can quantize."""
 
-EXPRESSES = llama_layers(ONE_WINDOW, learned_sinks=ANY, experts=ONE_EXPERTS, floats=False)
+EXPRESSES = llama_layers(
+    ONE_WINDOW, learned_sinks=ANY, experts=ONE_EXPERTS, floats=False, delta_nets=GatedDeltaNet.field_names()
+)
 
 DECI = Graph("deci", pairs=True, by_layer=True, frequency_table=True, biases=ALL_BIASES)
 GRANITE_SWA = Graph(
@@ -86,7 +89,7 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     else:
         found += _rope_refusals(subject, family, graph)
         help = "the model needs another engine"
-        lacks = _shape_problems(config, layout, graph, kv_heads)
+        lacks = (*_shape_problems(config, layout, graph, kv_heads), *_net_problems(family, [subject.specs[i] for i in left]))
         found += (error("LB524", f"llama.cpp's {graph.name} cannot compute {what}", help=help) for what in lacks)
         found += _notes(dropped, alone, left)
     if graph is None or any(d.is_error for d in found):
@@ -175,7 +178,8 @@ def _choose(
 def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[Diagnostic]:
     ropes = [rope_of(family, subject.config, windowed) for windowed in (False, True)[: 1 + family.rope_by_layer_type]]
     for rope, windowed in zip(ropes, (False, True), strict=False):
-        problem = rope_problem(rope, frequency_table=graph.frequency_table, mscale=graph.mscale)
+        has = {"frequency_table": graph.frequency_table, "mscale": graph.mscale, "partial": graph.delta_nets}
+        problem = rope_problem(rope, **has)
         if problem is None and windowed and rope.kind != "default":
             problem = f"{rope.kind} scaling in windowed layers"
         if problem is None and not windowed and rope.kind == "yarn" and not graph.full_yarn:
@@ -219,6 +223,28 @@ def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, kv_
         yield "experts in some layers and a gated MLP in others"
     if layers > _MOST_LAYERS:
         yield f"{layers} layers; it has room for {_MOST_LAYERS}"
+
+
+def every_nth(specs: Sequence[LayerSpec]) -> int | None:
+    """n if the layers without a gated delta net are every n-th, counted from the first; else None."""
+    full = [place for place, spec in enumerate(specs, 1) if not isinstance(spec.mixer, GatedDeltaNet)]
+    n = full[0] if full else len(specs) + 1
+    return n if full == [*range(n, len(specs) + 1, n)] else None
+
+
+def _net_problems(family: Family, specs: Sequence[LayerSpec]) -> Iterator[str]:
+    """What llama.cpp's gated delta nets cannot be."""
+    nets = [spec.mixer for spec in specs if isinstance(spec.mixer, GatedDeltaNet)]
+    if nets and every_nth(specs) is None:
+        yield "gated delta nets in other layers than all but every n-th"
+    if any(net.key_dim != net.value_dim for net in nets):
+        yield "heads of keys and of values of different sizes in gated delta nets"
+    outputs = {row.module for row in family.rows.get("gated_delta_net", ()) if row.dims[1:] == ("values",)}
+    for spec in specs:
+        net = spec.mixer
+        if isinstance(net, GatedDeltaNet) and net.key_heads < net.value_heads and any(map(spec.storage, outputs)):
+            yield "quantized outputs of gated delta nets, whose heads it has in another order"
+            return
 
 
 def _notes(dropped: tuple[int, ...], alone: tuple[int, ...], left: tuple[int, ...]) -> Iterator[Diagnostic]:

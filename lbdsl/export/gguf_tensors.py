@@ -13,6 +13,7 @@ from lbdsl.layer.difference import learned_sinks
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.parts import TensorRow
 from lbdsl.parts.attention import SINK_LOGITS
+from lbdsl.parts.gated_delta_net import GatedDeltaNet
 from lbdsl.parts.int_weights import Int
 
 NO_SINK = -1e30
@@ -30,8 +31,9 @@ class PackedMatrix:
 @dataclass(frozen=True)
 class OutTensor:
     """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix. Without `source`, it is filled with
-    `values` (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its
+    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix. `rows`, `columns`: the source's in the
+    order in which they are written. `minus_exp`: -exp of its numbers; `float32`: written so. Without `source`, it is filled
+    with `values` (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its
     shape."""
 
     name: str
@@ -39,7 +41,11 @@ class OutTensor:
     source: TensorInfo | None = None
     start: int = 0
     pair_dim: int | None = None
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, ...] | None = None
     offset: float = 0.0
+    minus_exp: bool = False
+    float32: bool = False
     values: tuple[float, ...] = (0.0,)
     packed: PackedMatrix | None = None
 
@@ -107,17 +113,42 @@ def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRo
     elif row.dims[0] == "gate_up" and not graph.fused:
         yield OutTensor(f"{block}ffn_gate.{leaf}", (width, *rest), info, 0)
         yield OutTensor(f"{block}ffn_up.{leaf}", (width, *rest), info, width)
+    elif row.dims == ("one", "hidden"):
+        yield OutTensor(f"{block}{row.gguf}", rest, info)
+    elif isinstance(net := target.specs[place].mixer, GatedDeltaNet) and {"mixed", "values", "value_heads"} & {*row.dims}:
+        yield _of_net(net, OutTensor(f"{block}{row.gguf}", info.shape, info), row)
     else:
         pair_dim = turned if module in ("attn_q", "attn_k") else None
-        offset = graph.norm_offset if module.endswith("_norm") else 0.0
+        offset = graph.norm_offset if module.endswith("_norm") and module != "ssm_norm" else 0.0
         yield OutTensor(f"{block}{row.gguf}", info.shape, info, pair_dim=pair_dim, offset=offset)
+
+
+def _of_net(net: GatedDeltaNet, out: OutTensor, row: TensorRow) -> OutTensor:
+    """A parameter of a gated delta net, with the heads of values in llama.cpp's order: the first of those that share a head
+    of keys, of every head of keys, then the second of each."""
+
+    def turned(size: int, before: int = 0) -> tuple[int, ...]:
+        """Rows of heads of so many rows each, which come after others."""
+        each = net.value_heads // net.key_heads
+        heads = (key * each + place for place in range(each) for key in range(net.key_heads))
+        return (*range(before), *(before + head * size + i for head in heads for i in range(size)))
+
+    if row.dims[0] == "mixed":
+        if len(out.shape) == 3:  # The convolution, whose kernel llama.cpp reads in float32.
+            out = replace(out, shape=(out.shape[0], out.shape[2]), float32=True)
+        return replace(out, rows=turned(net.value_dim, 2 * net.key_heads * net.key_dim))
+    if row.dims[0] == "value_heads":
+        return replace(out, rows=turned(1), minus_exp=row.name.endswith(".A_log"))
+    if row.dims[0] == "values":
+        return replace(out, rows=turned(net.value_dim))
+    return replace(out, columns=turned(net.value_dim))
 
 
 def _constants(target: GgufModel, place: int, sizes: Sizes) -> list[OutTensor]:
     """Constant tensors for removed sub-blocks that llama.cpp requires, and sinks that get no attention weight."""
     hidden = sizes.hidden
     found: dict[str, tuple[tuple[int, ...], float]] = {}
-    if not target.kv_heads[place] and place == 0:
+    if target.specs[place].mixer is None and place == 0:
         found |= {"attn_norm": ((hidden,), 1.0), "attn_output": ((hidden, hidden), 0.0)}
     if not target.widths[place]:
         found |= {"ffn_norm": ((hidden,), 1.0), "ffn_down": ((hidden, ZERO_WIDTH), 0.0)}

@@ -43,7 +43,9 @@ def write_gguf(
     is given; else float32 stays float32 and 16-bit types become float16, except that a bfloat16 matrix with a value beyond
     float16's range stays bfloat16. Raises LB463 if writing fails.
     """
-    kinds = [numbers if numbers and len(t.shape) > 1 and not t.packed else number_type(folder, t) for t in tensors]
+    kinds = [
+        numbers if numbers and len(t.shape) > 1 and not (t.packed or t.float32) else number_type(folder, t) for t in tensors
+    ]
     writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
     matrices = [kind for kind, tensor in zip(kinds, tensors, strict=True) if len(tensor.shape) > 1]
     common = max(sorted(set(matrices)), key=matrices.count)
@@ -74,7 +76,7 @@ def number_type(folder: Path, tensor: OutTensor) -> str:
     """The default type that a tensor is written in."""
     if tensor.packed is not None:
         return "Q4_0" if tensor.packed.storage.bits == 4 else "Q8_0"
-    if len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
+    if tensor.float32 or len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
         return "F32"
     if tensor.source is None or tensor.source.dtype == "float16":
         return "F16"
@@ -120,9 +122,9 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
         for start in range(0, rows, step):
             yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
-    shape = tensor.source.shape if len(tensor.shape) > 1 else (rows, 1)
+    shape = tensor.source.shape if len(tensor.shape) == 3 else (-1, columns)
     for part in _rows_of(_mapped(folder, tensor.source).reshape(shape), tensor):
-        wide = _widened(part)
+        wide = -np.exp(_widened(part)) if tensor.minus_exp else _widened(part)
         yield wide + np.float32(tensor.offset) if tensor.offset else wide
 
 
@@ -138,7 +140,9 @@ def _rows_of(data: Any, tensor: OutTensor) -> Iterator[Any]:
     unit = tensor.pair_dim or 1
     step = max(unit, _CHUNK // math.prod(tensor.shape[1:]) // unit * unit)
     for start in range(0, rows, step):
-        part = data[start : start + step]
+        part = data[start : start + step] if tensor.rows is None else data[np.array(tensor.rows[start : start + step])]
+        if tensor.columns is not None:
+            part = part[:, np.array(tensor.columns)]
         if tensor.pair_dim is not None:
             # (half, i) to (i, half): llama.cpp rotates pairs of adjacent rows, transformers pairs from the two halves.
             halves = part.reshape(-1, 2, tensor.pair_dim // 2, part.shape[1])

@@ -77,6 +77,7 @@ class Graph:
     fused:           True if it reads queries, keys and values, and gate and up, as one matrix each
     head_always:     True if it requires the head even if it is tied
     norm_offset:     added to every norm weight, 1 for Gemma, whose norms multiply by 1 + weight
+    delta_nets:      True if it has gated delta nets, all but every n-th layer, and rotary embeddings over a part of a head
     activation:      activation of the MLP, by transformers' name
     """
 
@@ -98,6 +99,7 @@ class Graph:
     fused: bool = False
     head_always: bool = False
     norm_offset: float = 0.0
+    delta_nets: bool = False
     activation: str = "silu"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, Family, Sizes
 from lbdsl.families.engines import Classes, GgufNames, Graph, computes_silu
-from lbdsl.families.qwen3_5_text import DELTA_NET, DELTA_NETS, GATED, hybrid_layers
+from lbdsl.families.qwen3_5_text import DELTA_NET, DELTA_NETS, GATED, NORMS, hybrid_layers
 from lbdsl.families.rows import QK_HEAD_NORMS, experts
 from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
@@ -15,10 +15,10 @@ from lbdsl.parts.moe import Moe
 
 _EXPERTS = (
     *experts(),
-    TensorRow("mlp.shared_expert.gate_proj.weight", "", ("shared", "hidden")),
-    TensorRow("mlp.shared_expert.up_proj.weight", "", ("shared", "hidden")),
-    TensorRow("mlp.shared_expert.down_proj.weight", "", ("hidden", "shared")),
-    TensorRow("mlp.shared_expert_gate.weight", "", ("one", "hidden"), routes=True),
+    TensorRow("mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", ("shared", "hidden")),
+    TensorRow("mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", ("shared", "hidden")),
+    TensorRow("mlp.shared_expert.down_proj.weight", "ffn_down_shexp.weight", ("hidden", "shared")),
+    TensorRow("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", ("one", "hidden"), routes=True),
 )
 
 
@@ -38,6 +38,7 @@ FAMILY = Family(
     classes=Classes("qwen3_5_moe", "Qwen3_5Moe", body="Qwen3_5MoeTextModel", config="Qwen3_5MoeTextConfig"),
     inside=("qwen3_5_moe",),
     rows={"attention": (*GATED, *QK_HEAD_NORMS), "gated_delta_net": DELTA_NET, "moe": _EXPERTS},
+    norms=NORMS,
     layers=_layers,
     tied_by_default=False,
     partial_rotary=True,
@@ -47,7 +48,7 @@ FAMILY = Family(
     ),
     limits=(NO_ROUTER_LOGITS, *COMMON_LIMITS),
     flags=MappingProxyType({"attention_bias": False}),
-    gguf=GgufNames(Graph("qwen35moe"), deci=DELTA_NETS, granite_swa=DELTA_NETS, problem=lambda config: "gated delta nets"),
+    gguf=GgufNames(Graph("qwen35moe", norm_offset=1.0, delta_nets=True), deci=DELTA_NETS, granite_swa=DELTA_NETS),
     decilm=DELTA_NETS,
     vllm=DELTA_NETS,
     vllm_native=computes_silu,

@@ -5,29 +5,35 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.families.base import Family, Sizes, dense_layers
+from lbdsl.families.base import Family, Norm, Norms, Sizes, dense_layers
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
 from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import TensorRow
+from lbdsl.parts import Slot, TensorRow
 from lbdsl.parts.gated_delta_net import GatedDeltaNet
 
 DELTA_NETS = Lacks("gated delta nets")
+NORMS: Mapping[Slot, Norms] = MappingProxyType(
+    {
+        Slot.MIXER: (Norm("input_layernorm", "attn_norm"), None),
+        Slot.FFN: (Norm("post_attention_layernorm", "post_attention_norm"), None),
+    }
+)
 GATED = tuple(
-    TensorRow(row.name, "", ("query_gate", *row.dims[1:]), when=row.when) if ".q_proj." in row.name else row
+    TensorRow(row.name, row.gguf, ("query_gate", *row.dims[1:]), when=row.when) if ".q_proj." in row.name else row
     for row in projections(biased=ALL, when="attention_bias")
 )
 DELTA_NET = (
-    TensorRow("linear_attn.in_proj_qkv.weight", "", ("mixed", "hidden")),
-    TensorRow("linear_attn.in_proj_z.weight", "", ("values", "hidden")),
-    TensorRow("linear_attn.in_proj_b.weight", "", ("value_heads", "hidden")),
-    TensorRow("linear_attn.in_proj_a.weight", "", ("value_heads", "hidden")),
-    TensorRow("linear_attn.conv1d.weight", "", ("mixed", "one", "kernel"), plain=True),
-    TensorRow("linear_attn.dt_bias", "", ("value_heads",)),
-    TensorRow("linear_attn.A_log", "", ("value_heads",)),
-    TensorRow("linear_attn.norm.weight", "", ("value_dim",)),
-    TensorRow("linear_attn.out_proj.weight", "", ("hidden", "values")),
+    TensorRow("linear_attn.in_proj_qkv.weight", "attn_qkv.weight", ("mixed", "hidden")),
+    TensorRow("linear_attn.in_proj_z.weight", "attn_gate.weight", ("values", "hidden")),
+    TensorRow("linear_attn.in_proj_b.weight", "ssm_beta.weight", ("value_heads", "hidden")),
+    TensorRow("linear_attn.in_proj_a.weight", "ssm_alpha.weight", ("value_heads", "hidden")),
+    TensorRow("linear_attn.conv1d.weight", "ssm_conv1d.weight", ("mixed", "one", "kernel"), plain=True),
+    TensorRow("linear_attn.dt_bias", "ssm_dt.bias", ("value_heads",)),
+    TensorRow("linear_attn.A_log", "ssm_a", ("value_heads",)),
+    TensorRow("linear_attn.norm.weight", "ssm_norm.weight", ("value_dim",)),
+    TensorRow("linear_attn.out_proj.weight", "ssm_out.weight", ("hidden", "values")),
 )
 _SIZES = {
     "key_heads": ("linear_num_key_heads", 16),
@@ -60,6 +66,7 @@ FAMILY = Family(
     classes=Classes("qwen3_5", "Qwen3_5", body="Qwen3_5TextModel", config="Qwen3_5TextConfig"),
     inside=("qwen3_5",),
     rows={"attention": (*GATED, *QK_HEAD_NORMS), "gated_delta_net": DELTA_NET, "gated_mlp": gated_mlp()},
+    norms=NORMS,
     layers=hybrid_layers,
     tied_by_default=False,
     partial_rotary=True,
@@ -68,7 +75,7 @@ FAMILY = Family(
         {"heads": 16, "kv_heads": 4, "head_dim": 256, "intermediate": 12_288, "vocab": 248_320, "positions": 32_768}
     ),
     flags=MappingProxyType({"attention_bias": False}),
-    gguf=GgufNames(Graph("qwen35"), deci=DELTA_NETS, granite_swa=DELTA_NETS, problem=lambda config: "gated delta nets"),
+    gguf=GgufNames(Graph("qwen35", norm_offset=1.0, delta_nets=True), deci=DELTA_NETS, granite_swa=DELTA_NETS),
     decilm=DELTA_NETS,
     vllm=DELTA_NETS,
     vllm_native=computes_silu,

@@ -70,6 +70,14 @@ QWEN_MOE = {
     "moe_intermediate_size": 64,
     "norm_topk_prob": True,
 }
+DELTA_NETS = {
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
 MULTIPLIERS = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.2,
@@ -179,6 +187,14 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         "granitemoe",
         {1: GONE, **dict.fromkeys((0, 2, 3), fewer(4))},
         {**MULTIPLIERS, "num_local_experts": 6},
+    ),
+    "qwen3_5 as it is": ("qwen3_5_text", "qwen35", {}, DELTA_NETS),
+    "qwen3_5, layers gone": ("qwen3_5_text", "qwen35", {2: GONE, 3: GONE}, {**DELTA_NETS, "linear_num_value_heads": 2}),
+    "qwen3_5 with experts, fewer": (
+        "qwen3_5_moe_text",
+        "qwen35moe",
+        dict.fromkeys(range(4), fewer(4)),
+        {**DELTA_NETS, **EXPERTS, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96},
     ),
     "ministral3, smaller": (
         "ministral3",
