@@ -30,6 +30,15 @@ TWO_ROPES = {
 GEMMA3 = {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
+DELTA_NETS = {
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
 # what: (family, specs, options, code, words of the message)
 REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "sinks": ("llama", [OWN, swa(8, 4), OWN, OWN], {}, "LB503", "layer 1"),
@@ -118,6 +127,15 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "score scale": ("gemma2", [OWN] * 4, {**GEMMA, "query_pre_attn_scalar": 24}, "LB524", "query_pre_attn_scalar"),
     "no cap": ("gemma2", [OWN] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
     "a cap": ("gemma3_text", [OWN] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
+    "delta nets in no order": ("qwen3_5_text", [GONE, OWN, OWN, OWN], DELTA_NETS, "LB524", "all but every n-th"),
+    "delta nets of two sizes": (
+        "qwen3_5_text",
+        [OWN] * 4,
+        {**DELTA_NETS, "linear_value_head_dim": 32},
+        "LB524",
+        "of different sizes",
+    ),
+    "windows beside delta nets": ("qwen3_5_text", [OWN, swa(8), OWN, OWN], DELTA_NETS, "LB520", "windows together with gated"),
     "layers that tell the model": (
         "gemma2",
         [OWN] * 46 + [GONE],
@@ -208,6 +226,36 @@ def test_the_file_says_the_sizes_of_each_layer():
     assert [fields[f"deci.{key}"] for key in keys] == [[4, 4, 0, 4], [1, 2, 0, 4], [96, 96, 96, 64]]
     fields = model_fields(target_of(base_subject("qwen3", [sized(1, 64), GONE, sized(1, 64), sized(1, 64)])).unwrap())
     assert [fields[f"qwen3.{key}"] for key in keys] == [4, 1, 64]
+
+
+def test_heads_of_values_are_in_llamacpps_order(tmp_path):
+    """First those that come first of their heads of keys; the decay as it is used, norms with the 1 that Qwen adds."""
+    import gguf
+
+    changed = changed_model(tmp_path, "qwen3_5_text", {}, **DELTA_NETS)
+    Gguf.write(changed.folder, changed.subject, tmp_path)
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    fields = {key.removeprefix("qwen35."): field.contents() for key, field in reader.fields.items()}
+    wanted = {"full_attention_interval": 2, "rope.dimension_count": 8, "attention.head_count_kv": 2, "ssm.inner_size": 64}
+    assert {key: fields[key] for key in wanted} == wanted
+    layer, tensors = changed.model.model.layers[0], {t.name.removeprefix("blk.0."): t for t in reader.tensors}
+    net = {name: value.detach() for name, value in layer.linear_attn.named_parameters()}
+    heads = torch.tensor([0, 2, 1, 3])
+    values = (16 * heads[:, None] + torch.arange(16)).flatten()
+    mixed = torch.cat([torch.arange(64), 64 + values])
+    expected = {
+        "ssm_a": -net["A_log"][heads].exp(),
+        "ssm_dt.bias": net["dt_bias"][heads],
+        "ssm_alpha.weight": net["in_proj_a.weight"][heads],
+        "attn_gate.weight": net["in_proj_z.weight"][values],
+        "attn_qkv.weight": net["in_proj_qkv.weight"][mixed],
+        "ssm_conv1d.weight": net["conv1d.weight"][mixed, 0],
+        "ssm_out.weight": net["out_proj.weight"][:, values],
+        "ssm_norm.weight": net["norm.weight"],
+        "post_attention_norm.weight": 1 + layer.post_attention_layernorm.weight.detach(),
+    }
+    for name, value in expected.items():
+        assert np.allclose(tensors[name].data, value.numpy(), rtol=1e-6, atol=0), name
 
 
 def test_multipliers_are_written():
