@@ -80,6 +80,11 @@ def shard_map(folder: Path) -> dict[str, str]:
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     """All tensors of the checkpoint by their names in memory; of a language model beside others, its own. Raises LbdslError
     with LB401 or LB405-LB409."""
+    return memory_names(stored_tensors(folder), folder)
+
+
+def stored_tensors(folder: Path) -> dict[str, TensorInfo]:
+    """All tensors of the checkpoint by their names in its files. Raises as `read_tensors` does."""
     tensors: dict[str, TensorInfo] = {}
     for name in weight_files(folder):
         for info in read_safetensors_header(folder / name):
@@ -90,7 +95,7 @@ def read_tensors(folder: Path) -> dict[str, TensorInfo]:
         for tensor, shard in shard_map(folder).items():
             if tensor not in tensors or tensors[tensor].file != shard:
                 raise fail("LB409", f"{INDEX} says that {tensor[:80]!a} is in {shard}, and it is not")
-    return memory_names(tensors, folder)
+    return tensors
 
 
 def same_bytes(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:

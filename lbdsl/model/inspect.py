@@ -8,15 +8,15 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note
 from lbdsl.core.nearest import nearest
-from lbdsl.core.units import bytes_text
+from lbdsl.core.units import bytes_text, plural
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
-from lbdsl.model.checkpoint import read_tensors, same_bytes
+from lbdsl.model.checkpoint import same_bytes, stored_tensors
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.model.source import ModelSource, is_artifact
-from lbdsl.model.tensor_names import model_config
+from lbdsl.model.tensor_names import left_out, memory_names, model_config
 from lbdsl.parts import Slot, Window
 from lbdsl.parts.base import WORDS
 
@@ -47,12 +47,13 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
     try:
         wanted = None if dtype is None else normal_dtype(dtype)
         if source.gguf_path is not None:
-            checkpoint = gguf_checkpoint(source.gguf_path)
+            checkpoint, others = gguf_checkpoint(source.gguf_path), Counter[str]()
             layout, tensors, usual = layout_of(checkpoint.config), checkpoint.tensors, "bfloat16"
         else:
             config = model_config(source.path)
             layout = layout_of(config)
-            ignored, found = layout.family.ignored, read_tensors(source.path)
+            ignored, stored = layout.family.ignored, stored_tensors(source.path)
+            found, others = memory_names(stored, source.path), left_out(stored)
             tensors = {name: info for name, info in found.items() if not name.endswith(ignored)}
             usual = "" if wanted else _checkpoint_dtype(config, tensors)
         problems = tuple(_misfits(layout, tensors, quantized=source.gguf_path is not None))
@@ -63,7 +64,14 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
     if problems:
         return Diagnosed(None, problems)
     facts = layout.facts(wanted or usual)
-    return Diagnosed(facts, tuple(_dequantized(tensors, facts)))
+    return Diagnosed(facts, (*_left_out(others), *_dequantized(tensors, facts)))
+
+
+def _left_out(others: Mapping[str, int]) -> Iterator[Diagnostic]:
+    if others:
+        named = ", ".join(f"{ascii(name)[1:-1][:40]} ({count})" for name, count in sorted(others.items())[:_SHOWN])
+        said = f"the language model alone is read, without the {plural(sum(others.values()), 'tensor')} of {named}"
+        yield note("LB422", said + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""))
 
 
 def _dequantized(tensors: Mapping[str, TensorInfo], facts: ModelFacts) -> Iterator[Diagnostic]:

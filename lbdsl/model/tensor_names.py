@@ -7,6 +7,7 @@ Source: transformers 5.24, conversion_mapping.py, models/mistral3 and models/gem
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import replace
 from itertools import chain, count, takewhile
@@ -69,6 +70,14 @@ def language_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]
     if not found:
         return dict(tensors)
     return {**{name: info for name, info in tensors.items() if name.startswith("lm_head.")}, **found}
+
+
+def left_out(tensors: Mapping[str, TensorInfo]) -> Counter[str]:
+    """How many tensors are not the language model's, by the first words of their names: of an image model, `mtp`."""
+    if not any(name.startswith(tuple(PREFIXES)) for name in tensors):
+        return Counter()
+    others = (name for name in tensors if not name.startswith((*PREFIXES, "lm_head.")))
+    return Counter(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]) for name in others)
 
 
 def unpacked_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import copy
 import pickle
 from functools import cache
@@ -113,7 +114,10 @@ def test_the_language_model_beside_an_image_model_is_read(tmp_path: Path) -> Non
     tensors = load_file(file)
     assert all(name.startswith(("model.language_model.", "model.visual.", "lm_head.")) for name in tensors)
     save_file({**tensors, "mtp.fc.weight": torch.zeros(32, 64)}, file, metadata={"format": "pt"})
-    facts = inspect_model(resolve_source(str(tmp_path))).unwrap()
+    found = inspect_model(resolve_source(str(tmp_path)))
+    facts, (note,) = found.unwrap(), found.diagnostics
+    assert note.code == "LB422"
+    assert re.search(r"without the \d+ tensors of model\.visual \(\d+\), mtp \(1\)$", note.message), note.message
     assert [spec.mixer.kind for spec in facts.layer_specs] == [
         {"linear_attention": "gated_delta_net", "full_attention": "attention"}[kind] for kind in TYPES
     ]
