@@ -52,10 +52,13 @@ CLIPPED = 1.0
 
 
 def always_trained(model: nn.Module) -> dict[str, float]:
-    """The parameters that parts train in any healing, such as learned sinks: the factor of their rate, by name."""
+    """The parameters that parts train in any healing, such as learned sinks: the factor of their rate, by name. Sinks that
+    the base has are as good as its other weights, and move as these do."""
     factors = {f".{name}": factor for part in parts().values() for name, factor in part.trained.items()}
     names = (name for name, _ in model.named_parameters())
-    return {name: factor for name in names for end, factor in factors.items() if name.endswith(end)}
+    found = {name: factor for name in names for end, factor in factors.items() if name.endswith(end)}
+    of = {name: model.get_submodule(name.rpartition(".")[0]) for name in found}
+    return {name: 1.0 if getattr(of[name], "own_sinks", False) else factor for name, factor in found.items()}
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lbdsl.heal.loop import always_trained
 from lbdsl.model.hybrid import lbdsl_redirect as redirect
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, VOCAB, each_family, family_base
@@ -62,6 +63,15 @@ def test_two_copies_of_the_runtime_in_one_process(tmp_path: Path) -> None:
     torch.save(model, tmp_path / "model.pt")
     again = torch.load(tmp_path / "model.pt", weights_only=False)
     assert torch.equal(copy.deepcopy(again)(input_ids=ids).logits, logits)
+
+
+def test_sinks_that_the_base_has_learn_as_other_weights_do() -> None:
+    """New ones begin at what fits best, and have to move by whole numbers."""
+    model, _ = with_sinks(family_base("llama"))
+    new = always_trained(model)
+    assert new == {f"model.layers.{layer}.self_attn.sinks": 300.0 for layer in (0, 2)}
+    own = always_trained(to_hybrid(family_base("gpt_oss")))
+    assert own == {f"model.layers.{layer}.self_attn.sinks": 1.0 for layer in range(4)}
 
 
 @pytest.mark.parametrize("family", each_family(FAMILIES))
