@@ -73,7 +73,9 @@ def row(model: str, recipe: str, work: Path) -> dict[str, Any]:
     base = inspect_model(resolve_source(str(folder))).unwrap()
     after = changed(path, base)
     subject = subject_of(base_config(resolve_source(str(folder)), base), base, after.layer_specs)
-    forms = {answer.kind for engine in ("vllm", "llamacpp") for answer in check_target(subject, engine).answers if answer.can}
+    forms = {
+        answer.kind for engine in ("vllm", "llamacpp") for answer in check_target(subject, engine).answers if answer.can
+    }
     found: dict[str, Any] = {"recipe": recipe, "params": base.params / 1e9, "weights": weight_bytes(base) / 2**30}
     found |= {"weights after": weight_bytes(after) / weight_bytes(base)}
     found |= {"kv": base.kv_bytes(CONTEXT) / 2**30, "kv after": after.kv_bytes(CONTEXT) / base.kv_bytes(CONTEXT)}
@@ -89,7 +91,15 @@ def row(model: str, recipe: str, work: Path) -> dict[str, Any]:
 
 TABLE = Table(
     title="what the recipes for larger models take, by configurations alone",
-    columns={"recipe": "", "params": ".1f", "weights": ".1f", "weights after": ".0%", "kv": ".2f", "kv after": ".0%", "served by": ""}
+    columns={
+        "recipe": "",
+        "params": ".1f",
+        "weights": ".1f",
+        "weights after": ".0%",
+        "kv": ".2f",
+        "kv after": ".0%",
+        "served by": "",
+    }
     | {f"{device} {what}": form for device in DEVICES for what, form in (("holds", ""), ("GiB", ".0f"), ("hours", ".1f"))},
     rows=[Row(model, partial(row, model, recipe)) for model, recipe in MODELS.items()],
     measures=("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py"),

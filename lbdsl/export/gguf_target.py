@@ -89,7 +89,10 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     else:
         found += _rope_refusals(subject, family, graph)
         help = "the model needs another engine"
-        lacks = (*_shape_problems(config, layout, graph, kv_heads), *_net_problems(family, [subject.specs[i] for i in left]))
+        lacks = (
+            *_shape_problems(config, layout, graph, kv_heads),
+            *_net_problems(family, [subject.specs[i] for i in left]),
+        )
         found += (error("LB524", f"llama.cpp's {graph.name} cannot compute {what}", help=help) for what in lacks)
         found += _notes(dropped, alone, left)
     if graph is None or any(d.is_error for d in found):

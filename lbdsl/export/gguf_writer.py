@@ -76,7 +76,11 @@ def number_type(folder: Path, tensor: OutTensor) -> str:
     """The default type that a tensor is written in."""
     if tensor.packed is not None:
         return "Q4_0" if tensor.packed.storage.bits == 4 else "Q8_0"
-    if tensor.float32 or len(tensor.shape) == 1 or (tensor.source is not None and tensor.source.dtype in ("float32", "float64")):
+    if (
+        tensor.float32
+        or len(tensor.shape) == 1
+        or (tensor.source is not None and tensor.source.dtype in ("float32", "float64"))
+    ):
         return "F32"
     if tensor.source is None or tensor.source.dtype == "float16":
         return "F16"

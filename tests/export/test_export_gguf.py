@@ -135,7 +135,13 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
         "LB524",
         "of different sizes",
     ),
-    "windows beside delta nets": ("qwen3_5_text", [OWN, swa(8), OWN, OWN], DELTA_NETS, "LB520", "windows together with gated"),
+    "windows beside delta nets": (
+        "qwen3_5_text",
+        [OWN, swa(8), OWN, OWN],
+        DELTA_NETS,
+        "LB520",
+        "windows together with gated",
+    ),
     "layers that tell the model": (
         "gemma2",
         [OWN] * 46 + [GONE],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import copy
 import pickle
+import re
 from functools import cache
 from pathlib import Path
 

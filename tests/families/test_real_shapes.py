@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.tables.models import MODELS
 from plan_cases import write_without_data
 
+from benchmarks.tables.models import MODELS
 from lbdsl import check_recipe, inspect_model
 from lbdsl.api.checked_model import CheckedModel
 from lbdsl.api.estimating import estimate_recipe
@@ -210,7 +210,9 @@ def test_what_a_plan_will_take(folders: dict[str, str], name: str, tmp_path: Pat
     assert 2 * facts.params < estimated.ways["whole"].device_bytes
     change = checked.unwrap().rules[0].actions[0].under(facts, 0)
     assert change is not None
-    specs = [spec if name in ("qwen3.5-9b", "qwen3.5-35b-a3b", "gpt-oss-20b") else change.spec for spec in facts.layer_specs]
+    specs = [
+        spec if name in ("qwen3.5-9b", "qwen3.5-35b-a3b", "gpt-oss-20b") else change.spec for spec in facts.layer_specs
+    ]
     subject = subject_of(base_config(resolve_source(folders[name]), facts), facts, specs)
     assert {
         answer.kind for engine in engines() for answer in check_target(subject, engine).answers if answer.can

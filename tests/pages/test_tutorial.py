@@ -30,7 +30,9 @@ def test_there_are_seven_steps_and_the_page_shows_each() -> None:
 
 def test_the_notebook_was_run_whole_and_shows_the_plan() -> None:
     """`make docs-measured` runs it and keeps what it shows; tests/slow runs it again."""
-    cells = [c for c in json.loads((FOLDER / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    cells = [
+        c for c in json.loads((FOLDER / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"
+    ]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
     (plan,) = (cell["outputs"][-1]["data"] for cell in cells if "plan_recipe" in "".join(cell["source"]))

@@ -22,7 +22,11 @@ def test_the_notebook_runs_and_shows_the_plan(smollm2: str, tmp_path: Path) -> N
     here.mkdir(parents=True)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(here)}}).execute()
-    shown = {cell.source: "".join(str(output.get("data", "")) for output in cell.outputs) for cell in notebook.cells if "outputs" in cell}
+    shown = {
+        cell.source: "".join(str(output.get("data", "")) for output in cell.outputs)
+        for cell in notebook.cells
+        if "outputs" in cell
+    }
     (plan,) = (text for source, text in shown.items() if source.startswith("planned = "))
     assert "20 windowed" in re.sub(r"<[^>]+>", "", plan)
     assert (tmp_path / "build" / "tutorial-model" / "lbdsl.json").exists()
