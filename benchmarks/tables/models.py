@@ -1,9 +1,10 @@
-"""What the recipes for larger models take: costs of the base and of the plan, memory and hours, from configurations alone.
+"""What the recipes for larger models take: costs of base and plan, memory and hours, from configurations alone.
 
-`lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/models says; nothing is measured.
-`params` in billions, `weights` and `kv` (of 32Ki tokens) in GiB, `after` as shares of these: a ranking takes layers that are
-alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals, of what fits the one
-with the least on disk, or `no`; `GiB` on each device, the least; `hours` of measuring, healing and judging together.
+`lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/models says; nothing is
+measured. `params` in billions, `weights` and `kv` (of 32Ki tokens) in GiB, `after` as shares of these: a ranking takes
+layers that are alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals,
+of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `hours` of measuring, healing and
+judging together.
 """
 
 from __future__ import annotations

@@ -32,10 +32,11 @@ class Gguf(Exporter):
     beyond 65,504 stays bfloat16. float32 stays float32. Integers of `quantize` are written as
     Q4_0 and Q8_0, the same integers and scales; llama.cpp rounds activations in its own way. K-quants are made by
     `llama-quantize` from the export of a model that is not quantized; a note has the command.
-    Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it supports
-    the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths, `granite_swa` for
-    windows in Llama-like layers. Gated delta nets are of Qwen 3.5's own, in all layers but every n-th. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash
-    attention its V cache of every layer, even without attention, is as large as that of the layer with the most KV heads.
+    Engine: the family's own architecture if no layer has lost only its attention or MLP, sizes are equal, and it
+    supports the windows; else `deci` for layers without attention or MLP or with different KV heads or MLP widths,
+    `granite_swa` for windows in Llama-like layers. Gated delta nets are of Qwen 3.5's own, in all layers but every
+    n-th. Layers that were removed whole are left out. Start llama.cpp with `-fa on`: without flash attention its V
+    cache of every layer, even without attention, is as large as that of the layer with the most KV heads.
     Limits: windows cannot be combined with removed attention or MLPs or with different sizes. In families where windowed
     layers have other rotary embeddings, only layers with a native window can get another window. The tokenizer must be one
     whose pre-tokenizer llama.cpp supports.

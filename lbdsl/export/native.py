@@ -53,9 +53,9 @@ class Native(Exporter):
     `layer_types`. Unchanged weight files are hard links to the artifact's.
     Engine: transformers 5.16 and later: the family's own class, or another one with the same weights that supports windows
     in some layers. vLLM's own class, too (tested with 0.32), of Gemma 2 and 3, EXAONE 4, Granite and Qwen 3.5, and without
-    windows of families with experts; of gpt-oss, where the windows are every second layer's, from the first on; Olmo 3 by its
-    backend of transformers. Not with biases, but for gpt-oss's. Quantized experts are written one by one,
-    as other tools write them, and all of Mixtral's, which vLLM reads only so.
+    windows of families with experts; of gpt-oss, where the windows are every second layer's, from the first on; Olmo 3 by
+    its backend of transformers. Not with biases, but for gpt-oss's. Quantized experts are written one by one, as other
+    tools write them, and all of Mixtral's, which vLLM reads only so.
     Limits: a layer has both attention and MLP, or neither; the number of KV heads, the MLP width and how experts are stored
     are the same in all layers. In families where windowed layers have other rotary embeddings, only layers with a native
     window can get another window.
