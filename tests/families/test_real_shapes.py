@@ -4,7 +4,8 @@ of their real sizes, in files without data.
 Sources: config.json and the index of the weights of Qwen/Qwen3-30B-A3B, Qwen/Qwen3-8B, mistralai/Mixtral-8x7B-v0.1,
 mistralai/Ministral-3-8B-Base-2512, meta-llama/Llama-3.1-8B and google/gemma-3-4b-pt, whose fields that stand nowhere are
 transformers' defaults; numbers of parameters from their cards. Of gpt-oss-20b those of openai/gpt-oss-20b, with experts
-that are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the families, which are said to be their sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary
+that are dequantized. Of Qwen3.5-9B and Qwen3.5-35B-A3B, transformers' defaults for the families, which are said to be their
+sizes (configuration_qwen3_5.py, configuration_qwen3_5_moe.py), and rotary
 embeddings as larger sisters have them.
 """
 
