@@ -1,7 +1,7 @@
 """What the recipes for larger models take: costs of base and plan, memory and hours, from configurations alone.
 
 `lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/models says; nothing is
-measured. `params` in billions, `weights` and `kv` (of 32Ki tokens) in GiB, `after` as shares of these: a ranking takes
+measured. `params` in billions, `weights` and `kv` (of 16Ki tokens) in GiB, `after` as shares of these: a ranking takes
 layers that are alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals,
 of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `hours` of measuring, healing and
 judging together.
@@ -37,7 +37,7 @@ MODELS = {
     "gemma-3-4b": "gemma-3",
     "qwen3-30b-a3b": "qwen3-30b-a3b",
 }
-CONTEXT = 32 * 1024
+CONTEXT = 16 * 1024
 DEVICES = "RTX4090", "H100", "8xH100"
 RANKED = re.compile(r"^lowest (\d+)% by \S+.*?\)\) (?=swa)", re.MULTILINE)
 
