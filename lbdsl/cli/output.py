@@ -47,7 +47,7 @@ def give(result: Any, as_json: bool) -> None:
         print_json(result.to_json())
         return
     from lbdsl.report.console import stdout_console
-    from lbdsl.report.html import draw
+    from lbdsl.report.results import draw
 
     draw(result, stdout_console())
 
