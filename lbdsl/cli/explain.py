@@ -19,8 +19,7 @@ def explain(words: tuple[str, ...], as_json: bool) -> None:
     or a type. Without TOPIC, all topics are listed.
     """
     from lbdsl.cli.output import output_style, print_json, writable
-    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics, topics_by_kind
-    from lbdsl.report.explain_text import pages_text, topics_text
+    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, pages_text, topics, topics_by_kind, topics_text
 
     topic = " ".join(words)
     if not topic:
