@@ -22,8 +22,7 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     found = tuple(diagnostics)
     # Of several processes the first says it.
     if found and process_number() == 0:
-        from lbdsl.report.capped import capped
-        from lbdsl.report.diagnostics import diagnostics_text
+        from lbdsl.report.diagnostics import capped, diagnostics_text
 
         for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
             text = diagnostics_text(item.found, output_style(apart=True)) + item.rest
