@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.options import FILE, RecipeFirst, set_option
+from lbdsl.cli.options import FILE, RecipeFirst, model_option, set_option
 from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
@@ -26,12 +26,7 @@ FORMATS = ("rich", "concise", "json", "sarif", "github")
     "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."
 )
 @click.option("--strict", is_flag=True, help="End with 1 for warnings and notes too.")
-@click.option(
-    "--model",
-    metavar="MODEL",
-    type=FILE,
-    help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.",
-)
+@model_option(help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @set_option

@@ -6,21 +6,13 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completions import export_kinds
-from lbdsl.cli.options import artifact_argument, json_option, quiet_option
+from lbdsl.cli.options import PATH, artifact_argument, export_option, json_option, quiet_option
 
 
 @click.command()
 @artifact_argument
-@click.option(
-    "--to",
-    "kind",
-    required=True,
-    metavar="KIND",
-    shell_complete=export_kinds,
-    help="The format: decilm, gguf, granite, native, vllm.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT-KIND")
+@export_option(required=True, help="The format: decilm, gguf, granite, native, vllm.")
+@click.option("-o", "--output", type=PATH, help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")
 @quiet_option
 @json_option

@@ -8,16 +8,11 @@ import sys
 
 import click
 
-from lbdsl.cli.options import FILE
+from lbdsl.cli.options import model_option
 
 
 @click.command()
-@click.option(
-    "--model",
-    metavar="MODEL",
-    type=FILE,
-    help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
-)
+@model_option(help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.")
 @click.option("--stdio", is_flag=True, hidden=True, help="How editors start it; there is no other way.")
 @click.pass_context
 def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completions import export_kinds
-from lbdsl.cli.options import artifact_argument, json_option, quiet_option, yes_option
+from lbdsl.cli.options import artifact_argument, export_option, json_option, quiet_option, yes_option
 
 
 @click.command()
 @artifact_argument
 @click.argument("repository", metavar="ORGANISATION/NAME")
-@click.option(
-    "--to", "kind", metavar="KIND", shell_complete=export_kinds, help="Push this export of it instead, as in `export`."
-)
+@export_option(help="Push this export of it instead, as in `export`.")
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go up.")
 @yes_option
