@@ -19,10 +19,9 @@ from lbdsl.cli.options import PATH, artifact_argument, export_option, json_optio
 def export(artifact: Path, kind: str, output: Path | None, force: bool, quiet: bool, as_json: bool) -> None:
     """Write ARTIFACT in a format that an inference engine reads; fails with a reason if the format cannot express it."""
     from lbdsl.cli.output import give, show_diagnostics
-    from lbdsl.report.console import stderr_console
     from lbdsl.report.progress import TerminalProgress
     from lbdsl.session.exporting import export_artifact
 
-    done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(stderr_console(), quiet))
+    done = export_artifact(artifact, kind, output=output, force=force, progress=TerminalProgress(quiet=quiet))
     show_diagnostics(done.diagnostics)
     give(done, as_json)

@@ -26,11 +26,8 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     try:
         import pygls  # noqa: F401
     except ImportError:
-        raise fail(
-            "LB062",
-            "the language server needs pygls, which is not installed",
-            help='install it, in a checkout of lbdsl: pip install ".[editor]"',
-        ) from None
+        help = 'install it, in a checkout of lbdsl: pip install ".[editor]"'
+        raise fail("LB062", "the language server needs pygls, which is not installed", help=help) from None
     from lbdsl.editor.features import make_server
 
     # Standard output is reserved for the protocol; everything else that is printed goes to standard error.

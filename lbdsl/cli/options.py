@@ -108,12 +108,11 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(verb)
     def wrapper(quiet: bool, **rest: Any) -> Any:
-        from lbdsl.report.console import stderr_console
         from lbdsl.report.progress import TerminalProgress
 
         names = {field.name for field in fields(RunOptions)} & set(rest)
         options = RunOptions(**{name: rest.pop(name) for name in names})
-        progress = TerminalProgress(stderr_console(), quiet or process_number() > 0)
+        progress = TerminalProgress(quiet=quiet or process_number() > 0)
         with ended_by_kill():
             return verb(options=options, progress=progress, **rest)
 

@@ -53,14 +53,15 @@ def give(result: Any, as_json: bool) -> None:
 
 def output_style(apart: bool = False) -> Style:
     """The output style: colours and line-drawing characters only when the terminal supports them."""
-    from lbdsl.report.diagnostics import Style, is_unicode
+    from lbdsl.report.diagnostics import Style
 
     stream = sys.stderr if apart else sys.stdout
     dumb = os.environ.get("TERM") == "dumb"
     terminal = stream.isatty()
     colour = terminal and not dumb and not os.environ.get("NO_COLOR")
     width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
-    return Style(width, colour, is_unicode(stream.encoding) and not dumb)
+    drawing = (stream.encoding or "ascii").lower().replace("-", "").startswith("utf")
+    return Style(width, colour, drawing and not dumb)
 
 
 def _columns(terminal: int) -> int:

@@ -35,7 +35,6 @@ def push(
     from lbdsl.api.pushing import sent, to_push
     from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.core.units import bytes_text, plural
-    from lbdsl.report.console import stderr_console
     from lbdsl.report.progress import TerminalProgress
 
     if not (dry_run or yes or sys.stdin.isatty()):
@@ -44,7 +43,7 @@ def push(
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-    progress = TerminalProgress(stderr_console(), quiet)
+    progress = TerminalProgress(quiet=quiet)
     with to_push(artifact, repository, kind, private=private, progress=progress) as planned:
         show_diagnostics(planned.diagnostics)
         if dry_run:

@@ -9,15 +9,7 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Role
-from lbdsl.editor.pages import (
-    FUNCTIONS,
-    WORDS,
-    action_page,
-    keyword_page,
-    metric_page,
-    parameter_page,
-    setting_page,
-)
+from lbdsl.editor.pages import FUNCTIONS, WORDS, action_page, keyword_page, metric_page, parameter_page, setting_page
 from lbdsl.language import tree
 from lbdsl.language.lexer import Token
 from lbdsl.language.limits import MAX_DIGITS

@@ -44,11 +44,6 @@ class Style:
         return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self.colour and text else text
 
 
-def is_unicode(encoding: str | None) -> bool:
-    """Whether line-drawing characters can be written in an encoding."""
-    return (encoding or "ascii").lower().replace("-", "").startswith("utf")
-
-
 def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
     """All diagnostics with their source lines, separated by blank lines."""
     return "".join(_one(diagnostic, style) + "\n" for diagnostic in diagnostics)

@@ -117,16 +117,12 @@ def _strips(plan: Plan) -> Iterator[tuple[str, list[Square]]]:
     for key in sorted({key for layer in plan.layers for key in layer.scores}):
         found = [layer.scores.get(key) for layer in plan.layers]
         scale = Scale.of([score.value for score in found if score is not None], "")
-        yield (
-            key,
-            [
-                Square(
-                    f"layer {layer}" if score is None else f"layer {layer}: {signed_text(score, '±')}",
-                    height=None if score is None or scale is None else 0.06 + 0.94 * scale.fraction(score.value),
-                )
-                for layer, score in enumerate(found)
-            ],
-        )
+        bars = []
+        for layer, score in enumerate(found):
+            height = None if score is None or scale is None else 0.06 + 0.94 * scale.fraction(score.value)
+            value = "" if score is None else f": {signed_text(score, '±')}"
+            bars.append(Square(f"layer {layer}{value}", height=height))
+        yield key, bars
 
 
 def _said(layer: LayerPlan) -> str:
