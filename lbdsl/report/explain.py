@@ -63,11 +63,10 @@ def pages_of(topic: str) -> tuple[Page, ...]:
     word = topic.strip().strip("`")
     if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
         word = word.upper()
-    makers = (_code, _action, _metric, _keyword, _entry, _fact)
-    found = [page for maker in makers if (page := maker(word)) is not None]
-    found += [*_settings(word), *_parameters(word)]
+    makers = (_code, _action, _metric, _keyword, _entry, _fact, _settings, _parameters)
+    found = tuple(page for maker in makers for page in maker(word))
     instead = None if found else wish(word, "statement")
-    return tuple(found) if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
+    return found if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
 
 
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -110,18 +109,17 @@ def nearest_topics(topic: str) -> tuple[str, ...]:
     return tuple(close) or ((longer,) if longer else ())
 
 
-def _code(id: str) -> Page | None:
+def _code(id: str) -> Iterator[Page]:
     """The page of a code: its failing example with that example's real diagnostics, and the fixed example."""
-    if id not in code_ids():
-        return None
-    from lbdsl.api.explaining import example_findings
+    if id in code_ids():
+        from lbdsl.api.explaining import example_findings
 
-    code = code_for(id)
-    facts = [("Why", code.reason)] if code.reason else []
-    if code.exit_code != 1:
-        facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
-    found = example_findings(code)
-    return Page("code", id, code.title, tuple(facts), failing=code.example, findings=found, fixed=code.fixed)
+        code = code_for(id)
+        facts = [("Why", code.reason)] if code.reason else []
+        if code.exit_code != 1:
+            facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
+        found = example_findings(code)
+        yield Page("code", id, code.title, tuple(facts), failing=code.example, findings=found, fixed=code.fixed)
 
 
 _EXIT_CODES = {
@@ -142,14 +140,12 @@ def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return " ".join(first.split()), tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _action(name: str) -> Page | None:
-    cls = actions().get(name)
-    if cls is None:
-        return None
-    title, facts = parts_of(cls.__doc__ or "")
-    parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
-    claims = ", ".join(sorted({path for action in examples_of(cls) for path in action.claims()}))
-    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
+def _action(name: str) -> Iterator[Page]:
+    if cls := actions().get(name):
+        title, facts = parts_of(cls.__doc__ or "")
+        parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
+        claims = ", ".join(sorted({path for action in examples_of(cls) for path in action.claims()}))
+        yield Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
 
 
 def _parameter(action: str, name: str) -> str:
@@ -158,51 +154,45 @@ def _parameter(action: str, name: str) -> str:
     return page.partition("`: ")[2].rstrip(".")
 
 
-def _metric(name: str) -> Page | None:
+def _metric(name: str) -> Iterator[Page]:
     if name == "sensitivity":
         what = "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"
         own = (("What", what), ("Example", "`lowest 8 by sensitivity drop`"))
-        return Page("metric", name, "Damage when this layer's attention alone is removed.", own, form=name)
-    cls = metrics().get(name)
-    if cls is None:
-        return None
-    title, facts = parts_of(cls.__doc__ or "")
-    return Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
+        yield Page("metric", name, "Damage when this layer's attention alone is removed.", own, form=name)
+    elif cls := metrics().get(name):
+        title, facts = parts_of(cls.__doc__ or "")
+        yield Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
 
 
-def _keyword(word: str) -> Page | None:
-    if word not in keywords():
-        return None
-    keyword = keywords()[word]
-    facts = [("Example", f"`{keyword.example}`")]
-    if word in SETTINGS:
-        facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
-    return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
+def _keyword(word: str) -> Iterator[Page]:
+    if keyword := keywords().get(word):
+        facts = [("Example", f"`{keyword.example}`")]
+        if word in SETTINGS:
+            facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
+        yield Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
 
 
-def _entry(name: str) -> Page | None:
+def _entry(name: str) -> Iterator[Page]:
     """A word that a table of the language has."""
     if name in FUNCTIONS:
         form, meaning = FUNCTIONS[name]
-        return Page("value", name, meaning, form=form)
-    if name in WORDS:
-        return Page("word", name, WORDS[name])
-    if name in TYPES:
-        return Page("type", name, _sentence(TYPES[name][-1]), (("Example", f"`param $name: {name}`"),))
-    return None
+        yield Page("value", name, meaning, form=form)
+    elif name in WORDS:
+        yield Page("word", name, WORDS[name])
+    elif name in TYPES:
+        yield Page("type", name, _sentence(TYPES[name][-1]), (("Example", f"`param $name: {name}`"),))
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _fact(name: str) -> Page | None:
+def _fact(name: str) -> Iterator[Page]:
     bare = name.removeprefix("model.")
-    if bare not in FACTS or bare == name:
-        return None
-    kind, unit = FACTS[bare]
-    what = unit.value if kind == "number" and unit.value != "number" else kind
-    return Page("fact", name, f"A fact of the source model: {what}.", (("Example", f"`requires {name} ...`"),))
+    if bare in FACTS and bare != name:
+        kind, unit = FACTS[bare]
+        what = unit.value if kind == "number" and unit.value != "number" else kind
+        yield Page("fact", name, f"A fact of the source model: {what}.", (("Example", f"`requires {name} ...`"),))
 
 
 def _settings(word: str) -> Iterator[Page]:
