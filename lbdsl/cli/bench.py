@@ -31,7 +31,6 @@ def bench(artifact: Path, against: str | None, asked: Any, output: Path | None, 
     give(found, as_json)
     show_diagnostics(found.diagnostics)
     if output is not None:
-        from lbdsl.artifact.benched import measured_by
         from lbdsl.report.bench import draw_bench
 
-        draw_bench(found.measured.cells, output, measured_by(found.to_json()).replace("`", ""))
+        draw_bench(found.to_json(), output)
