@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from lbdsl.core.units import bytes_text, duration_text, plural
@@ -20,6 +22,7 @@ from lbdsl.report.plan import render_plan
 from lbdsl.report.report import render_quality, render_report
 
 if TYPE_CHECKING:
+    from lbdsl.api.caching import Cached
     from lbdsl.api.estimating import Estimated
     from lbdsl.api.planning import Measured
     from lbdsl.api.pushing import Pushed
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from lbdsl.session.exporting import Exported
 
 WIDTH = 100
+DAY = 86_400
+FOREIGN = 10
+"""The most files of others in the cache folders that are named."""
+
 _FORMAT = '<pre style="line-height: 1.25; white-space: pre; overflow-x: auto">{code}</pre>'
 
 HELD = {
@@ -154,6 +161,32 @@ def render_verified(found: Verified, console: Console) -> None:
         console.print(mark.append(f"{printable(check.what)}: {printable(check.said)}", style="default"), soft_wrap=True)
 
 
+def render_cached(found: Cached, console: Console) -> None:
+    """Print one row a kind, the whole, and what is not lbdsl's."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("kind", "", "items", "size", "oldest", "last used"):
+        table.add_column(title, justify="left" if title in ("kind", "") else "right", no_wrap=title != "")
+    for kind, entries in found.by_kind():
+        ages = (_age_text(min(entry.written for entry in entries)), _age_text(max(entry.used for entry in entries)))
+        size = bytes_text(sum(entry.bytes for entry in entries))
+        table.add_row(kind.name, kind.what, str(len(entries)), size, *ages)
+    table.add_row("all", "", str(len(found.entries)), bytes_text(found.bytes), "", "")
+    console.print(table)
+    for root, path in found.roots.items():
+        console.print(printable(f"{root}: {path}"), soft_wrap=True)
+    if found.foreign:
+        console.print("not lbdsl's, and left:")
+        for path in found.foreign[:FOREIGN]:
+            console.print(printable(f"  {path}"), soft_wrap=True)
+        if len(found.foreign) > FOREIGN:
+            console.print(f"  and {plural(len(found.foreign) - FOREIGN, 'other')}")
+
+
+def _age_text(then: float) -> str:
+    age = max(0.0, time.time() - then)
+    return f"{age / DAY:.0f} d" if age >= 2 * DAY else duration_text(age)
+
+
 _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Planned": lambda result, console: render_plan(result.plan, console),
     "Applied": lambda result, console: render_report(result.record, result.folder, console),
@@ -165,5 +198,6 @@ _DRAW: Mapping[str, Callable[[Any, Console], None]] = {
     "Pushed": render_push,
     "Verified": render_verified,
     "Measured": render_scores,
+    "Cached": render_cached,
 }
 """Keyed by class name: importing the API's classes here would be a circular import, since they use this module."""
