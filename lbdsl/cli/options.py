@@ -38,7 +38,6 @@ FILE = click.Path(readable=False)
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-PROGRAM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 artifact_argument = click.argument("artifact", type=PATH)
 model_argument = click.argument("model", type=FILE)
@@ -54,7 +53,7 @@ cache_dir_option = click.option(
 
 # Each command says what these are for there, by `help`.
 against_option = partial(click.option, "--against", metavar="MODEL", type=FILE)
-python_option = partial(click.option, "--engine-python", type=PROGRAM)
+python_option = partial(click.option, "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 export_option = partial(click.option, "--to", "kind", metavar="KIND", shell_complete=export_kinds)
 model_option = partial(click.option, "--model", metavar="MODEL", type=FILE)
 
