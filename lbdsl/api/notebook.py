@@ -19,11 +19,11 @@ class NotebookResult:
         return f"<{type(self).__name__}: {self.in_short()}>"
 
     def __str__(self) -> str:
-        from lbdsl.report.html import text_of
+        from lbdsl.report.results import text_of
 
         return text_of(self)
 
     def _repr_html_(self) -> str:
-        from lbdsl.report.html import html_of
+        from lbdsl.report.results import html_of
 
         return html_of(self)

@@ -10,21 +10,16 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import FILE, RecipeFirst, again_option, measuring_options, set_option, yes_option
+from lbdsl.cli.options import FILE, PATH, RecipeFirst, again_option, measuring_options, model_option, set_option, yes_option
 from lbdsl.core.processes import process_count, process_number
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("recipe_or_plan", type=click.Path(path_type=Path))
+@click.argument("recipe_or_plan", type=PATH)
 @click.argument("model", required=False, type=FILE)
 @set_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Folder of the result. Default: ./<model>-<recipe>",
-)
-@click.option("--model", "relocated", metavar="MODEL", type=FILE, help="With a saved plan: where the model is now.")
+@click.option("-o", "--output", type=PATH, help="Folder of the result. Default: ./<model>-<recipe>")
+@model_option("relocated", help="With a saved plan: where the model is now.")
 @yes_option
 @click.option("--no-heal", is_flag=True, help="Skip healing; recorded in the artifact.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")

@@ -8,19 +8,14 @@ from typing import Any
 import click
 
 from lbdsl.cli.engines import engine_options
-from lbdsl.cli.options import FILE, Picture, artifact_argument, json_option, run_options
+from lbdsl.cli.options import PICTURE, against_option, artifact_argument, json_option, run_options
 
 
 @click.command()
 @artifact_argument
-@click.option(
-    "--against",
-    metavar="MODEL",
-    type=FILE,
-    help="The base, or another model; default: the one in the artifact's record.",
-)
+@against_option(help="The base, or another model; default: the one in the artifact's record.")
 @engine_options
-@click.option("--output", "-o", type=Picture(path_type=Path, dir_okay=False), help="Draw the ratios: a .png or .svg file.")
+@click.option("--output", "-o", type=PICTURE, help="Draw the ratios: a .png or .svg file.")
 @json_option
 @run_options
 def bench(artifact: Path, against: str | None, asked: Any, output: Path | None, as_json: bool, **running: Any) -> None:
@@ -36,7 +31,6 @@ def bench(artifact: Path, against: str | None, asked: Any, output: Path | None, 
     give(found, as_json)
     show_diagnostics(found.diagnostics)
     if output is not None:
-        from lbdsl.artifact.benched import measured_by
         from lbdsl.report.bench import draw_bench
 
-        draw_bench(found.measured.cells, output, measured_by(found.to_json()).replace("`", ""))
+        draw_bench(found.to_json(), output)

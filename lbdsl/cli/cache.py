@@ -53,10 +53,8 @@ def cache(
     What another lbdsl uses, and files that lbdsl did not write, are left.
     """
     from lbdsl.api.caching import cached, prune
-    from lbdsl.cli.output import print_json, show_diagnostics
+    from lbdsl.cli.output import give, print_json, show_diagnostics
     from lbdsl.core.units import bytes_text, plural
-    from lbdsl.report.cache import render_cached
-    from lbdsl.report.console import stdout_console
 
     if not kinds and (older_than is not None or dry_run or yes):
         raise click.UsageError("--older-than, --dry-run and --yes go with --prune")
@@ -67,7 +65,7 @@ def cache(
     if kinds:
         found = found.of([kind.name for kind in KINDS] if "all" in kinds else kinds, older_than or 0.0)
     if not as_json:
-        render_cached(found, stdout_console())
+        give(found, as_json=False)
     if kinds and not dry_run and found.entries:
         if not yes and not click.confirm("Delete these?", err=True):
             click.echo("Nothing is deleted.", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.options import FILE, RecipeFirst, set_option
+from lbdsl.cli.options import FILE, RecipeFirst, model_option, set_option
 from lbdsl.cli.output import output_style, writable, write_text
 from lbdsl.core.units import plural
 
@@ -26,12 +26,7 @@ FORMATS = ("rich", "concise", "json", "sarif", "github")
     "--format", "form", type=click.Choice(FORMATS), default="rich", show_default=True, help="How findings are written."
 )
 @click.option("--strict", is_flag=True, help="End with 1 for warnings and notes too.")
-@click.option(
-    "--model",
-    metavar="MODEL",
-    type=FILE,
-    help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.",
-)
+@model_option(help="Check against this model too, from its headers: a folder, a GGUF file or a hub id.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are proposed; with `-` the result goes to standard output.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
 @set_option
@@ -118,19 +113,18 @@ def _fixed(file: str, given: dict[str, str], facts: CheckedModel | None, diff: b
 
 def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bool) -> None:
     from lbdsl.report import diagnostics as view
-    from lbdsl.report.capped import capped, for_programs
 
     problems = [problem for _, problem in found]
     if form == "json":
-        entries = [view.diagnostic_json(problem, file) for file, problem in for_programs(found)]
+        entries = [view.diagnostic_json(problem, file) for file, problem in view.for_programs(found)]
         text = json.dumps({"format_version": view.FORMAT_VERSION, "diagnostics": entries}, indent=2) + "\n"
     elif form == "sarif":
-        from lbdsl.report.diagnostics_sarif import sarif_log
+        from lbdsl.report.diagnostics_formats import sarif_log
         from lbdsl.version import VERSION
 
-        text = json.dumps(sarif_log(for_programs(found), VERSION), indent=2) + "\n"
+        text = json.dumps(sarif_log(view.for_programs(found), VERSION), indent=2) + "\n"
     else:
-        text = "".join(_shown(item.file, item.found, form, apart) + item.rest for item in capped(found))
+        text = "".join(_shown(item.file, item.found, form, apart) + item.rest for item in view.capped(found))
     click.echo(writable(text), nl=False, err=apart, color=True if form == "rich" else None)
     if form == "rich":
         first = next((problem.code for problem in problems if problem.is_error), None)
@@ -141,12 +135,12 @@ def _write(found: list[tuple[str, Diagnostic]], form: str, files: int, apart: bo
 
 def _shown(file: str, found: tuple[Diagnostic, ...], form: str, apart: bool) -> str:
     """The findings of one file as readable text, or as GitHub annotations."""
-    from lbdsl.report import diagnostics as view
+    from lbdsl.report.diagnostics import concise_text, diagnostics_text
 
     if form == "github":
-        from lbdsl.report.diagnostics_github import github_text
+        from lbdsl.report.diagnostics_formats import github_text
 
         return github_text([(file, problem) for problem in found])
     if form == "concise":
-        return view.concise_text(found, "<stdin>" if file == "-" else file)
-    return view.diagnostics_text(found, output_style(apart))
+        return concise_text(found, "<stdin>" if file == "-" else file)
+    return diagnostics_text(found, output_style(apart))

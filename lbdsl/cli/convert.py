@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lbdsl.cli.options import FILE
+from lbdsl.cli.options import FILE, NEW_FILE
 from lbdsl.cli.output import write_text
 
 if TYPE_CHECKING:
@@ -23,14 +23,7 @@ _FORMS = ["lbr", "json", "yaml"]
     "--to", type=click.Choice(_FORMS), help="Default: by the name of OUT; else json for a recipe, and lbr for the others."
 )
 @click.option("--from", "source", type=click.Choice(_FORMS), help="Default: by the name of FILE, lbr for standard input.")
-@click.option(
-    "-o",
-    "--output",
-    "out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="OUT",
-    help="Write there instead of to standard output.",
-)
+@click.option("-o", "--output", "out", type=NEW_FILE, metavar="OUT", help="Write there instead of to standard output.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes as JSON, and nothing else.")
 @click.pass_context

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lbdsl.cli.options import json_option
+from lbdsl.cli.options import PATH, json_option
 from lbdsl.cli.plan import CHANGES_PRESENT
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plans differ.")
 @json_option
 @click.pass_context

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.options import TOKENS, Parsed, with_options
+from lbdsl.cli.options import TOKENS, Parsed, python_option, with_options
 from lbdsl.core.units import tokens_of
 
 
@@ -43,6 +42,8 @@ OF_ENGINE = {
 }
 """The options of each engine that another one does not have."""
 
+_COUNTS = _several(click.IntRange(1))
+
 _OPTIONS = (
     click.option("--engine", type=click.Choice(list(OF_ENGINE)), default="transformers", show_default=True),
     click.option("--pairs", type=click.IntRange(2), default=5, show_default=True, help="Runs of both models, by turns."),
@@ -53,18 +54,12 @@ _OPTIONS = (
     ),
     click.option(
         "--batches",
-        type=_several(click.IntRange(1)),
+        type=_COUNTS,
         default="1,8",
         show_default=True,
         help="transformers, llama.cpp: sequences decoded at once.",
     ),
-    click.option(
-        "--concurrency",
-        type=_several(click.IntRange(1)),
-        default="50",
-        show_default=True,
-        help="vLLM: requests at once.",
-    ),
+    click.option("--concurrency", type=_COUNTS, default="50", show_default=True, help="vLLM: requests at once."),
     click.option(
         "--lengths",
         type=_several(Parsed("IN/OUT", _lengths)),
@@ -83,10 +78,8 @@ _OPTIONS = (
         metavar="BASE ARTIFACT",
         help="vLLM: servers that run already, such as http://localhost:8000, of the base and of the artifact.",
     ),
-    click.option(
-        "--engine-python",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A Python that has the engine; a vLLM for GPUs runs on those that it sees, unless --device cpu is given.",
+    python_option(
+        help="A Python that has the engine; a vLLM for GPUs runs on those that it sees, unless --device cpu is given."
     ),
     click.option(
         "--engine-args",

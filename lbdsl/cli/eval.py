@@ -8,17 +8,12 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import FILE, NEEDLE, TOKENS, Picture, json_option, measuring_options
+from lbdsl.cli.options import FILE, NEEDLE, PICTURE, TOKENS, against_option, json_option, measuring_options
 
 
 @click.command(name="eval")
 @click.argument("artifact", metavar="ARTIFACT|MODEL", type=FILE)
-@click.option(
-    "--against",
-    metavar="MODEL",
-    type=FILE,
-    help="For an artifact: its base, or another model; default: the one in its record.",
-)
+@against_option(help="For an artifact: its base, or another model; default: the one in its record.")
 @click.option(
     "--data",
     multiple=True,
@@ -44,17 +39,12 @@ from lbdsl.cli.options import FILE, NEEDLE, TOKENS, Picture, json_option, measur
 @click.option(
     "--needle-texts", type=click.IntRange(2), help="How many of them for each length. Default: the recipe's, or 8."
 )
-@click.option("-o", "--output", type=Picture(dir_okay=False), help="Draw the needles' heat map here.")
+@click.option("-o", "--output", type=PICTURE, help="Draw the needles' heat map here.")
 @json_option
 @measuring_options
 @click.pass_context
 def command(
-    ctx: click.Context,
-    artifact: str,
-    against: str | None,
-    output: Path | None,
-    as_json: bool,
-    **asked: Any,
+    ctx: click.Context, artifact: str, against: str | None, output: Path | None, as_json: bool, **asked: Any
 ) -> None:
     """Perplexity, KL to the base and top-1 agreement of ARTIFACT, its answers, with standard errors, and its asserts.
 

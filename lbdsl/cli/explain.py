@@ -19,23 +19,22 @@ def explain(words: tuple[str, ...], as_json: bool) -> None:
     or a type. Without TOPIC, all topics are listed.
     """
     from lbdsl.cli.output import output_style, print_json, writable
-    from lbdsl.report.explain import FORMAT_VERSION, nearest_topics, pages_of, topics, topics_by_kind
-    from lbdsl.report.explain_text import pages_text, topics_text
+    from lbdsl.report import explain as view
 
     topic = " ".join(words)
     if not topic:
         if as_json:
-            print_json({"format_version": FORMAT_VERSION, "topics": list(topics())})
+            print_json({"format_version": view.FORMAT_VERSION, "topics": list(view.topics())})
         else:
-            click.echo(writable(topics_text(output_style())), nl=False, color=True)
+            click.echo(writable(view.topics_text(output_style())), nl=False, color=True)
         return
     # Of a keyword of two words the first has the page.
-    pages = pages_of(topic) or (pages_of(topic.split()[0]) if topic.split() else ())
+    pages = view.pages_of(topic) or (view.pages_of(topic.split()[0]) if topic.split() else ())
     if not pages:
         from lbdsl.core.diagnostic import fail
 
-        near = nearest_topics(topic)
-        kinds = ", ".join(f"{kind} (`{names[0]}`)" for kind, names in topics_by_kind())
+        near = view.nearest_topics(topic)
+        kinds = ", ".join(f"{kind} (`{names[0]}`)" for kind, names in view.topics_by_kind())
         hint = f"`lbdsl explain` lists all topics: {kinds}"
         if topic in VERBS:
             hint = f"`lbdsl {topic} --help` explains the command"
@@ -43,6 +42,6 @@ def explain(words: tuple[str, ...], as_json: bool) -> None:
             hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
         raise fail("LB052", f"no help for `{topic}`", help=hint)
     if as_json:
-        print_json({"format_version": FORMAT_VERSION, "pages": [page.to_json() for page in pages]})
+        print_json({"format_version": view.FORMAT_VERSION, "pages": [page.to_json() for page in pages]})
     else:
-        click.echo(writable(pages_text(pages, output_style())), nl=False, color=True)
+        click.echo(writable(view.pages_text(pages, output_style())), nl=False, color=True)

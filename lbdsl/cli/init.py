@@ -26,14 +26,7 @@ from lbdsl.cli.output import write_text
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @offline_option
-def init(
-    model: str,
-    more: tuple[str, ...],
-    goals: tuple[str, ...],
-    out: str | None,
-    force: bool,
-    offline: bool,
-) -> None:
+def init(model: str, more: tuple[str, ...], goals: tuple[str, ...], out: str | None, force: bool, offline: bool) -> None:
     """Write a starter recipe that fits MODEL, with a comment on every part of it.
 
     Only headers are read: layers, shapes, positions and the model's own windows. Nothing is measured, so its counts and

@@ -8,16 +8,11 @@ import sys
 
 import click
 
-from lbdsl.cli.options import FILE
+from lbdsl.cli.options import model_option
 
 
 @click.command()
-@click.option(
-    "--model",
-    metavar="MODEL",
-    type=FILE,
-    help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.",
-)
+@model_option(help="The model that hints are about. Default: the editor's setting, else that of lbdsl.toml.")
 @click.option("--stdio", is_flag=True, hidden=True, help="How editors start it; there is no other way.")
 @click.pass_context
 def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
@@ -31,11 +26,8 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     try:
         import pygls  # noqa: F401
     except ImportError:
-        raise fail(
-            "LB062",
-            "the language server needs pygls, which is not installed",
-            help='install it, in a checkout of lbdsl: pip install ".[editor]"',
-        ) from None
+        help = 'install it, in a checkout of lbdsl: pip install ".[editor]"'
+        raise fail("LB062", "the language server needs pygls, which is not installed", help=help) from None
     from lbdsl.editor.features import make_server
 
     # Standard output is reserved for the protocol; everything else that is printed goes to standard error.

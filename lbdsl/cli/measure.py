@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import RecipeFirst, json_option, measuring_options, model_argument, set_option
+from lbdsl.cli.options import PATH, RecipeFirst, json_option, measuring_options, model_argument, set_option
 
 
 @click.command(cls=RecipeFirst)
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @model_argument
 @set_option
 @click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from lbdsl.api.interrupt import ended_by_kill
+from lbdsl.cli.completions import export_kinds
 from lbdsl.cli.config import is_questions_file, key_of, long_name, settings
 from lbdsl.core.paths import is_model
 from lbdsl.core.processes import process_number
@@ -34,18 +35,28 @@ DTYPE = NumberFormat(["bfloat16", "float16", "float32"])
 FILE = click.Path(readable=False)
 """A file, or the name of something that is none: what cannot be read is said by what reads it."""
 
-artifact_argument = click.argument("artifact", type=click.Path(path_type=Path))
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+artifact_argument = click.argument("artifact", type=PATH)
 model_argument = click.argument("model", type=FILE)
 again_option = click.option("--again", is_flag=True, help="Allow MODEL to be an artifact of lbdsl.")
 all_option = click.option("--all", "all_layers", is_flag=True, help="List every changed layer.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 offline_option = click.option("--offline", is_flag=True, help="Never ask a hub.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress; only data and diagnostics.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 cache_dir_option = click.option(
-    "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where measurements are kept. Default: the user's cache folder.",
+    "--cache-dir", type=FOLDER, help="Where measurements are kept. Default: the user's cache folder."
 )
+
+# Each command says what these are for there, by `help`.
+against_option = partial(click.option, "--against", metavar="MODEL", type=FILE)
+python_option = partial(click.option, "--engine-python", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+export_option = partial(click.option, "--to", "kind", metavar="KIND", shell_complete=export_kinds)
+model_option = partial(click.option, "--model", metavar="MODEL", type=FILE)
+
 _MEASURING = (
     click.option(
         "--batch",
@@ -71,7 +82,7 @@ _MEASURING = (
     click.option(
         "--allow-path",
         "allow_paths",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=FOLDER,
         multiple=True,
         help="A folder whose files a recipe, plan or artifact may name, besides its own; may be repeated.",
     ),
@@ -83,11 +94,7 @@ _MEASURING = (
 )
 _RUN = (
     click.option("--device", help="cpu, cuda, cuda:1. Default: a GPU where there is one."),
-    click.option(
-        "--dtype",
-        type=DTYPE,
-        help="Default: the checkpoint's; bfloat16 for GGUF.",
-    ),
+    click.option("--dtype", type=DTYPE, help="Default: the checkpoint's; bfloat16 for GGUF."),
     cache_dir_option,
     offline_option,
     click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with a local model's tokenizer."),
@@ -100,12 +107,11 @@ def run_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(verb)
     def wrapper(quiet: bool, **rest: Any) -> Any:
-        from lbdsl.report.console import stderr_console
         from lbdsl.report.progress import TerminalProgress
 
         names = {field.name for field in fields(RunOptions)} & set(rest)
         options = RunOptions(**{name: rest.pop(name) for name in names})
-        progress = TerminalProgress(stderr_console(), quiet or process_number() > 0)
+        progress = TerminalProgress(quiet=quiet or process_number() > 0)
         with ended_by_kill():
             return verb(options=options, progress=progress, **rest)
 
@@ -215,6 +221,7 @@ class Picture(click.Path):
 
 
 PICTURES = (".png", ".svg")
+PICTURE = Picture(dir_okay=False)
 
 set_option = click.option(
     "--set",
@@ -223,8 +230,6 @@ set_option = click.option(
     multiple=True,
     help="Give a `param` of the recipe another value; may be repeated.",
 )
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 
 
 def origins(ctx: click.Context) -> Iterator[str]:

@@ -22,8 +22,7 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     found = tuple(diagnostics)
     # Of several processes the first says it.
     if found and process_number() == 0:
-        from lbdsl.report.capped import capped
-        from lbdsl.report.diagnostics import diagnostics_text
+        from lbdsl.report.diagnostics import capped, diagnostics_text
 
         for item in capped((d.span.source.name if d.span is not None else "", d) for d in found):
             text = diagnostics_text(item.found, output_style(apart=True)) + item.rest
@@ -47,21 +46,22 @@ def give(result: Any, as_json: bool) -> None:
         print_json(result.to_json())
         return
     from lbdsl.report.console import stdout_console
-    from lbdsl.report.html import draw
+    from lbdsl.report.results import draw
 
     draw(result, stdout_console())
 
 
 def output_style(apart: bool = False) -> Style:
     """The output style: colours and line-drawing characters only when the terminal supports them."""
-    from lbdsl.report.diagnostics import Style, is_unicode
+    from lbdsl.report.diagnostics import Style
 
     stream = sys.stderr if apart else sys.stdout
     dumb = os.environ.get("TERM") == "dumb"
     terminal = stream.isatty()
     colour = terminal and not dumb and not os.environ.get("NO_COLOR")
     width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
-    return Style(width, colour, is_unicode(stream.encoding) and not dumb)
+    drawing = (stream.encoding or "ascii").lower().replace("-", "").startswith("utf")
+    return Style(width, colour, drawing and not dumb)
 
 
 def _columns(terminal: int) -> int:

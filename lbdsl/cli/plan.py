@@ -12,10 +12,12 @@ from click.core import ParameterSource
 from lbdsl.cli.completions import engines
 from lbdsl.cli.options import (
     ASSIGNMENT,
+    NEW_FILE,
+    PATH,
+    PICTURE,
     PICTURES,
     TOKENS,
     Parsed,
-    Picture,
     RecipeFirst,
     again_option,
     all_option,
@@ -23,25 +25,21 @@ from lbdsl.cli.options import (
     measuring_options,
     model_argument,
     origins,
+    python_option,
     set_option,
 )
 from lbdsl.cli.output import give, print_json, show_diagnostics
 from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.cost.devices import devices_of
 
 CHANGES_PRESENT = 10
 
 
-def _devices(value: Any) -> Any:
-    from lbdsl.cost.devices import devices_of
-
-    return devices_of(str(value))
-
-
 @click.command(cls=RecipeFirst)
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @model_argument
 @set_option
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan (.lbplan).")
+@click.option("-o", "--output", type=NEW_FILE, help="Save the plan (.lbplan).")
 @click.option(
     "--ctx",
     "contexts",
@@ -70,7 +68,7 @@ def _devices(value: Any) -> Any:
 @click.option(
     "--estimate",
     "devices",
-    type=Parsed("COUNTxKIND", _devices),
+    type=Parsed("COUNTxKIND", lambda value: devices_of(str(value))),
     help="Say what memory, disk and time it takes on other devices, as in 8xH100, 1x24GB or 2xcpu; measures nothing.",
 )
 @click.option(
@@ -78,11 +76,7 @@ def _devices(value: Any) -> Any:
     type=click.Choice(["vllm"]),
     help="Measure the throughput that budgets and asserts ask for, of the best plan and, if it fails, of the next.",
 )
-@click.option(
-    "--engine-python",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="--confirm: a Python that has the engine; default: lbdsl's own environment of it.",
-)
+@python_option(help="--confirm: a Python that has the engine; default: lbdsl's own environment of it.")
 @all_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @again_option
@@ -113,7 +107,6 @@ def plan(
     Missing scores are measured first and cached.
     """
     from lbdsl.api.planning import plan_recipe
-    from lbdsl.cost.devices import devices_of
     from lbdsl.plan.file import check_place, save_plan
     from lbdsl.session.targets import check_engines, check_targets
 
@@ -195,7 +188,7 @@ def _sweep(
     if name in given:
         raise click.UsageError(f"--sweep and --set both give ${name} a value")
     if output is not None:
-        output = Picture(path_type=Path, dir_okay=False).convert(output, None, None)
+        output = PICTURE.convert(output, None, None)
     found = plan_sweep(recipe, model, name, values, set_params=given, **how)
     planned = {item.value: item.planned for item in found if item.planned is not None}
     plans = {f"{name}={value}": one.plan for value, one in planned.items()}

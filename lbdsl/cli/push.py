@@ -7,16 +7,13 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.completions import export_kinds
-from lbdsl.cli.options import artifact_argument, json_option, quiet_option, yes_option
+from lbdsl.cli.options import artifact_argument, export_option, json_option, quiet_option, yes_option
 
 
 @click.command()
 @artifact_argument
 @click.argument("repository", metavar="ORGANISATION/NAME")
-@click.option(
-    "--to", "kind", metavar="KIND", shell_complete=export_kinds, help="Push this export of it instead, as in `export`."
-)
+@export_option(help="Push this export of it instead, as in `export`.")
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go up.")
 @yes_option
@@ -38,7 +35,6 @@ def push(
     from lbdsl.api.pushing import sent, to_push
     from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.core.units import bytes_text, plural
-    from lbdsl.report.console import stderr_console
     from lbdsl.report.progress import TerminalProgress
 
     if not (dry_run or yes or sys.stdin.isatty()):
@@ -47,7 +43,7 @@ def push(
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()
-    progress = TerminalProgress(stderr_console(), quiet)
+    progress = TerminalProgress(quiet=quiet)
     with to_push(artifact, repository, kind, private=private, progress=progress) as planned:
         show_diagnostics(planned.diagnostics)
         if dry_run:

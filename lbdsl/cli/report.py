@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from lbdsl.cli.options import artifact_argument
+from lbdsl.cli.options import PATH, artifact_argument
 
 
 @click.command()
 @artifact_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it. Default: ARTIFACT.html")
+@click.option("-o", "--output", type=PATH, help="Where to write it. Default: ARTIFACT.html")
 @click.option("--force", is_flag=True, help="Replace a file that is not such a page.")
 def report(artifact: Path, output: Path | None, force: bool) -> None:
     """Write what is known of ARTIFACT as one HTML page, which needs no network: plan, scores, costs, quality, speed."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import all_option, json_option
+from lbdsl.cli.options import PATH, all_option, json_option
 
 
 @click.command()
-@click.argument("what", type=click.Path(path_type=Path))
+@click.argument("what", type=PATH)
 @all_option
 @json_option
 def show(what: Path, all_layers: bool, as_json: bool) -> None:

@@ -7,18 +7,14 @@ from typing import Any
 
 import click
 
-from lbdsl.cli.options import FILE, TOKENS, artifact_argument, json_option, measuring_options
+from lbdsl.cli.options import TOKENS, against_option, artifact_argument, json_option, measuring_options, python_option
 
 
 @click.command()
 @artifact_argument
-@click.option("--against", metavar="MODEL", type=FILE, help="Its base; default: the one in its record.")
+@against_option(help="Its base; default: the one in its record.")
 @click.option("--engine", type=click.Choice(["transformers", "vllm"]), help="Compare what an export computes there, too.")
-@click.option(
-    "--engine-python",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Python that has vLLM; default: lbdsl's own environment of it.",
-)
+@python_option(help="A Python that has vLLM; default: lbdsl's own environment of it.")
 @click.option("--install", is_flag=True, help="Make an environment with vLLM if there is none (minutes, gigabytes).")
 @click.option("--tokens", type=TOKENS, default="8Ki", show_default=True, help="Tokens of each text to judge on.")
 @json_option

@@ -105,7 +105,7 @@ class Analysis:
     def cursor(self, offset: int, *, whole: bool = False) -> Cursor | None:
         key = offset, whole
         if key not in self._cursors:
-            self._cursors[key] = cursor_at(self.source, self.tokens, self.lexed.comments, offset, whole=whole)
+            self._cursors[key] = cursor_at(self.source, self.lexed, offset, whole=whole)
         return self._cursors[key]
 
     def token_at(self, offset: int) -> Token | None:

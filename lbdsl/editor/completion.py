@@ -14,15 +14,7 @@ from lbdsl.actions.base import acts_on_weights
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Cursor, Role
-from lbdsl.editor.pages import (
-    FUNCTIONS,
-    WORDS,
-    action_page,
-    keyword_page,
-    metric_page,
-    parameter_page,
-    setting_page,
-)
+from lbdsl.editor.pages import FUNCTIONS, WORDS, action_page, keyword_page, metric_page, parameter_page, setting_page
 from lbdsl.language.words import keywords
 from lbdsl.metrics import Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.schema import FACTS

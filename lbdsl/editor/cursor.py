@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lbdsl.actions import actions
 from lbdsl.core.span import Source
 from lbdsl.language.layout import CONTINUES_BEFORE, ONLY_BEGINS, split_statements
-from lbdsl.language.lexer import BAD, BRACKETS, Token
+from lbdsl.language.lexer import BAD, BRACKETS, Lexed, Token
 from lbdsl.language.parser import Failure, Parser
 from lbdsl.language.words import BLOCKS, keywords
 from lbdsl.metrics import Of, metrics_of
@@ -162,19 +162,13 @@ class Cursor:
         return "BECAUSE" in _expected([*self.before, Token("NAME", "it", self.start, self.start)], self.start)
 
 
-def cursor_at(
-    source: Source,
-    tokens: Sequence[Token],
-    comments: Sequence[Token],
-    offset: int,
-    *,
-    whole: bool = False,
-) -> Cursor | None:
+def cursor_at(source: Source, lexed: Lexed, offset: int, *, whole: bool = False) -> Cursor | None:
     """The cursor at an offset of a lexed text; None inside a comment.
 
     A word that ends at the offset is at the cursor. With `whole`, so is a word that begins there, as for a mouse pointer.
     """
-    if any(comment.start < offset <= comment.end for comment in comments):
+    tokens = lexed.tokens
+    if any(comment.start < offset <= comment.end for comment in lexed.comments):
         return None
     touching = (i for i, token in enumerate(tokens) if token.start <= offset <= token.end)
     index = next((i for i in touching if tokens[i].start < offset or (whole and tokens[i].type != "NEWLINE")), None)

@@ -15,12 +15,11 @@ from pygls.exceptions import JsonRpcInvalidParams
 from lbdsl.api.fixing import chosen_fixes
 from lbdsl.core.diagnostic import Fix
 from lbdsl.editor import protocol
-from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
 from lbdsl.editor.documents import Text
-from lbdsl.editor.fixes import formatting
+from lbdsl.editor.edits import definition_of, formatting, name_at, rename, uses_of
+from lbdsl.editor.hints import claim_hints
 from lbdsl.editor.hover import hover
-from lbdsl.editor.names import definition_of, name_at, rename, uses_of
 from lbdsl.editor.outline import outline
 from lbdsl.editor.protocol import Document
 from lbdsl.editor.server import RecipeServer

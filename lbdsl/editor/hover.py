@@ -9,15 +9,7 @@ from lbdsl.core.codes import code_for
 from lbdsl.core.units import plural, ranges_text
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.cursor import Role
-from lbdsl.editor.pages import (
-    FUNCTIONS,
-    WORDS,
-    action_page,
-    keyword_page,
-    metric_page,
-    parameter_page,
-    setting_page,
-)
+from lbdsl.editor.pages import FUNCTIONS, WORDS, action_page, keyword_page, metric_page, parameter_page, setting_page
 from lbdsl.language import tree
 from lbdsl.language.lexer import Token
 from lbdsl.language.limits import MAX_DIGITS
@@ -43,12 +35,9 @@ class Hover:
 def hover(analysis: Analysis, offset: int) -> Hover | None:
     """The hover text at an offset, or None."""
     token = analysis.token_at(offset)
-    pages: list[str] = []
-    start = end = offset
-    if token is not None:
-        start, end = token.start, token.end
-        page = _page(analysis, token)
-        pages += [page] if page else []
+    start, end = (token.start, token.end) if token is not None else (offset, offset)
+    page = _page(analysis, token) if token is not None else None
+    pages = [page] if page else []
     for found in analysis.findings:
         span = found.span
         if span is not None and analysis.is_own(span) and span.start <= offset <= max(span.end, span.start + 1):

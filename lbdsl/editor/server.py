@@ -17,7 +17,7 @@ from pygls.lsp.server import LanguageServer
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.documents import UNITS, Text
-from lbdsl.editor.project import configured_model, facts_of
+from lbdsl.editor.hints import configured_model, facts_of
 from lbdsl.editor.protocol import Document, diagnostics
 from lbdsl.version import VERSION
 
@@ -43,8 +43,12 @@ class RecipeServer(LanguageServer):
         self.tasks: set[asyncio.Future[None]] = set()
 
     def set_text(self, uri: str, text: Text, version: int) -> None:
+        """Keep a text, and publish its findings when no edit arrives for `DELAY` seconds."""
         self.documents[uri] = Document(uri, text, version, self.facts)
-        self.publish_soon(uri)
+        waiting = self.waiting.pop(uri, None)
+        if waiting is not None:
+            waiting.cancel()
+        self.waiting[uri] = asyncio.get_running_loop().call_later(DELAY, self.publish, uri)
 
     def check_again(self) -> None:
         """All texts, because a model or a file that they depend on has changed."""
@@ -54,13 +58,6 @@ class RecipeServer(LanguageServer):
     def encoding(self) -> str:
         found = str(getattr(self.workspace.position_encoding, "value", self.workspace.position_encoding))
         return found if found in UNITS else "utf-16"
-
-    def publish_soon(self, uri: str) -> None:
-        """Publish the findings of a text when no edit arrives for `DELAY` seconds."""
-        waiting = self.waiting.pop(uri, None)
-        if waiting is not None:
-            waiting.cancel()
-        self.waiting[uri] = asyncio.get_running_loop().call_later(DELAY, self.publish, uri)
 
     def publish(self, uri: str) -> None:
         self.waiting.pop(uri, None)

@@ -29,42 +29,39 @@ def textmate_grammar() -> dict[str, Any]:
         "scopeName": "source.lbr",
         "fileTypes": ["lbr"],
         "patterns": [
-            {"name": "comment.line.number-sign.lbr", "match": "#.*$"},
-            {
-                "name": "string.regexp.lbr",
-                "begin": '~"',
-                "end": '"|$',
-                "patterns": [{"name": "constant.character.escape.lbr", "match": r"\\."}],
-            },
-            {
-                "name": "string.quoted.double.lbr",
-                "begin": '"',
-                "end": '"|$',
-                "patterns": [
-                    {"name": "constant.character.escape.lbr", "match": r'\\[\\"nt]'},
-                    {"name": "invalid.illegal.escape.lbr", "match": r"\\."},
-                ],
-            },
+            _match("comment.line.number-sign", "#.*$"),
+            _quoted("string.regexp", '~"', _match("constant.character.escape", r"\\.")),
+            _quoted(
+                "string.quoted.double",
+                '"',
+                _match("constant.character.escape", r'\\[\\"nt]'),
+                _match("invalid.illegal.escape", r"\\."),
+            ),
             {
                 "match": rf"(:)\s*({'|'.join(sorted(TYPES))})\b",
                 "captures": {"1": {"name": "punctuation.separator.lbr"}, "2": {"name": "storage.type.lbr"}},
             },
-            {"name": "variable.other.lbr", "match": rf"\${_NAME}"},
-            {"name": "entity.name.tag.group.lbr", "match": rf"@{_NAME}"},
-            {"name": "support.variable.fact.lbr", "match": rf"{_NAME}(?:\.{_NAME})+"},
-            {"name": "variable.parameter.lbr", "match": rf"{_NAME}(?=\s*=(?!=))"},
-            *(
-                {"name": "constant.numeric.lbr", "match": numbers[kind]}
-                for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")
-            ),
-            {"name": "keyword.control.lbr", "match": _any_of(statements)},
-            {"name": "keyword.operator.word.lbr", "match": _any_of(OPERATORS)},
-            {"name": "keyword.other.lbr", "match": _any_of(words)},
-            {"name": "entity.name.function.lbr", "match": _NAME},
-            {"name": "keyword.operator.lbr", "match": r"<=|>=|==|!=|\.\.|[<>=+*/-]"},
-            {"name": "punctuation.lbr", "match": r"[(){}\[\],;:]"},
+            _match("variable.other", rf"\${_NAME}"),
+            _match("entity.name.tag.group", rf"@{_NAME}"),
+            _match("support.variable.fact", rf"{_NAME}(?:\.{_NAME})+"),
+            _match("variable.parameter", rf"{_NAME}(?=\s*=(?!=))"),
+            *(_match("constant.numeric", numbers[kind]) for kind in ("PERCENT", "QUANTITY", "DECIMAL", "INT")),
+            _match("keyword.control", _any_of(statements)),
+            _match("keyword.operator.word", _any_of(OPERATORS)),
+            _match("keyword.other", _any_of(words)),
+            _match("entity.name.function", _NAME),
+            _match("keyword.operator", r"<=|>=|==|!=|\.\.|[<>=+*/-]"),
+            _match("punctuation", r"[(){}\[\],;:]"),
         ],
     }
+
+
+def _match(name: str, match: str) -> dict[str, Any]:
+    return {"name": f"{name}.lbr", "match": match}
+
+
+def _quoted(name: str, begin: str, *inside: dict[str, Any]) -> dict[str, Any]:
+    return {"name": f"{name}.lbr", "begin": begin, "end": '"|$', "patterns": list(inside)}
 
 
 def _any_of(words: Any) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from lbdsl.artifact.benched import COLUMNS, LESS_IS_BETTER, label_of, measured_by, noise_of, row_of
-from lbdsl.bench.cells import Cell
 from lbdsl.core.pictures import Target, picture
 from lbdsl.core.units import bytes_text
 from lbdsl.report.console import USUAL
@@ -49,22 +47,23 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"kept in {found['profile']}", soft_wrap=True)
 
 
-def draw_bench(cells: Sequence[Cell], to: Target, title: str) -> None:
+def draw_bench(benched: Mapping[str, Any], to: Target) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
-    names = [f"{cell.metric} {label_of(asdict(cell))}" for cell in cells]
+    cells = benched["cells"]
+    names = [f"{cell['metric']} {label_of(cell)}" for cell in cells]
     with picture(to, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
         for label, colour, less in (("more is better", "#1f5fa8", False), ("less is better", "#7a9a4b", True)):
-            places = [place for place, cell in enumerate(cells) if (cell.unit in LESS_IS_BETTER) is less]
+            places = [place for place, cell in enumerate(cells) if (cell["unit"] in LESS_IS_BETTER) is less]
             if shown := [cells[place] for place in places]:
-                spread = [[cell.ratio - cell.low for cell in shown], [cell.high - cell.ratio for cell in shown]]
-                ratios = [cell.ratio for cell in shown]
+                ratios = [cell["ratio"] for cell in shown]
+                spread = [[cell["ratio"] - cell["low"] for cell in shown], [cell["high"] - cell["ratio"] for cell in shown]]
                 axes.barh(places, ratios, xerr=spread, color=colour, ecolor="#444444", capsize=2, label=label)
-        predicted = [(place, cell.predicted) for place, cell in enumerate(cells) if cell.predicted is not None]
+        predicted = [(place, cell["predicted"]) for place, cell in enumerate(cells) if cell["predicted"] is not None]
         if predicted:
             at, values = zip(*predicted, strict=True)
             axes.plot(values, at, "|", color="#d95f02", markersize=14, markeredgewidth=2.5, label="predicted")
         axes.legend(fontsize="small")
-        axes.set_title(title, fontsize="small")
+        axes.set_title(measured_by(benched).replace("`", ""), fontsize="small")
         axes.axvline(1, color="#444444", linewidth=1)
         axes.set_yticks(range(len(cells)), names)
         axes.invert_yaxis()

@@ -7,13 +7,13 @@ import re
 import textwrap
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.diagnostic import Diagnostic, Fix, Severity, note
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import plural
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from lbdsl.api.fixing import Fixed
 
 FORMAT_VERSION = 1
+
+SHOWN = 20
+"""The maximum number of findings of a file in text output: a file that is not a recipe has one in every line."""
+
+WRITTEN = 500
+"""The maximum number of findings of a file in machine-readable output."""
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "gutter": "34;1", "bold": "1", "help": "32;1"}
 _TAB = 4
@@ -36,11 +42,6 @@ class Style:
 
     def paint(self, what: str, text: str) -> str:
         return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m" if self.colour and text else text
-
-
-def is_unicode(encoding: str | None) -> bool:
-    """Whether line-drawing characters can be written in an encoding."""
-    return (encoding or "ascii").lower().replace("-", "").startswith("utf")
 
 
 def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
@@ -64,6 +65,44 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     """`1 error, 2 warnings`; empty when there is nothing."""
     counts = Counter(diagnostic.severity for diagnostic in diagnostics)
     return ", ".join(plural(counts[severity], severity.value) for severity in Severity if counts[severity])
+
+
+class Capped(NamedTuple):
+    """Consecutive findings of one file, and how many more the file has; `left` is 0 except after the file's last one."""
+
+    file: str
+    found: tuple[Diagnostic, ...]
+    left: int
+
+    @property
+    def rest(self) -> str:
+        """The line that reports the omitted findings; empty when there are none."""
+        return f"... and {plural(self.left, 'more finding')}\n" if self.left else ""
+
+
+def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:
+    """The first `most` findings of each file, preferring errors, in the order of `found` (pairs of file and finding)."""
+    pairs = list(found)
+    places: dict[str, list[int]] = {}
+    for place, (file, _) in enumerate(pairs):
+        places.setdefault(file, []).append(place)
+    chosen = {file: sorted(sorted(of, key=lambda i: not pairs[i][1].is_error)[:most]) for file, of in places.items()}
+    kept = sorted(place for of in chosen.values() for place in of)
+    for file, run in groupby(kept, key=lambda place: pairs[place][0]):
+        row = list(run)
+        last = row[-1] == chosen[file][-1]
+        yield Capped(file, tuple(pairs[place][1] for place in row), len(places[file]) - len(chosen[file]) if last else 0)
+
+
+def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Diagnostic]]:
+    """The pairs of `found` to output; when some are omitted, the file's last one reports how many (LB474)."""
+    written: list[tuple[str, Diagnostic]] = []
+    for file, diagnostics, left in capped(found, WRITTEN):
+        written += [(file, diagnostic) for diagnostic in diagnostics]
+        if left:
+            said = f"{left} more finding{' of this file is' if left == 1 else 's of this file are'} left out"
+            written.append((file, note("LB474", said, help="fix these first, or check another file")))
+    return written
 
 
 def fixes_text(file: str, fixed: Fixed, written: bool) -> str:

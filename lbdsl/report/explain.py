@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from lbdsl.actions import actions
@@ -21,8 +23,12 @@ from lbdsl.recipe.schema import FACTS, Lora
 from lbdsl.recipe.settings import BLOCKS, CHOICES, SETTINGS
 from lbdsl.recipe.values import choices, examples_of, signature
 from lbdsl.recipe.variables import TYPES
+from lbdsl.report.diagnostics import Style, diagnostic_json, diagnostics_text
 
 FORMAT_VERSION = 1
+
+_INDENT = "    "
+_wrapped = partial(textwrap.wrap, subsequent_indent="  ", break_long_words=False)
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,6 @@ class Page:
     fixed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        from lbdsl.report.diagnostics import diagnostic_json
-
         found: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
@@ -59,11 +63,10 @@ def pages_of(topic: str) -> tuple[Page, ...]:
     word = topic.strip().strip("`")
     if len(word) == 5 and word[:2].upper() == "LB" and word[2:].isdigit():
         word = word.upper()
-    makers = (_code, _action, _metric, _keyword, _entry, _fact)
-    found = [page for maker in makers if (page := maker(word)) is not None]
-    found += [*_settings(word), *_parameters(word)]
+    makers = (_code, _action, _metric, _keyword, _entry, _fact, _settings, _parameters)
+    found = tuple(page for maker in makers for page in maker(word))
     instead = None if found else wish(word, "statement")
-    return tuple(found) if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
+    return found if instead is None else (Page("word", word, f"Not in the language: {instead}."),)
 
 
 def topics_by_kind() -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -106,18 +109,17 @@ def nearest_topics(topic: str) -> tuple[str, ...]:
     return tuple(close) or ((longer,) if longer else ())
 
 
-def _code(id: str) -> Page | None:
+def _code(id: str) -> Iterator[Page]:
     """The page of a code: its failing example with that example's real diagnostics, and the fixed example."""
-    if id not in code_ids():
-        return None
-    from lbdsl.api.explaining import example_findings
+    if id in code_ids():
+        from lbdsl.api.explaining import example_findings
 
-    code = code_for(id)
-    facts = [("Why", code.reason)] if code.reason else []
-    if code.exit_code != 1:
-        facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
-    found = example_findings(code)
-    return Page("code", id, code.title, tuple(facts), failing=code.example, findings=found, fixed=code.fixed)
+        code = code_for(id)
+        facts = [("Why", code.reason)] if code.reason else []
+        if code.exit_code != 1:
+            facts.append(("Exit code", f"{code.exit_code}, {_EXIT_CODES[code.exit_code]}"))
+        found = example_findings(code)
+        yield Page("code", id, code.title, tuple(facts), failing=code.example, findings=found, fixed=code.fixed)
 
 
 _EXIT_CODES = {
@@ -138,14 +140,12 @@ def parts_of(doc: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return " ".join(first.split()), tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _action(name: str) -> Page | None:
-    cls = actions().get(name)
-    if cls is None:
-        return None
-    title, facts = parts_of(cls.__doc__ or "")
-    parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
-    claims = ", ".join(sorted({path for action in examples_of(cls) for path in action.claims()}))
-    return Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
+def _action(name: str) -> Iterator[Page]:
+    if cls := actions().get(name):
+        title, facts = parts_of(cls.__doc__ or "")
+        parameters = [(parameter, _parameter(name, parameter)) for parameter in cls.parameters()]
+        claims = ", ".join(sorted({path for action in examples_of(cls) for path in action.claims()}))
+        yield Page("action", name, title, (*facts, ("Claims", claims), *parameters), form=signature(name, cls))
 
 
 def _parameter(action: str, name: str) -> str:
@@ -154,51 +154,45 @@ def _parameter(action: str, name: str) -> str:
     return page.partition("`: ")[2].rstrip(".")
 
 
-def _metric(name: str) -> Page | None:
+def _metric(name: str) -> Iterator[Page]:
     if name == "sensitivity":
         what = "the metric of `measure { metric = ... }` under `drop`; `nll` unless another is named"
         own = (("What", what), ("Example", "`lowest 8 by sensitivity drop`"))
-        return Page("metric", name, "Damage when this layer's attention alone is removed.", own, form=name)
-    cls = metrics().get(name)
-    if cls is None:
-        return None
-    title, facts = parts_of(cls.__doc__ or "")
-    return Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
+        yield Page("metric", name, "Damage when this layer's attention alone is removed.", own, form=name)
+    elif cls := metrics().get(name):
+        title, facts = parts_of(cls.__doc__ or "")
+        yield Page("metric", name, title, (*facts, ("Unit", unit_text(cls)), *uses_of(cls)), form=cls.form())
 
 
-def _keyword(word: str) -> Page | None:
-    if word not in keywords():
-        return None
-    keyword = keywords()[word]
-    facts = [("Example", f"`{keyword.example}`")]
-    if word in SETTINGS:
-        facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
-    return Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
+def _keyword(word: str) -> Iterator[Page]:
+    if keyword := keywords().get(word):
+        facts = [("Example", f"`{keyword.example}`")]
+        if word in SETTINGS:
+            facts.append(("Settings", "; ".join(f"`{key}` {row.meaning}" for key, row in SETTINGS[word].items())))
+        yield Page("keyword", word, keyword.meaning, tuple(facts), form=keyword.form)
 
 
-def _entry(name: str) -> Page | None:
+def _entry(name: str) -> Iterator[Page]:
     """A word that a table of the language has."""
     if name in FUNCTIONS:
         form, meaning = FUNCTIONS[name]
-        return Page("value", name, meaning, form=form)
-    if name in WORDS:
-        return Page("word", name, WORDS[name])
-    if name in TYPES:
-        return Page("type", name, _sentence(TYPES[name][-1]), (("Example", f"`param $name: {name}`"),))
-    return None
+        yield Page("value", name, meaning, form=form)
+    elif name in WORDS:
+        yield Page("word", name, WORDS[name])
+    elif name in TYPES:
+        yield Page("type", name, _sentence(TYPES[name][-1]), (("Example", f"`param $name: {name}`"),))
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _fact(name: str) -> Page | None:
+def _fact(name: str) -> Iterator[Page]:
     bare = name.removeprefix("model.")
-    if bare not in FACTS or bare == name:
-        return None
-    kind, unit = FACTS[bare]
-    what = unit.value if kind == "number" and unit.value != "number" else kind
-    return Page("fact", name, f"A fact of the source model: {what}.", (("Example", f"`requires {name} ...`"),))
+    if bare in FACTS and bare != name:
+        kind, unit = FACTS[bare]
+        what = unit.value if kind == "number" and unit.value != "number" else kind
+        yield Page("fact", name, f"A fact of the source model: {what}.", (("Example", f"`requires {name} ...`"),))
 
 
 def _settings(word: str) -> Iterator[Page]:
@@ -242,3 +236,52 @@ def _parameters(word: str) -> Iterator[Page]:
                 facts = (("What", " ".join(map(str.strip, about))),) if about else ()
                 title = f"A value of the parameter `{parameter}` of `{name}`."
                 yield Page("value", word, title, facts, form=f"{name}({parameter}={word})")
+
+
+def pages_text(pages: Sequence[Page], style: Style) -> str:
+    """All pages, separated by blank lines."""
+    return "\n".join(_page(page, style) for page in pages)
+
+
+def _page(page: Page, style: Style) -> str:
+    head = f"{page.name}: {page.title}" if page.kind == "code" else f"{page.name} ({page.kind})"
+    lines = [style.paint("bold", line) for line in textwrap.wrap(head, style.width)]
+    if page.form:
+        form = _wrapped(page.form, style.width - len(_INDENT))
+        lines += ["", *(_INDENT + style.paint("gutter", line) for line in form)]
+    if page.kind != "code" and page.title:
+        lines += ["", *textwrap.wrap(page.title, style.width)]
+    if page.facts:
+        lines.append("")
+    for name, text in page.facts:
+        lead = f"{name}: "
+        first, *rest = _wrapped(lead + text, style.width)
+        lines += [style.paint("help", first[: len(lead)]) + first[len(lead) :], *rest]
+    if page.failing:
+        lines += ["", style.paint("error", "This fails:"), "", *_indented(page.failing, style)]
+        if page.findings:
+            narrow = replace(style, width=style.width - len(_INDENT))
+            shown = diagnostics_text(page.findings[:1], narrow).rstrip("\n")
+            lines += ["", *(_INDENT + line if line else "" for line in shown.splitlines())]
+    if page.fixed:
+        lines += ["", style.paint("help", "This is right:"), "", *_indented(page.fixed, style)]
+    return "\n".join(lines) + "\n"
+
+
+def topics_text(style: Style) -> str:
+    """Every topic, by kind."""
+    lines: list[str] = []
+    for kind, names in topics_by_kind():
+        lines.append(style.paint("bold", kind))
+        if kind == "codes":
+            lines += [f"  {code}  {code_for(code).title}" for code in names]
+        else:
+            lines += _wrapped(", ".join(names), style.width, initial_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
+
+
+def _indented(text: str, style: Style) -> list[str]:
+    """An example's lines, indented; lines wider than the page are cut."""
+    room = style.width - len(_INDENT)
+    dots = "…" if style.unicode else "..."
+    return [_INDENT + (line if len(line) <= room else line[: room - len(dots)] + dots) for line in text.splitlines()]

@@ -15,12 +15,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from pydantic import TypeAdapter
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from lbdsl.artifact.benched import Cell, measured_by
 from lbdsl.artifact.card import card_text, drawings
 from lbdsl.artifact.record import Record
 from lbdsl.core.pictures import Target, svg_of
@@ -58,10 +56,8 @@ def page_of(record: Record) -> str:
     """The page of an artifact."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     plan = record.plan
-    pictures = {**drawings(record)}
-    for engine, benched in (record.bench or {}).items():
-        cells = TypeAdapter(list[Cell]).validate_python(benched["cells"])
-        pictures[f"{engine}.svg"] = partial(draw_bench, cells, title=measured_by(benched).replace("`", ""))
+    pictures = drawings(record)
+    pictures |= {f"{engine}.svg": partial(draw_bench, benched) for engine, benched in (record.bench or {}).items()}
     title, text = _body(record, pictures)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         generator=Markup(GENERATOR),
@@ -117,16 +113,12 @@ def _strips(plan: Plan) -> Iterator[tuple[str, list[Square]]]:
     for key in sorted({key for layer in plan.layers for key in layer.scores}):
         found = [layer.scores.get(key) for layer in plan.layers]
         scale = Scale.of([score.value for score in found if score is not None], "")
-        yield (
-            key,
-            [
-                Square(
-                    f"layer {layer}" if score is None else f"layer {layer}: {signed_text(score, '±')}",
-                    height=None if score is None or scale is None else 0.06 + 0.94 * scale.fraction(score.value),
-                )
-                for layer, score in enumerate(found)
-            ],
-        )
+        bars = []
+        for layer, score in enumerate(found):
+            height = None if score is None or scale is None else 0.06 + 0.94 * scale.fraction(score.value)
+            value = "" if score is None else f": {signed_text(score, '±')}"
+            bars.append(Square(f"layer {layer}{value}", height=height))
+        yield key, bars
 
 
 def _said(layer: LayerPlan) -> str:

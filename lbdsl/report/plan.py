@@ -21,8 +21,7 @@ from lbdsl.plan.words import PREFILL, joint_text, signed_text
 from lbdsl.recipe.schema_blocks import JUDGED, Asked, HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
 from lbdsl.report.console import ascii_only, printable, write_line
-from lbdsl.report.plan_changes import change_lines
-from lbdsl.report.plan_tables import cost_lines, result_lines, rule_lines
+from lbdsl.report.plan_tables import change_lines, cost_lines, result_lines, rule_lines
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, mark_rows, strip_lines
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
-"""The tables in a plan's terminal output: rules, costs before and after, asserts."""
+"""The tables in a plan's terminal output: rules; changed layers, each with its change, what that saves, by which rule and
+why; costs before and after; asserts."""
 
 from __future__ import annotations
 
@@ -10,11 +11,16 @@ from rich.text import Text
 
 from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens_text
 from lbdsl.language.highlight import GROUP, STATEMENT, pieces
-from lbdsl.layer.difference import window_size
-from lbdsl.plan.schema import AssertResult, Plan
+from lbdsl.layer.difference import changes_text, window_size
+from lbdsl.parts import Mark
+from lbdsl.plan.schema import AssertResult, LayerPlan, Plan
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Phase
 from lbdsl.report.console import USUAL, printable
+from lbdsl.report.strip import STYLES, Scale
+
+OF_EACH_KIND = 2
+BAR = 8
 
 _STATUS_STYLES = {
     "pass": "green",
@@ -23,7 +29,6 @@ _STATUS_STYLES = {
     "after healing": "cyan",
     "not measured": "yellow",
 }
-
 
 _ROLE_STYLES = {
     **dict.fromkeys((STATEMENT, Keyword, Operator.Word), "bold"),
@@ -40,14 +45,6 @@ def _highlighted(text: str) -> Text:
     for piece in pieces(text):
         line.append(piece.text, style=_ROLE_STYLES.get(piece.role, ""))
     return line
-
-
-def fitted(text: str, width: int, ascii_: bool) -> str:
-    """`text`, cut with an ellipsis when it is longer than `width`."""
-    if len(text) <= width:
-        return text
-    dots = "..." if ascii_ else "…"
-    return text[: max(0, width - len(dots))] + dots
 
 
 def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
@@ -80,6 +77,95 @@ def rule_lines(plan: Plan, width: int) -> Iterator[Text]:
             yield below.append(f", was shadowed {len(rule.shadowed)}", style=shadowed)
         if rule.modules:
             yield Text(f" {'':>{digits}}   the weights of {plural(rule.modules, 'module')}", style="dim")
+
+
+def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iterator[Text]:
+    """Two lines per layer; without `all_layers` only the first two layers of each kind of change."""
+    changed = list(plan.changed)
+    shown = changed if all_layers else _some_of_each(changed)
+    if not shown:
+        return
+    becomes = [_becomes(layer, ascii_) for layer in shown]
+    digits = len(str(len(plan.layers) - 1))
+    # On a narrow screen what it saves goes below the change.
+    narrow = width < USUAL
+    column = min(max(len(", ".join(parts)) for parts in becomes), width - (11 + digits if narrow else 46))
+    for layer, parts in zip(shown, becomes, strict=True):
+        mark = _mark_of(layer)
+        first, *more = _wrapped(parts, column)
+        # A digit (number of KV heads) would look like part of the layer number.
+        sign = "~" if mark.sign.isdigit() else mark.sign
+        line = Text(f" {sign} layer {layer.index:>{digits}}  {first:<{column}}", style=STYLES[mark.style])
+        saved = _savings(plan, layer, ascii_)
+        line.append("" if narrow else f"  {saved}")
+        line.rstrip()
+        yield line
+        for part in more:
+            yield Text(" " * (11 + digits) + part, style=STYLES[mark.style])
+        if narrow and saved:
+            yield Text(" " * (11 + digits) + saved)
+        yield from _why(plan, layer, width, 11 + digits, ascii_)
+    if len(changed) > len(shown):
+        yield Text(f"   ... {len(changed) - len(shown)} more (--all)", style="dim")
+
+
+def _some_of_each(changed: list[LayerPlan]) -> list[LayerPlan]:
+    kinds: dict[tuple[str, ...], int] = {}
+    shown = []
+    for layer in changed:
+        kind = tuple(f"{planned.action.text()} {planned.rule}" for planned in layer.acting)
+        kinds[kind] = kinds.get(kind, 0) + 1
+        if kinds[kind] <= OF_EACH_KIND:
+            shown.append(layer)
+    # For a single omitted layer, the line "... 1 more" would save nothing.
+    return changed if len(changed) - len(shown) <= 1 else shown
+
+
+def _mark_of(layer: LayerPlan) -> Mark:
+    """The mark of the layer's largest change: a dropped part first, else the first in the order of the rows."""
+    changes = [mark for mark in layer.marks.values() if mark.style != "same"]
+    return next((mark for mark in changes if mark.style == "drop"), changes[0] if changes else Mark("", "~", "change"))
+
+
+def _wrapped(parts: list[str], column: int) -> list[str]:
+    """The parts joined by commas in lines of at most `column` characters; no line break within a part if it fits."""
+    kept = [part.replace(" ", "\xa0") if len(part) < column else part for part in parts]
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(", ".join(kept), column, break_on_hyphens=False)] or [""]
+
+
+def _becomes(layer: LayerPlan, ascii_: bool) -> list[str]:
+    """The changes of a layer, then the change of its number of parameters."""
+    saved = layer.params_after - layer.params_before
+    params = [f"{'+' if saved > 0 else '-'}{count_text(abs(saved))} params"] if saved else []
+    changes = changes_text(layer.before, layer.after, "->" if ascii_ else "→")
+    changes += dict.fromkeys(planned.action.chosen for planned in layer.acting if planned.action.chosen)
+    if not changes:
+        # With another shape, new weights are implied by the change; here they are the only change.
+        changes = [f"new weights of {name.removesuffix('.weight')}" for name in sorted(layer.weights)]
+    return [*changes, *params]
+
+
+def _savings(plan: Plan, layer: LayerPlan, ascii_: bool) -> str:
+    """`KV@8Ki 6.00 MiB -> 195.0 KiB`; empty when the cache size does not change."""
+    if not plan.contexts:
+        return ""
+    context = 8192 if 8192 in plan.contexts else plan.contexts[-1]
+    was, becomes = layer.kv_bytes_before[str(context)], layer.kv_bytes_after[str(context)]
+    if was == becomes:
+        return ""
+    left = bytes_text(becomes) if becomes else "0"
+    return f"KV@{tokens_text(context)} {bytes_text(was)} {'->' if ascii_ else '→'} {left}"
+
+
+def _why(plan: Plan, layer: LayerPlan, width: int, indent: int, ascii_: bool) -> Iterator[Text]:
+    rules = sorted({planned.rule for planned in layer.acting})
+    number = f"rule{'' if len(rules) == 1 else 's'} {', '.join(map(str, rules))}: " if rules else ""
+    bar, key = "", next((key for key in layer.scores if layer.reason.startswith(f"{key} ")), "")
+    if scale := Scale.of([other.scores[key].value for other in plan.layers if key in other.scores], ""):
+        bar = ("#" if ascii_ else "▪") * (1 + round(scale.fraction(layer.scores[key].value) * (BAR - 1))) + "  "
+    text = f"{number}{bar}{printable(layer.reason)}"
+    for line in textwrap.wrap(text, width - indent, break_on_hyphens=False):
+        yield Text(" " * indent + line, style="dim")
 
 
 def cost_lines(plan: Plan, ascii_: bool) -> Iterator[Text]:
@@ -118,7 +204,9 @@ Cells = Mapping[tuple[float | None, str | None], str]
 
 def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, cells: Cells | None = None) -> Iterator[Text]:
     """One line per assert: text, status and value; `cells` are of asserts on the finished model."""
-    texts = [fitted(printable(item.text), max(width, USUAL) - 30, ascii_) for item in results]
+    room, dots = max(width, USUAL) - 30, "..." if ascii_ else "…"
+    whole = (printable(item.text) for item in results)
+    texts = [text if len(text) <= room else text[: room - len(dots)] + dots for text in whole]
     column = max((len(text) for text in texts), default=0) if width >= USUAL else 0
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")

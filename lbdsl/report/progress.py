@@ -11,16 +11,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lbdsl.core.progress import Report
-from lbdsl.report.console import USUAL
+from lbdsl.report.console import USUAL, stderr_console
 
 PLAIN_SECONDS = 10.0
 
 
 class TerminalProgress:
-    """Draws the stages of long work on `console`, which writes to stderr."""
+    """Draws the stages of long work on `console`, by default that of stderr."""
 
-    def __init__(self, console: Console, quiet: bool = False):
-        self._console = console
+    def __init__(self, console: Console | None = None, quiet: bool = False):
+        self._console = stderr_console() if console is None else console
         self._quiet = quiet
 
     def say(self, text: str) -> None:

@@ -13,9 +13,8 @@ from json_schema import problems
 from lbdsl.cli.check import check
 from lbdsl.core.diagnostic import Severity, error, note, warning
 from lbdsl.core.span import Source
-from lbdsl.report.capped import capped
-from lbdsl.report.diagnostics_github import github_text
-from lbdsl.report.diagnostics_sarif import sarif_log, uri_of
+from lbdsl.report.diagnostics import capped
+from lbdsl.report.diagnostics_formats import github_text, sarif_log, uri_of
 
 DATA = Path(__file__).parents[1] / "data"
 BAD = """\

@@ -12,8 +12,7 @@ from lbdsl.core.codes import code_ids
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.language.words import keywords
 from lbdsl.report.diagnostics import Style
-from lbdsl.report.explain import nearest_topics, pages_of, topics, topics_by_kind
-from lbdsl.report.explain_text import pages_text
+from lbdsl.report.explain import nearest_topics, pages_of, pages_text, topics, topics_by_kind
 
 
 def run(*arguments: str) -> Result:

@@ -11,11 +11,10 @@ from plan_cases import smollm2_facts
 
 from lbdsl.api.fixing import chosen_fixes
 from lbdsl.editor.analysis import Analysis
-from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.completion import complete
-from lbdsl.editor.fixes import formatting
+from lbdsl.editor.edits import definition_of, formatting, rename, uses_of
+from lbdsl.editor.hints import claim_hints
 from lbdsl.editor.hover import hover
-from lbdsl.editor.names import definition_of, rename, uses_of
 from lbdsl.editor.outline import outline
 from lbdsl.language.highlight import pieces
 

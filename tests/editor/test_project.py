@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
-from lbdsl.editor.project import configured_model, facts_of
+from lbdsl.editor.hints import configured_model, facts_of
 
 
 def test_the_first_that_names_a_model_is_asked(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ import pytest
 from plan_cases import smollm2_facts
 
 from lbdsl.editor.analysis import Analysis
-from lbdsl.editor.claims import claim_hints
 from lbdsl.editor.documents import Text
-from lbdsl.editor.fixes import formatting
+from lbdsl.editor.edits import definition_of, formatting, rename, uses_of
+from lbdsl.editor.hints import claim_hints
 from lbdsl.editor.hover import hover
-from lbdsl.editor.names import definition_of, rename, uses_of
 from lbdsl.editor.outline import outline
 
 TEXT = """\

@@ -1,15 +1,18 @@
-"""Definitions, uses and renaming of `$names` and `@names`.
+"""Definitions, uses and renaming of `$names` and `@names`, and formatting as one edit.
 
-A name is a token, so all of this works in a recipe that does not parse.
+A name is a token, so all of this but formatting works in a recipe that does not parse.
 """
 
 from __future__ import annotations
 
 import re
 
-from lbdsl.core.diagnostic import Diagnosed, refused
-from lbdsl.core.span import Span
+from rapidfuzz.distance import Postfix, Prefix
+
+from lbdsl.core.diagnostic import Diagnosed, Edit, refused
+from lbdsl.core.span import Source, Span
 from lbdsl.editor.analysis import Analysis
+from lbdsl.language.format import format_text
 from lbdsl.language.lexer import Token, lex
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -59,3 +62,19 @@ def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[T
     if wanted != name.text and wanted in analysis.definitions:
         return refused("LB061", f"`{wanted}` is defined already", help="choose another name")
     return Diagnosed(tuple((token, wanted) for token in uses_of(analysis, offset)))
+
+
+def formatting(text: str, name: str) -> Diagnosed[Edit]:
+    """The edit that makes a text canonical: from the first changed line to the last, with the text's own line endings.
+    The value is None, with the errors, for a text that does not parse; an empty edit when nothing changes."""
+    formatted = format_text(text, name)
+    if formatted.value is None:
+        return Diagnosed(None, formatted.diagnostics)
+    new = formatted.value.replace("\n", "\r\n") if "\r\n" in text else formatted.value
+    old_lines, new_lines = text.splitlines(keepends=True), new.splitlines(keepends=True)
+    head = Prefix.similarity(old_lines, new_lines)
+    tail = Postfix.similarity(old_lines[head:], new_lines[head:])
+    start = sum(map(len, old_lines[:head]))
+    end = len(text) - sum(map(len, old_lines[len(old_lines) - tail :]))
+    edit = Edit(Span(Source(name, text), start, end), "".join(new_lines[head : len(new_lines) - tail]))
+    return Diagnosed(edit, formatted.diagnostics)

@@ -1,5 +1,5 @@
-"""Diagnostics as SARIF 2.1.0, the format that code-scanning services read (OASIS, Static Analysis Results Interchange
-Format, errata 01)."""
+"""Diagnostics in formats of others: SARIF 2.1.0, which code-scanning services read (OASIS, Static Analysis Results
+Interchange Format, errata 01), and workflow commands of GitHub Actions, which are shown as annotations at their lines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 from urllib.parse import quote
 
 from lbdsl.core.codes import code_for
-from lbdsl.core.diagnostic import Diagnostic, Fix
+from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
 from lbdsl.core.span import Span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+_COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
+
+
+def _message(diagnostic: Diagnostic) -> str:
+    return "\n".join([diagnostic.message, *(f"help: {line}" for line in diagnostic.help)])
 
 
 def sarif_log(found: Sequence[tuple[str, Diagnostic]], version: str) -> dict[str, Any]:
@@ -40,21 +46,16 @@ def _rule(id: str) -> dict[str, Any]:
 
 
 def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
-    text = "\n".join([diagnostic.message, *(f"help: {line}" for line in diagnostic.help)])
     result: dict[str, Any] = {
         "ruleId": diagnostic.code,
         "ruleIndex": index,
         "level": diagnostic.severity.value,
-        "message": {"text": text},
+        "message": {"text": _message(diagnostic)},
         "locations": [{"physicalLocation": _physical(diagnostic.span, file)}],
     }
     if diagnostic.labels:
         result["relatedLocations"] = [
-            {
-                "id": place,
-                "message": {"text": label.text},
-                "physicalLocation": _physical(label.span, label.span.source.name),
-            }
+            {"id": place, "message": {"text": label.text}, "physicalLocation": _physical(label.span, file)}
             for place, label in enumerate(diagnostic.labels)
         ]
     if diagnostic.fix is not None:
@@ -63,6 +64,7 @@ def _result(file: str, diagnostic: Diagnostic, index: int) -> dict[str, Any]:
 
 
 def _physical(span: Span | None, file: str) -> dict[str, Any]:
+    """A source position; without one, the whole of `file`."""
     if span is None:
         return {"artifactLocation": {"uri": uri_of(file)}}
     return {"artifactLocation": {"uri": uri_of(span.source.name)}, "region": _region(span)}
@@ -92,3 +94,27 @@ def uri_of(name: str) -> str:
         return quote(name[1:-1])
     path = Path(name)
     return path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))
+
+
+def github_text(found: Sequence[tuple[str, Diagnostic]]) -> str:
+    """One `::error file=...,line=...::message` per finding; `found` are pairs of the checked file and a finding."""
+    return "".join(_command(file, diagnostic) + "\n" for file, diagnostic in found)
+
+
+def _command(file: str, diagnostic: Diagnostic) -> str:
+    span = diagnostic.span
+    properties = {"file": span.source.name if span is not None else file}
+    if span is not None:
+        (line, column), (end_line, end_column) = span.start_line_column, span.end_line_column
+        properties |= {"line": str(line), "col": str(column), "endLine": str(end_line)}
+        # GitHub supports columns only within one line.
+        if line == end_line:
+            properties["endColumn"] = str(end_column)
+    properties["title"] = f"lbdsl {diagnostic.code}"
+    written = ",".join(f"{key}={_data(value).replace(':', '%3A').replace(',', '%2C')}" for key, value in properties.items())
+    return f"::{_COMMANDS[diagnostic.severity]} {written}::{_data(_message(diagnostic))}"
+
+
+def _data(text: str) -> str:
+    """The text with `%` and line endings escaped: a line ending would end the command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
