@@ -106,13 +106,11 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     case, scores, wanted = session.case, scored.scores, session.recipe.measure
     problem = choice_of(case, scores, {}).unwrap()
     forms = forms_of(session.model.source, session.facts, engines_of(problem.choosing))
-    problem = replace(problem, forms=forms)
-    if scored.screened is not None:
-        there, pairs = set(problem.places), scored.screened.pairs
-        # Of a bound alone a screen has scores, and no pair terms.
-        weight = next((weight for weight, metric in problem.choosing.minimized if metric == "kl"), 0.0)
-        pairs = {both: weight * value for both, value in pairs.items() if weight and there.issuperset(both)}
-        problem = replace(problem, pairs=pairs)
+    there = set(problem.places)
+    # Of a bound alone a screen has scores, and no pair terms.
+    weight = next((weight for weight, metric in problem.choosing.minimized if metric == "kl"), 0.0)
+    pairs = {both: weight * value for both, value in scored.pairs.items() if weight and there.issuperset(both)}
+    problem = replace(problem, forms=forms, pairs=pairs)
     done = 0.0
     whole = WholePlans(session, scored.statistics, problem.choosing.metrics)
 

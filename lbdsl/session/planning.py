@@ -20,11 +20,10 @@ from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.session.asking import tokens_of_tasks
 from lbdsl.session.choosing import choose_layers
-from lbdsl.session.measuring import measure
+from lbdsl.session.measuring import check_screen, measure
 from lbdsl.session.model import OpenModel
 from lbdsl.session.patching import helpful_patches
 from lbdsl.session.predicting import passes_over_text, repeated_text, with_predictions, with_profiles
-from lbdsl.session.screening import check_screen
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import join
