@@ -111,25 +111,14 @@ def _lost(metric: str, asking: Asking, plans: Sequence[Selection], statistics: S
 
 def join(session: Session, selected: Selected) -> Joined:
     """Measure the whole plan, if it changes anything."""
-    losses, digest = None, None
+    loss, digest = None, None
     if selected.selection.changes:
-        losses, digest = joint_losses(session, [selected.selection], selected.statistics)
+        (joint,) = _joint(session, [selected.selection], selected.statistics)
+        scores = {name: ScoreValue.of(score) for name, score in joint.scores.items()}
+        loss = Loss(scores=scores, base_nll=joint.base_nll.value, tokens=joint.base_nll.tokens)
+        digest = session.joint_text.digest
     recall, forgotten = _recall(session, selected.selection, selected.statistics)
-    on = selected.on.model_copy(update={"joint_digest": digest})
-    return Joined(losses[0] if losses else None, on, recall, forgotten)
-
-
-def joint_losses(session: Session, plans: Sequence[Selection], taken: Statistics) -> tuple[Sequence[Loss], str]:
-    """The same of several, of which the base runs once for all."""
-    losses = [
-        Loss(
-            scores={name: ScoreValue.of(score) for name, score in loss.scores.items()},
-            base_nll=loss.base_nll.value,
-            tokens=loss.base_nll.tokens,
-        )
-        for loss in _joint(session, plans, taken)
-    ]
-    return losses, session.joint_text.digest
+    return Joined(loss, selected.on.model_copy(update={"joint_digest": digest}), recall, forgotten)
 
 
 def elsewhere(
