@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from lbdsl.core.diagnostic import Diagnostic, error, fail, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, NoValue, Request
-from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import given_windows
 from lbdsl.measure.taken import Statistics
 from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
@@ -129,7 +128,7 @@ def elsewhere(
     joint = [] if all(asks) else _joint(session, plans, taken)
     found = [dict(one.scores) for one in joint] or [{} for _ in plans]
     if any(asks):
-        questions = recall_questions_of(session.recipe.measure, session.model, session.place, TextPart.JOINT)
+        questions = recall_questions_of(session.recipe.measure, session.model, session.place)
         asking = Asking(questions, session.model)
         for scores, cost in zip(found, _lost("recall", asking, plans, taken, "asking the best plans"), strict=True):
             scores["recall"] = cost
@@ -156,7 +155,7 @@ def _recall(
     window = max(given_windows(session.facts.layer_specs, selection.specs), default=0)
     if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in measure.recall:
         return without(too_short(length, window))
-    questions = recall_questions_of(measure, model, session.place, TextPart.JOINT)
+    questions = recall_questions_of(measure, model, session.place)
     asking = Asking(questions, model)
     missing = asking.missing(statistics)
     if missing is not None:
