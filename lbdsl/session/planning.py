@@ -48,29 +48,29 @@ def plan(
     scored = measure(session)
     selected = choose_layers(session, scored, (*settled, *scored.diagnostics), best_so_far=best_so_far)
     patched = helpful_patches(session, scored.scores, selected)
-    joined = join(session, patched)
+    loss, on, recall, forgotten = join(session, patched)
     passes = passes_over_text(session)
-    found = (*model.diagnostics, *settled, *scored.diagnostics, *patched.diagnostics, *joined.diagnostics)
+    found = (*model.diagnostics, *settled, *scored.diagnostics, *patched.diagnostics, *forgotten)
     found += tuple(repeated_text(session, passes)) if patched.selection.changed else ()
     found += unwritten(session.recipe.eval, model)
     built = build(
         session.case,
         patched.selection,
         scored.scores,
-        joined.loss,
+        loss,
         _reference(model),
-        joined.on,
+        on,
         contexts,
         VERSION,
         found=found,
         statistics=patched.statistics.digests(patched.selection.used_statistics),
         choice=patched.choice,
-        recall=joined.recall,
+        recall=recall,
     )
     assert built.value is not None, "a plan whose asserts fail is a plan, too"
     made = _decided(built.value, model.facts, patched.statistics)
     asked = tokens_of_tasks(made.eval, model, session.place)
-    asked += joined.recall.tokens if joined.recall is not None and made.eval is not None else 0
+    asked += recall.tokens if recall is not None and made.eval is not None else 0
     return with_predictions(made, model, passes, asked), session, (*found, *built.diagnostics)
 
 

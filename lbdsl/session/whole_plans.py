@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, fail, note
@@ -61,16 +61,6 @@ def _digest(plan: Selection, statistics: Statistics) -> str:
     return digest_of([plan.digest, statistics.digests(used)]) if used else plan.digest
 
 
-@dataclass(frozen=True)
-class Joined:
-    """What the whole plan costs, on text and by questions that no score used."""
-
-    loss: Loss | None
-    on: MeasuredOn
-    recall: RecallLoss | None
-    diagnostics: tuple[Diagnostic, ...]
-
-
 def _joint(
     session: Session,
     plans: Sequence[Selection],
@@ -108,8 +98,8 @@ def _lost(metric: str, asking: Asking, plans: Sequence[Selection], statistics: S
     return [costs[request] for request in requests]
 
 
-def join(session: Session, selected: Selected) -> Joined:
-    """Measure the whole plan, if it changes anything."""
+def join(session: Session, selected: Selected) -> tuple[Loss | None, MeasuredOn, RecallLoss | None, tuple[Diagnostic, ...]]:
+    """What the whole plan costs on text and by questions that no score used, if it changes anything; and findings."""
     loss, digest = None, None
     if selected.selection.changes:
         (joint,) = _joint(session, [selected.selection], selected.statistics)
@@ -117,7 +107,7 @@ def join(session: Session, selected: Selected) -> Joined:
         loss = Loss(scores=scores, base_nll=joint.base_nll.value, tokens=joint.base_nll.tokens)
         digest = session.joint_text.digest
     recall, forgotten = _recall(session, selected.selection, selected.statistics)
-    return Joined(loss, selected.on.model_copy(update={"joint_digest": digest}), recall, forgotten)
+    return loss, selected.on.model_copy(update={"joint_digest": digest}), recall, forgotten
 
 
 def elsewhere(
