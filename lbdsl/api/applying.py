@@ -33,7 +33,6 @@ from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.predicting import pace_of
 from lbdsl.session.saved_recipe import came_from, files_of, planned_recipe
-from lbdsl.session.seen import seen_findings, seen_shares
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ def apply_plan(
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
-    found += seen_findings(inputs.eval_blocks, inputs.seen)
+    found += texts.seen_findings(inputs.eval_blocks, inputs.seen)
     if result.record.evaluation is None:
         help = "add an `eval` block or an assert such as `assert ppl_increase < 5%`"
         found.append(warning("LB470", "the finished model was not judged", help=help))
@@ -267,7 +266,7 @@ def inputs_for(
         changed=whole.fresh_copy,
         release=whole.release,
         texts=texts.text_digests(plan, bench, heal=not chosen.no_heal),
-        seen=seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
+        seen=texts.seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
         trackers=chosen.report_to,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,

@@ -22,8 +22,7 @@ from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
 from lbdsl.session.model import OpenModel, opened
 from lbdsl.session.options import RunOptions
 from lbdsl.session.saved_recipe import came_from, planned_recipe
-from lbdsl.session.seen import seen_by_artifact
-from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
+from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, seen_by_artifact, unwritten
 
 
 @dataclass(frozen=True, repr=False)
