@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import Planned
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, raise_errors, warning
 from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
 from lbdsl.core.place import Folder
@@ -241,7 +241,7 @@ def inputs_for(
     statistics: Statistics | None = None,
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
-    """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
+    """The inputs of a run; without `statistics`, those of the plan in the cache. Raises LB347 if one is missing or another."""
     from lbdsl.run.inputs import RunInputs
 
     chosen, folder = chosen or ApplyOptions(), bench.place(plan.recipe.path)
@@ -258,6 +258,9 @@ def inputs_for(
     whole = bench.in_machine_memory() if shares_model() and healing else bench
     if whole is not bench:
         bench.release()
+    if statistics is None:
+        statistics = _statistics(plan, bench)
+        raise_errors(staleness(plan, statistics=statistics.digests(plan.used_statistics)))
     return RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
@@ -276,7 +279,7 @@ def inputs_for(
         gate=gate_of(plan, recipe, bench.facts, no_heal=chosen.no_heal),
         calibration=calibration,
         device=bench.device,
-        statistics=_checked_statistics(plan, bench) if statistics is None else statistics,
+        statistics=statistics,
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -361,15 +364,6 @@ def _statistics(plan: Plan, bench: OpenModel) -> Statistics:
 
     on = plan.measured_on
     return kept_statistics(bench.cache_dir, on.statistics_key if on else "", plan.used_statistics)
-
-
-def _checked_statistics(plan: Plan, bench: OpenModel) -> Statistics:
-    """As `_statistics`, but raises LB347 when one is missing or different."""
-    found = _statistics(plan, bench)
-    stale = staleness(plan, statistics=found.digests(plan.used_statistics))
-    if stale:
-        raise LbdslError(stale)
-    return found
 
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:
