@@ -241,7 +241,7 @@ def inputs_for(
     statistics: Statistics | None = None,
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
-    """The inputs of a run; without `statistics`, those of the plan in the cache. Raises LB347 if one is missing or another."""
+    """The inputs of a run; without `statistics`, those of the plan in the cache. Raises LB347 if one is not as planned."""
     from lbdsl.run.inputs import RunInputs
 
     chosen, folder = chosen or ApplyOptions(), bench.place(plan.recipe.path)

@@ -1,4 +1,4 @@
-"""The text of each block of a recipe, as token blocks; and how much of the text that judges a model it was taught before."""
+"""The text of each block of a recipe, as token blocks; and how much of what judges a model it was taught before."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def text_digests(plan: Plan, bench: OpenModel, *, heal: bool) -> dict[str, str]:
         found[RECALL] = digest_of([recall.VERSION, found[RECALL]])
     if plan.eval is not None:
         found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
-    for task in plan.eval.tasks if plan.eval is not None else ():
-        found[task_name(task)] = _task_digest(task, folder)
+        found |= {task_name(task): _task_digest(task, folder) for task in plan.eval.tasks}
     return found
 
 
