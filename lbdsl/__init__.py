@@ -45,7 +45,7 @@ _EXPORTS = {
     "OpenModel": "lbdsl.session.model",
     "check_file": "lbdsl.api.checking",
     "check_recipe": "lbdsl.api.checking",
-    "fix_recipe": "lbdsl.api.fix_files",
+    "fix_recipe": "lbdsl.api.fixing",
     "convert_recipe": "lbdsl.api.converting",
     "format_text": "lbdsl.language.format",
     "inspect_model": "lbdsl.api.inspecting",

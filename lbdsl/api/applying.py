@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.api.planning import Planned
 from lbdsl.artifact.record import Record, healing_stages, read_record, rise_of
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, error, fail, note, raise_errors, warning
 from lbdsl.core.extras import check_installed
 from lbdsl.core.paths import plain_name
 from lbdsl.core.place import Folder
@@ -27,23 +27,12 @@ from lbdsl.plan.verify import staleness
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
 from lbdsl.run.output import Input, check_free, check_places
-from lbdsl.session.asking import recall_of
+from lbdsl.session import texts
+from lbdsl.session.asking import recall_questions_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.predicting import pace_of
 from lbdsl.session.saved_recipe import came_from, files_of, planned_recipe
-from lbdsl.session.seen import seen_findings, seen_shares
-from lbdsl.session.texts import (
-    check_texts,
-    eval_blocks,
-    eval_tests,
-    heal_blocks,
-    joint_blocks,
-    score_blocks,
-    text_digests,
-    texts_of,
-    validation_blocks,
-)
 from lbdsl.version import VERSION
 
 if TYPE_CHECKING:
@@ -95,14 +84,14 @@ def check_place(recipe: Recipe, bench: OpenModel, chosen: ApplyOptions, *others:
     output, source = output_of(recipe, bench, chosen), bench.source
     folder = bench.place(recipe.path)
     own = recipe.eval.own_questions if recipe.eval is not None else ()
-    named = (*texts_of(recipe), *(questions.file for questions in own))
-    texts = [path_of(text, folder) for text in named if is_there(text, folder)]
+    named = (*texts.texts_of(recipe), *(questions.file for questions in own))
+    files = [path_of(text, folder) for text in named if is_there(text, folder)]
     check_places(
         output,
         (
             Input("the model", source.gguf_path or source.path, source.gguf_path is None),
             *(Input("the recipe", Path(text.name)) for text in recipe.sources),
-            *(Input("a text of the recipe", path) for path in texts),
+            *(Input("a text of the recipe", path) for path in files),
             *others,
         ),
     )
@@ -142,7 +131,7 @@ def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
     output, other = output_of(planned.recipe, planned.bench, chosen), ""
     record = None if chosen.force else _made_as_planned(output, planned.plan, chosen.no_heal)
     if record is not None:
-        other = _other_texts(record, text_digests(planned.plan, planned.bench, heal=not chosen.no_heal))
+        other = _other_texts(record, texts.text_digests(planned.plan, planned.bench, heal=not chosen.no_heal))
         if not other:
             return False
     check_free(output, chosen.force, other)
@@ -225,7 +214,7 @@ def apply_plan(
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")
         what = "healing did not help on text that it did not see: the weights before it are kept"
         found.append(warning("LB477", what, help=advice))
-    found += seen_findings(inputs.eval_blocks, inputs.seen)
+    found += texts.seen_findings(inputs.eval_blocks, inputs.seen)
     if result.record.evaluation is None:
         help = "add an `eval` block or an assert such as `assert ppl_increase < 5%`"
         found.append(warning("LB470", "the finished model was not judged", help=help))
@@ -252,7 +241,7 @@ def inputs_for(
     statistics: Statistics | None = None,
     chosen: ApplyOptions | None = None,
 ) -> RunInputs:
-    """The inputs of a run; without `statistics`, those that the plan names are read from the cache."""
+    """The inputs of a run; without `statistics`, those of the plan in the cache. Raises LB347 if one is not as planned."""
     from lbdsl.run.inputs import RunInputs
 
     chosen, folder = chosen or ApplyOptions(), bench.place(plan.recipe.path)
@@ -260,15 +249,18 @@ def inputs_for(
     validation: tuple[TokenBlocks | None, ...] = ()
     if plan.heal is not None and not chosen.no_heal:
         bench.check_room_to_heal()
-        healing = heal_blocks(plan.heal, bench, folder)
-        validation = validation_blocks(plan.heal, bench, folder)
-    judging = eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
-    calibration = score_blocks(plan.measure, bench, folder) if any(spec.needs_inputs for spec in plan.specs) else None
-    scored = (score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()
+        healing = texts.heal_blocks(plan.heal, bench, folder)
+        validation = texts.validation_blocks(plan.heal, bench, folder)
+    judging = texts.eval_blocks(plan.eval, plan.measure, plan.heal, bench, folder) if plan.eval is not None else ()
+    calibration = texts.score_blocks(plan.measure, bench, folder) if any(spec.needs_inputs for spec in plan.specs) else None
+    scored = (texts.score_blocks(plan.measure, bench, folder),) if plan.scored and judging else ()
     # What is shared is taken from there, layer by layer: the device may not have room for all.
     whole = bench.in_machine_memory() if shares_model() and healing else bench
     if whole is not bench:
         bench.release()
+    if statistics is None:
+        statistics = _statistics(plan, bench)
+        raise_errors(staleness(plan, statistics=statistics.digests(plan.used_statistics)))
     return RunInputs(
         facts=bench.facts,
         tokenizer=bench.tokenizer,
@@ -276,8 +268,8 @@ def inputs_for(
         judged_base=lambda: bench.judged_base,
         changed=whole.fresh_copy,
         release=whole.release,
-        texts=text_digests(plan, bench, heal=not chosen.no_heal),
-        seen=seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
+        texts=texts.text_digests(plan, bench, heal=not chosen.no_heal),
+        seen=texts.seen_shares(judging, [*scored, *healing, *filter(None, validation)]),
         trackers=chosen.report_to,
         weights=lambda: bench.weights_folder,
         heal_blocks=healing,
@@ -287,7 +279,7 @@ def inputs_for(
         gate=gate_of(plan, recipe, bench.facts, no_heal=chosen.no_heal),
         calibration=calibration,
         device=bench.device,
-        statistics=_checked_statistics(plan, bench) if statistics is None else statistics,
+        statistics=statistics,
         batch=bench.options.batch,
         compute=bench.computed.dtype,
     )
@@ -299,10 +291,11 @@ def _tests(plan: Plan, bench: OpenModel, folder: Folder) -> tuple[Test, ...]:
         return ()
     from lbdsl.evaluate.needle import NeedleTest
 
-    tests = eval_tests(plan.eval, bench, folder)
+    tests = texts.eval_tests(plan.eval, bench, folder)
     if plan.recall is None or not bench.options.recall:
         return tests
-    return (*tests, NeedleTest.recall(recall_of(plan, bench, folder), bench.facts.positions, bench.options.batch))
+    questions = recall_questions_of(plan.measure, bench, folder)
+    return (*tests, NeedleTest.recall(questions, bench.facts.positions, bench.options.batch))
 
 
 def apply_saved_plan(
@@ -337,12 +330,12 @@ def apply_saved_plan(
         ) from problem
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
-    check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
+    texts.check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
     files, found = files_of(plan)
     statistics = _statistics(plan, bench)
-    folder, on = bench.place(recipe.path), plan.measured_on
+    folder, on, measure = bench.place(recipe.path), plan.measured_on, plan.measure
     # Text that the model writes may come out differently here, and the plan does not change by it.
-    written = any(isinstance(source, SelfText) for source in sources_of(plan.measure.data))
+    written = any(isinstance(source, SelfText) for source in sources_of(measure.data))
     stale = staleness(
         plan,
         files=files,
@@ -350,9 +343,9 @@ def apply_saved_plan(
         model_digest=bench.digest,
         model=str(model or ""),
         lbdsl_version=VERSION,
-        data_digest=score_blocks(plan.measure, bench, folder).digest if plan.scored and not written else None,
-        joint_digest=joint_blocks(plan.measure, bench, folder).digest if on and on.joint_digest and not written else None,
-        recall_digest=recall_of(plan, bench, folder).blocks.digest if plan.recall is not None else None,
+        data_digest=texts.score_blocks(measure, bench, folder).digest if plan.scored and not written else None,
+        joint_digest=texts.joint_blocks(measure, bench, folder).digest if on and on.joint_digest and not written else None,
+        recall_digest=recall_questions_of(measure, bench, folder).blocks.digest if plan.recall is not None else None,
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles, of=plan.profiles),
         versions=bench.versions,
@@ -371,15 +364,6 @@ def _statistics(plan: Plan, bench: OpenModel) -> Statistics:
 
     on = plan.measured_on
     return kept_statistics(bench.cache_dir, on.statistics_key if on else "", plan.used_statistics)
-
-
-def _checked_statistics(plan: Plan, bench: OpenModel) -> Statistics:
-    """As `_statistics`, but raises LB347 when one is missing or different."""
-    found = _statistics(plan, bench)
-    stale = staleness(plan, statistics=found.digests(plan.used_statistics))
-    if stale:
-        raise LbdslError(stale)
-    return found
 
 
 def _refusal(plan: Plan) -> tuple[Diagnostic, ...]:

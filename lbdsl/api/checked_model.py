@@ -42,10 +42,8 @@ class CheckedModel:
     def not_there(self, recipe: Recipe) -> Iterator[Diagnostic]:
         """LB440 and LB441 for texts and questions, LB456 for tasks that are not there. No hub is asked."""
         folder, judging = Path(recipe.path).parent, recipe.eval
-        blocks: tuple[Measure | HealSettings, ...] = (
-            recipe.measure,
-            *(recipe.heal.runs if recipe.heal is not None else ()),
-        )
+        stages = recipe.heal.runs if recipe.heal is not None else ()
+        blocks: tuple[Measure | HealSettings, ...] = (recipe.measure, *stages)
         named = [(source, block.set_at.get("data")) for block in blocks for source in sources_of(block.data)]
         asked: dict[Any, Any] = {}
         if judging is not None:

@@ -22,8 +22,7 @@ from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
 from lbdsl.session.model import OpenModel, opened
 from lbdsl.session.options import RunOptions
 from lbdsl.session.saved_recipe import came_from, planned_recipe
-from lbdsl.session.seen import seen_by_artifact
-from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, unwritten
+from lbdsl.session.texts import check_asked, eval_blocks, eval_tests, seen_by_artifact, unwritten
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,9 +76,8 @@ def evaluate_artifact(
     texts = tuple(_named(text, known, place.folder) for text in _texts(data))
     own_tasks = tuple(_named(task, block.tasks, place.folder) for task in tasks)
     needles = _needles(needle, [questions.file for questions in block.own_questions], place.folder)
-    place = replace(place, given=_given(texts, own_tasks, needles))
     given = {"data": texts, "tokens": tokens, "seq": seq, "tasks": own_tasks, "limit": limit, "needle": needles}
-    asked = _replaced(block, {**given, "needle_texts": needle_texts})
+    asked, place = _asked(block, place, {**given, "needle_texts": needle_texts})
     recipe = planned_recipe(plan)
     both = replace(facts, positions=min(facts.positions, bench.facts.positions))
     wanted = judged_lengths(asked.with_tasks(tasks_asked(recipe)), plan.specs, both).unwrap()
@@ -121,9 +119,9 @@ def evaluate_model(
     LB451 where it computes NaN or infinity."""
     bench, texts = OpenModel(model, options, progress), _texts(data)
     needles = _needles(needle, (), Path.cwd())
-    place = FileScope(Path.cwd(), (Path.cwd(),), given=_given(texts, tasks, needles))
+    place = bench.place("eval")  # Names mean files of the folder that it runs in.
     given = {"data": texts, "tokens": tokens, "seq": seq, "tasks": tuple(tasks), "limit": limit, "needle": needles}
-    asked = _replaced(Evaluate(), {**given, "needle_texts": needle_texts})
+    asked, place = _asked(Evaluate(), place, {**given, "needle_texts": needle_texts})
     wanted = judged_lengths(asked, bench.facts.layer_specs, bench.facts).unwrap()
     check_asked(wanted.tasks, bench, place)
     blocks, tests = eval_blocks(wanted, Measure(), None, bench, place), eval_tests(wanted, bench, place)
@@ -145,15 +143,12 @@ def _texts(data: str | Sequence[str] | None) -> tuple[str, ...]:
     return (data,) if isinstance(data, str) else tuple(data or ())
 
 
-def _replaced(block: Evaluate, given: Mapping[str, Any]) -> Evaluate:
-    """The block with the settings that are given."""
-    return block.model_copy(update={name: value for name, value in given.items() if value})
-
-
-def _given(texts: Sequence[str], tasks: Sequence[str], needles: Sequence[Needle]) -> frozenset[str]:
-    """The names of files that the user gave."""
-    files = (needle.file for needle in needles if isinstance(needle, OwnQuestions))
-    return frozenset(name.removeprefix(WIKITEXT) for name in (*texts, *tasks, *files))
+def _asked(block: Evaluate, place: FileScope, given: Mapping[str, Any]) -> tuple[Evaluate, FileScope]:
+    """The block with the settings that are given, and the place where the user gave the files in them."""
+    files = (needle.file for needle in given["needle"] if isinstance(needle, OwnQuestions))
+    names = frozenset(name.removeprefix(WIKITEXT) for name in (*given["data"], *given["tasks"], *files))
+    settings = {name: value for name, value in given.items() if value}
+    return block.model_copy(update=settings), replace(place, given=names)
 
 
 def _needles(given: Iterable[int | str], known: Sequence[str], folder: Path) -> tuple[Needle, ...]:

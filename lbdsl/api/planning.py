@@ -1,4 +1,4 @@
-"""`measure_model` and `plan_recipe`: from a recipe and a model to measurements and a plan."""
+"""`measure_model`, `plan_recipe`, `plan_sweep`: from a recipe and a model to measurements and to plans."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.api.notebook import NotebookResult
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, fail, raise_errors
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, raise_errors
 from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.processes import Killed
 from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import tokens_of
 from lbdsl.plan.file import load_plan as read_plan
@@ -97,6 +98,15 @@ class Planned(NotebookResult):
         return tuple(d for d in self.diagnostics if d.is_error)
 
 
+@dataclass(frozen=True)
+class Swept:
+    """One value of a sweep: its plan, or the errors because of which there is none."""
+
+    value: str
+    planned: Planned | None
+    errors: tuple[Diagnostic, ...] = ()
+
+
 def measure_model(
     recipe: str | Path,
     model: str | Path,
@@ -140,6 +150,41 @@ def plan_recipe(
     if ready is not None:
         ready(loaded.unwrap(), bench)
     return planned_on(loaded, bench, contexts, again, best_so_far)
+
+
+def plan_sweep(
+    recipe: str | Path,
+    model: str | Path,
+    name: str,
+    values: Sequence[str],
+    *,
+    set_params: Mapping[str, object] | None = None,
+    options: RunOptions | None = None,
+    progress: AnyProgress | None = None,
+    ctx: tuple[int, ...] = (),
+    again: bool = False,
+) -> tuple[Swept, ...]:
+    """`plan_recipe` for each value of a parameter. What several of them need is measured once. Ctrl-C ends it with the
+    values that have a plan. Raises LbdslError if the recipe has errors with one of them, before anything is measured, and
+    if none gives a plan."""
+    bench = OpenModel(model, options, progress)
+    recipes = {value: read_recipe(recipe, {**(set_params or {}), name: value}) for value in values}
+    found: list[Swept] = []
+    for value, loaded in recipes.items():
+        bench.progress.say(f"${name} = {value}")
+        try:
+            found.append(Swept(value, planned_on(loaded, bench, ctx, again)))
+        except LbdslError as problem:
+            found.append(Swept(value, None, tuple(d for d in problem.diagnostics if d.is_error)))
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Killed) or not any(item.planned is not None for item in found):
+                raise
+            said = f"stopped before `{name} = {value}` had a plan"
+            found.append(Swept(value, None, (error("LB357", said, help="the same command continues from there"),)))
+            break
+    if all(item.planned is None for item in found):
+        raise LbdslError(found[0].errors)
+    return tuple(found)
 
 
 def plan_text(

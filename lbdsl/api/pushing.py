@@ -19,8 +19,6 @@ from lbdsl.model.license import License, card_fields, license_of
 from lbdsl.model.source import hub_repository
 from lbdsl.session.exporting import export_artifact
 
-FORMAT_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Pushed:
@@ -41,7 +39,7 @@ class Pushed:
     def to_json(self) -> dict[str, Any]:
         """The JSON of `push --json`."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": 1,
             "repository": self.repository,
             "private": self.private,
             "url": self.url,
@@ -84,7 +82,8 @@ def to_push(
             found.append(
                 warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which")
             )
-        files, license = [Upload(name, _regular(place / name)) for name in sorted(names)], _license(record)
+        files, model = [Upload(name, _regular(place / name)) for name in sorted(names)], record.plan.model
+        license = license_of(model.source, model.revision, model.digest)
         card, licensed = _licensed(place / CARD, license)
         files = [Upload(CARD, card) if file.name == CARD else file for file in files]
         files += [Upload(path.name, path.read_bytes()) for path in license.files if path.name not in names]
@@ -137,11 +136,6 @@ def _regular(path: Path) -> Path:
     if path.is_symlink() or not path.is_file():
         raise fail("LB465", f"{path} {'is a link' if path.is_symlink() else 'is missing'}: it is not pushed")
     return path
-
-
-def _license(record: Record) -> License:
-    model = record.plan.model
-    return license_of(model.source, model.revision, model.digest)
 
 
 def _licensed(path: Path, license: License) -> tuple[bytes, bool]:

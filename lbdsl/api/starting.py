@@ -162,9 +162,6 @@ class _Shape:
         return model_cost(self.facts, specs).kv_bytes(self.ctx) / self.facts.cost.kv_bytes(self.ctx)
 
 
-# The parts of the text -----------------------------------------------------------------------------------------------
-
-
 def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> list[str]:
     """`asks`: each plan that is tried is measured by its recall. `widest`: of the windows that the rules name by number; 0
     where they have `$window`."""
@@ -217,7 +214,8 @@ def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> l
 def _balanced(shape: _Shape) -> list[str]:
     drops, windows = shape.part(0.2), max(1, shape.part(0.45))
     drop, swa = action_from({"kind": "drop"}), action_from({"kind": "swa", "window": shape.window})
-    bound = _bound(shape.cache_share([(drop, drops), (swa, windows)]))
+    # In percent, rounded up to a multiple of five, so that the assert holds.
+    bound = min(100, 5 * -int(-100 * shape.cache_share([(drop, drops), (swa, windows)]) // 5))
     return [
         *([f"lowest {drops} of rest by sensitivity drop"] if drops else []),
         f"lowest {windows} of rest by {BY_WINDOW} {SWA}",
@@ -323,11 +321,6 @@ def _tail(shape: _Shape, goals: Goals, remembers: bool, widest: int) -> list[str
         *perplexity,
         *(("# Perplexity hardly shows facts lost beyond the window: they are asked for.", *gates) if gates else ()),
     ]
-
-
-def _bound(share: float) -> int:
-    """The share in percent, rounded up to a multiple of five, so that the assert holds."""
-    return min(100, 5 * -int(-100 * share // 5))
 
 
 def _power_of_two(n: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -12,9 +11,9 @@ from typing import Any
 
 from lbdsl.api.evaluating import Judged, evaluate_artifact
 from lbdsl.api.notebook import NotebookResult
-from lbdsl.artifact.record import Record
+from lbdsl.artifact.record import Record, read_record
 from lbdsl.artifact.restore import load_artifact
-from lbdsl.bench.engine import EnginePython, export_kind
+from lbdsl.bench.engine import EnginePython, export_kind, exported
 from lbdsl.bench.engine_vllm import log_probs_in_vllm
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.extras import check_installed
@@ -24,8 +23,8 @@ from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Evaluate, Phase
-from lbdsl.session.exporting import artifact_subject, export_artifact
-from lbdsl.session.model import OpenModel, opened
+from lbdsl.session.exporting import artifact_subject
+from lbdsl.session.model import OpenModel, base_of
 from lbdsl.session.options import RunOptions
 
 ENGINES = "transformers", "vllm"
@@ -85,11 +84,11 @@ def verify_artifact(
     folder = Path(artifact)
     if engine not in (None, *ENGINES):
         raise ValueError(f"{engine} is none of {', '.join(ENGINES)}")
-    record, base, _ = opened(folder, against, options, progress)
-    checks = [Checked("files", True, f"{len(record.files)} as they were saved")]
+    record = read_record(folder).unwrap()
     judged = evaluate_artifact(folder, against=against, options=options, progress=progress, **_sample(record, tokens))
-    checks += _as_recorded(record, judged)
+    checks = [Checked("files", True, f"{len(record.files)} as they were saved"), *_as_recorded(record, judged)]
     if engine is not None:
+        base = base_of(record, against, options, progress)
         checks.append(_in_engine(engine, python or EnginePython(), base, folder, record))
     failed = (error("LB491", f"{check.what}: {check.said}") for check in checks if not check.holds)
     # That an assert fails, or cannot be decided on a sample, is no difference by itself.
@@ -176,11 +175,10 @@ def _in_transformers(
     if record.packed:
         check_installed("compressed_tensors", "reading packed weights in transformers", "compressed-tensors")
     kind = export_kind(artifact_subject(folder, record), "transformers")
-    place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-verify-")))
-    exported = export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
-    with loading("LB465", f"{exported} does not load"), quiet_transformers():
+    place = exported(folder, kind, base, stack)
+    with loading("LB465", f"{place} does not load"), quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
-            exported, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+            place, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
         )
     return kind, _log_probs(model.to(base.device).eval(), ids)
 

@@ -95,7 +95,7 @@ def _checked(file: str, given: dict[str, str], facts: CheckedModel | None) -> tu
 
 def _fixed(file: str, given: dict[str, str], facts: CheckedModel | None, diff: bool) -> tuple[Diagnostic, ...]:
     """What is left after the fixes are applied; prints them, and with `diff` a diff instead of writing."""
-    from lbdsl.api.fix_files import fix_bytes, fix_file
+    from lbdsl.api.fixing import fix_bytes, fix_file
     from lbdsl.report.diagnostics import difference, fixes_text
 
     if file == "-":

@@ -180,7 +180,7 @@ def _sweep(
     how: dict[str, Any],
 ) -> int:
     """The exit code: that of the worst error of any value."""
-    from lbdsl.api.sweeping import plan_sweep
+    from lbdsl.api.planning import plan_sweep
     from lbdsl.report.compared import draw_front, render_compared
     from lbdsl.report.console import stdout_console
 

@@ -16,7 +16,6 @@ from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.data.split import TextPart
 from lbdsl.measure.taken import Statistics
 from lbdsl.plan.estimate import measuring_units, units
-from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, task_name
 from lbdsl.session.model import OpenModel
@@ -62,7 +61,9 @@ def tokens_of_tasks(wanted: Evaluate | None, bench: OpenModel, folder: Folder) -
         )
 
 
-def recall_questions_of(measure: Measure, bench: OpenModel, folder: Folder, part: TextPart) -> RecallQuestions:
+def recall_questions_of(
+    measure: Measure, bench: OpenModel, folder: Folder, part: TextPart = TextPart.JOINT
+) -> RecallQuestions:
     """The questions of recall: those that layers are scored by (SCORE), or others, for whole plans (JOINT)."""
     from lbdsl.data.recall import recall_questions
     from lbdsl.data.records import read_questions
@@ -81,11 +82,6 @@ def recall_questions_of(measure: Measure, bench: OpenModel, folder: Folder, part
             first = 1 + max((one.text for one in asked), default=-1)
             asked += [replace(one, text=first + one.text) for one in found]
         return RecallQuestions.of(asked, bench.facts.positions, bench.options.batch)
-
-
-def recall_of(plan: Plan, bench: OpenModel, folder: Folder) -> RecallQuestions:
-    """What a plan was asked, which the finished model is asked, too."""
-    return recall_questions_of(plan.measure, bench, folder, TextPart.JOINT)
 
 
 def asked_by(metric: str, session: Session) -> Asked:

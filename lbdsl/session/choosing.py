@@ -1,4 +1,4 @@
-"""Carry out a `choose`: measure the best plans jointly, and improve them."""
+"""What becomes of each layer: by scores; by search where the recipe has a `choose`, by bisection where it has a `while`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note, warning
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note, raise_errors, warning
 from lbdsl.core.measurement import Measurement, added
 from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
+from lbdsl.cost.cost import model_cost
+from lbdsl.language.lexer import one_line
+from lbdsl.language.tree import walk
 from lbdsl.plan.schema import Budget, Candidate, Choice, ScoreValue
-from lbdsl.recipe.schema import Choosing, weighted_text
+from lbdsl.recipe.schema import Choosing, Score, weighted_text
 from lbdsl.session.asking import task_of
-from lbdsl.session.measuring import Scored
+from lbdsl.session.measuring import Scored, measured_on
+from lbdsl.session.patching import Selected
 from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import WholePlans, elsewhere
 from lbdsl.solve.choose import Judged, Problem, engines_of
-from lbdsl.solve.evaluate import deciding
+from lbdsl.solve.evaluate import World, deciding, evaluate
 from lbdsl.solve.greedy import greedy
 from lbdsl.solve.optimum import least_without, solutions, unmet, unserved
 from lbdsl.solve.search import SHARE, Found, search
@@ -30,6 +34,71 @@ SHOWN = 8
 """Candidates that a plan keeps, and that are measured on other text."""
 
 
+def choose_layers(session: Session, scored: Scored, found: tuple[Diagnostic, ...], *, best_so_far: bool) -> Selected:
+    """`found`: findings of the stages before, which an error is shown with."""
+    choice = None
+    if session.case.choose is not None:
+        chosen, choice = choose(session, scored, best_so_far=best_so_far)
+    elif any(known.while_ is not None for known in session.case.rules):
+        chosen = _hold(session, scored)
+    else:
+        chosen = select(session.case, scored.scores)
+    raise_errors(found + chosen.diagnostics)
+    selection = chosen.unwrap()
+    # Where no score needs the text, stored weights may.
+    on = scored.on or measured_on(session, session.text if any(spec.needs_inputs for spec in selection.specs) else None)
+    return Selected(selection, on, scored.statistics, choice, chosen.diagnostics)
+
+
+def _hold(session: Session, scored: Scored) -> Diagnosed[Selection]:
+    """The selection in which the rule with `while` takes as many layers as keep its condition, if more layers never make it
+    true again, found by bisection. Raises LB312 if it does not hold without any, and what `select` finds."""
+    facts, recipe = session.facts, session.recipe
+    known = next(known for known in session.case.rules if known.while_ is not None)
+    condition, rule = known.while_, known.rule
+    assert condition is not None
+    asked = {part.metric for part in walk(condition) if isinstance(part, Score)}
+    whole = WholePlans(session, scored.statistics, asked)
+    said: dict[int, str] = {}
+
+    def selected(size: int) -> Diagnosed[Selection]:
+        return select(session.case, scored.scores, sizes={rule.number: size})
+
+    def holds(size: int) -> bool:
+        selection = selected(size).value
+        if selection is None:
+            return False  # A later rule cannot be carried out beside so many.
+        title = f"measuring rule {rule.number} with {plural(size, 'layer')}"
+        (joint,) = whole.measure([selection], title)
+        values = {name: found.value for name, found in joint.items()}
+        cost = model_cost(facts, selection.specs)
+        world = World(facts, cost=cost, profiles=recipe.profiles, joint=values)
+        said[size] = str(deciding(condition, world) or "")
+        # A broken model has values that are not numbers: it does not hold.
+        return bool(evaluate(condition, world).value)
+
+    most = len(known.domain)
+    if known.ranking is not None and known.ranking.amount is not None:
+        most = min(most, known.ranking.amount.of(facts.layers))
+    least = 0
+    while least < most:
+        middle = (least + most + 1) // 2
+        if holds(middle):
+            least = middle
+        else:
+            most = middle - 1
+    if least == 0 and not holds(0):
+        selected(0).unwrap()
+        message = f"`{one_line(condition.span.text)}` does not hold even without the layers of rule {rule.number}"
+        help = f"without them, {said[0]}" if said.get(0) else ()
+        raise fail("LB312", message, condition.span, help=help)
+    found = selected(least)
+    took = len(found.unwrap().rules[rule.number - 1].claims)
+    text = f"rule {rule.number} takes {plural(took, 'layer')}" + (f": {said[least]}" if said.get(least) else "")
+    text += f"; with {least + 1}, {said[least + 1]}" if took == least and said.get(least + 1) else ""
+    return Diagnosed(found.value, (*found.diagnostics, note("LB358", text, rule.span)))
+
+
 def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diagnosed[Selection], Choice]:
     """The selection that a recipe with a `choose` comes to, with notes on it, and how it was found. `best_so_far` as in
     `search`. Raises LbdslError LB356 if no plan keeps the budgets, LB306 if every plan that was
@@ -37,13 +106,11 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
     case, scores, wanted = session.case, scored.scores, session.recipe.measure
     problem = choice_of(case, scores, {}).unwrap()
     forms = forms_of(session.model.source, session.facts, engines_of(problem.choosing))
-    problem = replace(problem, forms=forms)
-    if scored.screened is not None:
-        there, pairs = set(problem.places), scored.screened.pairs
-        # Of a bound alone a screen has scores, and no pair terms.
-        weight = next((weight for weight, metric in problem.choosing.minimized if metric == "kl"), 0.0)
-        pairs = {both: weight * value for both, value in pairs.items() if weight and there.issuperset(both)}
-        problem = replace(problem, pairs=pairs)
+    there = set(problem.places)
+    # Of a bound alone a screen has scores, and no pair terms.
+    weight = next((weight for weight, metric in problem.choosing.minimized if metric == "kl"), 0.0)
+    pairs = {both: weight * value for both, value in scored.pairs.items() if weight and there.issuperset(both)}
+    problem = replace(problem, forms=forms, pairs=pairs)
     done = 0.0
     whole = WholePlans(session, scored.statistics, problem.choosing.metrics)
 
@@ -82,7 +149,7 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
             message += f", and none of them keeps {_bounds(problem)}"
         session.progress.say(f"{message}; the best so far is taken")
         diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
-    elsewhere = _bounds_elsewhere(session, scored, selected.unwrap())
+    elsewhere = _bounds_elsewhere(session, scored, problem.choosing, selected.unwrap())
     if nearest is not None and not nearest.excess:
         diagnostics += tuple(_kept_elsewhere(problem.choosing, elsewhere))
     return Diagnosed(selected.unwrap(), diagnostics), _choice(problem, found, whole, passed_over, compared, elsewhere)
@@ -143,16 +210,14 @@ def _said(problem: Problem, judged: Judged) -> str:
     return ", ".join(parts)
 
 
-def _bounds_elsewhere(session: Session, scored: Scored, taken: Selection) -> dict[str, Measurement]:
+def _bounds_elsewhere(session: Session, scored: Scored, choosing: Choosing, taken: Selection) -> dict[str, Measurement]:
     """What has a bound, by the bound's text, of the plan that is taken, on text and questions that the search did
     not see."""
-    choosing = session.case.choosing
-    bounds = choosing.bounds if choosing is not None else ()
-    metrics = {metric for bound in bounds for _, metric in bound.terms if task_of(metric) is None}
+    metrics = {metric for bound in choosing.bounds for _, metric in bound.terms if task_of(metric) is None}
     if not metrics or not taken.changes:
         return {}
     (there,) = elsewhere(session, [taken], scored.statistics, sorted(metrics))
-    known = (bound for bound in bounds if there.keys() >= {metric for _, metric in bound.terms})
+    known = (bound for bound in choosing.bounds if there.keys() >= {metric for _, metric in bound.terms})
     return {bound.text: added([(weight, there[metric]) for weight, metric in bound.terms]) for bound in known}
 
 

@@ -24,8 +24,6 @@ from lbdsl.model.config_file import read_json_object
 from lbdsl.model.layout import artifact_specs
 from lbdsl.run.output import Input, check_free, check_place, is_taken, move_aside
 
-FORMAT_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Written:
@@ -55,7 +53,7 @@ class Exported:
     def to_json(self) -> dict[str, Any]:
         """The JSON of `export --json`."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": 1,
             "kind": self.kind,
             "engine": self.engine,
             "output": str(self.folder),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lbdsl.actions.patches import patches_of
-from lbdsl.core.diagnostic import Diagnostic, warning
-from lbdsl.core.measurement import Measurement, Request
+from lbdsl.core.diagnostic import Diagnostic, fail, warning
+from lbdsl.core.measurement import Measurement, Request, clustered_mean
+from lbdsl.core.units import Unit
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.taken import NO_STATISTICS, Statistics
 from lbdsl.metrics import metric_of
@@ -16,22 +17,26 @@ from lbdsl.plan.schema import MeasuredOn
 from lbdsl.session.asking import asked_scores, task_of
 from lbdsl.session.patching import fitted
 from lbdsl.session.predicting import pace_of, say_measuring
-from lbdsl.session.screening import Screening, screening
 from lbdsl.session.session import Session
+from lbdsl.solve.choose import LayerOption
+from lbdsl.solve.evaluate import scores_in
 
 if TYPE_CHECKING:
     from lbdsl.data.blocks import TokenBlocks
+
+Pairs = Mapping[tuple[LayerOption, LayerOption], float]
+"""What two changes do together, in nats a token, by their places with the lower layer first."""
 
 
 @dataclass(frozen=True)
 class Scored:
     """All scores that a recipe needs of a model, and the text they were measured on (None: the recipe needs none).
-    `screened`: what a screen estimates."""
+    `pairs` are of a screen."""
 
     scores: Mapping[Request, Measurement]
     on: MeasuredOn | None = None
     statistics: Statistics = NO_STATISTICS
-    screened: Screening | None = None
+    pairs: Pairs = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -48,23 +53,21 @@ def measure(session: Session, *, planned: bool = True) -> Scored:
     if flattered is not None:
         said = f"scores of `{flattered}` are of the text that its patches are fitted on, and flatter it"
         found += (warning("LB352", said, help="rank by the score without `patch=linear`"),)
-    exact = tuple(request for request in case.requests if request not in case.screened)
     of_answers = tuple(request for request in case.requests if metric_of(request.metric).asks)
     tasks = tuple(dict.fromkeys(task for request in of_answers if (task := task_of(request.metric))))
     if tasks:
         check_tasks(tasks, session.place)
-    of_text = tuple(request for request in exact if not metric_of(request.metric).asks)
+    of_text = tuple(r for r in case.requests if r not in case.screened and not metric_of(r.metric).asks)
     scored = _on_text(session, of_text, wanted)
     asked, known = asked_scores(session, of_answers, actions, scored.statistics)
-    screened = screening(session, scored.statistics)
-    estimated = screened.scores if screened is not None else {}
+    estimated, pairs = _screened(session, scored.statistics)
     assert scored.on is not None, "there is always a text"
     texts = {score.text for score, _ in case.scores if (score.metric, score.action_text) in case.screens}
     return replace(
         scored,
         scores={**scored.scores, **asked, **estimated},
         on=scored.on.model_copy(update={"estimated": tuple(sorted(texts))}),
-        screened=screened,
+        pairs=pairs,
         diagnostics=(*found, *known),
     )
 
@@ -120,3 +123,64 @@ def measured_on(session: Session, blocks: TokenBlocks | None, fingerprint: str |
         fingerprint=fingerprint,
         versions=session.model.versions,
     )
+
+
+def check_screen(session: Session) -> None:
+    """Raise LB481 where a screen is asked for, and the model's layers are read from disk one after the other."""
+    if session.case.screened and session.model.streamed:
+        why = "`--low-memory` reads it layer by layer" if session.model.options.low_memory else "it does not fit"
+        raise fail(
+            "LB481",
+            f"a screen needs the whole model in memory, for its backward pass, and {why}",
+            help="leave out `strategy = screen`",
+        )
+
+
+def _screened(session: Session, statistics: Statistics) -> tuple[Mapping[Request, Measurement], Pairs]:
+    """The `kl` of a `choose` where a screen is asked for: those scores that need not be measured, and the pair terms."""
+    from lbdsl.measure.screen import screen
+
+    case, model = session.case, session.model
+    if case.recipe.measure.strategy != "screen" or case.choosing is None:
+        return {}, {}
+    places, changes, requests = [], [], []
+    for number, (by, layers) in enumerate(zip(case.choosing.scores, case.possible, strict=True)):
+        score = next((one for one in scores_in(by) if one.metric == "kl"), None) if by is not None else None
+        if score is None or score.action is None:
+            continue
+        for layer in sorted(layers):
+            change = score.action.under(session.facts, layer)
+            assert change is not None, "the alternative is possible there"
+            places.append((layer, number))
+            changes.append((layer, change))
+            requests.append(Request(score.metric, score.action_text, layer))
+    if not places:
+        return {}, {}
+    blocks = session.text
+    used: dict[int, tuple[Stat, ...]] = {}
+    for layer, change in changes:
+        used[layer] = tuple(dict.fromkeys((*used.get(layer, ()), *change.stats)))
+    with session.progress.stage("screening") as report:
+        found = screen(
+            lambda: model.measured_base,
+            changes,
+            blocks,
+            model.cache_dir,
+            model.fingerprint(blocks.digest),
+            seed=session.recipe.measure.seed,
+            progress=report,
+            batch=model.options.batch,
+            statistics=statistics,
+            statistics_digests=statistics.digests(used),
+        )
+    counts = [found.positions] * len(found.squares_SP)
+    scores = {
+        request: clustered_mean((0.5 * found.squares_SP[:, number]).tolist(), counts, Unit.NATS)
+        for number, request in enumerate(requests)
+        if request in case.screened
+    }
+    products = (found.products_PP / sum(counts)).tolist()
+    pairs = {
+        (one, other): products[i][j] for i, one in enumerate(places) for j, other in enumerate(places) if one[0] < other[0]
+    }
+    return scores, pairs

@@ -321,13 +321,19 @@ def opened(
 
     record = read_record(folder).unwrap()
     check_files(folder, record)
-    given = options or RunOptions()
-    model = record.plan.model
-    bench = OpenModel(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)
-    if bench.digest == model.digest:
+    bench = base_of(record, against, options, progress)
+    if bench.digest == record.plan.model.digest:
         return record, bench, []
     message = f"{bench.source.text} is not the model that the artifact was made from"
     if against is None or bench.facts.vocab != facts_of(record).vocab:
         which = "the base model" if against is None else "a model with the same vocabulary"
         raise fail("LB473", message, help=f"name {which} with --against")
     return record, bench, [warning("LB473", message, help="its numbers are compared with those of another base")]
+
+
+def base_of(
+    record: Record, against: str | Path | None, options: RunOptions | None, progress: AnyProgress | None
+) -> OpenModel:
+    """The base of an artifact, or the model `against`, in the base's dtype; which of them it is, is not checked."""
+    given, model = options or RunOptions(), record.plan.model
+    return OpenModel(against or model.source, replace(given, dtype=given.dtype or model.dtype), progress)

@@ -19,12 +19,11 @@ from lbdsl.plan.schema import LayerPlan, ModelRef, Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.session.asking import tokens_of_tasks
-from lbdsl.session.measuring import measure
+from lbdsl.session.choosing import choose_layers
+from lbdsl.session.measuring import check_screen, measure
 from lbdsl.session.model import OpenModel
 from lbdsl.session.patching import helpful_patches
 from lbdsl.session.predicting import passes_over_text, repeated_text, with_predictions, with_profiles
-from lbdsl.session.screening import check_screen
-from lbdsl.session.selecting import choose_layers
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import join
@@ -49,29 +48,29 @@ def plan(
     scored = measure(session)
     selected = choose_layers(session, scored, (*settled, *scored.diagnostics), best_so_far=best_so_far)
     patched = helpful_patches(session, scored.scores, selected)
-    joined = join(session, patched)
+    loss, on, recall, forgotten = join(session, patched)
     passes = passes_over_text(session)
-    found = (*model.diagnostics, *settled, *scored.diagnostics, *patched.diagnostics, *joined.diagnostics)
+    found = (*model.diagnostics, *settled, *scored.diagnostics, *patched.diagnostics, *forgotten)
     found += tuple(repeated_text(session, passes)) if patched.selection.changed else ()
     found += unwritten(session.recipe.eval, model)
     built = build(
         session.case,
         patched.selection,
         scored.scores,
-        joined.loss,
+        loss,
         _reference(model),
-        joined.on,
+        on,
         contexts,
         VERSION,
         found=found,
         statistics=patched.statistics.digests(patched.selection.used_statistics),
         choice=patched.choice,
-        recall=joined.recall,
+        recall=recall,
     )
     assert built.value is not None, "a plan whose asserts fail is a plan, too"
     made = _decided(built.value, model.facts, patched.statistics)
     asked = tokens_of_tasks(made.eval, model, session.place)
-    asked += joined.recall.tokens if joined.recall is not None and made.eval is not None else 0
+    asked += recall.tokens if recall is not None and made.eval is not None else 0
     return with_predictions(made, model, passes, asked), session, (*found, *built.diagnostics)
 
 

@@ -230,9 +230,12 @@ def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict
         return [note("LB509", f"{name} is not predicted where only some layers have 8-bit floats")], None
     if any(spec.mixer is not None and spec.mixer.kind != "attention" for spec in subject.specs):
         return [note("LB509", f"{name} is not predicted where layers have a state instead of one")], None
-    serving = Serving(max_model_len=facts.positions)
+    serving, batches = Serving(max_model_len=facts.positions), "; smaller batches reserve less for windows"
     if subject.capability == 0:
         serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)
+    else:
+        alone = "on a CPU, where vLLM schedules one batch at a time, its log may say another number"
+        batches = f" and asynchronous scheduling{batches}, and {alone}"
     base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
     before, after = base.capacity(serving), changed.capacity(serving)
     gain = f" (x{after / before:.2f})" if before else ""
@@ -245,14 +248,8 @@ def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict
             f"{before:,} for the base{gain}, at max_model_len={serving.max_model_len}",
             help=(
                 f"a decoding sequence of {length} tokens holds {held[1]}, the base's {held[0]}",
-                f"computed for vLLM's defaults on a {'GPU' if subject.capability != 0 else 'CPU'}: "
-                f"block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens}"
-                + (
-                    " and asynchronous scheduling; smaller batches reserve less for windows, and on a CPU, where vLLM "
-                    "schedules one batch at a time, its log may say another number"
-                    if subject.capability != 0
-                    else "; smaller batches reserve less for windows"
-                ),
+                f"computed for vLLM's defaults on a {'CPU' if subject.capability == 0 else 'GPU'}: "
+                f"block_size={serving.block_size}, max_num_batched_tokens={serving.batched_tokens}{batches}",
             ),
         )
     ]

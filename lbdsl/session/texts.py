@@ -1,22 +1,23 @@
-"""The text of each block of a recipe, as token blocks."""
+"""The text of each block of a recipe, as token blocks; and how much of what judges a model it was taught before."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, warning
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.digest import digest_file, digest_of, digest_text
 from lbdsl.core.place import Folder
 from lbdsl.core.units import tokens_text
 from lbdsl.data import read_documents, read_parts, recall
 from lbdsl.data.blocks import TokenBlocks, Used, mixed, shares, token_blocks, used_documents
 from lbdsl.data.chat import Chat, chat_ids
+from lbdsl.data.contamination import NOTABLE, shared
 from lbdsl.data.sources import check_source
 from lbdsl.data.split import TextPart
 from lbdsl.data.written import Writer, written_blocks
@@ -59,8 +60,7 @@ def text_digests(plan: Plan, bench: OpenModel, *, heal: bool) -> dict[str, str]:
         found[RECALL] = digest_of([recall.VERSION, found[RECALL]])
     if plan.eval is not None:
         found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
-    for task in plan.eval.tasks if plan.eval is not None else ():
-        found[task_name(task)] = _task_digest(task, folder)
+        found |= {task_name(task): _task_digest(task, folder) for task in plan.eval.tasks}
     return found
 
 
@@ -281,6 +281,53 @@ def unwritten(wanted: Evaluate | None, bench: OpenModel) -> tuple[Diagnostic, ..
     )
     help = "leave out --low-memory" if bench.options.low_memory else "judge it on a machine with more memory"
     return (warning("LB452", message, wanted.set_at.get("needle"), help=help),)
+
+
+def seen_shares(judging: Iterable[TokenBlocks], taught: Sequence[TokenBlocks]) -> dict[str, float]:
+    """The share of each text that also occurs in those that taught a model, by its digest."""
+    return {text.digest: shared(text.ids, [part.ids for part in taught]) for text in judging}
+
+
+def seen_findings(judging: Iterable[TokenBlocks], shares: Mapping[str, float]) -> list[Diagnostic]:
+    return [
+        warning(
+            "LB478",
+            f"{shares[text.digest]:.1%} of {text.data} also occurs in the text that calibrated or healed the model",
+            help="judge on text of another source: what it has seen flatters it",
+        )
+        for text in judging
+        if shares.get(text.digest, 0.0) >= NOTABLE
+    ]
+
+
+def seen_by_artifact(
+    plan: Plan, no_heal: bool, known: Mapping[str, float], judging: Sequence[TokenBlocks], bench: OpenModel, folder: Folder
+) -> tuple[dict[str, float], list[Diagnostic]]:
+    """As `seen_shares`, of texts by which a finished model is judged again, and what is to be said of them; `known` are the
+    shares of the texts that judged it first."""
+    others = [text for text in judging if text.digest not in known]
+    shares, found = dict(known), []
+    try:
+        if others:
+            shares |= seen_shares(others, _taught(plan, no_heal, bench, folder))
+    except LbdslError as problem:
+        names = ", ".join(text.data for text in others)
+        said = f"how much of {names} calibrated or healed the model is not known: {problem.diagnostics[0].message}"
+        found.append(note("LB478", said, help="judge where the texts of the recipe can be read"))
+    return shares, found + seen_findings(judging, shares)
+
+
+def _taught(plan: Plan, no_heal: bool, bench: OpenModel, folder: Folder) -> list[TokenBlocks]:
+    heal = None if no_heal else plan.heal
+    sources = (*sources_of(plan.measure.data), *(heal.sources if heal is not None else ()))
+    if any(isinstance(source, SelfText) for source in sources):
+        # It may not be kept here, and takes the model hours to write again.
+        raise fail("LB478", "the model wrote some of it itself")
+    found = [score_blocks(plan.measure, bench, folder)] if plan.scored else []
+    if heal is not None:
+        found += heal_blocks(heal, bench, folder)
+        found += filter(None, validation_blocks(heal, bench, folder))
+    return found
 
 
 def _blocks(

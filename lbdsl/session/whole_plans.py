@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lbdsl.core.diagnostic import Diagnostic, error, fail, note
 from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, NoValue, Request
-from lbdsl.data.split import TextPart
 from lbdsl.layer.difference import given_windows
 from lbdsl.measure.taken import Statistics
 from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
@@ -62,16 +61,6 @@ def _digest(plan: Selection, statistics: Statistics) -> str:
     return digest_of([plan.digest, statistics.digests(used)]) if used else plan.digest
 
 
-@dataclass(frozen=True)
-class Joined:
-    """What the whole plan costs, on text and by questions that no score used."""
-
-    loss: Loss | None
-    on: MeasuredOn
-    recall: RecallLoss | None
-    diagnostics: tuple[Diagnostic, ...]
-
-
 def _joint(
     session: Session,
     plans: Sequence[Selection],
@@ -109,27 +98,16 @@ def _lost(metric: str, asking: Asking, plans: Sequence[Selection], statistics: S
     return [costs[request] for request in requests]
 
 
-def join(session: Session, selected: Selected) -> Joined:
-    """Measure the whole plan, if it changes anything."""
-    losses, digest = None, None
+def join(session: Session, selected: Selected) -> tuple[Loss | None, MeasuredOn, RecallLoss | None, tuple[Diagnostic, ...]]:
+    """What the whole plan costs on text and by questions that no score used, if it changes anything; and findings."""
+    loss, digest = None, None
     if selected.selection.changes:
-        losses, digest = joint_losses(session, [selected.selection], selected.statistics)
+        (joint,) = _joint(session, [selected.selection], selected.statistics)
+        scores = {name: ScoreValue.of(score) for name, score in joint.scores.items()}
+        loss = Loss(scores=scores, base_nll=joint.base_nll.value, tokens=joint.base_nll.tokens)
+        digest = session.joint_text.digest
     recall, forgotten = _recall(session, selected.selection, selected.statistics)
-    on = selected.on.model_copy(update={"joint_digest": digest})
-    return Joined(losses[0] if losses else None, on, recall, forgotten)
-
-
-def joint_losses(session: Session, plans: Sequence[Selection], taken: Statistics) -> tuple[Sequence[Loss], str]:
-    """The same of several, of which the base runs once for all."""
-    losses = [
-        Loss(
-            scores={name: ScoreValue.of(score) for name, score in loss.scores.items()},
-            base_nll=loss.base_nll.value,
-            tokens=loss.base_nll.tokens,
-        )
-        for loss in _joint(session, plans, taken)
-    ]
-    return losses, session.joint_text.digest
+    return loss, selected.on.model_copy(update={"joint_digest": digest}), recall, forgotten
 
 
 def elsewhere(
@@ -140,7 +118,7 @@ def elsewhere(
     joint = [] if all(asks) else _joint(session, plans, taken)
     found = [dict(one.scores) for one in joint] or [{} for _ in plans]
     if any(asks):
-        questions = recall_questions_of(session.recipe.measure, session.model, session.place, TextPart.JOINT)
+        questions = recall_questions_of(session.recipe.measure, session.model, session.place)
         asking = Asking(questions, session.model)
         for scores, cost in zip(found, _lost("recall", asking, plans, taken, "asking the best plans"), strict=True):
             scores["recall"] = cost
@@ -167,7 +145,7 @@ def _recall(
     window = max(given_windows(session.facts.layer_specs, selection.specs), default=0)
     if length < max(SHORTEST_NEEDLE, 2 * window) and RECALL in measure.recall:
         return without(too_short(length, window))
-    questions = recall_questions_of(measure, model, session.place, TextPart.JOINT)
+    questions = recall_questions_of(measure, model, session.place)
     asking = Asking(questions, model)
     missing = asking.missing(statistics)
     if missing is not None:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from lbdsl.api import sweeping
+from lbdsl.api import planning
 from lbdsl.api.planning import plan_recipe
 from lbdsl.measure import runs, scores, screen
 from lbdsl.measure.runs import Measuring
@@ -111,7 +111,7 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
     ("owner", "name", "words"),
     [
         (scores, "measure_plans", ("-o", "r.lbplan")),
-        (sweeping, "planned_on", ("--sweep", "budget=40%,60%", "-o", "r.png")),
+        (planning, "planned_on", ("--sweep", "budget=40%,60%", "-o", "r.png")),
     ],
     ids=["the search", "a sweep"],
 )
@@ -356,9 +356,7 @@ def test_while_beside_an_until_that_too_many_layers_would_make_impossible(workpl
 
 
 def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lbdsl.api import sweeping
-
-    real, values = sweeping.planned_on, []
+    real, values = planning.planned_on, []
 
     def interrupted(*args, **kwargs):
         values.append(args)
@@ -366,7 +364,7 @@ def test_an_interrupted_sweep_shows_the_plans_that_it_has(workplace: Path, lbdsl
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(sweeping, "planned_on", interrupted)
+    monkeypatch.setattr(planning, "planned_on", interrupted)
     Path("r.lbr").write_text(f"{LITTLE}param $share: ratio = 50%\nlowest $share by sensitivity drop\nelse keep\n")
     done = lbdsl("plan", "r.lbr", "model", "--sweep", "share=30%,40%,50%", "--json")
     rows = json.loads(done.out)["plans"]
