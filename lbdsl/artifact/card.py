@@ -19,7 +19,7 @@ from lbdsl.core.units import bytes_text, count_text, layers_text, ranges_text, t
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.schema import ModelRef, Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, quality_rows, shares_of, value_text
+from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, parts_of, quality_rows, shares_of, value_text
 
 CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
 
@@ -224,8 +224,8 @@ def _quality_table(source: dict[str, Any]) -> list[str]:
 
 def _task_table(task: dict[str, Any]) -> list[str]:
     """Right answers of both models, by kind and at each depth of a needle, too."""
-    shown, named = shares_of(task), {**task.get("kinds", {}), **task["parts"]}
-    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in named.items()]
+    shown = shares_of(task)
+    parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in parts_of(task).items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
         f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",

@@ -59,6 +59,8 @@ def answer_slopes(
         slopes_GL = load(path.read_bytes())["slopes"]
     except (OSError, SafetensorError, KeyError):
         slopes_GL = torch.zeros(0, len(changes), dtype=torch.float64)
+    if progress is not None:
+        progress(len(slopes_GL), len(rows.groups), "")
     for number in range(len(slopes_GL), len(rows.groups)):
         model = source()
         assert model.in_memory, "the backward pass needs all layers"

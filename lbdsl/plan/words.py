@@ -115,6 +115,13 @@ def shares_of(task: Mapping[str, Any]) -> dict[str, str]:
     return {**shown, "recovery": "the base has none"} if task.get("artifact") is not None and not task["base"] else shown
 
 
+def parts_of(task: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
+    """The shares of the kinds of a task's facts and of its parts, by their names; a needle's parts are depths."""
+    deep = task["name"].startswith("needle(")
+    depths = {f"{name} into the text" if deep else name: part for name, part in task["parts"].items()}
+    return {**task.get("kinds", {}), **depths}
+
+
 def part_text(share: float | None) -> str:
     """The share of a part of a task, such as a depth; None is one that is not a number."""
     return "not a number" if share is None else f"{share:.0%}"

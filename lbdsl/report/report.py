@@ -13,7 +13,7 @@ from rich.text import Text
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.units import Unit, count_text
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.words import cell_text, part_text, quality_rows, shares_of
+from lbdsl.plan.words import cell_text, part_text, parts_of, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, headed_table, printable, write_line
 from lbdsl.report.plan_tables import Cells, result_lines
@@ -86,7 +86,7 @@ def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
     """Right answers of both models; of a needle by kind and depth, too, as a heat map: the more is found, the greener."""
     table = headed_table(printable(task["name"]), shown)
     table.add_row(f"{task['metric']}, {task['questions']} questions", *shown.values())
-    for name, part in {**task.get("kinds", {}), **task["parts"]}.items():
+    for name, part in parts_of(task).items():
         shares = [part[model] for model in ("base", "artifact") if model in part]
         table.add_row(printable(name), *(Text(part_text(share), style=_heat(share)) for share in shares))
     missed = task.get("missed", {})
