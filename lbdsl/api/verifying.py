@@ -18,10 +18,11 @@ from lbdsl.bench.engine_vllm import log_probs_in_vllm
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.extras import check_installed
 from lbdsl.core.progress import AnyProgress
+from lbdsl.core.units import Unit
 from lbdsl.data.sources import read_documents
 from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
-from lbdsl.plan.words import value_text
+from lbdsl.plan.words import cell_text
 from lbdsl.recipe.schema import Evaluate, Phase
 from lbdsl.session.exporting import artifact_subject
 from lbdsl.session.model import OpenModel, base_of
@@ -132,9 +133,10 @@ def _as_recorded(record: Record, judged: Judged) -> Iterator[Checked]:
         was = values.get((item.text, item.on))
         if item.phase is not Phase.POST or was is None or was.value is None or item.value is None:
             continue
-        error = hypot(item.error or 0.0, sqrt(smaller) * (was.error or 0.0))
-        said = f"{value_text(item)} here and {value_text(was)} in the record"
-        yield Checked(f"assert {item.text}", abs(item.value - was.value) <= NEAR + ERRORS * error, said)
+        error, unit = hypot(item.error or 0.0, sqrt(smaller) * (was.error or 0.0)), item.unit or Unit.NONE
+        said = [cell_text(each.value, each.error, unit) for each in (item, was)]
+        holds = abs(item.value - was.value) <= NEAR + ERRORS * error
+        yield Checked(f"assert {item.text}", holds, f"{said[0]} here on a sample, {said[1]} in the record")
 
 
 def _in_engine(engine: str, python: EnginePython, base: OpenModel, folder: Path, record: Record) -> Checked:
