@@ -21,7 +21,7 @@ from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning
-from lbdsl.language.wishes import slip, wish
+from lbdsl.language.words import slip, wish
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.model_values import (
     cost_of,

@@ -15,7 +15,7 @@ from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, LayerSet, Number, String
-from lbdsl.language.wishes import slip, wish
+from lbdsl.language.words import slip, wish
 from lbdsl.recipe.schema import Boolean
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Scope(Findings):
 
     def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
         """Fail for an unknown name, with suggestions and the known names. `wishes` is its place, for words of other tools
-        (see `lbdsl.language.wishes`)."""
+        (see `lbdsl.language.words`)."""
         sigil, span = sigil_of(node), node.span
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
@@ -174,7 +174,7 @@ def meant_words(
     name: str, choices: Iterable[str], wishes: str = "", before: str = ""
 ) -> tuple[tuple[str, ...], str | None]:
     """Help for an unknown name, and the name that a fix may write in its place. For a word of another tool that is no slip
-    of the pen, the help is its answer in `lbdsl.language.wishes`, without a fix."""
+    of the pen, the help is its answer in `lbdsl.language.words`, without a fix."""
     known = list(choices)
     said = wish(name, wishes) if wishes else None
     if said is not None and slip(name, known) is None:

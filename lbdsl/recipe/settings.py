@@ -15,7 +15,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
-from lbdsl.language.wishes import slip
+from lbdsl.language.words import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
 from lbdsl.recipe.expressions import resolve_score
 from lbdsl.recipe.model_values import needle_of, task_named

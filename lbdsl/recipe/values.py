@@ -20,7 +20,7 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import NUMBERS, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Expr, Items, Number, String
-from lbdsl.language.wishes import wish
+from lbdsl.language.words import wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt

@@ -9,8 +9,7 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.language.lexer import Token
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
-from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, keywords, statements
+from lbdsl.language.words import BLOCKS, keywords, slip, statements, wish
 
 _TRIALS = 6
 
