@@ -82,12 +82,7 @@ class Mistake:
         return Fix(title, (Edit(Span(self.source, start, start if end is None else end), text),))
 
     def error(
-        self,
-        code: str,
-        message: str,
-        first: Token | None = None,
-        last: Token | None = None,
-        **more: Any,
+        self, code: str, message: str, first: Token | None = None, last: Token | None = None, **more: Any
     ) -> Diagnostic:
         """A diagnostic at some tokens, by default the one at the failure; `more` as for `error`."""
         return error(code, message, self.span(first or self.token, last), **more)
