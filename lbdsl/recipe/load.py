@@ -20,7 +20,7 @@ from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolved_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules, lint_scores
-from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule, recipe_digest
+from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
@@ -187,16 +187,15 @@ class _Resolver:
 
     def recipe(self) -> Diagnosed[Recipe]:
         """The recipe; None when there are errors."""
-        scope = self.scope
-        for statement in self.whole.statements:
+        scope, whole = self.scope, self.whole
+        for statement in whole.statements:
             self.statement(statement)
         for name, span in scope.defined.items():
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
-        choosing = any(_CHOOSE.search(source.text) for source in self.whole.sources)
+        choosing = any(_CHOOSE.search(source.text) for source in whole.sources)
         check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing=choosing)
-        source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not has_errors(scope.diagnostics):
             found = Recipe(
@@ -205,11 +204,10 @@ class _Resolver:
                 requires=tuple(self.requires),
                 rules=tuple(self.rules),
                 asserts=tuple(self.asserts),
-                path=source.name,
-                text=source.text,
-                sha256=recipe_digest(source.text, [(item.path, item.sha256) for item in included]),
-                included=tuple(included),
-                sources=tuple(self.whole.sources),
+                path=whole.source.name,
+                text=whole.source.text,
+                included=tuple(whole.included),
+                sources=tuple(whole.sources),
                 **self.parts,
             )
         # Rules with errors are not included; findings about the others are still valid.

@@ -132,10 +132,6 @@ class _Open(NamedTuple):
     span: Span
 
 
-def _rules_in(file: tree.File) -> int:
-    return sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
-
-
 @dataclass
 class Whole(Findings):
     """A recipe and its included files, each once. `statements` are in reading order, with each include replaced by its
@@ -148,26 +144,23 @@ class Whole(Findings):
     file: tree.File
     reader: FileReader | None
     statements: tuple[tree.Statement, ...] = ()
-    sources: list[Source] = field(default_factory=list)
+    files: list[tree.File] = field(default_factory=list)
     included: list[IncludedText] = field(default_factory=list)
     open: list[_Open] = field(default_factory=list)
     places: dict[str, Span] = field(default_factory=dict)
     """Where each file was included, by its identity."""
 
-    next_base: int = 0
-    tokens: int = 0
-    rules: int = 0
-
     def __post_init__(self) -> None:
         self.source = self.file.source
-        self.sources.append(self.source)
+        self.files.append(self.file)
         self.statements = tuple(self._expanded(self.file, ""))
+
+    @property
+    def sources(self) -> list[Source]:
+        return [file.source for file in self.files]
 
     def _expanded(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
         """The statements of one file, including those of its includes."""
-        self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
-        self.tokens += file.tokens
-        self.rules += _rules_in(file)
         for statement in file.statements:
             if not isinstance(statement, tree.Include):
                 yield statement
@@ -206,7 +199,7 @@ class Whole(Findings):
 
     def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
         """Fail when the file is already open, or already included."""
-        names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
+        names = [os.path.basename(self.source.name), *(item.path for item in self.open)]
         identities = [reader.root, *(item.identity for item in self.open)]
         if found.identity in identities:
             start = identities.index(found.identity)
@@ -228,20 +221,24 @@ class Whole(Findings):
             self.fail("LB133", message, written.span, help=hints)
 
     def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
-        source = Source(os.path.join(os.path.dirname(self.file.source.name), path), found.text, self.next_base)
+        last = self.files[-1].source
+        base = last.base + len(last.text) + 1
+        source = Source(os.path.join(os.path.dirname(self.source.name), path), found.text, base)
         file, problems = parse(source)
         self.diagnostics += problems
         if file is None:
             raise Unresolved
+        files = (*self.files, file)
+        rules = [node for one in files for node in one.statements if isinstance(node, tree.RuleStatement)]
         beyond = {
             f"{MAX_FILES} files": len(self.included) >= MAX_FILES,
-            f"{MAX_BYTES // 2**20} MiB": self.next_base + len(found.text) > MAX_BYTES,
-            f"{MAX_TOKENS} tokens": self.tokens + file.tokens > MAX_TOKENS,
-            f"{MAX_RULES} rules": self.rules + _rules_in(file) > MAX_RULES,
+            f"{MAX_BYTES // 2**20} MiB": base + len(found.text) > MAX_BYTES,
+            f"{MAX_TOKENS} tokens": sum(one.tokens for one in files) > MAX_TOKENS,
+            f"{MAX_RULES} rules": len(rules) > MAX_RULES,
         }
         for limit in (limit for limit, passed in beyond.items() if passed):
             help = "a recipe and what it includes have these limits together"
             self.fail("LB135", f"with `{path}` the recipe has more than {limit}", node.span, help=help)
         self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
-        self.sources.append(source)
+        self.files.append(file)
         return file

@@ -36,7 +36,7 @@ SEQUENCES = 4
 """The minimum number of sequences for a mean and its error; `tokens` is raised to reach it."""
 
 
-class _Values(BaseModel):
+class Values(BaseModel):
     # Building all validators at import costs 30 ms; `check` needs few of them.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -54,7 +54,7 @@ OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
 LENGTH = "length of a sequence, in tokens, within the model's positions"
 
 
-class SelfText(_Values):
+class SelfText(Values):
     """`self(tokens=1M)`: text that the base model writes itself, at most so many different tokens; open: as many as are
     used. Source: self-calibration (arXiv 2410.17170)."""
 
@@ -68,7 +68,7 @@ class SelfText(_Values):
         return f"self({', '.join(said)})" if said else "self"
 
 
-class Mix(_Values):
+class Mix(Values):
     """`mix("a.txt", self, weights=[2, 1])`: several sources, by their share of the tokens."""
 
     node: Literal["mix"] = "mix"
@@ -89,7 +89,7 @@ def sources_of(text: Text) -> tuple[str | SelfText, ...]:
     return text.sources if isinstance(text, Mix) else (text,)
 
 
-class BlockSettings(_Values):
+class BlockSettings(Values):
     """Base of the blocks. `span` is the block's place in the text; `set_at` has, by field, the places of the values that
     the recipe sets. All other fields are open."""
 
@@ -128,7 +128,7 @@ class Measure(BlockSettings):
     recall_questions: int = _set(80, f"how many questions of `{RECALL}` are asked", ge=10)
 
 
-class Lora(_Values):
+class Lora(Values):
     """Low-rank adapters on all linear maps of the layers, merged at the end (arXiv 2106.09685)."""
 
     node: Literal["lora"] = "lora"
@@ -136,11 +136,11 @@ class Lora(_Values):
     alpha: float = Field(default=32, gt=0, strict=True)
 
 
-class FullWeights(_Values):
+class FullWeights(Values):
     node: Literal["full"] = "full"
 
 
-class LearnedSinks(_Values):
+class LearnedSinks(Values):
     node: Literal["sinks"] = "sinks"
 
 
@@ -215,7 +215,7 @@ class Heal(HealSettings):
         return tuple(dict.fromkeys(source for run in self.runs for source in sources_of(run.data)))
 
 
-class OwnQuestions(_Values):
+class OwnQuestions(Values):
     """`"mine.jsonl"` in `needle`: questions of the user's own, in a file; see `lbdsl.data.records`."""
 
     node: Literal["questions"] = "questions"
