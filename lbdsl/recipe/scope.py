@@ -144,7 +144,7 @@ class Scope(Findings):
     def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
         """Fail for an unknown name, with suggestions and the known names. `wishes` is its place, for words of other tools
         (see `lbdsl.language.words`)."""
-        sigil, span = sigil_of(node), node.span
+        sigil, span = node.sigil, node.span
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
             hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
@@ -157,17 +157,12 @@ class Scope(Findings):
 
     def define(self, node: tree.Variable | tree.GroupRef) -> bool:
         """Record a definition; False, with an error, when the name is already defined."""
-        name = sigil_of(node) + node.name
+        name = node.sigil + node.name
         first = self.defined.setdefault(name, node.span)
         if first is not node.span:
             labels = Label(first, "first defined here")
             self.error("LB112", f"`{name}` is defined twice", node.span, labels=labels, help="choose another name")
         return first is node.span
-
-
-def sigil_of(node: Name) -> str:
-    """`$`, `@`, or nothing."""
-    return {tree.Variable: "$", tree.GroupRef: "@"}.get(type(node), "")
 
 
 def meant_words(
