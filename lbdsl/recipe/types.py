@@ -19,8 +19,6 @@ from lbdsl.recipe.scope import Scope, Unresolved, each
 Clause = Literal["where", "requires", "until", "while", "subject to", "assert"]
 """Where an expression is used; all but `where` are about the whole model."""
 
-_PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
-
 
 def _type_of(expr: Expr) -> tuple[str, Unit]:
     """The kind of a value, and the unit of a number."""
@@ -84,7 +82,7 @@ def value_of(expr: Expr) -> int | float | None:
 def phase_of(expr: Expr) -> Phase:
     """When all values of an expression are known."""
     phases = {Score: Phase.MEASURED, PostScore: Phase.POST}
-    return max((phases.get(type(part), Phase.STATIC) for part in walk(expr)), key=_PHASES.index)
+    return max((phases.get(type(part), Phase.STATIC) for part in walk(expr)), key=list(Phase).index)
 
 
 def has_cost(expr: Expr) -> bool:

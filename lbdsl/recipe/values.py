@@ -129,11 +129,8 @@ def whole_number(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
             more = {"help": "leave out the quotes", "write": value.value}
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span, **more)
     if value.unit not in (Unit.NONE, *units):
-        said = (
-            f"counted in {units[0].value}, not in {value.unit.value}"
-            if units
-            else f"a plain number, not {described(value)}"
-        )
+        counted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
+        said = counted or f"a plain number, not {described(value)}"
         scope.fail("LB107", f"{what} is {said}", value.span, **without_bytes(value))
     if value.value != int(value.value):
         scope.fail("LB106", f"{what} must be a whole number, not {described(value)}", value.span)
@@ -326,10 +323,10 @@ def _explain(
     scope: Scope, cls: type[BaseModel], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]
 ) -> None:
     """Report one of Pydantic's errors at the argument it is about."""
+    kind = call.name.name
     name = str(item["loc"][0]) if item["loc"] else ""
     span = spans.get(name, call.span)
-    kind = call.name.name
-    form = f"its form is `{signature(call.name.name, cls)}`"
+    form = f"its form is `{signature(kind, cls)}`"
     if item["type"] == "missing":
         scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
     elif item["type"] != "literal_error":
