@@ -183,10 +183,8 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
     "PERCENT": _number(lambda text: (float(text[:-1]) / 100, Unit.RATIO)),
     "QUANTITY": _number(_quantity),
     **dict.fromkeys(("NAME", "KEY", "MEASURE", "HEAL", "EVAL"), lambda p, span, text: tree.Ident(span, text)),
-    **dict.fromkeys(
-        ("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE", "PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"),
-        lambda p, span, text: text,
-    ),
+    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), lambda p, span, text: text),
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), lambda p, span, text: text),
 }
 
 

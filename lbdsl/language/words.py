@@ -1,5 +1,5 @@
-"""The words of the language: one table for messages, highlighting, completion, hover, `explain` and docs; and words of other
-compression tools that it does not have, each with what to write instead.
+"""The words of the language: one table for messages, highlighting, completion, hover, `explain` and docs; and words of
+other compression tools that it does not have, each with what to write instead.
 
 They are in `words.toml` and `wishes.toml` next to this file, which are read when meanings are needed."""
 

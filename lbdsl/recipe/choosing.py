@@ -217,8 +217,7 @@ def _metric(scope: Scope, call: tree.Call, use: str) -> Score:
         names, what = ("sensitivity", *known, "task", *costs), "metrics and costs" if costs else "metrics"
         scope.unknown("LB102", f"`{name}` cannot be {use}", call.name, names, what, "score")
     if call.args is not None:
-        message = f"`{name}` is {use} without an action: it is measured of the whole plan"
-        scope.fail("LB104", message, call.span, write=name)
+        scope.fail("LB104", f"`{name}` is {use} without an action: it is measured of the whole plan", call.span, write=name)
     return Score(call.span, name, found, None, True, None)
 
 

@@ -70,8 +70,7 @@ class StatementForm(NamedTuple):
 
     def schema(self) -> dict[str, Any]:
         about = keywords()["lowest" if self.key == "rank" else self.key].example
-        properties = {key: _schema_of(key) for key in self.fields}
-        return _object(properties, self.required) | {"description": f"`{about}`."}
+        return _object({key: _schema_of(key) for key in self.fields}, self.required) | {"description": f"`{about}`."}
 
 
 def _form(group: int, node: type[tree.Node], text: str) -> StatementForm:

@@ -57,8 +57,7 @@ def yaml_text(data: Any) -> str:
 
     def text(dumper: yaml.SafeDumper, value: str) -> Any:
         # Line ends other than `\\n` would be lost in any other style.
-        style = '"' if _ODD_LINE_END.search(value) else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if _ODD_LINE_END.search(value) else None)
 
     Dumper.add_representer(str, text)
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))

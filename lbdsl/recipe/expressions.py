@@ -248,8 +248,7 @@ def _changing(scope: Scope, call: tree.Call, inner: tree.Expr | None, cls: type[
     action = resolve_action(scope, inner)
     if action.keeps:
         message = f"`{inner.name.name}` changes nothing, so `{name}` of it is always 0"
-        hint = f"name an action that changes the layer, as in `{cls.layer_form()}`"
-        scope.fail("LB104", message, inner.span, help=hint)
+        scope.fail("LB104", message, inner.span, help=f"name an action that changes the layer, as in `{cls.layer_form()}`")
     return action
 
 
@@ -342,9 +341,8 @@ def _post_score(scope: Scope, node: tree.Call, place: Clause) -> PostScore:
         return PostScore(node.span, name, None, None)
     argument = _only_argument(node)
     if argument is None:
-        message = f"`{name}` takes one text of the `eval` block, or nothing"
         hint = f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
-        scope.fail("LB104", message, node.span, help=hint)
+        scope.fail("LB104", f"`{name}` takes one text of the `eval` block, or nothing", node.span, help=hint)
     refuse_unquoted(scope, argument)
     value = constant(scope, argument)
     if not isinstance(value, tree.String):

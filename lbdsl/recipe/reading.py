@@ -60,8 +60,7 @@ class FolderReader:
             return refused("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
         text, problems = text_of(data, f"`{path}`")
         if text is None:
-            code = "LB135" if problems[0].code == "LB019" else "LB130"
-            return refused(code, problems[0].message, help=problems[0].help)
+            return refused("LB135" if problems[0].code == "LB019" else "LB130", problems[0].message, help=problems[0].help)
         return Diagnosed(Found(text, real, sha256(data).hexdigest()))
 
 
@@ -96,9 +95,8 @@ def read_bytes(path: str | Path) -> Diagnosed[bytes]:
     except FileNotFoundError:
         return refused("LB020", f"cannot read {path}: no such file", help=did_you_mean(path))
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
         help = "it is a model: the recipe comes first, as in `lbdsl plan RECIPE MODEL`" if is_model(path) else ()
-        return refused("LB020", f"cannot read {path}: {reason}", help=help)
+        return refused("LB020", f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}", help=help)
 
 
 def text_of(data: bytes, name: str) -> Diagnosed[str]:
@@ -216,15 +214,13 @@ class Whole(Findings):
         if not re.fullmatch("[0-9a-f]{64}", wanted):
             self.fail("LB137", "a sha256 has 64 hexadecimal digits", written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
-            message = f"`{path}` is not the file that was meant: its sha256 differs"
             hints = (f"it is {found.sha256}", "look at what changed before you write that here")
-            self.fail("LB133", message, written.span, help=hints)
+            self.fail("LB133", f"`{path}` is not the file that was meant: its sha256 differs", written.span, help=hints)
 
     def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
         last = self.files[-1].source
         base = last.base + len(last.text) + 1
-        source = Source(os.path.join(os.path.dirname(self.source.name), path), found.text, base)
-        file, problems = parse(source)
+        file, problems = parse(Source(os.path.join(os.path.dirname(self.source.name), path), found.text, base))
         self.diagnostics += problems
         if file is None:
             raise Unresolved

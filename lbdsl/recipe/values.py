@@ -266,8 +266,7 @@ def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: in
         if arg.key.name in names:
             return arg.key.name
         hints, meant = meant_words(arg.key.name, names, "parameter")
-        message = f"`{name}` has no parameter `{arg.key.name}`"
-        scope.fail("LB103", message, arg.key.span, help=(*hints, form), write=meant)
+        scope.fail("LB103", f"`{name}` has no parameter `{arg.key.name}`", arg.key.span, help=(*hints, form), write=meant)
     if any(other.key is not None for other in (call.args or ())[:position]):
         scope.fail("LB104", "a positional argument follows a named one", arg.span, help=form)
     if position >= len(names):

@@ -164,8 +164,7 @@ def value_without_sign(p: Mistake) -> Diagnostic | None:
         return None
     if p.type not in (*NUMBERS, "STRING", "VAR"):
         return None
-    right = f"{before.text}={p.token.text}"
-    return p.error("LB011", "arguments use `=`", before, p.token, write=right)
+    return p.error("LB011", "arguments use `=`", before, p.token, write=f"{before.text}={p.token.text}")
 
 
 def comma_in_a_number(p: Mistake) -> Diagnostic | None:

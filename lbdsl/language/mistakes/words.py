@@ -40,8 +40,7 @@ def name_without_sigil(p: Mistake) -> Diagnostic | None:
     if sigil is None or p.failure.index != 1 or p.type not in WORDS:
         return None
     right = f"{sigil}{p.token.text}"
-    named = p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)
-    write = right if p.fits(1, 2, named) else None
+    write = right if p.fits(1, 2, p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)) else None
     return p.error("LB008", f"unexpected `{p.token.text}`", help=(f"write `{right}`", *p.form), write=write)
 
 
@@ -89,9 +88,8 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
     if best is None:
         return None
     token, word = best
-    help = (f"did you mean `{word}`?", *p.form)
     write = word if slip(token.text, keywords().keys()) == word else None
-    return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
+    return p.error("LB050", f"unexpected `{token.text}`", token, help=(f"did you mean `{word}`?", *p.form), write=write)
 
 
 def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
