@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
+import yaml
+
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.language.limits import MAX_BYTES, MAX_DIGITS
 
@@ -47,7 +49,6 @@ def _check_characters(data: Any, name: str) -> None:
 
 def yaml_text(data: Any) -> str:
     """Block-style YAML that YAML 1.1 and 1.2 parsers read the same way."""
-    import yaml
 
     class Dumper(yaml.SafeDumper):
         """Indents lists inside objects, and quotes strings that some parsers would read as numbers."""
@@ -121,12 +122,10 @@ def json_text(data: Any, indent: int = 0) -> str:
 
 
 def _yaml(text: str, name: str) -> Any:
-    import yaml
-
     # libyaml, if PyYAML is built with it, is ten times as fast.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Events(yaml, yaml.parse(text, Loader=loader), name).document()
+        return _Events(yaml.parse(text, Loader=loader), name).document()
     except yaml.MarkedYAMLError as problem:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
         reason = str(problem.problem)
@@ -140,8 +139,7 @@ def _yaml(text: str, name: str) -> Any:
 class _Events:
     """Builds plain data (dict, list, str, numbers, bool, None) from YAML events, and no other Python objects."""
 
-    def __init__(self, yaml: Any, events: Iterator[Any], name: str):
-        self.yaml = yaml
+    def __init__(self, events: Iterator[Any], name: str):
         self.events = events
         self.name = name
 
@@ -149,7 +147,7 @@ class _Events:
         """The one document of the stream."""
         found: list[Any] = []
         for event in self.events:
-            if isinstance(event, self.yaml.DocumentStartEvent):
+            if isinstance(event, yaml.DocumentStartEvent):
                 if found:
                     raise self._refuse(event, "a second document")
                 found.append(self._value(next(self.events)))
@@ -162,7 +160,6 @@ class _Events:
         return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
 
     def _value(self, event: Any) -> Any:
-        yaml = self.yaml
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise self._refuse(event, "anchors and aliases have no place in a recipe", "name a part with `let` or `group`")
         if event.tag not in (None, "!"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,8 @@ VERSION = 1
 def sensitivity(statements: Iterable[tree.Statement]) -> str:
     """The metric that `sensitivity` means, even in statements before the `measure` block that sets it. Only the metric is
     resolved: other settings may use variables that are not defined yet, or have errors."""
-    blocks = (part for part in statements if isinstance(part, tree.Block) and part.kind.name == "measure")
-    for block in islice(blocks, 1):
+    blocks = [part for part in statements if isinstance(part, tree.Block) and part.kind.name == "measure"]
+    for block in blocks[:1]:
         metric = tuple(setting for setting in block.settings if setting.key.name == "metric")
         found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, metric))
         if found is not None:

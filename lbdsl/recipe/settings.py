@@ -18,14 +18,13 @@ from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.words import slip
 from lbdsl.metrics import Of, TaskMetric, metrics_of
 from lbdsl.recipe.expressions import needle_of, resolve_score, task_named
-from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
+from lbdsl.recipe.schema import Evaluate, Heal, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     RECALL,
     SEQUENCES,
     HealSettings,
-    LearnedSinks,
     Method,
     Mix,
     SelfText,
@@ -39,15 +38,12 @@ from lbdsl.recipe.values import constant, constants, described, filled, length_i
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
 
-METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
-LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
+METHODS: Mapping[str, type[Method]] = {cls.model_fields["node"].default: cls for cls in get_args(Method)}
+STAGES: tuple[str, ...] = get_args(Stage.model_fields["name"].annotation)
+LOSSES = ("kl", "hidden")
 
 
 # Values --------------------------------------------------------------------------------------------------------------
-
-
-def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
-    return whole_number(scope, what, node, Unit.TOKENS)
 
 
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:
@@ -242,7 +238,10 @@ def _reader(block: str, key: str, field: FieldInfo) -> Read:
     if key in CHOICES and key not in _OWN:
         read = partial(_word, CHOICES[key], field.title or "")
         return _several(read) if get_origin(field.annotation) is tuple else read
-    by_unit = {"tokens": _tokens, "length": length_in_tokens}
+    by_unit: Mapping[str, Read] = {
+        "length": length_in_tokens,
+        "tokens": lambda scope, what, node: whole_number(scope, what, node, Unit.TOKENS),
+    }
     return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole_number)
 
 
