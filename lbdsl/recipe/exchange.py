@@ -107,10 +107,7 @@ STATEMENTS = (
 
 
 def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
-    """The recipe in `text` as JSON or YAML. None with errors: the text does not parse, or LB045.
-
-    The recipe may have other errors: names are not resolved.
-    """
+    """The recipe in `text` as JSON or YAML, its names not resolved. None with errors: it does not parse, or LB045."""
     parsed = parse(Source(name, text))
     if not parsed.ok:
         return Diagnosed(None, parsed.diagnostics)

@@ -253,8 +253,7 @@ def _changing(scope: Scope, call: tree.Call, inner: tree.Expr | None, cls: type[
 
 
 def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
-    """The part of the layer, as in `influence(block)`; None for the default: `influence` or
-    `influence(attention)`."""
+    """The part of the layer, as in `influence(block)`; None for the default, `influence` or `influence(attention)`."""
     name = call.name.name
     parts: tuple[str, ...] = getattr(cls, "parts", ())
     if not call.args:

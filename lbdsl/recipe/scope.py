@@ -72,8 +72,7 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
 
 
 class Named(NamedTuple, Generic[T]):
-    """What a name stands for. `size` counts its nodes and `depth` their nesting, with names in it expanded; both are
-    limited."""
+    """What a name stands for, and the number and the nesting of its nodes, with names in it expanded. Both are limited."""
 
     node: T
     size: int
@@ -142,8 +141,7 @@ class Scope(Findings):
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
     def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
-        """Fail for an unknown name, with suggestions and the known names. `wishes` is its place, for words of other tools
-        (see `lbdsl.language.words`)."""
+        """Fail for an unknown name, with suggestions and the known names; `wishes` is its place in `words.wishes`."""
         sigil, span = node.sigil, node.span
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
