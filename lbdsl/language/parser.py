@@ -187,7 +187,6 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
     **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), lambda p, span, text: text),
 }
 
-
 Make = Callable[..., Any]
 """Makes a node from its span and the parts kept of a rule, in grammar order; None for an absent optional `[...]`."""
 
