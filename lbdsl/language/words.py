@@ -18,6 +18,11 @@ RULES = ("else", "where", "layers", "modules", "lowest", "highest", "choose")
 OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
 
 
+def ticked(names: Iterable[str], between: str = ", ") -> str:
+    """`a`, `b`: names as messages list them."""
+    return between.join(f"`{name}`" for name in names)
+
+
 class Keyword(NamedTuple):
     """A reserved word; its terminal in the grammar is the word in upper case. `form` is the syntax of the statement that it
     begins, `snippet` the text that completion inserts."""

@@ -16,6 +16,7 @@ from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
+from lbdsl.language.words import ticked
 from lbdsl.metrics import Of, metric_of, metrics_of
 from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition, task_named
 from lbdsl.recipe.rules import check_actions
@@ -154,8 +155,8 @@ def is_cost(node: tree.Expr) -> bool:
 def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
     found = resolve_expr(scope, node, "subject to")
     if not isinstance(found, CostOf) or isinstance(found, PredictedOf):
-        named = ", ".join(f"`{name}`" for name in STATIC_VALUES)
         message = f"`{one_line(node.span.text)}` is predicted, and only a cost that is exact can be minimized"
+        named = ticked(STATIC_VALUES)
         scope.fail("LB152", message, node.span, help=f"minimize one of {named}, and bound this after `subject to`")
     return found
 
@@ -208,7 +209,7 @@ def _metric(scope: Scope, call: tree.Call, use: str) -> Score:
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     found = scope.metric if name == "sensitivity" else name
     if found not in known and found != name:
-        listed = "metrics: " + ", ".join(f"`{kind}`" for kind in (*known, "task"))
+        listed = f"metrics: {ticked((*known, 'task'))}"
         scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be {use}", call.span, help=listed)
     if found not in known:
         if is_cost(call):

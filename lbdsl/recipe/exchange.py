@@ -19,7 +19,7 @@ from lbdsl.language import tree
 from lbdsl.language.format import canonical_part, format_parsed
 from lbdsl.language.lexer import string_text
 from lbdsl.language.parse import parse
-from lbdsl.language.words import keywords
+from lbdsl.language.words import keywords, ticked
 from lbdsl.recipe.exchange_text import ExchangeForm, json_text, plain, read_data, yaml_text
 from lbdsl.recipe.scope import Findings, Unresolved, attempt, each, meant_words
 from lbdsl.recipe.settings import SETTINGS, STAGES
@@ -202,8 +202,7 @@ class _Reader(Findings):
             keys = [form.key for form in STATEMENTS]
             misspelt = next((key for key in data if nearest(key, keys) is not None), None)
             if misspelt is None:
-                known = ", ".join(f"`{key}`" for key in keys)
-                self._refuse(path, "no key says what statement this is", help=f"one of {known}")
+                self._refuse(path, "no key says what statement this is", help=f"one of {ticked(keys)}")
             self._unknown_key(path, misspelt, keys)
             raise Unresolved
         self._check_keys(form.fields, form.required, data, path)
@@ -285,7 +284,7 @@ class _Reader(Findings):
         self.fail("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", None, help=help)
 
     def _unknown_key(self, path: str, key: str, known: Collection[str]) -> None:
-        hints = (*meant_words(key, known)[0], "keys: " + ", ".join(f"`{name}`" for name in known))
+        hints = (*meant_words(key, known)[0], f"keys: {ticked(known)}")
         where = f"`{path}` has no key" if path else "no key"
         self.error("LB042", f"{self.name}: {where} `{key}`", None, help=hints)
 

@@ -21,7 +21,7 @@ from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning
-from lbdsl.language.words import slip, wish
+from lbdsl.language.words import slip, ticked, wish
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import (
@@ -168,7 +168,7 @@ def resolve_fact(scope: Scope, node: tree.Dotted) -> Fact:
     if nearest(head, ("model",)) is None:
         hints = ("only `model.` has facts, the same for all layers; layers are chosen by number or by score",)
         meant = None
-    listed = "facts: " + ", ".join(f"`model.{fact}`" for fact in sorted(FACTS))
+    listed = f"facts: {ticked(f'model.{fact}' for fact in sorted(FACTS))}"
     sure = meant is not None and (head == "model" or slip(head, ("model",)) is not None)
     write = f"model.{meant}" if sure else None
     scope.fail("LB113", f"no fact `{node.name}`", node.span, help=(*hints, listed), write=write)
@@ -265,7 +265,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
             return None if word == parts[0] else word
         if parts and word not in actions():
             scope.unknown("LB105", f"`{name}` is not about `{word}`", inner.name, parts, "parts of a layer", "part")
-    forms = " or ".join(f"`{name}({part})`" for part in parts)
+    forms = ticked((f"{name}({part})" for part in parts), " or ")
     help = f"write `{name}`; the part of the layer is {forms}" if parts else f"write `{name}`"
     scope.fail("LB104", f"`{name}` takes no action", call.span, help=help)
 
@@ -285,7 +285,7 @@ def resolve_by(scope: Scope, node: tree.Expr, score_of: Callable[[Scope, tree.Ca
         ((_, score),) = terms_of(part)
         if unit_of(part) is not Unit.NATS:
             message = f"`{score.name}` is no {Unit.NATS.value}, and has no part in a sum"
-            named = ", ".join(f"`{kind}`" for kind, cls in metrics_of(Of.LAYER).items() if cls.unit is Unit.NATS)
+            named = ticked(kind for kind, cls in metrics_of(Of.LAYER).items() if cls.unit is Unit.NATS)
             scope.fail("LB107", message, written.span, help=f"those that add up: {named}")
     return found
 
@@ -323,7 +323,7 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
         if rule:
             same = f"`{name}` is the same for every layer of a model, so it cannot rank or choose layers"
             said = wish(name, "score") or same
-        scope.fail("LB102", message, span, help=(said, f"{what}: " + ", ".join(f"`{kind}`" for kind in sorted(known))))
+        scope.fail("LB102", message, span, help=(said, f"{what}: {ticked(sorted(known))}"))
     scope.unknown("LB102", message, call.name, known, what, wishes)
 
 
@@ -359,8 +359,7 @@ def _task_score(scope: Scope, node: tree.Call) -> PostScore:
     if name == "recovery":
         known = [kind for kind, cls in metrics_of(Of.FINISHED).items() if issubclass(cls, TaskMetric) and kind != name]
         if not isinstance(argument, tree.Call) or argument.name.name not in known:
-            listed = " or ".join(f"`{kind}`" for kind in known)
-            scope.fail("LB104", f"`recovery` is of {listed}", argument.span, help=f"as in `{form}`")
+            scope.fail("LB104", f"`recovery` is of {ticked(known, ' or ')}", argument.span, help=f"as in `{form}`")
         of = _task_score(scope, argument)
         return PostScore(node.span, name, of.source, of.task)
     asked: Asked = needle_of(scope, "a context", argument) if name == "needle" else task_named(scope, argument)

@@ -13,7 +13,7 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
-from lbdsl.language.words import RULES
+from lbdsl.language.words import RULES, ticked
 from lbdsl.recipe.beyond import missing_gate, named_windows, nothing_beyond
 from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolved_condition
@@ -224,7 +224,7 @@ class _Resolver:
         data = self.parts.get("eval", Evaluate()).data
         for name, span in self.scope.judged_on:
             if name not in data:
-                listed = ", ".join(f"`{text}`" for text in data)
+                listed = ticked(data)
                 self.scope.error("LB151", f"the result is not judged on `{name}`", span, help=f"texts of `eval`: {listed}")
 
     def _only(self, what: str, span: Span, key: str = "") -> bool:

@@ -15,7 +15,7 @@ from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, LayerSet, Number, String
-from lbdsl.language.words import slip, wish
+from lbdsl.language.words import slip, ticked, wish
 from lbdsl.recipe.schema import Boolean
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ class Scope(Findings):
             hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
             self.fail(code, message, span, labels=Label(later, "defined here"), help=hint)
         known = sorted(choices)
-        listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
+        listed = f"{what}: {ticked(sigil + choice for choice in known)}" if known else f"there are no {what}"
         few = len(self.diagnostics) < MOST_GUESSED
         hints, meant = meant_words(node.name, known, wishes, sigil) if few else ((), None)
         self.fail(code, message, span, help=(*hints, listed), write=f"{sigil}{meant}" if meant else None)

@@ -15,7 +15,7 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
-from lbdsl.language.words import slip
+from lbdsl.language.words import slip, ticked
 from lbdsl.metrics import Of, TaskMetric, metrics_of
 from lbdsl.recipe.expressions import needle_of, resolve_score, task_named
 from lbdsl.recipe.schema import Evaluate, Heal, Measure
@@ -115,7 +115,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
         message = f"there is no built-in text `{name}`" + (" with questions" if name in BUILTIN_TEXTS else "")
         hint = f"did you mean `{nearest(name, known) or known[0]}`?"
         scope.fail("LB115", message, node.span, help=hint, write=f'"{meant}"' if meant else None)
-    others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
+    others = ticked((one for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL)), " or ")
     for what, only, places in (("judging", JUDGING_ONLY, ("eval",)), ("healing", (RECALL,), ("heal", "recall"))):
         if name in only and block not in places:
             hint = f"name it in `{places[0]}`; elsewhere {others}, a file or a hub data set"
@@ -126,7 +126,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
 def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, arguments: bool = False) -> tree.Call:
     """One of a few names; `arguments`: whether arguments may follow it."""
     if not isinstance(node, tree.Call):
-        scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
+        scope.fail("LB115", f"expected {what}", node.span, help=f"one of {ticked(choices)}")
     name = node.name.name
     if name not in choices:
         scope.unknown("LB115", f"no {what.removeprefix('a ')} `{name}`", node.name, choices, "known", "choice")
@@ -327,8 +327,7 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str])
     table, message = SETTINGS[kind], f"`{kind}` has no setting `{key.name}`"
     elsewhere = [other for other, rows in SETTINGS.items() if key.name in rows]
     if elsewhere:
-        listed = "settings: " + ", ".join(f"`{name}`" for name in table)
-        scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", listed))
+        scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", f"settings: {ticked(table)}"))
     scope.unknown("LB114", message, key, table, "settings", "setting")
 
 

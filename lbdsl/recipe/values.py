@@ -20,7 +20,7 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import NUMBERS, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Expr, Items, Number, String
-from lbdsl.language.words import wish
+from lbdsl.language.words import ticked, wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt
@@ -194,8 +194,7 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
     if name in actions():
         return filled(scope, actions()[name], call)
     if name == "sensitivity" or name in metrics():
-        listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
-        scope.fail("LB101", f"`{name}` is a metric, not an action", call.name.span, help=listed)
+        scope.fail("LB101", f"`{name}` is a metric, not an action", call.name.span, help=f"actions: {ticked(actions())}")
     scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
 
 

@@ -9,7 +9,7 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
 from lbdsl.language.lexer import Token
 from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
-from lbdsl.language.words import BLOCKS, keywords, slip, statements, wish
+from lbdsl.language.words import BLOCKS, keywords, slip, statements, ticked, wish
 
 _TRIALS = 6
 
@@ -26,8 +26,7 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
         fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
         return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
     said, near = wish(word, "statement"), nearest(word.lower(), statements())
-    listed = "statements begin with " + ", ".join(f"`{word}`" for word in statements())
-    help = said or (f"did you mean `{near}`?" if near else listed)
+    help = said or (f"did you mean `{near}`?" if near else f"statements begin with {ticked(statements())}")
     return p.error("LB001", f"unknown statement `{word}`", help=help, write=None if said else slip(word, statements()))
 
 
