@@ -9,7 +9,6 @@ from typing import Any
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Label, rewrite
-from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES
@@ -83,46 +82,43 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
     beside either, for a screen without `kl`, and for a greedy choice without a `choose` or without `keep`.
     `choosing`: a `choose` is written, with errors or not, or one that does not parse."""
-
-    def refuse(message: str, span: Span | None, help: str, *labels: Label) -> None:
-        scope.error("LB152", message, span, help=help, labels=labels)
-
+    refuse = partial(scope.error, "LB152")
     ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
     holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
     for rule, _ in holding[1:]:
         first = Label(holding[0][0].span, "the first one")
-        refuse("a recipe has one `while`", rule.span, "give the others a number of layers", first)
+        refuse("a recipe has one `while`", rule.span, help="give the others a number of layers", labels=first)
     for rule, condition in holding:
         if not any(isinstance(part, Score) for part in walk(condition)):
             message = "`while` needs a score of the whole changed model, as in `nll <= 0.05`"
-            refuse(message, rule.span, "for a cost write `until`: as few layers as make it hold")
+            refuse(message, rule.span, help="for a cost write `until`: as few layers as make it hold")
     chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
     place = measure.set_at.get("strategy", measure.span)
     unknown = choosing and chosen is None
     if measure.strategy == "screen" and not unknown and not any(map(screened_scores, rules)):
         message = "`strategy = screen` estimates the `kl` of a `choose` and the `recall` of windows, and nothing has one"
-        refuse(message, place, "leave it out")
+        refuse(message, place, help="leave it out")
     if measure.strategy == "greedy" and not choosing:
-        refuse("`strategy = greedy` is for a `choose`", place, "leave it out")
+        refuse("`strategy = greedy` is for a `choose`", place, help="leave it out")
     if measure.strategy == "greedy" and chosen is not None and None not in chosen.scores:
         help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
-        refuse("`strategy = greedy` begins with layers that are kept", chosen.span, help)
+        refuse("`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
     if chosen is not None and chosen.bounds and (measure.strategy == "greedy" or not measure.tries):
         name = "strategy" if measure.strategy == "greedy" else "tries"
         help = f"leave out `{name}`: plans are measured until one keeps `{chosen.bounds[0].text}`"
-        refuse("what is measured has a bound, and nothing measures plans", place, help)
+        refuse("what is measured has a bound, and nothing measures plans", place, help=help)
     several = "choose" if chosen is not None else "while" if holding else ""
     for rule in rules if several else ():
         if any(action.patched for action in rule.actions):
             message = f"patches are fitted to a whole plan, and `{several}` measures many"
-            refuse(message, rule.span, "take bare drops; patch them in a recipe that names the layers")
+            refuse(message, rule.span, help="take bare drops; patch them in a recipe that names the layers")
     for rule, selector in ranked if chosen is not None else ():
         words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
         word = next((word for word, there in words.items() if there), "")
         if word and chosen is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
             help = "name a number of layers, and put budgets after `subject to`"
-            refuse(message, rule.span, help, Label(chosen.span, "chooses for a budget"))
+            refuse(message, rule.span, help=help, labels=Label(chosen.span, "chooses for a budget"))
 
 
 def screened_scores(rule: Rule) -> tuple[Score, ...]:
