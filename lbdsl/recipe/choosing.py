@@ -60,11 +60,10 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.fail("LB152", "a cost is minimized within what the plan may lose", cost.span, help=hint)
     first: dict[frozenset[Action], Sequence[tree.Call]] = {}
     for actions, calls in zip(alternatives, node.among, strict=True):
-        place, same = calls[0].span.to(calls[-1].span), frozenset(actions)
-        if same in first:
-            label = Label(first[same][0].span, "first here")
+        same = first.setdefault(frozenset(actions), calls)
+        if same is not calls:
+            place, label = calls[0].span.to(calls[-1].span), Label(same[0].span, "first here")
             scope.fail("LB152", f"`{one_line(place.text)}` is among them twice", place, labels=label, help="remove one")
-        first[same] = calls
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
@@ -160,11 +159,10 @@ def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
 def _metrics(scope: Scope, node: tree.Expr, use: str = "minimized") -> tuple[tuple[float, Score], ...]:
     """A metric, or a sum of metrics in nats a token, each once and with a weight or none. `use` is said in messages."""
     terms = terms_of(resolve_by(scope, node, partial(_metric, use=use)))
-    seen = set[str]()
+    first: dict[str, Score] = {}
     for _, score in terms:
-        if score.metric in seen:
+        if first.setdefault(score.metric, score) is not score:
             scope.fail("LB152", f"`{score.metric}` is added twice", score.span, help="give it one weight")
-        seen.add(score.metric)
     return terms
 
 
