@@ -122,14 +122,6 @@ MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
 
 
-class _Open(NamedTuple):
-    """A file that is being read: its identity, its path and the span of its `include`."""
-
-    identity: str
-    path: str
-    span: Span
-
-
 @dataclass
 class Whole(Findings):
     """A recipe and its included files, each once. `statements` are in reading order, with each include replaced by its
@@ -144,7 +136,9 @@ class Whole(Findings):
     statements: tuple[tree.Statement, ...] = ()
     files: list[tree.File] = field(default_factory=list)
     included: list[IncludedText] = field(default_factory=list)
-    open: list[_Open] = field(default_factory=list)
+    open: dict[str, tuple[str, Span]] = field(default_factory=dict)
+    """The path of each file that is being read, and the span of its `include`, by the file's identity."""
+
     places: dict[str, Span] = field(default_factory=dict)
     """Where each file was included, by its identity."""
 
@@ -166,10 +160,10 @@ class Whole(Findings):
             inner = attempt(self._included, statement, path)
             if inner is not None:
                 yield from self._expanded(*inner)
-                self.open.pop()
+                self.open.popitem()
 
     def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
-        """The tree of an included file and its path. The file is pushed on the stack of open files."""
+        """The tree of an included file and its path; the file is the last open one."""
         path, span = self._path(node, including), node.path.span
         if self.reader is None:
             message = "`include` needs a recipe that was read from a file"
@@ -182,7 +176,7 @@ class Whole(Findings):
             self._check_hash(node.sha256, path, found)
         file = self._parsed(node, path, found)
         self.places[found.identity] = node.span
-        self.open.append(_Open(found.identity, path, node.span))
+        self.open[found.identity] = (path, node.span)
         return file, path
 
     def _path(self, node: tree.Include, including: str) -> str:
@@ -197,12 +191,12 @@ class Whole(Findings):
 
     def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
         """Fail when the file is already open, or already included."""
-        names = [os.path.basename(self.source.name), *(item.path for item in self.open)]
-        identities = [reader.root, *(item.identity for item in self.open)]
+        names = [os.path.basename(self.source.name), *(path for path, _ in self.open.values())]
+        identities = [reader.root, *self.open]
         if found.identity in identities:
             start = identities.index(found.identity)
             chain = " → ".join([*names[start:], path if start else names[0]])
-            labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
+            labels = tuple(Label(span, f"includes `{name}`") for name, span in [*self.open.values()][start:])
             message = f"included files go in a circle: {chain}"
             self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
         if found.identity in self.places:
