@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -33,13 +33,13 @@ from lbdsl.recipe.schema_blocks import (
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each
 from lbdsl.recipe.types import refuse_unquoted
-from lbdsl.recipe.values import constant, constants, described, filled, length_in_tokens, refusal, whole_number
+from lbdsl.recipe.values import choices, constant, constants, described, filled, length_in_tokens, refusal, whole_number
 
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
 
 METHODS: Mapping[str, type[Method]] = {cls.model_fields["node"].default: cls for cls in get_args(Method)}
-STAGES: tuple[str, ...] = get_args(Stage.model_fields["name"].annotation)
+STAGES = choices(Stage, "name")
 LOSSES = ("kl", "hidden")
 
 
@@ -207,16 +207,10 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def _names(field: FieldInfo) -> tuple[str, ...]:
-    """The names that a field, or each of a list, is one of."""
-    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else field.annotation
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
 CHOICES: Mapping[str, Collection[str]] = {
     "method": METHODS,
     "loss": LOSSES,
-    **{key: names for block in BLOCKS.values() for key, field in block.model_fields.items() if (names := _names(field))},
+    **{key: names for block in BLOCKS.values() for key in block.model_fields if (names := choices(block, key))},
 }
 """The names that are valid in a setting."""
 
