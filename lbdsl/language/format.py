@@ -19,7 +19,7 @@ from itertools import groupby, pairwise
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, has_errors
 from lbdsl.core.span import Source
 from lbdsl.language import tree
-from lbdsl.language.layout import OPERANDS, split_statements
+from lbdsl.language.layout import CONTINUES_BEFORE, OPERANDS, split_statements
 from lbdsl.language.lexer import BRACKETS, lex
 from lbdsl.language.parse import parse
 
@@ -140,8 +140,7 @@ def _items(body: Sequence[Piece]) -> list[list[Piece]]:
 # at the outermost level possible: before `because` and `until` first, then after commas and before `or`, then before `and`,
 # and so on inwards, bracket by bracket.
 
-_CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
-_RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
+_RANK_BEFORE = {**dict.fromkeys(CONTINUES_BEFORE, 0), "OR": 1, "AND": 2, "PLUS": 4}
 _RANK_AFTER = {"COMMA": 1, "COMPARE": 3, "MINUS": 4, "TIMES": 5, "OVER": 5}
 _RANKS = 6
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
+from lbdsl.language.layout import WANTS_MORE
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, Mistake, keyword, last_call
+from lbdsl.language.mistakes.place import LONGEST, Mistake, keyword, last_call
 from lbdsl.language.words import BLOCKS, keywords, statements, ticked
 
 _VALUE_FOLLOWS = {"BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", "WHILE"} | WANTS_MORE - {"PLUS"}

@@ -14,8 +14,6 @@ from lbdsl.language.parser import Failure, Parser
 from lbdsl.language.words import RULES, keywords
 
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
-WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
-"""Operators, which need a right operand."""
 
 LONGEST = 2000
 """Statements with more tokens are not parsed again, so that a hostile file takes only linear time."""

@@ -7,8 +7,9 @@ from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
+from lbdsl.language.layout import WANTS_MORE
 from lbdsl.language.lexer import Token
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
+from lbdsl.language.mistakes.place import LONGEST, WORDS, Mistake, keyword
 from lbdsl.language.words import BLOCKS, keywords, slip, statements, ticked, wish
 
 _TRIALS = 6
