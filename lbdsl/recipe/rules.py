@@ -114,18 +114,17 @@ def lint_rules(
     if first_else is None and -1 not in named:
         message = "no `else`: layers that no rule claims are kept"
         found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
-    changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
+    changing = [(rule, action) for rule in rules for action in rule.actions if not action.keeps]
+    place = changing[0][0].span if changing else None
     # What only rounds is not healed.
-    rounded = all(
-        action.keeps or {*action.claims()} <= {Slot.WEIGHTS, "mixer.cache"} for rule in rules for action in rule.actions
-    )
-    if changing is not None and not healed and not rounded:
+    rounded = all({*action.claims()} <= {Slot.WEIGHTS, "mixer.cache"} for _, action in changing)
+    if changing and not healed and not rounded:
         message = "layers are changed and nothing heals them"
-        found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
-    if changing is not None and not gated:
+        found.append(warning("LB207", message, place, help="add a `heal` block, as in `heal { tokens = 200k }`"))
+    if changing and not gated:
         beyond = [f"and for what stands beyond the windows `{recall}`"] if recall is not None else []
         help = ("add a gate, as in `assert ppl_increase < 5%`", *beyond)
-        found.append(warning("LB208", "layers are changed and nothing gates the result", changing.span, help=help))
+        found.append(warning("LB208", "layers are changed and nothing gates the result", place, help=help))
     return found
 
 
