@@ -4,22 +4,31 @@ One statement per line, one space around operators, `swa(window=512, sinks=4)`. 
 columns and has no comment, else one setting per line, indented by four. Several blank lines between statements become
 one. Trailing commas are removed. Comments stay in place; parentheses, numbers and strings stay as written. Lines end
 with `\\n`.
+
+The text is lexed again, and every comment belongs to the last token before it that is not a separator.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from heapq import merge
 from itertools import groupby, pairwise
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, has_errors
 from lbdsl.core.span import Source
 from lbdsl.language import tree
-from lbdsl.language.format_pieces import SEPARATORS, SPACES, Comment, Piece, pieces_of
-from lbdsl.language.lexer import lex
+from lbdsl.language.layout import CONTINUES_BEFORE, OPERANDS, split_statements
+from lbdsl.language.lexer import BRACKETS, lex
 from lbdsl.language.parse import parse
 
 WIDTH = 100
 INDENT = 4
+
+SEPARATORS = frozenset({"NEWLINE", "SEMICOLON"})
+SPACES = " \t\r\f\ufeff"
+_BLANK_LINE = re.compile(rf"\n[{SPACES}]*\n")
 
 
 def format_text(text: str, name: str = "<string>") -> Diagnosed[str]:
@@ -131,8 +140,7 @@ def _items(body: Sequence[Piece]) -> list[list[Piece]]:
 # at the outermost level possible: before `because` and `until` first, then after commas and before `or`, then before `and`,
 # and so on inwards, bracket by bracket.
 
-_CLAUSES = ("BECAUSE", "UNTIL", "WHILE", "EXCEPT", "AMONG", "MINIMIZING", "SUBJECT")
-_RANK_BEFORE = {**dict.fromkeys(_CLAUSES, 0), "OR": 1, "AND": 2, "PLUS": 4}
+_RANK_BEFORE = {**dict.fromkeys(CONTINUES_BEFORE, 0), "OR": 1, "AND": 2, "PLUS": 4}
 _RANK_AFTER = {"COMMA": 1, "COMPARE": 3, "MINUS": 4, "TIMES": 5, "OVER": 5}
 _RANKS = 6
 
@@ -206,3 +214,104 @@ def _spaced(before: Piece, piece: Piece) -> bool:
     if before.kind in _NO_SPACE_AFTER or piece.kind in _NO_SPACE_BEFORE:
         return False
     return piece.kind != "LPAR" or before.kind != "NAME"
+
+
+# Pieces --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment, right-stripped. `own_line`: only spaces precede it on its line. `gap`: a blank line precedes it."""
+
+    text: str
+    own_line: bool
+    gap: bool
+
+
+@dataclass
+class Piece:
+    """A token and the comments after it; only the first can be on the same line. `gap`: a blank line precedes the token.
+
+    `kind` is the token's, except for signs with several uses: DASH in `4-7`, SIGN in `-3`, ARGUMENT for the `=` in
+    `swa(window=4)`, DOMAIN for the `{` in `in {1, 2}`. `depth` counts the brackets around it.
+    """
+
+    kind: str
+    text: str = ""
+    depth: int = 0
+    gap: bool = False
+    comments: list[Comment] = field(default_factory=list)
+
+
+def pieces_of(source: Source) -> tuple[Piece, list[list[Piece]]]:
+    """A head piece with the comments before the first statement, and the pieces of each statement; the text must parse."""
+    text = source.text
+    lexed = lex(text)
+    chunks, problems = split_statements(source, lexed.tokens)
+    assert not problems, "only texts that parse are formatted"
+    begins = {chunk.tokens[0].start for chunk in chunks}
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    head = last = Piece("HEAD")
+    statements: list[list[Piece]] = []
+    signs = _Signs()
+    end = 0  # end of the last token or comment
+    for token in merge(tokens, lexed.comments, key=lambda token: token.start):
+        kind = token.type
+        if token.start in begins:
+            signs = _Signs()
+            statements.append([])
+        if kind in SEPARATORS:
+            statements[-1].append(Piece(signs.use(kind), depth=signs.depth))
+            continue
+        gap = _BLANK_LINE.search(text, end, token.start) is not None
+        if kind == "COMMENT":
+            last.comments.append(Comment(token.text.rstrip(SPACES), end == 0 or "\n" in text[end : token.start], gap))
+        else:
+            # Spaces inside `10M  tokens` are part of the token's text.
+            word = token.text if kind in ("STRING", "REGEX") else " ".join(token.text.split())
+            last = Piece(signs.use(kind), word, signs.depth, gap)
+            if last.kind in ("RPAR", "RSQB"):
+                _drop_last_comma(statements[-1])
+            statements[-1].append(last)
+        end = token.end
+    return head, statements
+
+
+def _drop_last_comma(pieces: list[Piece]) -> None:
+    """Remove a comma before a closing bracket; its comments move to the piece before it."""
+    if pieces[-1].kind == "COMMA":
+        comments, before = pieces.pop().comments, pieces[-1].comments
+        before += [replace(comment, own_line=True) for comment in comments] if before else comments
+
+
+class _Signs:
+    """Tells the uses of one sign apart, token by token through a statement."""
+
+    def __init__(self) -> None:
+        self.previous = ""
+        self.depth = 0
+        """How many brackets are around the last token."""
+        self.inside = [""]
+        """The context outside all brackets, then inside each open one: "set" (of layers), "call" or neither."""
+
+    def use(self, kind: str) -> str:
+        """The kind of the next token by its use; `kind` is the lexer's."""
+        previous, self.previous = self.previous, kind
+        closes = kind in BRACKETS.values()
+        self.depth = len(self.inside) - 1 - closes
+        if kind in ("LAYERS", "GROUP"):
+            self.inside[-1] = "set"
+        elif kind in ("WHERE", "UNTIL", "AMONG", *SEPARATORS):
+            self.inside[-1] = ""
+        elif kind in BRACKETS:
+            self.inside.append("call" if kind == "LPAR" and previous == "NAME" else self.inside[-1])
+            return "DOMAIN" if kind == "LBRACE" and previous == "IN" else kind
+        elif closes:
+            self.inside.pop()
+        elif kind == "EQUAL" and self.inside[-1] == "call":
+            return "ARGUMENT"
+        elif kind == "MINUS" and previous not in OPERANDS:
+            return "SIGN"
+        elif kind == "MINUS" and self.inside[-1] == "set":
+            return "DASH"
+        return kind

@@ -12,10 +12,7 @@ from lbdsl.language.parser import Failure, Parser
 
 
 def parse(source: Source) -> Diagnosed[tree.File]:
-    """The tree of a recipe, with the statements that parsed even when others did not.
-
-    The value is None when the text exceeds a limit (2 MiB, 300 000 tokens, 20 000 rules).
-    """
+    """The tree of a recipe, with the statements that parsed even when others did not; None for a text beyond a limit."""
     size = len(source.text) if len(source.text) > MAX_BYTES else len(source.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         return _beyond(source, 0, f"recipe larger than {MAX_BYTES // 2**20} MiB")

@@ -172,17 +172,7 @@ def _number(value: Callable[[str], tuple[int | float, Unit]]) -> Callable[[Parse
     return make
 
 
-def _text(_: Parser, __: Span, text: str) -> str:
-    return text
-
-
-def _ident(_: Parser, span: Span, text: str) -> tree.Ident:
-    return tree.Ident(span, text)
-
-
 _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
-    "NAME": _ident,
-    "KEY": _ident,
     "DOTTED": lambda p, span, text: tree.Dotted(span, text),
     "VAR": lambda p, span, text: tree.Variable(span, text[1:]),
     "REF": lambda p, span, text: tree.GroupRef(span, text[1:]),
@@ -192,11 +182,10 @@ _VALUES: Mapping[str, Callable[[Parser, Span, str], Any]] = {
     "DECIMAL": _number(lambda text: (float(text), Unit.NONE)),
     "PERCENT": _number(lambda text: (float(text[:-1]) / 100, Unit.RATIO)),
     "QUANTITY": _number(_quantity),
-    **dict.fromkeys(("MEASURE", "HEAL", "EVAL"), _ident),
-    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), _text),
-    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), _text),
+    **dict.fromkeys(("NAME", "KEY", "MEASURE", "HEAL", "EVAL"), lambda p, span, text: tree.Ident(span, text)),
+    **dict.fromkeys(("LOWEST", "HIGHEST", "FIRST", "LAST", "MIDDLE"), lambda p, span, text: text),
+    **dict.fromkeys(("PLUS", "MINUS", "TIMES", "OVER", "COMPARE", "IN", "NOT", "MATCHES"), lambda p, span, text: text),
 }
-
 
 Make = Callable[..., Any]
 """Makes a node from its span and the parts kept of a rule, in grammar order; None for an absent optional `[...]`."""

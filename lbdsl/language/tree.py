@@ -27,14 +27,9 @@ class NodeFields:
         cls._fields = (*cls._fields, *(name for name in cls.__annotations__ if name not in cls._fields))
 
     def __init__(self, *values: Any) -> None:
-        fields = type(self)._fields
-        assert len(values) == len(fields), f"{type(self).__name__} has {len(fields)} fields, {len(values)} given"
-        self.__dict__.update(zip(fields, values, strict=True))
+        self.__dict__.update(zip(type(self)._fields, values, strict=True))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen")
-
-    def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen")
 
     def _key(self) -> tuple[Any, ...]:
@@ -64,6 +59,7 @@ class Node(NodeFields):
 class Ident(Node):
     """A bare name, a key, or a keyword that carries meaning (`lowest`, `heal`)."""
 
+    sigil = ""
     name: str
 
 
@@ -91,6 +87,7 @@ class Pattern(Node):
 class Variable(Node):
     """`$name`, without its sigil."""
 
+    sigil = "$"
     name: str
 
 
@@ -201,6 +198,7 @@ class RankedSet(Node):
 class GroupRef(Node):
     """`@name`, without its sigil."""
 
+    sigil = "@"
     name: str
 
 

@@ -1,11 +1,26 @@
-"""The words of the language: one table for messages, highlighting, completion, hover, `explain` and docs."""
+"""The words of the language: one table for messages, highlighting, completion, hover, `explain` and docs; and words of
+other compression tools that it does not have, each with what to write instead.
+
+They are in `words.toml` and `wishes.toml` next to this file, which are read when meanings are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from lbdsl.core import nearest
+
+BLOCKS = ("measure", "heal", "eval")
+RULES = ("else", "where", "layers", "modules", "lowest", "highest", "choose")
+OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
+
+
+def ticked(names: Iterable[str], between: str = ", ") -> str:
+    """`a`, `b`: names as messages list them."""
+    return between.join(f"`{name}`" for name in names)
 
 
 class Keyword(NamedTuple):
@@ -18,14 +33,16 @@ class Keyword(NamedTuple):
     snippet: str = ""
 
 
-@cache
-def keywords() -> Mapping[str, Keyword]:
-    """Every reserved word, in alphabetical order, from `words.toml` next to this file. It is read only when meanings are
-    needed; `lbdsl.language.grammar` has the set of reserved words."""
+def _table(file: str) -> dict[str, Any]:
     import tomllib  # lazy: a recipe without errors does not need it
 
-    rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    return {word: Keyword(**row) for word, row in rows.items()}
+    return tomllib.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
+
+
+@cache
+def keywords() -> Mapping[str, Keyword]:
+    """Every reserved word, in alphabetical order; `lbdsl.language.grammar` has them without their meanings."""
+    return {word: Keyword(**row) for word, row in _table("words.toml").items()}
 
 
 @cache
@@ -34,6 +51,36 @@ def statements() -> tuple[str, ...]:
     return tuple(word for word, keyword in keywords().items() if keyword.form)
 
 
-BLOCKS = ("measure", "heal", "eval")
-RULES = ("else", "where", "layers", "modules", "lowest", "highest", "choose")
-OPERATORS = frozenset({"and", "or", "not", "in", "matches", "except"})
+# Words of other tools ------------------------------------------------------------------------------------------------
+
+
+@cache
+def wishes() -> Mapping[str, Mapping[str, str]]:
+    """Place -> words with the same answer, separated by spaces -> the answer."""
+    places = _table("wishes.toml")
+    phrases = places.pop("phrases")
+    return {
+        place: {words: re.sub(r"\{(\w+)\}", lambda name: phrases[name[1]], said) for words, said in rows.items()}
+        for place, rows in places.items()
+    }
+
+
+@cache
+def _answers() -> Mapping[tuple[str, str], str]:
+    """The answer by place and single word."""
+    return {
+        (place, word): said for place, rows in wishes().items() for words, said in rows.items() for word in words.split()
+    }
+
+
+def wish(name: str, where: str) -> str | None:
+    """The answer for a word that the language does not have; None if there is none. `where` is its place: action, score,
+    value, setting, choice, fact, parameter, statement or set."""
+    word = name.lower().replace("-", "_")
+    return _answers().get((where, word)) or _answers().get(("anywhere", word))
+
+
+def slip(name: str, choices: Iterable[str]) -> str | None:
+    """The only choice that `name` can be a typo of, else None; a word that has an answer is never a typo."""
+    known = any(word == name.lower() for _, word in _answers())
+    return None if known else nearest.slip(name, choices)

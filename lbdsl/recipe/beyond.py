@@ -59,8 +59,7 @@ def nothing_beyond(recipe: Recipe, windows: Collection[int], positions: int | No
 
 def named_windows(recipe: Recipe) -> frozenset[int]:
     """The sizes in tokens of the windows that its rules name."""
-    sizes = {_window_of(action) for rule in recipe.rules for action in rule.actions}
-    return frozenset(sizes - {0})
+    return frozenset(_window_of(action) for rule in recipe.rules for action in rule.actions) - {0}
 
 
 def _window_of(action: Action) -> int:

@@ -9,16 +9,15 @@ from typing import Any
 from lbdsl.actions import Action
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Label, rewrite
-from lbdsl.core.span import Span
 from lbdsl.core.units import Unit
 from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
+from lbdsl.language.words import ticked
 from lbdsl.metrics import Of, metric_of, metrics_of
-from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition
-from lbdsl.recipe.model_values import task_named
+from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition, task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import (
     Bound,
@@ -61,11 +60,10 @@ def resolve_choose(scope: Scope, node: tree.Choose) -> Choosing:
         scope.fail("LB152", "a cost is minimized within what the plan may lose", cost.span, help=hint)
     first: dict[frozenset[Action], Sequence[tree.Call]] = {}
     for actions, calls in zip(alternatives, node.among, strict=True):
-        place, same = calls[0].span.to(calls[-1].span), frozenset(actions)
-        if same in first:
-            label = Label(first[same][0].span, "first here")
+        same = first.setdefault(frozenset(actions), calls)
+        if same is not calls:
+            place, label = calls[0].span.to(calls[-1].span), Label(same[0].span, "first here")
             scope.fail("LB152", f"`{one_line(place.text)}` is among them twice", place, labels=label, help="remove one")
-        first[same] = calls
     if len(alternatives) < 2:
         hint = "as in `among keep, swa(window=256), drop`; a rule `layers SET ACTION` has one"
         scope.fail("LB152", "`choose` needs two alternatives or more", node.among[0][0].span, help=hint)
@@ -83,46 +81,43 @@ def check_beside(scope: Scope, rules: Sequence[Rule], measure: Measure, *, choos
     """LB152 for a second `while`, for rules beside a `choose` whose layers would depend on what it chooses, for patches
     beside either, for a screen without `kl`, and for a greedy choice without a `choose` or without `keep`.
     `choosing`: a `choose` is written, with errors or not, or one that does not parse."""
-
-    def refuse(message: str, span: Span | None, help: str, *labels: Label) -> None:
-        scope.error("LB152", message, span, help=help, labels=labels)
-
+    refuse = partial(scope.error, "LB152")
     ranked = [(rule, rule.selector) for rule in rules if isinstance(rule.selector, tree.RankSelector)]
     holding = [(rule, selector.while_) for rule, selector in ranked if selector.while_ is not None]
     for rule, _ in holding[1:]:
         first = Label(holding[0][0].span, "the first one")
-        refuse("a recipe has one `while`", rule.span, "give the others a number of layers", first)
+        refuse("a recipe has one `while`", rule.span, help="give the others a number of layers", labels=first)
     for rule, condition in holding:
         if not any(isinstance(part, Score) for part in walk(condition)):
             message = "`while` needs a score of the whole changed model, as in `nll <= 0.05`"
-            refuse(message, rule.span, "for a cost write `until`: as few layers as make it hold")
+            refuse(message, rule.span, help="for a cost write `until`: as few layers as make it hold")
     chosen = next((rule.selector for rule in rules if isinstance(rule.selector, Choosing)), None)
     place = measure.set_at.get("strategy", measure.span)
     unknown = choosing and chosen is None
     if measure.strategy == "screen" and not unknown and not any(map(screened_scores, rules)):
         message = "`strategy = screen` estimates the `kl` of a `choose` and the `recall` of windows, and nothing has one"
-        refuse(message, place, "leave it out")
+        refuse(message, place, help="leave it out")
     if measure.strategy == "greedy" and not choosing:
-        refuse("`strategy = greedy` is for a `choose`", place, "leave it out")
+        refuse("`strategy = greedy` is for a `choose`", place, help="leave it out")
     if measure.strategy == "greedy" and chosen is not None and None not in chosen.scores:
         help = "add `keep` to its alternatives, or leave out `strategy = greedy`"
-        refuse("`strategy = greedy` begins with layers that are kept", chosen.span, help)
+        refuse("`strategy = greedy` begins with layers that are kept", chosen.span, help=help)
     if chosen is not None and chosen.bounds and (measure.strategy == "greedy" or not measure.tries):
         name = "strategy" if measure.strategy == "greedy" else "tries"
         help = f"leave out `{name}`: plans are measured until one keeps `{chosen.bounds[0].text}`"
-        refuse("what is measured has a bound, and nothing measures plans", place, help)
+        refuse("what is measured has a bound, and nothing measures plans", place, help=help)
     several = "choose" if chosen is not None else "while" if holding else ""
     for rule in rules if several else ():
         if any(action.patched for action in rule.actions):
             message = f"patches are fitted to a whole plan, and `{several}` measures many"
-            refuse(message, rule.span, "take bare drops; patch them in a recipe that names the layers")
+            refuse(message, rule.span, help="take bare drops; patch them in a recipe that names the layers")
     for rule, selector in ranked if chosen is not None else ():
         words = {"until": selector.until is not None, "while": selector.while_ is not None, "of rest": selector.of_rest}
         word = next((word for word, there in words.items() if there), "")
         if word and chosen is not None:
             message = f"`{word}` beside `choose`: which layers it takes would depend on what is chosen"
             help = "name a number of layers, and put budgets after `subject to`"
-            refuse(message, rule.span, help, Label(chosen.span, "chooses for a budget"))
+            refuse(message, rule.span, help=help, labels=Label(chosen.span, "chooses for a budget"))
 
 
 def screened_scores(rule: Rule) -> tuple[Score, ...]:
@@ -155,8 +150,8 @@ def is_cost(node: tree.Expr) -> bool:
 def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
     found = resolve_expr(scope, node, "subject to")
     if not isinstance(found, CostOf) or isinstance(found, PredictedOf):
-        named = ", ".join(f"`{name}`" for name in STATIC_VALUES)
         message = f"`{one_line(node.span.text)}` is predicted, and only a cost that is exact can be minimized"
+        named = ticked(STATIC_VALUES)
         scope.fail("LB152", message, node.span, help=f"minimize one of {named}, and bound this after `subject to`")
     return found
 
@@ -164,11 +159,10 @@ def _cost(scope: Scope, node: tree.Expr) -> tree.Expr:
 def _metrics(scope: Scope, node: tree.Expr, use: str = "minimized") -> tuple[tuple[float, Score], ...]:
     """A metric, or a sum of metrics in nats a token, each once and with a weight or none. `use` is said in messages."""
     terms = terms_of(resolve_by(scope, node, partial(_metric, use=use)))
-    seen = set[str]()
+    first: dict[str, Score] = {}
     for _, score in terms:
-        if score.metric in seen:
+        if first.setdefault(score.metric, score) is not score:
             scope.fail("LB152", f"`{score.metric}` is added twice", score.span, help="give it one weight")
-        seen.add(score.metric)
     return terms
 
 
@@ -209,7 +203,7 @@ def _metric(scope: Scope, call: tree.Call, use: str) -> Score:
     known = [kind for kind, cls in metrics_of(Of.LAYER).items() if cls.takes_action and kind in metrics_of(Of.CHANGED)]
     found = scope.metric if name == "sensitivity" else name
     if found not in known and found != name:
-        listed = "metrics: " + ", ".join(f"`{kind}`" for kind in (*known, "task"))
+        listed = f"metrics: {ticked((*known, 'task'))}"
         scope.fail("LB102", f"`{name}` is `{found}` here, which cannot be {use}", call.span, help=listed)
     if found not in known:
         if is_cost(call):
@@ -218,8 +212,7 @@ def _metric(scope: Scope, call: tree.Call, use: str) -> Score:
         names, what = ("sensitivity", *known, "task", *costs), "metrics and costs" if costs else "metrics"
         scope.unknown("LB102", f"`{name}` cannot be {use}", call.name, names, what, "score")
     if call.args is not None:
-        message = f"`{name}` is {use} without an action: it is measured of the whole plan"
-        scope.fail("LB104", message, call.span, write=name)
+        scope.fail("LB104", f"`{name}` is {use} without an action: it is measured of the whole plan", call.span, write=name)
     return Score(call.span, name, found, None, True, None)
 
 

@@ -19,7 +19,7 @@ from lbdsl.language import tree
 from lbdsl.language.format import canonical_part, format_parsed
 from lbdsl.language.lexer import string_text
 from lbdsl.language.parse import parse
-from lbdsl.language.words import keywords
+from lbdsl.language.words import keywords, ticked
 from lbdsl.recipe.exchange_text import ExchangeForm, json_text, plain, read_data, yaml_text
 from lbdsl.recipe.scope import Findings, Unresolved, attempt, each, meant_words
 from lbdsl.recipe.settings import SETTINGS, STAGES
@@ -70,8 +70,7 @@ class StatementForm(NamedTuple):
 
     def schema(self) -> dict[str, Any]:
         about = keywords()["lowest" if self.key == "rank" else self.key].example
-        properties = {key: _schema_of(key) for key in self.fields}
-        return _object(properties, self.required) | {"description": f"`{about}`."}
+        return _object({key: _schema_of(key) for key in self.fields}, self.required) | {"description": f"`{about}`."}
 
 
 def _form(group: int, node: type[tree.Node], text: str) -> StatementForm:
@@ -108,10 +107,7 @@ STATEMENTS = (
 
 
 def to_exchange(text: str, name: str, form: ExchangeForm) -> Diagnosed[str]:
-    """The recipe in `text` as JSON or YAML. None with errors: the text does not parse, or LB045.
-
-    The recipe may have other errors: names are not resolved.
-    """
+    """The recipe in `text` as JSON or YAML, its names not resolved. None with errors: it does not parse, or LB045."""
     parsed = parse(Source(name, text))
     if not parsed.ok:
         return Diagnosed(None, parsed.diagnostics)
@@ -206,8 +202,7 @@ class _Reader(Findings):
             keys = [form.key for form in STATEMENTS]
             misspelt = next((key for key in data if nearest(key, keys) is not None), None)
             if misspelt is None:
-                known = ", ".join(f"`{key}`" for key in keys)
-                self._refuse(path, "no key says what statement this is", help=f"one of {known}")
+                self._refuse(path, "no key says what statement this is", help=f"one of {ticked(keys)}")
             self._unknown_key(path, misspelt, keys)
             raise Unresolved
         self._check_keys(form.fields, form.required, data, path)
@@ -289,7 +284,7 @@ class _Reader(Findings):
         self.fail("LB043", f"{self.name}: {f'`{path}`: ' if path else ''}{message}", None, help=help)
 
     def _unknown_key(self, path: str, key: str, known: Collection[str]) -> None:
-        hints = (*meant_words(key, known)[0], "keys: " + ", ".join(f"`{name}`" for name in known))
+        hints = (*meant_words(key, known)[0], f"keys: {ticked(known)}")
         where = f"`{path}` has no key" if path else "no key"
         self.error("LB042", f"{self.name}: {where} `{key}`", None, help=hints)
 

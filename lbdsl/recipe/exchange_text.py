@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
+
+import yaml
 
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.language.limits import MAX_BYTES, MAX_DIGITS
@@ -47,7 +48,6 @@ def _check_characters(data: Any, name: str) -> None:
 
 def yaml_text(data: Any) -> str:
     """Block-style YAML that YAML 1.1 and 1.2 parsers read the same way."""
-    import yaml
 
     class Dumper(yaml.SafeDumper):
         """Indents lists inside objects, and quotes strings that some parsers would read as numbers."""
@@ -57,8 +57,7 @@ def yaml_text(data: Any) -> str:
 
     def text(dumper: yaml.SafeDumper, value: str) -> Any:
         # Line ends other than `\\n` would be lost in any other style.
-        style = '"' if _ODD_LINE_END.search(value) else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if _ODD_LINE_END.search(value) else None)
 
     Dumper.add_representer(str, text)
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _LIKE_A_NUMBER, list("-+.0123456789"))
@@ -69,26 +68,22 @@ def yaml_text(data: Any) -> str:
 
 
 def _json(text: str, name: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise fail("LB041", f"{name}: the key `{twice}` appears twice in one object")
+        return found
+
+    def no_number(word: str) -> NoReturn:
+        raise fail("LB041", f"{name}: `{word}` is not a number")
+
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=partial(_object, name),
-            parse_float=plain,
-            parse_int=plain,
-            parse_constant=partial(_no_constant, name),
-        )
+        return json.loads(text, object_pairs_hook=unique, parse_float=plain, parse_int=plain, parse_constant=no_number)
     except json.JSONDecodeError as problem:
         reason = f"{problem.msg[:1].lower()}{problem.msg[1:]}"
         raise fail("LB041", f"{name}:{problem.lineno}:{problem.colno}: {reason}") from None
-
-
-def _object(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise fail("LB041", f"{name}: the key `{twice}` appears twice in one object")
-    return found
 
 
 def plain(text: str) -> int | float | str:
@@ -98,10 +93,6 @@ def plain(text: str) -> int | float | str:
         if form.fullmatch(text) and repr(value := kind(text)) == text:
             return value
     return text
-
-
-def _no_constant(name: str, word: str) -> Any:
-    raise fail("LB041", f"{name}: `{word}` is not a number")
 
 
 def json_text(data: Any, indent: int = 0) -> str:
@@ -122,12 +113,16 @@ def json_text(data: Any, indent: int = 0) -> str:
 
 
 def _yaml(text: str, name: str) -> Any:
-    import yaml
-
+    """The one document of a text, as dict, list, str, numbers, bool and None, and no other Python objects."""
     # libyaml, if PyYAML is built with it, is ten times as fast.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    found: list[Any] = []
     try:
-        return _Events(yaml, yaml.parse(text, Loader=loader), name).document()
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found:
+                    raise _refused(name, event, "a second document")
+                found.append(_value(name, events, next(events)))
     except yaml.MarkedYAMLError as problem:
         at = f":{problem.problem_mark.line + 1}:{problem.problem_mark.column + 1}" if problem.problem_mark else ""
         reason = str(problem.problem)
@@ -136,50 +131,34 @@ def _yaml(text: str, name: str) -> Any:
         raise fail("LB041", f"{name}{at}: {problem.problem}", help=help) from None
     except yaml.YAMLError as problem:
         raise fail("LB041", f"{name}: {' '.join(str(problem).split())[:200]}") from None
+    if not found:
+        raise fail("LB041", f"{name} is empty")
+    return found[0]
 
 
-class _Events:
-    """Builds plain data (dict, list, str, numbers, bool, None) from YAML events, and no other Python objects."""
+def _value(name: str, events: Iterator[Any], event: Any) -> Any:
+    """The value that begins with `event`; those that follow are its parts."""
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        raise _refused(name, event, "anchors and aliases have no place in a recipe", "name a part with `let` or `group`")
+    if event.tag not in (None, "!"):
+        raise _refused(name, event, f"the tag `{event.tag}` has no place in a recipe")
+    if isinstance(event, yaml.ScalarEvent):
+        return _CORE_SCHEMA.get(event.value, plain(event.value)) if event.implicit[0] else event.value
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(item := next(events), yaml.SequenceEndEvent):
+            items.append(_value(name, events, item))
+        return items
+    found: dict[str, Any] = {}
+    while not isinstance(key := next(events), yaml.MappingEndEvent):
+        if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag not in (None, "!"):
+            raise _refused(name, key, "a key is plain text")
+        if key.value in found:
+            raise _refused(name, key, f"the key `{key.value}` appears twice in one object")
+        found[key.value] = _value(name, events, next(events))
+    return found
 
-    def __init__(self, yaml: Any, events: Iterator[Any], name: str):
-        self.yaml = yaml
-        self.events = events
-        self.name = name
 
-    def document(self) -> Any:
-        """The one document of the stream."""
-        found: list[Any] = []
-        for event in self.events:
-            if isinstance(event, self.yaml.DocumentStartEvent):
-                if found:
-                    raise self._refuse(event, "a second document")
-                found.append(self._value(next(self.events)))
-        if not found:
-            raise fail("LB041", f"{self.name} is empty")
-        return found[0]
-
-    def _refuse(self, event: Any, what: str, help: str | tuple[str, ...] = ()) -> LbdslError:
-        mark = event.start_mark
-        return fail("LB041", f"{self.name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)
-
-    def _value(self, event: Any) -> Any:
-        yaml = self.yaml
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise self._refuse(event, "anchors and aliases have no place in a recipe", "name a part with `let` or `group`")
-        if event.tag not in (None, "!"):
-            raise self._refuse(event, f"the tag `{event.tag}` has no place in a recipe")
-        if isinstance(event, yaml.ScalarEvent):
-            return _CORE_SCHEMA.get(event.value, plain(event.value)) if event.implicit[0] else event.value
-        if isinstance(event, yaml.SequenceStartEvent):
-            items = []
-            while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
-                items.append(self._value(item))
-            return items
-        found: dict[str, Any] = {}
-        while not isinstance(key := next(self.events), yaml.MappingEndEvent):
-            if not isinstance(key, yaml.ScalarEvent) or key.anchor is not None or key.tag not in (None, "!"):
-                raise self._refuse(key, "a key is plain text")
-            if key.value in found:
-                raise self._refuse(key, f"the key `{key.value}` appears twice in one object")
-            found[key.value] = self._value(next(self.events))
-        return found
+def _refused(name: str, event: Any, what: str, help: str | tuple[str, ...] = ()) -> LbdslError:
+    mark = event.start_mark
+    return fail("LB041", f"{name}:{mark.line + 1}:{mark.column + 1}: {what}", help=help)

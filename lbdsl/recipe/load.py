@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.limits import MAX_BYTES
 from lbdsl.language.parse import parse
-from lbdsl.language.words import RULES
+from lbdsl.language.words import RULES, ticked
 from lbdsl.recipe.beyond import missing_gate, named_windows, nothing_beyond
 from lbdsl.recipe.choosing import check_beside, resolve_choose
 from lbdsl.recipe.expressions import resolved_condition
 from lbdsl.recipe.reading import FileReader, FolderReader, Whole, read_bytes, text_of
 from lbdsl.recipe.rules import check_actions, lint_rules, lint_scores
-from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule, recipe_digest
+from lbdsl.recipe.schema import Evaluate, Measure, Recipe, ResolvedAssertion, Rule
 from lbdsl.recipe.scope import Scope, attempt, each
 from lbdsl.recipe.sets import resolve_group, resolve_selector
 from lbdsl.recipe.settings import resolve_block
@@ -119,8 +118,8 @@ VERSION = 1
 def sensitivity(statements: Iterable[tree.Statement]) -> str:
     """The metric that `sensitivity` means, even in statements before the `measure` block that sets it. Only the metric is
     resolved: other settings may use variables that are not defined yet, or have errors."""
-    blocks = (part for part in statements if isinstance(part, tree.Block) and part.kind.name == "measure")
-    for block in islice(blocks, 1):
+    blocks = [part for part in statements if isinstance(part, tree.Block) and part.kind.name == "measure"]
+    for block in blocks[:1]:
         metric = tuple(setting for setting in block.settings if setting.key.name == "metric")
         found = attempt(resolve_block, Scope(), tree.Block(block.span, block.kind, metric))
         if found is not None:
@@ -178,8 +177,6 @@ class _Resolver:
                 block = attempt(resolve_block, scope, statement)
                 if self._only(kind, statement.kind.span) and block is not None:
                     self.parts[kind] = block
-            case tree.Include():
-                raise AssertionError("includes are replaced by the text of their files")
             case tree.RuleStatement():
                 self._rule(statement)
             case tree.Choose():
@@ -187,16 +184,15 @@ class _Resolver:
 
     def recipe(self) -> Diagnosed[Recipe]:
         """The recipe; None when there are errors."""
-        scope = self.scope
-        for statement in self.whole.statements:
+        scope, whole = self.scope, self.whole
+        for statement in whole.statements:
             self.statement(statement)
         for name, span in scope.defined.items():
             if name not in scope.used:
                 scope.diagnostics.append(warning("LB210", f"`{name}` is never used", span, help="use it or remove it"))
         self._check_judged_on()
-        choosing = any(_CHOOSE.search(source.text) for source in self.whole.sources)
+        choosing = any(_CHOOSE.search(source.text) for source in whole.sources)
         check_beside(scope, self.rules, self.parts.get("measure", Measure()), choosing=choosing)
-        source, included = self.whole.source, self.whole.included
         found: Recipe | None = None
         if not has_errors(scope.diagnostics):
             found = Recipe(
@@ -205,11 +201,10 @@ class _Resolver:
                 requires=tuple(self.requires),
                 rules=tuple(self.rules),
                 asserts=tuple(self.asserts),
-                path=source.name,
-                text=source.text,
-                sha256=recipe_digest(source.text, [(item.path, item.sha256) for item in included]),
-                included=tuple(included),
-                sources=tuple(self.whole.sources),
+                path=whole.source.name,
+                text=whole.source.text,
+                included=tuple(whole.included),
+                sources=tuple(whole.sources),
                 **self.parts,
             )
         # Rules with errors are not included; findings about the others are still valid.
@@ -229,7 +224,7 @@ class _Resolver:
         data = self.parts.get("eval", Evaluate()).data
         for name, span in self.scope.judged_on:
             if name not in data:
-                listed = ", ".join(f"`{text}`" for text in data)
+                listed = ticked(data)
                 self.scope.error("LB151", f"the result is not judged on `{name}`", span, help=f"texts of `eval`: {listed}")
 
     def _only(self, what: str, span: Span, key: str = "") -> bool:

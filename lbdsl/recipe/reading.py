@@ -60,8 +60,7 @@ class FolderReader:
             return refused("LB130", f"cannot read `{path}`: {getattr(problem, 'strerror', None) or problem}")
         text, problems = text_of(data, f"`{path}`")
         if text is None:
-            code = "LB135" if problems[0].code == "LB019" else "LB130"
-            return refused(code, problems[0].message, help=problems[0].help)
+            return refused("LB135" if problems[0].code == "LB019" else "LB130", problems[0].message, help=problems[0].help)
         return Diagnosed(Found(text, real, sha256(data).hexdigest()))
 
 
@@ -96,9 +95,8 @@ def read_bytes(path: str | Path) -> Diagnosed[bytes]:
     except FileNotFoundError:
         return refused("LB020", f"cannot read {path}: no such file", help=did_you_mean(path))
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
         help = "it is a model: the recipe comes first, as in `lbdsl plan RECIPE MODEL`" if is_model(path) else ()
-        return refused("LB020", f"cannot read {path}: {reason}", help=help)
+        return refused("LB020", f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}", help=help)
 
 
 def text_of(data: bytes, name: str) -> Diagnosed[str]:
@@ -124,18 +122,6 @@ MAX_FILES = 64
 """How many files one recipe may include; also the depth to which they may include each other."""
 
 
-class _Open(NamedTuple):
-    """A file that is being read: its identity, its path and the span of its `include`."""
-
-    identity: str
-    path: str
-    span: Span
-
-
-def _rules_in(file: tree.File) -> int:
-    return sum(isinstance(statement, tree.RuleStatement) for statement in file.statements)
-
-
 @dataclass
 class Whole(Findings):
     """A recipe and its included files, each once. `statements` are in reading order, with each include replaced by its
@@ -148,26 +134,25 @@ class Whole(Findings):
     file: tree.File
     reader: FileReader | None
     statements: tuple[tree.Statement, ...] = ()
-    sources: list[Source] = field(default_factory=list)
+    files: list[tree.File] = field(default_factory=list)
     included: list[IncludedText] = field(default_factory=list)
-    open: list[_Open] = field(default_factory=list)
+    open: dict[str, tuple[str, Span]] = field(default_factory=dict)
+    """The path of each file that is being read, and the span of its `include`, by the file's identity."""
+
     places: dict[str, Span] = field(default_factory=dict)
     """Where each file was included, by its identity."""
 
-    next_base: int = 0
-    tokens: int = 0
-    rules: int = 0
-
     def __post_init__(self) -> None:
         self.source = self.file.source
-        self.sources.append(self.source)
+        self.files.append(self.file)
         self.statements = tuple(self._expanded(self.file, ""))
+
+    @property
+    def sources(self) -> list[Source]:
+        return [file.source for file in self.files]
 
     def _expanded(self, file: tree.File, path: str) -> Iterator[tree.Statement]:
         """The statements of one file, including those of its includes."""
-        self.next_base = max(self.next_base, file.source.base + len(file.source.text) + 1)
-        self.tokens += file.tokens
-        self.rules += _rules_in(file)
         for statement in file.statements:
             if not isinstance(statement, tree.Include):
                 yield statement
@@ -175,10 +160,10 @@ class Whole(Findings):
             inner = attempt(self._included, statement, path)
             if inner is not None:
                 yield from self._expanded(*inner)
-                self.open.pop()
+                self.open.popitem()
 
     def _included(self, node: tree.Include, including: str) -> tuple[tree.File, str]:
-        """The tree of an included file and its path. The file is pushed on the stack of open files."""
+        """The tree of an included file and its path; the file is the last open one."""
         path, span = self._path(node, including), node.path.span
         if self.reader is None:
             message = "`include` needs a recipe that was read from a file"
@@ -191,7 +176,7 @@ class Whole(Findings):
             self._check_hash(node.sha256, path, found)
         file = self._parsed(node, path, found)
         self.places[found.identity] = node.span
-        self.open.append(_Open(found.identity, path, node.span))
+        self.open[found.identity] = (path, node.span)
         return file, path
 
     def _path(self, node: tree.Include, including: str) -> str:
@@ -206,12 +191,12 @@ class Whole(Findings):
 
     def _check_new(self, reader: FileReader, node: tree.Include, path: str, found: Found) -> None:
         """Fail when the file is already open, or already included."""
-        names = [os.path.basename(self.file.source.name), *(item.path for item in self.open)]
-        identities = [reader.root, *(item.identity for item in self.open)]
+        names = [os.path.basename(self.source.name), *(path for path, _ in self.open.values())]
+        identities = [reader.root, *self.open]
         if found.identity in identities:
             start = identities.index(found.identity)
             chain = " → ".join([*names[start:], path if start else names[0]])
-            labels = tuple(Label(item.span, f"includes `{item.path}`") for item in self.open[start:])
+            labels = tuple(Label(span, f"includes `{name}`") for name, span in [*self.open.values()][start:])
             message = f"included files go in a circle: {chain}"
             self.fail("LB131", message, node.span, labels=labels, help="remove one of these includes")
         if found.identity in self.places:
@@ -223,25 +208,27 @@ class Whole(Findings):
         if not re.fullmatch("[0-9a-f]{64}", wanted):
             self.fail("LB137", "a sha256 has 64 hexadecimal digits", written.span, help=f"`sha256sum {path}` prints it")
         if wanted != found.sha256:
-            message = f"`{path}` is not the file that was meant: its sha256 differs"
             hints = (f"it is {found.sha256}", "look at what changed before you write that here")
-            self.fail("LB133", message, written.span, help=hints)
+            self.fail("LB133", f"`{path}` is not the file that was meant: its sha256 differs", written.span, help=hints)
 
     def _parsed(self, node: tree.Include, path: str, found: Found) -> tree.File:
-        source = Source(os.path.join(os.path.dirname(self.file.source.name), path), found.text, self.next_base)
-        file, problems = parse(source)
+        last = self.files[-1].source
+        base = last.base + len(last.text) + 1
+        file, problems = parse(Source(os.path.join(os.path.dirname(self.source.name), path), found.text, base))
         self.diagnostics += problems
         if file is None:
             raise Unresolved
+        files = (*self.files, file)
+        rules = [node for one in files for node in one.statements if isinstance(node, tree.RuleStatement)]
         beyond = {
             f"{MAX_FILES} files": len(self.included) >= MAX_FILES,
-            f"{MAX_BYTES // 2**20} MiB": self.next_base + len(found.text) > MAX_BYTES,
-            f"{MAX_TOKENS} tokens": self.tokens + file.tokens > MAX_TOKENS,
-            f"{MAX_RULES} rules": self.rules + _rules_in(file) > MAX_RULES,
+            f"{MAX_BYTES // 2**20} MiB": base + len(found.text) > MAX_BYTES,
+            f"{MAX_TOKENS} tokens": sum(one.tokens for one in files) > MAX_TOKENS,
+            f"{MAX_RULES} rules": len(rules) > MAX_RULES,
         }
         for limit in (limit for limit, passed in beyond.items() if passed):
             help = "a recipe and what it includes have these limits together"
             self.fail("LB135", f"with `{path}` the recipe has more than {limit}", node.span, help=help)
         self.included.append(IncludedText(path=path, text=found.text, sha256=found.sha256))
-        self.sources.append(source)
+        self.files.append(file)
         return file

@@ -33,10 +33,9 @@ def check_actions(
     written = tuple(zip(actions, calls, strict=True))
     wrong = [pair for pair in written if isinstance(selector, tree.ModulesSelector) and not acts_on_weights(pair[0])]
     for action, call in wrong:
-        message = f"`{action.kind}` is not about the weights of modules"
         hint = "choose whole layers: `layers SET` or `where CONDITION`"
         labels = Label(selector.span, "chooses modules") if selector else ()
-        scope.error("LB216", message, call.span, labels=labels, help=hint)
+        scope.error("LB216", f"`{action.kind}` is not about the weights of modules", call.span, labels=labels, help=hint)
     return not wrong and all(_go_together(scope, *pair, calls) for pair in combinations(written, 2))
 
 
@@ -94,11 +93,10 @@ def lint_scores(rule: Rule, calls: Sequence[tree.Call]) -> Iterator[Diagnostic]:
             f"`{score.name}` is `{score.text}`" if score.name == "sensitivity" else f"`{score.text}` measures `{measured}`"
         )
         message = f"{said}, and rule {rule.number} uses `{kinds}`: what `{measured}` harms little, `{kinds}` may harm much"
-        inside = score.span.source is rule.span.source and rule.span.start <= score.span.start < rule.span.end
         # A named expression or group may be used in other rules, too.
-        write = fitting if inside else None
+        inside = score.span.source is rule.span.source and rule.span.start <= score.span.start < rule.span.end
         help = f"rank by `{fitting}`" if ranked else f"compare `{fitting}`, for which another bound may be right"
-        yield note("LB219", message, score.span if inside else rule.span, help=help, write=write)
+        yield note("LB219", message, score.span if inside else rule.span, help=help, write=fitting if inside else None)
 
 
 def lint_rules(
@@ -116,19 +114,17 @@ def lint_rules(
     if first_else is None and -1 not in named:
         message = "no `else`: layers that no rule claims are kept"
         found.append(note("LB206", message, rules[-1].span, help="write `else keep` to make that explicit"))
-    changing = next((rule for rule in rules if any(not action.keeps for action in rule.actions)), None)
+    changing = [(rule, action) for rule in rules for action in rule.actions if not action.keeps]
+    place = changing[0][0].span if changing else None
     # What only rounds is not healed.
-    rounded = all(
-        action.keeps or {*action.claims()} <= {Slot.WEIGHTS, "mixer.cache"} for rule in rules for action in rule.actions
-    )
-    if changing is not None and not healed and not rounded:
+    rounded = all({*action.claims()} <= {Slot.WEIGHTS, "mixer.cache"} for _, action in changing)
+    if changing and not healed and not rounded:
         message = "layers are changed and nothing heals them"
-        found.append(warning("LB207", message, changing.span, help="add a `heal` block, as in `heal { tokens = 200k }`"))
-    if changing is not None and not gated:
-        message = "layers are changed and nothing gates the result"
+        found.append(warning("LB207", message, place, help="add a `heal` block, as in `heal { tokens = 200k }`"))
+    if changing and not gated:
         beyond = [f"and for what stands beyond the windows `{recall}`"] if recall is not None else []
         help = ("add a gate, as in `assert ppl_increase < 5%`", *beyond)
-        found.append(warning("LB208", message, changing.span, help=help))
+        found.append(warning("LB208", "layers are changed and nothing gates the result", place, help=help))
     return found
 
 

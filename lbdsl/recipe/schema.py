@@ -12,8 +12,6 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from lbdsl.actions import Action, actions
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.core.span import Source
@@ -22,7 +20,7 @@ from lbdsl.cost.cost import STATIC_VALUES
 from lbdsl.cost.profile import PREDICTED_VALUES, Profile
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Arithmetic, Every, Expr, Items, LayerSet, Meaning, Node, Number, Range, Selector, walk
-from lbdsl.recipe.schema_blocks import Asked, BlockSettings, Evaluate, FullWeights, Heal, Lora, Measure  # noqa: F401
+from lbdsl.recipe.schema_blocks import Asked, Evaluate, FullWeights, Heal, Lora, Measure, Values  # noqa: F401
 
 
 class Phase(StrEnum):
@@ -239,10 +237,8 @@ class Rule(Node):
     text: str
 
 
-class IncludedText(BaseModel):
+class IncludedText(Values):
     """An included file: its path relative to the recipe's folder, its text, and the sha256 of its bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     path: str
     text: str
@@ -253,13 +249,12 @@ class IncludedText(BaseModel):
 class Recipe:
     """A whole recipe. `params` are the effective values (defaults and `--set`); `set_params` names those set by `--set`.
 
-    `sha256` covers the recipe's text and its included files, if any; `sources` are these texts, the recipe's own first.
-    `profiles` are those of the engines that its predicted values are asked of, where there are any.
+    `sources` are its text and those of its included files; `profiles` are those of the engines that its predicted values
+    are asked of, where there are any.
     """
 
     path: str
     text: str
-    sha256: str
     name: str | None = None
     params: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     set_params: tuple[str, ...] = ()
@@ -272,6 +267,12 @@ class Recipe:
     included: tuple[IncludedText, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its text and its included files, if any."""
+        files = [[file.path, file.sha256] for file in self.included]
+        return digest_of({"text": digest_text(self.text), "included": files}) if files else digest_text(self.text)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -296,9 +297,3 @@ class Recipe:
             if isinstance(value, PredictedOf):
                 asked.setdefault(value.engine, []).append(value)
         return asked
-
-
-def recipe_digest(text: str, included: Iterable[tuple[str, str]]) -> str:
-    """The sha256 that identifies a recipe; `included` are (path, sha256) of the files it includes."""
-    files = [list(item) for item in included]
-    return digest_of({"text": digest_text(text), "included": files}) if files else digest_text(text)

@@ -22,7 +22,6 @@ BUILTIN_TEXTS = ("builtin:pydoc", "builtin:docs", RECALL, "builtin:wikitext")
 JUDGING_ONLY = ("builtin:wikitext",)
 """Those that only `eval` may name: held-out text, used neither for measuring nor for healing."""
 
-
 JUDGED = 2048
 """Tokens of the sequences that a result is judged on, if no window and no context needs more."""
 
@@ -36,7 +35,7 @@ SEQUENCES = 4
 """The minimum number of sequences for a mean and its error; `tokens` is raised to reach it."""
 
 
-class _Values(BaseModel):
+class Values(BaseModel):
     # Building all validators at import costs 30 ms; `check` needs few of them.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -54,7 +53,7 @@ OTHER_TEXTS = "a local file, a hub data set, `self` or `mix(...)`"
 LENGTH = "length of a sequence, in tokens, within the model's positions"
 
 
-class SelfText(_Values):
+class SelfText(Values):
     """`self(tokens=1M)`: text that the base model writes itself, at most so many different tokens; open: as many as are
     used. Source: self-calibration (arXiv 2410.17170)."""
 
@@ -68,7 +67,7 @@ class SelfText(_Values):
         return f"self({', '.join(said)})" if said else "self"
 
 
-class Mix(_Values):
+class Mix(Values):
     """`mix("a.txt", self, weights=[2, 1])`: several sources, by their share of the tokens."""
 
     node: Literal["mix"] = "mix"
@@ -89,7 +88,7 @@ def sources_of(text: Text) -> tuple[str | SelfText, ...]:
     return text.sources if isinstance(text, Mix) else (text,)
 
 
-class BlockSettings(_Values):
+class BlockSettings(Values):
     """Base of the blocks. `span` is the block's place in the text; `set_at` has, by field, the places of the values that
     the recipe sets. All other fields are open."""
 
@@ -98,13 +97,8 @@ class BlockSettings(_Values):
 
 
 class Measure(BlockSettings):
-    """`measure { ... }`: the calibration text that scores are measured on. `tokens` and `seq` in tokens.
-
-    If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it: to 1Ki, or more if the windows of the rules need it.
-    `tries` is the number of whole plans that a `choose` may measure, `strategy` how its alternatives are scored;
-    `questions` are asked for a score of a task, the last ones of each of its parts. `recall` are the sources of the
-    questions of recall; those of `builtin:recall` are `recall_questions`, about texts of at most `recall_seq` tokens.
-    """
+    """`measure { ... }`: the calibration text that scores are measured on. `lbdsl.plan.lengths` sets the lengths that are
+    open. `questions` are asked of each part of a task; texts of recall have at most `recall_seq` tokens."""
 
     metric: str = _set("nll", "what `sensitivity` stands for")
     data: Text = _set("builtin:pydoc", f"the text: `builtin:pydoc`, `builtin:docs`, {OTHER_TEXTS}")
@@ -128,7 +122,7 @@ class Measure(BlockSettings):
     recall_questions: int = _set(80, f"how many questions of `{RECALL}` are asked", ge=10)
 
 
-class Lora(_Values):
+class Lora(Values):
     """Low-rank adapters on all linear maps of the layers, merged at the end (arXiv 2106.09685)."""
 
     node: Literal["lora"] = "lora"
@@ -136,11 +130,11 @@ class Lora(_Values):
     alpha: float = Field(default=32, gt=0, strict=True)
 
 
-class FullWeights(_Values):
+class FullWeights(Values):
     node: Literal["full"] = "full"
 
 
-class LearnedSinks(_Values):
+class LearnedSinks(Values):
     node: Literal["sinks"] = "sinks"
 
 
@@ -148,10 +142,7 @@ Method = Lora | FullWeights | LearnedSinks
 
 
 class HealSettings(BlockSettings):
-    """`tokens` counts tokens seen, over all passes; the loss of `distill` is `kl_weight * KL(base || healed) +
-    hidden_weight * hidden`. `lr` rises over the first `warmup` of the steps, and then follows `schedule`. `teacher` is
-    where the base is while the model learns: in memory, or its last hidden states on disk. A document
-    that is `apart` does not see those before it in its sequence. `loss_on` says which tokens are learned to predict."""
+    """The loss of `distill` is `kl_weight * KL(base || healed) + hidden_weight * hidden`, on the tokens of `loss_on`."""
 
     data: Text = _set("builtin:pydoc", f"the text: `builtin:pydoc`, `builtin:docs`, `{RECALL}`, {OTHER_TEXTS}")
     tokens: int = _set(200_000, "tokens seen, passes included", unit="tokens", ge=1)
@@ -215,7 +206,7 @@ class Heal(HealSettings):
         return tuple(dict.fromkeys(source for run in self.runs for source in sources_of(run.data)))
 
 
-class OwnQuestions(_Values):
+class OwnQuestions(Values):
     """`"mine.jsonl"` in `needle`: questions of the user's own, in a file; see `lbdsl.data.records`."""
 
     node: Literal["questions"] = "questions"
@@ -233,12 +224,8 @@ Asked = Needle | str
 
 
 class Evaluate(BlockSettings):
-    """`eval { ... }`: the texts that the artifact is evaluated on; every assert must hold on each of them.
-
-    If the recipe does not set `seq`, `lbdsl.plan.lengths` sets it to the largest context that asserts and budgets name,
-    within the model's positions. `tasks` are benchmarks of lm-evaluation-harness, `limit` the most questions of each;
-    `needle` are contexts in tokens, of `needle_texts` texts each, see `lbdsl.metrics.needle`, or a user's own questions.
-    """
+    """`eval { ... }`: the texts that the artifact is evaluated on. `lbdsl.plan.lengths` sets an open `seq`; of `needle` see
+    `lbdsl.metrics.needle`."""
 
     data: tuple[str, ...] = _set(
         ("builtin:wikitext",), "the text, or a list of several; each assert must hold on every one"

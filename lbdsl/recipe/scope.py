@@ -15,7 +15,7 @@ from lbdsl.core.nearest import nearest
 from lbdsl.core.span import Span
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, LayerSet, Number, String
-from lbdsl.language.wishes import slip, wish
+from lbdsl.language.words import slip, ticked, wish
 from lbdsl.recipe.schema import Boolean
 
 T = TypeVar("T")
@@ -72,8 +72,7 @@ def rebuilt(node: N, **resolvers: Callable[[Any], Any]) -> N:
 
 
 class Named(NamedTuple, Generic[T]):
-    """What a name stands for. `size` counts its nodes and `depth` their nesting, with names in it expanded; both are
-    limited."""
+    """What a name stands for, and the number and the nesting of its nodes, with names in it expanded. Both are limited."""
 
     node: T
     size: int
@@ -142,22 +141,21 @@ class Scope(Findings):
     """The texts that asserts name, as in `ppl_increase("builtin:wikitext")`."""
 
     def unknown(self, code: str, message: str, node: Name, choices: Iterable[str], what: str, wishes: str = "") -> NoReturn:
-        """Fail for an unknown name, with suggestions and the known names. `wishes` is its place, for words of other tools
-        (see `lbdsl.language.wishes`)."""
-        sigil, span = sigil_of(node), node.span
+        """Fail for an unknown name, with suggestions and the known names; `wishes` is its place in `words.wishes`."""
+        sigil, span = node.sigil, node.span
         later = self.below.get(sigil + node.name) if sigil else None
         if later is not None and later.source is span.source and later.start > span.start:
             hint = f"`{sigil}{node.name}` is defined below at line {later.start_line_column[0]}; move it up"
             self.fail(code, message, span, labels=Label(later, "defined here"), help=hint)
         known = sorted(choices)
-        listed = f"{what}: " + ", ".join(f"`{sigil}{choice}`" for choice in known) if known else f"there are no {what}"
+        listed = f"{what}: {ticked(sigil + choice for choice in known)}" if known else f"there are no {what}"
         few = len(self.diagnostics) < MOST_GUESSED
         hints, meant = meant_words(node.name, known, wishes, sigil) if few else ((), None)
         self.fail(code, message, span, help=(*hints, listed), write=f"{sigil}{meant}" if meant else None)
 
     def define(self, node: tree.Variable | tree.GroupRef) -> bool:
         """Record a definition; False, with an error, when the name is already defined."""
-        name = sigil_of(node) + node.name
+        name = node.sigil + node.name
         first = self.defined.setdefault(name, node.span)
         if first is not node.span:
             labels = Label(first, "first defined here")
@@ -165,16 +163,11 @@ class Scope(Findings):
         return first is node.span
 
 
-def sigil_of(node: Name) -> str:
-    """`$`, `@`, or nothing."""
-    return {tree.Variable: "$", tree.GroupRef: "@"}.get(type(node), "")
-
-
 def meant_words(
     name: str, choices: Iterable[str], wishes: str = "", before: str = ""
 ) -> tuple[tuple[str, ...], str | None]:
     """Help for an unknown name, and the name that a fix may write in its place. For a word of another tool that is no slip
-    of the pen, the help is its answer in `lbdsl.language.wishes`, without a fix."""
+    of the pen, the help is its answer in `lbdsl.language.words`, without a fix."""
     known = list(choices)
     said = wish(name, wishes) if wishes else None
     if said is not None and slip(name, known) is None:

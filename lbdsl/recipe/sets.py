@@ -38,9 +38,8 @@ def resolve_group(scope: Scope, node: tree.Group) -> LayerSet | None:
     """Define the group; None, with errors, for an invalid set."""
     layers = attempt(resolve_set, scope, node.layers)
     if scope.define(node.name):
-        scope.groups[node.name.name] = (
-            None if layers is None else Named(layers, *size_of(node.layers, scope.groups, LayerSet))
-        )
+        named = None if layers is None else Named(layers, *size_of(node.layers, scope.groups, LayerSet))
+        scope.groups[node.name.name] = named
     return layers
 
 
@@ -105,9 +104,8 @@ def _range(scope: Scope, node: Range) -> Range:
     first, last = ends(found)
     if first > last:
         turned = f"{node.last.span.text}-{node.first.span.text}"
-        message = f"range runs backwards: {first} to {last}"
         fix = Fix("swap the ends", (Edit(node.span, turned),))
-        scope.fail("LB205", message, node.span, help=f"write `{turned}`", fix=fix)
+        scope.fail("LB205", f"range runs backwards: {first} to {last}", node.span, help=f"write `{turned}`", fix=fix)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,18 +15,16 @@ from lbdsl.core.span import Span
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
-from lbdsl.language.wishes import slip
+from lbdsl.language.words import slip, ticked
 from lbdsl.metrics import Of, TaskMetric, metrics_of
-from lbdsl.recipe.expressions import resolve_score
-from lbdsl.recipe.model_values import needle_of, task_named
-from lbdsl.recipe.schema import Evaluate, FullWeights, Heal, Lora, Measure
+from lbdsl.recipe.expressions import needle_of, resolve_score, task_named
+from lbdsl.recipe.schema import Evaluate, Heal, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
     JUDGING_ONLY,
     RECALL,
     SEQUENCES,
     HealSettings,
-    LearnedSinks,
     Method,
     Mix,
     SelfText,
@@ -35,20 +33,17 @@ from lbdsl.recipe.schema_blocks import (
 )
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each
 from lbdsl.recipe.types import refuse_unquoted
-from lbdsl.recipe.values import constant, constants, described, filled, length_in_tokens, refusal, whole_number
+from lbdsl.recipe.values import choices, constant, constants, described, filled, length_in_tokens, refusal, whole_number
 
 Read = Callable[[Scope, str, tree.Expr], Any]
 """Returns the value of a setting, from its name in messages and its expression."""
 
-METHODS: Mapping[str, type[Method]] = {"lora": Lora, "full": FullWeights, "sinks": LearnedSinks}
-LOSSES, STAGES = ("kl", "hidden"), ("match", "distill")
+METHODS: Mapping[str, type[Method]] = {cls.model_fields["node"].default: cls for cls in get_args(Method)}
+STAGES = choices(Stage, "name")
+LOSSES = ("kl", "hidden")
 
 
 # Values --------------------------------------------------------------------------------------------------------------
-
-
-def _tokens(scope: Scope, what: str, node: tree.Expr) -> int:
-    return whole_number(scope, what, node, Unit.TOKENS)
 
 
 def _real(scope: Scope, what: str, node: tree.Expr) -> float:
@@ -120,7 +115,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
         message = f"there is no built-in text `{name}`" + (" with questions" if name in BUILTIN_TEXTS else "")
         hint = f"did you mean `{nearest(name, known) or known[0]}`?"
         scope.fail("LB115", message, node.span, help=hint, write=f'"{meant}"' if meant else None)
-    others = " or ".join(f"`{one}`" for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL))
+    others = ticked((one for one in BUILTIN_TEXTS if one not in (*JUDGING_ONLY, RECALL)), " or ")
     for what, only, places in (("judging", JUDGING_ONLY, ("eval",)), ("healing", (RECALL,), ("heal", "recall"))):
         if name in only and block not in places:
             hint = f"name it in `{places[0]}`; elsewhere {others}, a file or a hub data set"
@@ -131,7 +126,7 @@ def _source(scope: Scope, value: Constant, node: tree.Expr, block: str) -> str:
 def _choice(scope: Scope, node: tree.Expr, choices: Collection[str], what: str, arguments: bool = False) -> tree.Call:
     """One of a few names; `arguments`: whether arguments may follow it."""
     if not isinstance(node, tree.Call):
-        scope.fail("LB115", f"expected {what}", node.span, help="one of " + ", ".join(f"`{c}`" for c in choices))
+        scope.fail("LB115", f"expected {what}", node.span, help=f"one of {ticked(choices)}")
     name = node.name.name
     if name not in choices:
         scope.unknown("LB115", f"no {what.removeprefix('a ')} `{name}`", node.name, choices, "known", "choice")
@@ -212,16 +207,10 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def _names(field: FieldInfo) -> tuple[str, ...]:
-    """The names that a field, or each of a list, is one of."""
-    kind = get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else field.annotation
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
 CHOICES: Mapping[str, Collection[str]] = {
     "method": METHODS,
     "loss": LOSSES,
-    **{key: names for block in BLOCKS.values() for key, field in block.model_fields.items() if (names := _names(field))},
+    **{key: names for block in BLOCKS.values() for key in block.model_fields if (names := choices(block, key))},
 }
 """The names that are valid in a setting."""
 
@@ -243,7 +232,10 @@ def _reader(block: str, key: str, field: FieldInfo) -> Read:
     if key in CHOICES and key not in _OWN:
         read = partial(_word, CHOICES[key], field.title or "")
         return _several(read) if get_origin(field.annotation) is tuple else read
-    by_unit = {"tokens": _tokens, "length": length_in_tokens}
+    by_unit: Mapping[str, Read] = {
+        "length": length_in_tokens,
+        "tokens": lambda scope, what, node: whole_number(scope, what, node, Unit.TOKENS),
+    }
     return _OWN.get(key) or by_unit.get(str(unit)) or (_real if field.annotation is float else whole_number)
 
 
@@ -329,8 +321,7 @@ def _unknown(scope: Scope, kind: str, key: tree.Ident, without: Collection[str])
     table, message = SETTINGS[kind], f"`{kind}` has no setting `{key.name}`"
     elsewhere = [other for other, rows in SETTINGS.items() if key.name in rows]
     if elsewhere:
-        listed = "settings: " + ", ".join(f"`{name}`" for name in table)
-        scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", listed))
+        scope.fail("LB114", message, key.span, help=(f"it belongs to `{elsewhere[0]}`", f"settings: {ticked(table)}"))
     scope.unknown("LB114", message, key, table, "settings", "setting")
 
 

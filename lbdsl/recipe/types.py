@@ -1,5 +1,4 @@
-"""Properties of a resolved expression: its kind and unit, when its value is known, and the value of a constant. Also checks
-of comparisons."""
+"""What is known of a resolved expression: its kind, unit and phase, and the value of a constant. Checks of comparisons."""
 
 from __future__ import annotations
 
@@ -18,8 +17,6 @@ from lbdsl.recipe.scope import Scope, Unresolved, each
 
 Clause = Literal["where", "requires", "until", "while", "subject to", "assert"]
 """Where an expression is used; all but `where` are about the whole model."""
-
-_PHASES = (Phase.STATIC, Phase.MEASURED, Phase.POST)
 
 
 def _type_of(expr: Expr) -> tuple[str, Unit]:
@@ -84,7 +81,7 @@ def value_of(expr: Expr) -> int | float | None:
 def phase_of(expr: Expr) -> Phase:
     """When all values of an expression are known."""
     phases = {Score: Phase.MEASURED, PostScore: Phase.POST}
-    return max((phases.get(type(part), Phase.STATIC) for part in walk(expr)), key=_PHASES.index)
+    return max((phases.get(type(part), Phase.STATIC) for part in walk(expr)), key=list(Phase).index)
 
 
 def has_cost(expr: Expr) -> bool:
@@ -124,8 +121,7 @@ _FILE_NAME = re.compile(r"(?!model\.)[A-Za-z_][\w./-]*")
 
 
 def refuse_unquoted(scope: Scope, node: tree.Expr, *, words: bool = False) -> None:
-    """Report an error for each unquoted name or path (`my-text.txt`) where text is expected; with `words`, a name needs no
-    quotes."""
+    """Report each unquoted name or path (`my-text.txt`) where text is expected; with `words`, a name needs no quotes."""
     unquoted = [
         item.span
         for item in (node.items if isinstance(node, tree.Items) else (node,))
@@ -203,11 +199,8 @@ _COUNTED = {Unit.BYTES: ("bytes", "2GiB"), Unit.FLOPS: ("FLOPs", "100M"), Unit.P
 
 
 def _check_unitless(scope: Scope, number: Operand, other: Operand) -> None:
-    """Check that a constant without a unit may be compared with `other`.
-
-    Losses and `influence` are plain numbers. Compared with a ratio of the whole model, such as `ppl_increase`, 5 would be
-    500 %. Bytes, FLOPs and parameters are whole numbers.
-    """
+    """Check that a constant without a unit may be compared with `other`. Losses and `influence` are plain numbers; for a
+    ratio of the whole model, such as `ppl_increase`, 5 would be 500 %; bytes, FLOPs and parameters are whole numbers."""
     value, quantity = value_of(number.expr), other.expr
     if unit_of(number.expr) is not Unit.NONE or value is None or value_of(quantity) is not None:
         return

@@ -20,7 +20,7 @@ from lbdsl.language import tree
 from lbdsl.language.lexer import NUMBERS, lex, one_line
 from lbdsl.language.parse import parse
 from lbdsl.language.tree import Expr, Items, Number, String
-from lbdsl.language.wishes import wish
+from lbdsl.language.words import ticked, wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import Boolean
 from lbdsl.recipe.scope import Constant, Scope, Unresolved, attempt, each, meant_words, rebuilt
@@ -129,11 +129,8 @@ def whole_number(scope: Scope, what: str, node: tree.Expr, *units: Unit) -> int:
             more = {"help": "leave out the quotes", "write": value.value}
         scope.fail("LB106", f"{what} is a number, not {described(value)}", value.span, **more)
     if value.unit not in (Unit.NONE, *units):
-        said = (
-            f"counted in {units[0].value}, not in {value.unit.value}"
-            if units
-            else f"a plain number, not {described(value)}"
-        )
+        counted = f"counted in {units[0].value}, not in {value.unit.value}" if units else ""
+        said = counted or f"a plain number, not {described(value)}"
         scope.fail("LB107", f"{what} is {said}", value.span, **without_bytes(value))
     if value.value != int(value.value):
         scope.fail("LB106", f"{what} must be a whole number, not {described(value)}", value.span)
@@ -197,8 +194,7 @@ def resolve_action(scope: Scope, call: tree.Call) -> Action:
     if name in actions():
         return filled(scope, actions()[name], call)
     if name == "sensitivity" or name in metrics():
-        listed = "actions: " + ", ".join(f"`{known}`" for known in actions())
-        scope.fail("LB101", f"`{name}` is a metric, not an action", call.name.span, help=listed)
+        scope.fail("LB101", f"`{name}` is a metric, not an action", call.name.span, help=f"actions: {ticked(actions())}")
     scope.unknown("LB101", f"no action `{name}`", call.name, actions(), "actions", "action")
 
 
@@ -269,8 +265,7 @@ def _parameter(scope: Scope, cls: type[BaseModel], call: tree.Call, position: in
         if arg.key.name in names:
             return arg.key.name
         hints, meant = meant_words(arg.key.name, names, "parameter")
-        message = f"`{name}` has no parameter `{arg.key.name}`"
-        scope.fail("LB103", message, arg.key.span, help=(*hints, form), write=meant)
+        scope.fail("LB103", f"`{name}` has no parameter `{arg.key.name}`", arg.key.span, help=(*hints, form), write=meant)
     if any(other.key is not None for other in (call.args or ())[:position]):
         scope.fail("LB104", "a positional argument follows a named one", arg.span, help=form)
     if position >= len(names):
@@ -326,10 +321,10 @@ def _explain(
     scope: Scope, cls: type[BaseModel], call: tree.Call, spans: Mapping[str, Span], item: Mapping[str, Any]
 ) -> None:
     """Report one of Pydantic's errors at the argument it is about."""
+    kind = call.name.name
     name = str(item["loc"][0]) if item["loc"] else ""
     span = spans.get(name, call.span)
-    kind = call.name.name
-    form = f"its form is `{signature(call.name.name, cls)}`"
+    form = f"its form is `{signature(kind, cls)}`"
     if item["type"] == "missing":
         scope.error("LB104", f"`{kind}` needs `{name}`", call.span, help=form)
     elif item["type"] != "literal_error":

@@ -198,9 +198,8 @@ def _of_type(scope: Scope, node: tree.Param, written: tree.Expr, code: str = "LB
             return Number(value.span, int(value.value) if whole else value.value, units[0], value.text)
     message = f"`${name}` is of type {node.type.name}, and {described(value)} is not"
     share = kind == kind_of(value) == "number" and unit_of(value) is Unit.RATIO
-    help = "the type of a share is `ratio`" if share else ()
     labels = () if value.span.source is node.span.source else Label(node.span, "declared here")
-    scope.fail(code, message, value.span, help=help, labels=labels)
+    scope.fail(code, message, value.span, help="the type of a share is `ratio`" if share else (), labels=labels)
 
 
 def _parts(domain: Domain | None) -> Any:

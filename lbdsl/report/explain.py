@@ -16,8 +16,7 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, distance, nearest
 from lbdsl.core.units import tokens_text
 from lbdsl.editor.pages import FUNCTIONS, HEADS, WORDS, parameter_page, unit_text, uses_of
-from lbdsl.language.wishes import wish
-from lbdsl.language.words import keywords
+from lbdsl.language.words import keywords, wish
 from lbdsl.metrics import metrics
 from lbdsl.recipe.schema import FACTS, Lora
 from lbdsl.recipe.settings import BLOCKS, CHOICES, SETTINGS

@@ -12,8 +12,7 @@ from lbdsl.actions import actions
 from lbdsl.api.fixing import fix_text
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import slip
-from lbdsl.language.wishes import wish, wishes
-from lbdsl.language.words import statements
+from lbdsl.language.words import statements, wish, wishes
 from lbdsl.metrics import metrics
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.settings import SETTINGS

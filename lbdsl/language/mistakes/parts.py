@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from lbdsl.core.diagnostic import Diagnostic, Label
 from lbdsl.language.grammar import grammar
+from lbdsl.language.layout import WANTS_MORE
 from lbdsl.language.lexer import BAD, END, NUMBERS, Token
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, Mistake, keyword, last_call
-from lbdsl.language.words import BLOCKS, keywords, statements
+from lbdsl.language.mistakes.place import LONGEST, Mistake, keyword, last_call
+from lbdsl.language.words import BLOCKS, keywords, statements, ticked
 
 _VALUE_FOLLOWS = {"BY", "LPAR", "COMMA", "EQUAL", "WHERE", "UNTIL", "WHILE"} | WANTS_MORE - {"PLUS"}
 _SHORT = {**dict.fromkeys((*NUMBERS, "VAR"), "v"), "NAME": "n", "KEY": "k", "EQUAL": "=", "==": "=", ":": "=", "COMMA": ","}
@@ -114,8 +115,7 @@ def no_action(p: Mistake) -> Diagnostic | None:
     for word, wanted in (("where", "condition"), ("by", "metric")):
         if opener.type == word.upper():
             return p.error("LB012", f"`{word}` has no {wanted}", opener, help=p.form)
-    known = ", ".join(f"`{name}`" for name in sorted(p.actions))
-    help = f"add an action for the layers: {known}"
+    help = f"add an action for the layers: {ticked(sorted(p.actions))}"
     return p.error("LB016", "selector has no action", p.tokens[0], p.tokens[-1], help=help)
 
 

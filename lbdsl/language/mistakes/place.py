@@ -14,8 +14,6 @@ from lbdsl.language.parser import Failure, Parser
 from lbdsl.language.words import RULES, keywords
 
 WORDS = frozenset({"NAME", "KEY", "DOTTED"})
-WANTS_MORE = frozenset({"COMPARE", "PLUS", "MINUS", "TIMES", "OVER", "AND", "OR", "NOT", "IN", "MATCHES", "EXCEPT"})
-"""Operators, which need a right operand."""
 
 LONGEST = 2000
 """Statements with more tokens are not parsed again, so that a hostile file takes only linear time."""
@@ -82,12 +80,7 @@ class Mistake:
         return Fix(title, (Edit(Span(self.source, start, start if end is None else end), text),))
 
     def error(
-        self,
-        code: str,
-        message: str,
-        first: Token | None = None,
-        last: Token | None = None,
-        **more: Any,
+        self, code: str, message: str, first: Token | None = None, last: Token | None = None, **more: Any
     ) -> Diagnostic:
         """A diagnostic at some tokens, by default the one at the failure; `more` as for `error`."""
         return error(code, message, self.span(first or self.token, last), **more)

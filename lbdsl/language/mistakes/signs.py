@@ -17,7 +17,6 @@ _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _LAYERS = ("INT", "REF")
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
-
 _VALUE_FOLLOWS = ("EQUAL", "LSQB", "COMMA", "LPAR")
 _VALUE_ENDED = ("RSQB", "COMMA", "RPAR", "RBRACE", "SEMICOLON", "NEWLINE")
 _NAME_OF_A_TEXT = re.compile(r"(?:\w+:|(?!\.?\d)[\w.~-]*/|builtin:)[\w.~/:@-]+")
@@ -164,8 +163,7 @@ def value_without_sign(p: Mistake) -> Diagnostic | None:
         return None
     if p.type not in (*NUMBERS, "STRING", "VAR"):
         return None
-    right = f"{before.text}={p.token.text}"
-    return p.error("LB011", "arguments use `=`", before, p.token, write=right)
+    return p.error("LB011", "arguments use `=`", before, p.token, write=f"{before.text}={p.token.text}")
 
 
 def comma_in_a_number(p: Mistake) -> Diagnostic | None:

@@ -7,10 +7,10 @@ from itertools import islice
 
 from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.nearest import close_words, nearest
+from lbdsl.language.layout import WANTS_MORE
 from lbdsl.language.lexer import Token
-from lbdsl.language.mistakes.place import LONGEST, WANTS_MORE, WORDS, Mistake, keyword
-from lbdsl.language.wishes import slip, wish
-from lbdsl.language.words import BLOCKS, keywords, statements
+from lbdsl.language.mistakes.place import LONGEST, WORDS, Mistake, keyword
+from lbdsl.language.words import BLOCKS, keywords, slip, statements, ticked, wish
 
 _TRIALS = 6
 
@@ -27,8 +27,7 @@ def unknown_statement(p: Mistake) -> Diagnostic | None:
         fix = p.edit("remove `=`", "", sign.start, sign.end) if word in BLOCKS else None
         return p.error("LB011", f"`{word}` takes no `=` here", sign, help=p.form, fix=fix)
     said, near = wish(word, "statement"), nearest(word.lower(), statements())
-    listed = "statements begin with " + ", ".join(f"`{word}`" for word in statements())
-    help = said or (f"did you mean `{near}`?" if near else listed)
+    help = said or (f"did you mean `{near}`?" if near else f"statements begin with {ticked(statements())}")
     return p.error("LB001", f"unknown statement `{word}`", help=help, write=None if said else slip(word, statements()))
 
 
@@ -41,8 +40,7 @@ def name_without_sigil(p: Mistake) -> Diagnostic | None:
     if sigil is None or p.failure.index != 1 or p.type not in WORDS:
         return None
     right = f"{sigil}{p.token.text}"
-    named = p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)
-    write = right if p.fits(1, 2, named) else None
+    write = right if p.fits(1, 2, p.token._replace(type="VAR" if sigil == "$" else "REF", text=right)) else None
     return p.error("LB008", f"unexpected `{p.token.text}`", help=(f"write `{right}`", *p.form), write=write)
 
 
@@ -90,9 +88,8 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
     if best is None:
         return None
     token, word = best
-    help = (f"did you mean `{word}`?", *p.form)
     write = word if slip(token.text, keywords().keys()) == word else None
-    return p.error("LB050", f"unexpected `{token.text}`", token, help=help, write=write)
+    return p.error("LB050", f"unexpected `{token.text}`", token, help=(f"did you mean `{word}`?", *p.form), write=write)
 
 
 def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
