@@ -148,6 +148,8 @@ def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
         if value is not None:
             value = placed(value, span, text)
             return Outside(value, (value,) if isinstance(value, Number) and isinstance(written, Number) else ())
+    if param.type.name not in TYPES:
+        return Outside(None)  # LB127 says so.
     declared = Label(param.span, f"a parameter of type {param.type.name}")
     meant = readings(text, in_bytes=param.type.name == "bytes")
     help = readings_text(meant) if meant else f"it takes {TYPES[param.type.name][3]}"

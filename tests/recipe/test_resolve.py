@@ -109,6 +109,11 @@ def test_a_sum_is_read_with_its_weights() -> None:
     assert sum_text(selector.by) == "nll(drop) + 0.2 * recall(drop)"
 
 
+def test_an_unknown_type_is_said_once_whatever_is_given_for_it() -> None:
+    found = recipe_from_text("param $w: token = 64\nelse keep\n", "t.lbr", {"w": "x=!!"})
+    assert [d.code for d in found.diagnostics if d.is_error] == ["LB127"]
+
+
 def test_full_recipe() -> None:
     recipe = resolved(FULL, window="512")
     assert (recipe.name, recipe.params, recipe.set_params) == ("half", {"window": 512}, ("window",))
