@@ -1,7 +1,7 @@
 """What the recipes for larger models take: costs of base and plan, memory and hours, from configurations alone.
 
-`lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/models says; nothing is
-measured. `params` in billions, `weights` and `kv` (of 16Ki tokens) in GiB, `after` as shares of these: a ranking takes
+`lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/configurations says; nothing is
+measured. `params` in billions, `weights` and `kv` (of 8Ki tokens) in GiB, `after` as shares of these: a ranking takes
 layers that are alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals,
 of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `hours` of measuring, healing and
 judging together.
@@ -37,7 +37,7 @@ MODELS = {
     "gemma-3-4b": "gemma-3",
     "qwen3-30b-a3b": "qwen3-30b-a3b",
 }
-CONTEXT = 16 * 1024
+CONTEXT = 8 * 1024
 DEVICES = "RTX4090", "H100", "8xH100"
 RANKED = re.compile(r"^lowest (\d+)% by \S+.*?\)\) (?=swa)", re.MULTILINE)
 
@@ -45,7 +45,7 @@ RANKED = re.compile(r"^lowest (\d+)% by \S+.*?\)\) (?=swa)", re.MULTILINE)
 def headers(name: str, folder: Path) -> None:
     """A checkpoint of bfloat16 tensors without data."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text((HOME / "models" / f"{name}.json").read_text())
+    (folder / "config.json").write_text((HOME / "configurations" / f"{name}.json").read_text())
     facts = layout_of(model_config(folder)).facts("bfloat16")
     shapes = {tensor.name: tensor.shape for tensor in facts.outside}
     for layer, spec in enumerate(facts.layer_specs):

@@ -134,9 +134,9 @@ def _as_recorded(record: Record, judged: Judged) -> Iterator[Checked]:
         if item.phase is not Phase.POST or was is None or was.value is None or item.value is None:
             continue
         error, unit = hypot(item.error or 0.0, sqrt(smaller) * (was.error or 0.0)), item.unit or Unit.NONE
-        said = [cell_text(each.value, each.error, unit) for each in (item, was)]
+        here, there = (cell_text(each.value, each.error, unit) for each in (item, was))
         holds = abs(item.value - was.value) <= NEAR + ERRORS * error
-        yield Checked(f"assert {item.text}", holds, f"{said[0]} here on a sample, {said[1]} in the record")
+        yield Checked(f"assert {item.text}", holds, f"{here} here and {there} in the record")
 
 
 def _in_engine(engine: str, python: EnginePython, base: OpenModel, folder: Path, record: Record) -> Checked:

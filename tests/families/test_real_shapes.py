@@ -31,7 +31,7 @@ from lbdsl.model.source import resolve_source
 from lbdsl.session.targets import base_config, check_target, engines
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "benchmarks" / "models"
+CONFIGS = ROOT / "benchmarks" / "configurations"
 Shapes = Iterator[tuple[str, list[int]]]
 
 
@@ -189,8 +189,8 @@ SERVED = {
     "qwen3-30b-a3b": {"native", "gguf", "vllm"},
     "mixtral-8x7b": {"native", "gguf", "vllm"},
     "ministral-3-8b": set(),
-    "qwen3.5-9b": {"native"},
-    "qwen3.5-35b-a3b": {"native"},
+    "qwen3.5-9b": {"native", "gguf"},
+    "qwen3.5-35b-a3b": {"native", "gguf"},
     "gpt-oss-20b": {"native"},
 }
 """Formats of models all of whose layers are changed as the recipe's first rule says; of those with several kinds of layers

@@ -6,6 +6,7 @@ After a wanted change: `LBDSL_UPDATE_GOLDEN=1 pytest tests/golden`, then read th
 from __future__ import annotations
 
 import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_fa
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.cost.facts import ModelFacts
+from lbdsl.model.layout import layout_of
+from lbdsl.model.tensor_names import text_config
 from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.report.console import make_console
 from lbdsl.report.plan import render_plan
@@ -24,6 +27,7 @@ WIDE = ("half-kv", "eighty")
 """Those that say something else on a wide screen."""
 
 FOLDER = Path(__file__).parent / "plans"
+ROOT = Path(__file__).parents[2]
 SPEEDS = (Speed(context=8192, batch=1, bound=1.6), Speed(context=8192, batch=16, bound=4.57))
 JOINT = joint_loss(0.4731, 0.4108, stderr=0.0213, base_nll=2.8827)
 
@@ -83,8 +87,20 @@ assert nll < 0.2
     ),
     "nothing": Case("layers all keep\n", smollm2_facts(), joint=None),
 }
+
+
+def _of_model(recipe: str) -> tuple[ModelFacts, tuple[float, ...]]:
+    """SmolLM2, or the model that the recipe is for; and scores of its layers."""
+    model = {"gemma-3": "gemma-3-4b", "qwen3-30b-a3b": "qwen3-30b-a3b"}.get(recipe)
+    if model is None:
+        return smollm2_facts(), SMOLLM2_NLL
+    config = json.loads((ROOT / "benchmarks" / "configurations" / f"{model}.json").read_text(encoding="utf-8"))
+    facts = layout_of(text_config(config) or config).facts("bfloat16")
+    return facts, tuple(0.02 + ((i * 37) % 48) / 48 for i in range(facts.layers))
+
+
 CASES |= {
-    f"shipped-{path.stem}": Case(path.read_text(encoding="utf-8"), smollm2_facts())
+    f"shipped-{path.stem}": Case(path.read_text(encoding="utf-8"), *_of_model(path.stem))
     for path in sorted(resource_folder("recipes").glob("*.lbr"))
 }
 

@@ -46,7 +46,7 @@ def test_what_was_just_made_holds(artifact: Path, lbdsl) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "LB465", "changed after it was saved"),
         (lambda folder: (folder / "extra.bin").write_bytes(b"x"), "LB465", "is not in the record"),
         (lambda folder: _recorded(folder, loss_rise=9.0), "LB491", "+9.0000"),
-        (lambda folder: _decided(folder, 9.0), "LB491", "900 % in the record"),
+        (lambda folder: _decided(folder, 9.0), "LB491", "and 900.00"),
     ],
 )
 def test_what_does_not_hold_is_named(artifact: Path, lbdsl, harm, code: str, said: str) -> None:
