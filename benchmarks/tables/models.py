@@ -86,7 +86,7 @@ def row(model: str, recipe: str, work: Path) -> dict[str, Any]:
         ways = {name: way for name, way in done["ways"].items() if way["fits"]}
         found[f"{device} holds"] = min(ways, key=lambda name: ways[name]["disk_bytes"]) if ways else "no"
         least = min(way["device_bytes"] for way in (ways or done["ways"]).values())
-        found |= {f"{device} GiB": least / 2**30, f"{device} hours": sum(done["hours"].values()) if ways else None}
+        found |= {f"{device} GiB": least / 2**30} | ({f"{device} hours": sum(done["hours"].values())} if ways else {})
     return found
 
 
