@@ -3,7 +3,7 @@
 `lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/configurations says; nothing is
 measured. `params` in billions, `weights` and `kv` (of 8Ki tokens) in GiB, `after` as shares of these: a ranking takes
 layers that are alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals,
-of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `hours` of measuring, healing and
+of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `minutes` of measuring, healing and
 judging together.
 """
 
@@ -86,7 +86,9 @@ def row(model: str, recipe: str, work: Path) -> dict[str, Any]:
         ways = {name: way for name, way in done["ways"].items() if way["fits"]}
         found[f"{device} holds"] = min(ways, key=lambda name: ways[name]["disk_bytes"]) if ways else "no"
         least = min(way["device_bytes"] for way in (ways or done["ways"]).values())
-        found |= {f"{device} GiB": least / 2**30} | ({f"{device} hours": sum(done["hours"].values())} if ways else {})
+        found |= {f"{device} GiB": least / 2**30} | (
+            {f"{device} minutes": 60 * sum(done["hours"].values())} if ways else {}
+        )
     return found
 
 
@@ -101,7 +103,9 @@ TABLE = Table(
         "kv after": ".0%",
         "served by": "",
     }
-    | {f"{device} {what}": form for device in DEVICES for what, form in (("holds", ""), ("GiB", ".0f"), ("hours", ".1f"))},
+    | {
+        f"{device} {what}": form for device in DEVICES for what, form in (("holds", ""), ("GiB", ".0f"), ("minutes", ".0f"))
+    },
     rows=[Row(model, partial(row, model, recipe)) for model, recipe in MODELS.items()],
     measures=("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py"),
 )
