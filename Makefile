@@ -83,7 +83,6 @@ site: install
 
 docs-measured: install model
 	LBDSL_SMOLLM2=$(MODEL) $(BIN)/python -m docs.generate --measured
-	$(BIN)/jupyter execute --inplace examples/tutorial/tutorial.ipynb
 
 clean:
 	rm -rf $(VENV) build $(OUT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import re
 from pathlib import Path
 
 import pytest
 from plan_cases import smollm2_facts
 
+import lbdsl
 from lbdsl.api.checking import check_file
 from lbdsl.language.format import format_text
 from lbdsl.recipe.load import load_recipe
@@ -28,15 +29,16 @@ def test_there_are_seven_steps_and_the_page_shows_each() -> None:
         assert f"examples/tutorial/{path.name} -->" in page, path.name
 
 
-def test_the_notebook_was_run_whole_and_shows_the_plan() -> None:
-    """`make docs-measured` runs it and keeps what it shows; tests/slow runs it again."""
-    cells = [
-        c for c in json.loads((FOLDER / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"
-    ]
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
-    (plan,) = (cell["outputs"][-1]["data"] for cell in cells if "plan_recipe" in "".join(cell["source"]))
-    assert "20 windowed" in re.sub(r"<[^>]+>", "", "".join(plan["text/html"]))
+def test_the_notebook_says_what_there_is() -> None:
+    """Without outputs, which would be of some machine; tests/slow runs it."""
+    cells = json.loads((FOLDER / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in code)
+    whole = ast.parse("\n".join("".join(cell["source"]) for cell in code))
+    named = {
+        node.attr for node in ast.walk(whole) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "lbdsl"
+    }
+    assert {"plan_recipe", "apply_plan", "load"} <= named <= set(lbdsl.__all__)
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
