@@ -33,6 +33,16 @@ SIZES = {
     "eos_token_id": 258,
 }
 
+DELTA_NETS = {
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+"""Of Qwen 3.5: gated delta nets whose heads of values share heads of keys, and attention by turns."""
+
 
 def small_tokenizer() -> Any:
     """Bytes, two merges, and an end-of-text token."""

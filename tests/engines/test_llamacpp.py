@@ -13,7 +13,7 @@ import pytest
 from lbdsl.bench.environments import LLAMA_CPP, clean_environment
 from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
-from tests.export_cases import changed_model
+from tests.export_cases import DELTA_NETS, changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, Layer, fewer, sized, swa
 from tests.specs import LEARNED
 
@@ -69,14 +69,6 @@ QWEN_MOE = {
     "attention_bias": False,
     "moe_intermediate_size": 64,
     "norm_topk_prob": True,
-}
-DELTA_NETS = {
-    "head_dim": 32,
-    "layer_types": ["linear_attention", "full_attention"] * 2,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
 }
 MULTIPLIERS = {
     "embedding_multiplier": 3.0,

@@ -18,7 +18,7 @@ from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_header import read_gguf_header
-from tests.export_cases import SIZES, base_subject, changed_model, small_tokenizer
+from tests.export_cases import DELTA_NETS, SIZES, base_subject, changed_model, small_tokenizer
 from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 from tests.specs import LEARNED
 
@@ -30,14 +30,6 @@ TWO_ROPES = {
 GEMMA3 = {**GEMMA, "sliding_window_pattern": 2, "rope_parameters": TWO_ROPES}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
-DELTA_NETS = {
-    "head_dim": 32,
-    "layer_types": ["linear_attention", "full_attention"] * 2,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
 
 # what: (family, specs, options, code, words of the message)
 REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
