@@ -54,7 +54,7 @@ def rope_of(family: Family, config: Mapping[str, Any], windowed: bool = False) -
     if kind in ("llama3", "yarn"):
         original = "original_max_position_embeddings"
         rest.setdefault(original, config.get(original, config.get("max_position_embeddings")))
-    return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or 1.0), rest)
+    return Rope(float(given.get("rope_theta", theta)), str(kind), float(partial or family.rotary_share), rest)
 
 
 def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool, partial: bool) -> str | None:

@@ -36,7 +36,12 @@ def first_attention(subject: Subject, where: str) -> Iterator[Diagnostic]:
         )
 
 
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
+)
 """Matrices that vLLM computes as one."""
 
 
