@@ -17,7 +17,8 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import walk
 from lbdsl.language.words import ticked
 from lbdsl.metrics import Of, metric_of, metrics_of
-from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition, task_named
+from lbdsl.recipe.expressions import resolve_by, resolve_expr, resolved_condition
+from lbdsl.recipe.model_values import task_named
 from lbdsl.recipe.rules import check_actions
 from lbdsl.recipe.schema import (
     Bound,

@@ -23,24 +23,29 @@ from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import Expr, Meaning
 from lbdsl.language.words import slip, ticked, wish
 from lbdsl.metrics import Metric, Of, TaskMetric, metrics, metrics_of
+from lbdsl.recipe.model_values import (
+    cost_of,
+    joint_score,
+    only_argument,
+    post_score,
+    predicted_of,
+    serves_of,
+    task_named,
+    too_early,
+)
 from lbdsl.recipe.patterns import resolve_pattern
 from lbdsl.recipe.schema import (
-    ENGINES,
     FACTS,
     Boolean,
-    CostOf,
     Fact,
-    PostScore,
-    PredictedOf,
     ResolvedAssertion,
     Score,
-    Serves,
     terms_of,
 )
-from lbdsl.recipe.schema_blocks import QUESTIONS_FILE, SHORTEST_NEEDLE, Asked, Needle, OwnQuestions, task_name
+from lbdsl.recipe.schema_blocks import task_name
 from lbdsl.recipe.scope import Scope, Unresolved, attempt, each, meant_words, rebuilt
 from lbdsl.recipe.types import Clause, check_comparison, compared, kind_name, kind_of, phase_of, refuse_unquoted, unit_of
-from lbdsl.recipe.values import calculated, constant, described, length_in_tokens, resolve_action, whole_number
+from lbdsl.recipe.values import calculated, constant, resolve_action
 
 _LAYER_NUMBERS = frozenset({"layer", "layers", "index", "layer_idx", "layer_index", "depth"})
 
@@ -182,15 +187,15 @@ def resolve_value(scope: Scope, node: tree.Call, place: Clause) -> Meaning:
     if place == "where":
         return resolve_score(scope, node)
     if name in metrics_of(Of.FINISHED):
-        return _post_score(scope, node, place)
+        return post_score(scope, node, place)
     if name in STATIC_VALUES:
-        return _cost_of(scope, node)
+        return cost_of(scope, node)
     if name in PREDICTED_VALUES:
-        return _predicted_of(scope, node)
+        return predicted_of(scope, node)
     if name == "serves":
-        return _serves_of(scope, node, place)
+        return serves_of(scope, node, place)
     if name == "sensitivity" or name in {*metrics_of(Of.CHANGED), *metrics_of(Of.LAYER)}:
-        return _joint_score(scope, node, place)
+        return joint_score(scope, node, place)
     _unknown_value(scope, node, rule=False)
 
 
@@ -217,7 +222,7 @@ def resolve_score(scope: Scope, call: tree.Call) -> Score:
         return Score(call.span, name, task_name(task), _changing(scope, call, args[1].value, cls), False, None)
     if not cls.takes_action:
         return Score(call.span, name, name, None, False, _part(scope, call, cls))
-    action = _changing(scope, call, _only_argument(call), cls) if call.args else _without_arguments(cls.default_action)
+    action = _changing(scope, call, only_argument(call), cls) if call.args else _without_arguments(cls.default_action)
     return Score(call.span, name, name, action, False, None)
 
 
@@ -225,7 +230,7 @@ def _no_layer_score(scope: Scope, call: tree.Call) -> NoReturn:
     """Report a value that is not of a single layer, and where it can be used."""
     name = call.name.name
     if name in metrics_of(Of.FINISHED):
-        _too_early(scope, call, "a rule")
+        too_early(scope, call, "a rule")
     costs = (*STATIC_VALUES, *PREDICTED_VALUES)
     if name in costs or name in metrics_of(Of.CHANGED):
         whole, places = "the whole changed model", "`requires` or `assert`"
@@ -258,7 +263,7 @@ def _part(scope: Scope, call: tree.Call, cls: type[Metric]) -> str | None:
     parts: tuple[str, ...] = getattr(cls, "parts", ())
     if not call.args:
         return None
-    inner = _only_argument(call)
+    inner = only_argument(call)
     if isinstance(inner, tree.Call) and inner.args is None:
         word = inner.name.name
         if word in parts:
@@ -328,138 +333,3 @@ def _unknown_value(scope: Scope, call: tree.Call, rule: bool) -> NoReturn:
 
 
 # Values of the whole model -------------------------------------------------------------------------------------------
-
-
-def _post_score(scope: Scope, node: tree.Call, place: Clause) -> PostScore:
-    name = node.name.name
-    if place != "assert":
-        _too_early(scope, node, f"`{place}`")
-    if issubclass(metrics_of(Of.FINISHED)[name], TaskMetric):
-        return _task_score(scope, node)
-    if node.args is None:
-        return PostScore(node.span, name, None, None)
-    argument = _only_argument(node)
-    if argument is None:
-        hint = f'as in `{name}("builtin:wikitext")`; `{name}` alone must hold on every text'
-        scope.fail("LB104", f"`{name}` takes one text of the `eval` block, or nothing", node.span, help=hint)
-    refuse_unquoted(scope, argument)
-    value = constant(scope, argument)
-    if not isinstance(value, tree.String):
-        scope.fail("LB106", f"expected the name of a data source, not {described(value)}", argument.span, help="quote it")
-    scope.judged_on.append((value.value, argument.span))
-    return PostScore(node.span, name, value.value, None)
-
-
-def _task_score(scope: Scope, node: tree.Call) -> PostScore:
-    """`needle(4Ki)`, `needle("mine.jsonl")`, `task("hellaswag")`, or `recovery` of one of them."""
-    name, argument = node.name.name, _only_argument(node)
-    form = metrics()[name].form()
-    if argument is None:
-        scope.fail("LB104", f"`{name}` takes one argument", node.span, help=f"as in `{form}`")
-    if name == "recovery":
-        known = [kind for kind, cls in metrics_of(Of.FINISHED).items() if issubclass(cls, TaskMetric) and kind != name]
-        if not isinstance(argument, tree.Call) or argument.name.name not in known:
-            scope.fail("LB104", f"`recovery` is of {ticked(known, ' or ')}", argument.span, help=f"as in `{form}`")
-        of = _task_score(scope, argument)
-        return PostScore(node.span, name, of.source, of.task)
-    asked: Asked = needle_of(scope, "a context", argument) if name == "needle" else task_named(scope, argument)
-    return PostScore(node.span, name, task_name(asked), asked)
-
-
-def needle_of(scope: Scope, what: str, node: tree.Expr, code: str = "LB105") -> Needle:
-    """The tokens of a text to hide facts in, or a file of questions. `code` is that of an error for a text too short."""
-    refuse_unquoted(scope, node)
-    value = constant(scope, node)
-    if not isinstance(value, tree.String):
-        context = length_in_tokens(scope, what, node)
-        if context < SHORTEST_NEEDLE:
-            scope.fail(code, f"{what} must be at least {SHORTEST_NEEDLE} tokens, to hide facts in", node.span)
-        return context
-    if not value.value.lower().endswith(QUESTIONS_FILE):
-        message = f'questions are in a {QUESTIONS_FILE} file, and "{value.value}" is none'
-        scope.fail("LB106", message, node.span, help='as in `needle("mine.jsonl")`; for built-in questions `needle(4Ki)`')
-    return OwnQuestions(file=value.value)
-
-
-def task_named(scope: Scope, node: tree.Expr) -> str:
-    """The name of a task of lm-evaluation-harness."""
-    refuse_unquoted(scope, node, words=True)
-    value = constant(scope, node, words=True)
-    if not isinstance(value, tree.String) or not value.value.strip():
-        scope.fail("LB106", f"expected the name of a task, not {described(value)}", node.span, help="quote it")
-    return value.value
-
-
-def _cost_of(scope: Scope, node: tree.Call) -> CostOf:
-    name = node.name.name
-    if not STATIC_VALUES[name].takes_context:
-        if node.args is not None:
-            scope.fail("LB104", f"`{name}` takes no arguments", node.span, help=f"it is of the whole model: write `{name}`")
-        return CostOf(node.span, name, None)
-    argument = _only_argument(node)
-    if argument is None:
-        scope.fail("LB104", f"`{name}` needs a context length", node.span, help=f"in tokens, as in `{name}(32Ki)`")
-    context = length_in_tokens(scope, "a context", argument)
-    if context < 1:
-        scope.fail("LB105", f"a context of {context} tokens", argument.span, help="a context is at least 1 token")
-    return CostOf(node.span, name, context)
-
-
-def _predicted_of(scope: Scope, node: tree.Call) -> PredictedOf:
-    value = PREDICTED_VALUES[node.name.name]
-    plain = [arg.value for arg in node.args or () if arg.key is None]
-    named = [(arg.key.name, arg.value) for arg in node.args or () if arg.key is not None]
-    if len(plain) != len(value.parameters) or [name for name, _ in named] not in ([], ["engine"]):
-        message = f"`{value.name}` takes {len(value.parameters)} numbers"
-        scope.fail("LB104", message, node.span, help=f"as in `{value.form}`")
-    engine = named[0][1].span.text if named else value.engines[0]
-    if engine not in value.engines:
-        message = f"`{value.name}` is not predicted for this engine"
-        scope.fail("LB105", message, named[0][1].span, help=f"`engine={'|'.join(value.engines)}`")
-    numbers = [
-        whole_number(scope, name, arg, unit) for arg, (name, unit) in zip(plain, value.parameters.items(), strict=True)
-    ]
-    if min(numbers) < 1:
-        scope.fail("LB105", f"the numbers of `{value.form}` are at least 1", node.span)
-    context = sum(number for number, unit in zip(numbers, value.parameters.values(), strict=True) if unit is Unit.TOKENS)
-    return PredictedOf(node.span, value.name, context, tuple(numbers), engine)
-
-
-def _serves_of(scope: Scope, node: tree.Call, place: Clause) -> Serves:
-    argument = _only_argument(node)
-    engine = None if argument is None else constant(scope, argument, words=True)
-    if not isinstance(engine, tree.String) or engine.value not in ENGINES:
-        listed = " or ".join(f'`serves("{known}")`' for known in ENGINES)
-        scope.fail("LB104", "`serves` takes the name of an engine", node.span, help=f"write {listed}")
-    if place != "subject to":
-        hint = "`lbdsl plan --target` says which engines serve a plan"
-        scope.fail("LB109", "`serves` is a budget of `choose`", node.span, help=hint)
-    return Serves(node.span, engine.value)
-
-
-def _joint_score(scope: Scope, node: tree.Call, place: Clause) -> Score:
-    name = node.name.name
-    joint = metrics_of(Of.CHANGED)
-    if name not in joint:
-        instead = scope.metric if scope.metric in joint else next(iter(joint))
-        message = f"`{name}` is a value of one layer; expected a value of the whole model"
-        scope.fail("LB109", message, node.span, help=f"the whole changed model has `{instead}`")
-    if node.args is not None:
-        message = f"`{name}` of the whole model takes no action"
-        scope.fail("LB109", message, node.span, help=f"`{name}` is measured with all changes of the plan at once")
-    if place == "until":
-        hints = ("give a cost, as in `until kv(32Ki) <= 50%`", f"or gate with `assert {name} < ...`")
-        message = f"`until` cannot use `{name}`: it is of the whole changed model, and measured after layers are chosen"
-        scope.fail("LB315", message, node.span, help=hints)
-    return Score(node.span, name, name, None, True, None)
-
-
-def _only_argument(call: tree.Call) -> tree.Expr | None:
-    """The only argument of a call; None unless there is exactly one, without a name."""
-    return call.args[0].value if call.args and len(call.args) == 1 and call.args[0].key is None else None
-
-
-def _too_early(scope: Scope, call: tree.Call, asking: str) -> NoReturn:
-    """Report a value of the healed model that is used in a decision before healing."""
-    message = f"`{call.name.name}` is known only after healing"
-    scope.fail("LB108", message, call.span, help=f"{asking} decides before healing; move it to `assert`")

@@ -17,7 +17,8 @@ from lbdsl.language import tree
 from lbdsl.language.tree import Items, Number, String
 from lbdsl.language.words import slip, ticked
 from lbdsl.metrics import Of, TaskMetric, metrics_of
-from lbdsl.recipe.expressions import needle_of, resolve_score, task_named
+from lbdsl.recipe.expressions import resolve_score
+from lbdsl.recipe.model_values import needle_of, task_named
 from lbdsl.recipe.schema import Evaluate, Heal, Measure
 from lbdsl.recipe.schema_blocks import (
     BUILTIN_TEXTS,
