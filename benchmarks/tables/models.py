@@ -3,8 +3,8 @@
 `lbdsl plan --estimate` reads headers of weights that are as the configuration in benchmarks/configurations says; nothing is
 measured. `params` in billions, `weights` and `kv` (of 8Ki tokens) in GiB, `after` as shares of these: a ranking takes
 layers that are alike, so it does not matter which. `served by`: the exports. `holds`: what a device holds while it heals,
-of what fits the one with the least on disk, or `no`; `GiB` on each device, the least; `minutes` of measuring, healing and
-judging together.
+of the ways that fit the one that takes the least of its memory, or `no`; `GiB` of that on each device; `minutes` of
+measuring, healing and judging together.
 """
 
 from __future__ import annotations
@@ -84,11 +84,10 @@ def row(model: str, recipe: str, work: Path) -> dict[str, Any]:
     for device in DEVICES:
         done = json.loads(lbdsl("plan", str(path), str(folder), "--estimate", device, "--json").stdout)
         ways = {name: way for name, way in done["ways"].items() if way["fits"]}
-        found[f"{device} holds"] = min(ways, key=lambda name: ways[name]["disk_bytes"]) if ways else "no"
-        least = min(way["device_bytes"] for way in (ways or done["ways"]).values())
-        found |= {f"{device} GiB": least / 2**30} | (
-            {f"{device} minutes": 60 * sum(done["hours"].values())} if ways else {}
-        )
+        least = {name: way["device_bytes"] for name, way in (ways or done["ways"]).items()}
+        found[f"{device} holds"] = min(ways, key=least.__getitem__) if ways else "no"
+        found[f"{device} GiB"] = min(least.values()) / 2**30
+        found |= {f"{device} minutes": 60 * sum(done["hours"].values())} if ways else {}
     return found
 
 
@@ -107,5 +106,8 @@ TABLE = Table(
         f"{device} {what}": form for device in DEVICES for what, form in (("holds", ""), ("GiB", ".0f"), ("minutes", ".0f"))
     },
     rows=[Row(model, partial(row, model, recipe)) for model, recipe in MODELS.items()],
-    measures=("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py"),
+    measures=(
+        *("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py", "recipes"),
+        *("lbdsl/recipe", "lbdsl/solve", "lbdsl/session/targets.py", "lbdsl/actions", "benchmarks/configurations"),
+    ),
 )
