@@ -240,6 +240,8 @@ def _net_problems(family: Family, specs: Sequence[LayerSpec]) -> Iterator[str]:
     nets = [spec.mixer for spec in specs if isinstance(spec.mixer, GatedDeltaNet)]
     if nets and every_nth(specs) is None:
         yield "gated delta nets in other layers than all but every n-th"
+    if nets and len(nets) == len(specs):
+        yield "gated delta nets without a layer of attention beside them"
     if any(net.key_dim != net.value_dim for net in nets):
         yield "heads of keys and of values of different sizes in gated delta nets"
     outputs = {row.module for row in family.rows.get("gated_delta_net", ()) if row.dims[1:] == ("values",)}

@@ -120,6 +120,7 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "no cap": ("gemma2", [OWN] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
     "a cap": ("gemma3_text", [OWN] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
     "delta nets in no order": ("qwen3_5_text", [GONE, OWN, OWN, OWN], DELTA_NETS, "LB524", "all but every n-th"),
+    "delta nets alone": ("qwen3_5_text", [OWN, GONE, OWN, GONE], DELTA_NETS, "LB524", "without a layer of attention"),
     "delta nets of two sizes": (
         "qwen3_5_text",
         [OWN] * 4,
