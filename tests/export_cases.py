@@ -43,6 +43,20 @@ DELTA_NETS = {
 }
 """Of Qwen 3.5: gated delta nets whose heads of values share heads of keys, and attention by turns."""
 
+GPT_OSS = {
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 20,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
 
 def small_tokenizer() -> Any:
     """Bytes, two merges, and an end-of-text token."""

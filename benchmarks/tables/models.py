@@ -107,7 +107,14 @@ TABLE = Table(
     },
     rows=[Row(model, partial(row, model, recipe)) for model, recipe in MODELS.items()],
     measures=(
-        *("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py", "recipes"),
-        *("lbdsl/recipe", "lbdsl/solve", "lbdsl/session/targets.py", "lbdsl/actions", "benchmarks/configurations"),
+        *("lbdsl/cost", "lbdsl/plan", "lbdsl/parts", "lbdsl/families", "lbdsl/export", "lbdsl/api/estimating.py"),
+        *(
+            "recipes",
+            "lbdsl/recipe",
+            "lbdsl/solve",
+            "lbdsl/session/targets.py",
+            "lbdsl/actions",
+            "benchmarks/configurations",
+        ),
     ),
 )

@@ -40,7 +40,7 @@ class Gguf(Exporter):
     Limits: windows cannot be combined with removed attention or MLPs or with different sizes. In families where windowed
     layers have other rotary embeddings, only layers with a native window can get another window. The tokenizer must be one
     whose pre-tokenizer llama.cpp supports.
-    Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp, qwen35.cpp and llama-vocab.cpp.
+    Source: llama.cpp, src/models/deci.cpp, granite-swa.cpp, gemma3.cpp, openai-moe.cpp, qwen35.cpp and llama-vocab.cpp.
     """
 
     kind = "gguf"

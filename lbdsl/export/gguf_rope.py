@@ -74,9 +74,20 @@ def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool, partial: bo
         scale = float(rope.rest.get("attention_factor", usual))
         if betas != (32, 1) or not math.isclose(scale, usual, rel_tol=1e-6) or rope.factor < 1:
             return "YaRN with settings of its own (betas or attention_factor)"
-        if rope.rest.get("truncate") is False or not known:
-            return "YaRN with settings of its own (truncate or mscale)"
+        if not known:
+            return "YaRN with settings of its own (mscale)"
     return None
+
+
+def rounded_yarn(rope: Rope, head_dim: int) -> str | None:
+    """The pairs of a head between which YaRN goes from frequencies that stay to those that are divided, where they are not
+    whole numbers; llama.cpp's are. None for others."""
+    if rope.kind != "yarn" or rope.rest.get("truncate", True):
+        return None
+    original = float(rope.rest["original_max_position_embeddings"])
+    low, high = (head_dim * math.log(original / (2 * math.pi * turns)) / (2 * math.log(rope.theta)) for turns in (32, 1))
+    bounds = f"{low:.2f} and {high:.2f} of {head_dim // 2} frequencies"
+    return f"the bounds of YaRN, here {bounds}, to {math.floor(low)} and {math.ceil(high)}"
 
 
 def scaling_fields(rope: Rope) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
+from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note, warning
 from lbdsl.core.units import layers_text, plural
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import Subject
 from lbdsl.export.expresses import ANY, ONE_EXPERTS, ONE_WINDOW, llama_layers, refusals
-from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem
+from lbdsl.export.gguf_rope import Rope, rope_of, rope_problem, rounded_yarn
 from lbdsl.export.reasons import retyped_layers
 from lbdsl.families import Family
-from lbdsl.families.engines import ALL_BIASES, Graph
+from lbdsl.families.engines import ALL_BIASES, ATTENTION_BIASES, Graph
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.parts.attention import Attention, Window
@@ -187,6 +187,10 @@ def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[D
             problem = f"{rope.kind} scaling in windowed layers"
         if problem is None and not windowed and rope.kind == "yarn" and not graph.full_yarn:
             problem = "YaRN in one kind of layers"
+        if problem is None and (rounded := rounded_yarn(rope, layout_of(subject.config).sizes.head_dim)):
+            yield warning(
+                "LB523", f"llama.cpp rounds {rounded}, as in every GGUF file of such a model: logits differ a little"
+            )
         if problem is not None:
             said = f"llama.cpp's {graph.name} cannot compute {problem}"
             yield error("LB523", said, help="the model needs another engine")
@@ -209,7 +213,7 @@ def _shape_problems(config: Mapping[str, Any], layout: Layout, graph: Graph, kv_
         yield f"{sizes.heads} heads of {sizes.head_dim} at a hidden size of {sizes.hidden}: they must be equal"
     if graph.ungrouped and {*kv_heads} - {0, sizes.heads}:
         yield f"{min({*kv_heads} - {0})} KV heads for {sizes.heads} query heads: they must be equal"
-    needed = {"attention_bias": {"attn_q", "attn_k", "attn_v", "attn_output"}, "mlp_bias": {"ffn_gate"}}
+    needed = {"attention_bias": ATTENTION_BIASES, "mlp_bias": {"ffn_gate"}}
     for flag in sorted(set(layout.flags) & set(needed)):
         if not needed[flag] <= graph.biases:
             yield f"the biases of {flag}"

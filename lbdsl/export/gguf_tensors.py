@@ -31,10 +31,10 @@ class PackedMatrix:
 @dataclass(frozen=True)
 class OutTensor:
     """One tensor to write: the rows of `source` from `start` on, plus `offset`; heads of `pair_dim` rows are reordered for
-    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix. `rows`, `columns`: the source's in the
-    order in which they are written. `minus_exp`: -exp of its numbers; `float32`: written so. Without `source`, it is filled
-    with `values` (one number, or one per element). `packed`: the matrix is stored as integers, and `source` gives only its
-    shape."""
+    llama.cpp's RoPE pairs. Of all experts' tensor, they are rows of each matrix, of the transposed ones where it is
+    `transposed`. `rows`, `columns`: the source's in the order in which they are written. `minus_exp`: -exp of its numbers;
+    `float32`: written so. Without `source`, it is filled with `values` (one number, or one per element). `packed`: the
+    matrix is stored as integers, and `source` gives only its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,6 +43,7 @@ class OutTensor:
     pair_dim: int | None = None
     rows: tuple[int, ...] | None = None
     columns: tuple[int, ...] | None = None
+    transposed: bool = False
     offset: float = 0.0
     minus_exp: bool = False
     float32: bool = False
@@ -106,6 +107,8 @@ def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRo
         yield OutTensor(f"{block}attn_q.{leaf}", (query, *rest), info, 0, turned)
         yield OutTensor(f"{block}attn_k.{leaf}", (kv, *rest), info, query, turned)
         yield OutTensor(f"{block}attn_v.{leaf}", (kv, *rest), info, query + kv)
+    elif row.dims[0] == "experts" and row.plain:
+        yield from _of_biased_experts(block, info, row)
     elif row.dims[0] == "experts" and "gate_up" in row.dims:
         shape = (info.shape[0], width, *info.shape[2:])
         yield OutTensor(f"{block}ffn_gate_exps.weight", shape, info, 0)
@@ -121,6 +124,24 @@ def layer_tensors(target: GgufModel, place: int, info: TensorInfo, row: TensorRo
         pair_dim = turned if module in ("attn_q", "attn_k") else None
         offset = graph.norm_offset if module.endswith("_norm") and module != "ssm_norm" else 0.0
         yield OutTensor(f"{block}{row.gguf}", info.shape, info, pair_dim=pair_dim, offset=offset)
+
+
+def _of_biased_experts(block: str, info: TensorInfo, row: TensorRow) -> Iterator[OutTensor]:
+    """A parameter of all experts of gpt-oss, [experts, inputs, outputs] or [experts, outputs], where outputs of gate and up
+    stand by turns. llama.cpp reads biases in float32."""
+    *_, outputs = info.shape
+    parts: dict[str, tuple[int, ...] | None] = {f"{block}{row.gguf}": None}
+    if row.dims[-1] == "gate_up":
+        leaf = "bias" if len(info.shape) == 2 else "weight"
+        parts = {
+            f"{block}ffn_{name}_exps.{leaf}": tuple(range(first, outputs, 2)) for first, name in enumerate(("gate", "up"))
+        }
+    for name, taken in parts.items():
+        count = outputs if taken is None else len(taken)
+        if len(info.shape) == 2:
+            yield OutTensor(name, (info.shape[0], count), info, columns=taken, float32=True)
+        else:
+            yield OutTensor(name, (info.shape[0], count, info.shape[1]), info, rows=taken, transposed=True)
 
 
 def _of_net(net: GatedDeltaNet, out: OutTensor, row: TensorRow) -> OutTensor:

@@ -126,7 +126,7 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
         for start in range(0, rows, step):
             yield np.full((min(step, rows - start), columns), tensor.values[0], dtype=np.float32)
         return
-    shape = tensor.source.shape if len(tensor.shape) == 3 else (-1, columns)
+    shape = tensor.source.shape if len(tensor.shape) == 3 or tensor.columns is not None else (-1, columns)
     for part in _rows_of(_mapped(folder, tensor.source).reshape(shape), tensor):
         wide = -np.exp(_widened(part)) if tensor.minus_exp else _widened(part)
         yield wide + np.float32(tensor.offset) if tensor.offset else wide
@@ -134,13 +134,14 @@ def _chunks(folder: Path, tensor: OutTensor) -> Iterator[Any]:
 
 def _rows_of(data: Any, tensor: OutTensor) -> Iterator[Any]:
     """Yield the tensor's rows of `data` [rows, any] in order, in chunks of at most about _CHUNK elements of the tensor; of
-    `data` [experts, rows, any] expert by expert."""
+    `data` [experts, rows, any], or of its transposed matrices, expert by expert."""
     if data.ndim == 3:
         for matrix in data:
-            yield from _rows_of(matrix, replace(tensor, shape=tensor.shape[1:]))
+            yield from _rows_of(matrix.T if tensor.transposed else matrix, replace(tensor, shape=tensor.shape[1:]))
         return
     rows = tensor.shape[0]
-    data = data[tensor.start : tensor.start + rows]
+    if tensor.rows is None:
+        data = data[tensor.start : tensor.start + rows]
     unit = tensor.pair_dim or 1
     step = max(unit, _CHUNK // math.prod(tensor.shape[1:]) // unit * unit)
     for start in range(0, rows, step):

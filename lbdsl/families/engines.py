@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-ALL_BIASES = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+ATTENTION_BIASES = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
+ALL_BIASES = ATTENTION_BIASES | {"ffn_gate", "ffn_up", "ffn_down"}
 
 
 @dataclass(frozen=True)

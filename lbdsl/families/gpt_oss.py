@@ -5,12 +5,14 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, ExpertLayers, Family
-from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks
-from lbdsl.families.rows import ALL, projections
+from lbdsl.families.engines import ATTENTION_BIASES, Classes, GgufNames, Graph, Lacks
+from lbdsl.families.rows import ALL, POST_ATTENTION_NORM, projections
 from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import TensorRow
 
 _EXPERTS = Lacks("experts with biases")
+_LIMIT = 7.0
+"""Of the experts' SwiGLU, in llama.cpp."""
 
 
 def _by_turns(config: Mapping[str, Any]) -> bool:
@@ -18,6 +20,13 @@ def _by_turns(config: Mapping[str, Any]) -> bool:
     turns = [("sliding_attention", "full_attention")[layer % 2] for layer in range(len(config["layer_types"]))]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return config["layer_types"] == turns and rope.get("rope_type") == "yarn"
+
+
+def _problem(config: Mapping[str, Any]) -> str | None:
+    if not config.get("attention_bias", True):
+        return "attention without biases"
+    limit = config.get("swiglu_limit", _LIMIT)
+    return None if limit == _LIMIT else f"a swiglu_limit of {limit}; it has {_LIMIT}"
 
 
 FAMILY = Family(
@@ -32,12 +41,14 @@ FAMILY = Family(
         "moe": (
             TensorRow("mlp.router.weight", "ffn_gate_inp.weight", ("experts", "hidden"), routes=True),
             TensorRow("mlp.router.bias", "ffn_gate_inp.bias", ("experts",)),
+            # Columns of gate and up stand by turns.
             TensorRow("mlp.experts.gate_up_proj", "", ("experts", "hidden", "gate_up"), plain=True),
             TensorRow("mlp.experts.gate_up_proj_bias", "", ("experts", "gate_up"), plain=True),
-            TensorRow("mlp.experts.down_proj", "", ("experts", "intermediate", "hidden"), plain=True),
-            TensorRow("mlp.experts.down_proj_bias", "", ("experts", "hidden"), plain=True),
+            TensorRow("mlp.experts.down_proj", "ffn_down_exps.weight", ("experts", "intermediate", "hidden"), plain=True),
+            TensorRow("mlp.experts.down_proj_bias", "ffn_down_exps.bias", ("experts", "hidden"), plain=True),
         ),
     },
+    norms=POST_ATTENTION_NORM,
     layers=ExpertLayers(experts=128, top_k=4),
     tied_by_default=False,
     windows=WindowsByType(128, lambda layer, config: layer % 2 == 0),
@@ -48,7 +59,12 @@ FAMILY = Family(
     flags=MappingProxyType({"attention_bias": True}),
     epsilon=1e-5,
     rope_theta=150_000.0,
-    gguf=GgufNames(Graph("gpt-oss"), deci=_EXPERTS, granite_swa=_EXPERTS, problem=lambda config: "experts with biases"),
+    gguf=GgufNames(
+        Graph("gpt-oss", windows=True, always_windowed=True, biases=ATTENTION_BIASES, head_always=True),
+        deci=_EXPERTS,
+        granite_swa=_EXPERTS,
+        problem=_problem,
+    ),
     decilm=_EXPERTS,
     vllm=_EXPERTS,
     vllm_native=_by_turns,

@@ -6,8 +6,8 @@ from typing import Any
 
 from lbdsl.families.base import COMMON_LIMITS, NO_ROUTER_LOGITS, Family, Sizes
 from lbdsl.families.engines import Classes, GgufNames, Graph, computes_silu
-from lbdsl.families.qwen3_5_text import DELTA_NET, DELTA_NETS, GATED, NORMS, hybrid_layers
-from lbdsl.families.rows import QK_HEAD_NORMS, experts
+from lbdsl.families.qwen3_5_text import DELTA_NET, DELTA_NETS, GATED, hybrid_layers
+from lbdsl.families.rows import POST_ATTENTION_NORM, QK_HEAD_NORMS, experts
 from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts import TensorRow
@@ -38,7 +38,7 @@ FAMILY = Family(
     classes=Classes("qwen3_5_moe", "Qwen3_5Moe", body="Qwen3_5MoeTextModel", config="Qwen3_5MoeTextConfig"),
     inside=("qwen3_5_moe",),
     rows={"attention": (*GATED, *QK_HEAD_NORMS), "gated_delta_net": DELTA_NET, "moe": _EXPERTS},
-    norms=NORMS,
+    norms=POST_ATTENTION_NORM,
     layers=_layers,
     tied_by_default=False,
     partial_rotary=True,

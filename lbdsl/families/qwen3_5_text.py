@@ -5,21 +5,15 @@ from types import MappingProxyType
 from typing import Any
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.families.base import Family, Norm, Norms, Sizes, dense_layers
+from lbdsl.families.base import Family, Sizes, dense_layers
 from lbdsl.families.engines import Classes, GgufNames, Graph, Lacks, computes_silu
-from lbdsl.families.rows import ALL, QK_HEAD_NORMS, gated_mlp, projections
+from lbdsl.families.rows import ALL, POST_ATTENTION_NORM, QK_HEAD_NORMS, gated_mlp, projections
 from lbdsl.families.windows import positive_int
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.parts import Slot, TensorRow
+from lbdsl.parts import TensorRow
 from lbdsl.parts.gated_delta_net import GatedDeltaNet
 
 DELTA_NETS = Lacks("gated delta nets")
-NORMS: Mapping[Slot, Norms] = MappingProxyType(
-    {
-        Slot.MIXER: (Norm("input_layernorm", "attn_norm"), None),
-        Slot.FFN: (Norm("post_attention_layernorm", "post_attention_norm"), None),
-    }
-)
 GATED = tuple(
     TensorRow(row.name, row.gguf, ("query_gate", *row.dims[1:]), when=row.when) if ".q_proj." in row.name else row
     for row in projections(biased=ALL, when="attention_bias")
@@ -66,7 +60,7 @@ FAMILY = Family(
     classes=Classes("qwen3_5", "Qwen3_5", body="Qwen3_5TextModel", config="Qwen3_5TextConfig"),
     inside=("qwen3_5",),
     rows={"attention": (*GATED, *QK_HEAD_NORMS), "gated_delta_net": DELTA_NET, "gated_mlp": gated_mlp()},
-    norms=NORMS,
+    norms=POST_ATTENTION_NORM,
     layers=hybrid_layers,
     tied_by_default=False,
     partial_rotary=True,

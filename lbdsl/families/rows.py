@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lbdsl.parts import TensorRow
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lbdsl.families.base import PRE_NORMS, Norm, Norms
+from lbdsl.parts import Slot, TensorRow
 
 
 def projections(*, biased: tuple[str, ...] = (), when: str | None = None) -> tuple[TensorRow, ...]:
@@ -39,6 +43,11 @@ def experts(
         TensorRow("mlp.experts.down_proj", "ffn_down_exps.weight", ("experts", "hidden", "intermediate"), files=(down,)),
     )
 
+
+POST_ATTENTION_NORM: Mapping[Slot, Norms] = MappingProxyType(
+    {**PRE_NORMS, Slot.FFN: (Norm("post_attention_layernorm", "post_attention_norm"), None)}
+)
+"""Norms before each sub-block, in graphs of llama.cpp that call the second one so."""
 
 QKV = "self_attn.qkv_proj"
 """Queries, keys and values in one projection, in this order."""

@@ -13,7 +13,7 @@ import pytest
 from lbdsl.bench.environments import LLAMA_CPP, clean_environment
 from lbdsl.export.gguf import Gguf
 from lbdsl.export.gguf_target import target_of
-from tests.export_cases import DELTA_NETS, changed_model
+from tests.export_cases import DELTA_NETS, GPT_OSS, changed_model
 from tests.layer_changes import GONE, NO_MLP, NONE, Layer, fewer, sized, swa
 from tests.specs import LEARNED
 
@@ -187,6 +187,14 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         "qwen35moe",
         dict.fromkeys(range(4), fewer(4)),
         {**DELTA_NETS, **EXPERTS, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96},
+    ),
+    "gpt_oss as it is": ("gpt_oss", "gpt-oss", {}, GPT_OSS),
+    "gpt_oss, layers gone, fewer experts": ("gpt_oss", "gpt-oss", {1: GONE, 2: GONE, 0: fewer(4), 3: fewer(4)}, GPT_OSS),
+    "gpt_oss, narrower windows, one more": (
+        "gpt_oss",
+        "gpt-oss",
+        {0: swa(9), 1: swa(9), 2: swa(9)},
+        GPT_OSS,
     ),
     "ministral3, smaller": (
         "ministral3",

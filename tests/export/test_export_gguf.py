@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lbdsl.artifact.save import save_model
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.export.gguf import Gguf, model_fields
 from lbdsl.export.gguf_target import target_of
@@ -18,7 +19,7 @@ from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.gguf_header import read_gguf_header
-from tests.export_cases import DELTA_NETS, SIZES, base_subject, changed_model, small_tokenizer
+from tests.export_cases import DELTA_NETS, GPT_OSS, SIZES, base_subject, changed_model, small_tokenizer
 from tests.layer_changes import GONE, NO_MLP, NONE, OWN, Layer, sized, swa
 from tests.specs import LEARNED
 
@@ -120,6 +121,7 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "no cap": ("gemma2", [OWN] * 4, {**GEMMA, "final_logit_softcapping": None}, "LB524", "caps"),
     "a cap": ("gemma3_text", [OWN] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
     "delta nets in no order": ("qwen3_5_text", [GONE, OWN, OWN, OWN], DELTA_NETS, "LB524", "all but every n-th"),
+    "experts of another limit": ("gpt_oss", [OWN] * 4, {**GPT_OSS, "swiglu_limit": 5.0}, "LB524", "swiglu_limit of 5.0"),
     "delta nets alone": ("qwen3_5_text", [OWN, GONE, OWN, GONE], DELTA_NETS, "LB524", "without a layer of attention"),
     "delta nets of two sizes": (
         "qwen3_5_text",
@@ -255,6 +257,45 @@ def test_heads_of_values_are_in_llamacpps_order(tmp_path):
     }
     for name, value in expected.items():
         assert np.allclose(tensors[name].data, value.numpy(), rtol=1e-6, atol=0), name
+
+
+def test_experts_with_biases(tmp_path):
+    """gate and up, whose columns stand by turns, apart; matrices as outputs by inputs, biases in float32."""
+    import gguf
+
+    changed = changed_model(tmp_path, "gpt_oss", {}, **GPT_OSS)
+    save_model(changed.model.to(torch.bfloat16), small_tokenizer(), tmp_path / "half")
+    Gguf.write(tmp_path / "half", changed.subject, tmp_path)
+    tensors = {t.name.removeprefix("blk.0."): t for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    experts = {
+        name: value.detach().float().numpy() for name, value in changed.model.model.layers[0].mlp.experts.named_parameters()
+    }
+    both, bias = experts["gate_up_proj"], experts["gate_up_proj_bias"]
+    expected = {
+        "ffn_gate_exps.weight": both[..., ::2].swapaxes(1, 2),
+        "ffn_up_exps.weight": both[..., 1::2].swapaxes(1, 2),
+        "ffn_down_exps.weight": experts["down_proj"].swapaxes(1, 2),
+        "ffn_gate_exps.bias": bias[:, ::2],
+        "ffn_up_exps.bias": bias[:, 1::2],
+        "ffn_down_exps.bias": experts["down_proj_bias"],
+    }
+    for name, value in expected.items():
+        assert np.allclose(tensors[name].data, value, rtol=0, atol=1e-7), name
+        assert tensors[name].tensor_type.name == ("F32" if name.endswith("bias") else "F16")
+
+
+def test_bounds_of_yarn_that_llamacpp_rounds_are_said():
+    """gpt-oss's own: 8.09 and 17.40 of 32 frequencies."""
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 32.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    }
+    found = Gguf.check(base_subject("gpt_oss", [OWN] * 4, **{**GPT_OSS, "head_dim": 64, "rope_parameters": rope}))
+    assert [(d.code, d.is_error) for d in found] == [("LB523", False)]
+    assert "8.09 and 17.40 of 32 frequencies, to 8 and 18" in found[0].message
 
 
 def test_multipliers_are_written():

@@ -191,7 +191,7 @@ SERVED = {
     "ministral-3-8b": set(),
     "qwen3.5-9b": {"native", "gguf"},
     "qwen3.5-35b-a3b": {"native", "gguf"},
-    "gpt-oss-20b": {"native"},
+    "gpt-oss-20b": {"native", "gguf"},
 }
 """Formats of models all of whose layers are changed as the recipe's first rule says; of those with several kinds of layers
 as they are."""
