@@ -47,11 +47,9 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
         )
         targets = [name for name in maps if not f"{name}.".startswith(stored)]
         if not targets:
-            raise fail(
-                "LB484",
-                "LoRA has nothing to train: every linear map of the layers is stored in a way of its own",
-                help="use `method = full` in the heal block, or leave some maps as they are",
-            )
+            why = "every linear map of the layers is stored in a way of its own" if maps else "the layers have no linear maps"
+            help = "use `method = full` in the heal block, or leave some maps as they are"
+            raise fail("LB484", f"LoRA has nothing to train: {why}", help=help)
         config = LoraConfig(
             r=heal.method.rank,
             lora_alpha=heal.method.alpha,  # type: ignore[arg-type]

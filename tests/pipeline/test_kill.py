@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -124,6 +125,33 @@ def test_killed_after_a_share_of_the_run(
     clean_process.wait()
     nothing_or_whole(workplace)
     assert finish(workplace, cache, clean_process) == unbroken[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_5_moe_text", "gpt_oss"])
+@pytest.mark.parametrize("moment", ["healing", "judging"])
+def test_families_of_several_mixers_killed_at(
+    family: str, moment: str, tmp_path: Path, new_cache: Callable[[Path], Path], clean_process: CleanProcess
+) -> None:
+    from tests.family_cases import family_base
+    from tests.tiny_model import RECIPE, byte_tokenizer
+
+    family_base(family, vocab_size=260).save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    found = {}
+    for name in ("unbroken", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model").symlink_to(tmp_path / "model")
+        recipe = re.sub("layers 0 keep.*?else keep", "layers 1 drop\nelse keep", RECIPE, flags=re.DOTALL)
+        (folder / "tiny.lbr").write_text(recipe.replace("assert kv(1Ki) <= 80%\n", ""))
+        cache = new_cache(folder / "cache")
+        if name == "killed":
+            done = clean_process.run(DRIVER, *MOMENTS[moment], *APPLY, cwd=folder, LBDSL_CACHE_DIR=cache)
+            assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+            assert not nothing_or_whole(folder)
+        found[name] = finish(folder, cache, clean_process)
+    assert found["killed"] == found["unbroken"]
 
 
 def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
