@@ -5,8 +5,8 @@ Needs `make model` and the extra `tasks`. Both tasks are made of `builtin:wikite
 are of 8Ki tokens of `builtin:docs`. `greatest` is the share of right answers that the dearest layer is worth, `error` the
 median standard error of a layer's; `spearman` the rank correlation with `nll`, with all layers and without the first two,
 which are dear to all; `windowed-...`: right answers of the base, and with 16 attentions windowed at 256 tokens, learned
-sinks, unhealed (`error` is that of the recovery); `of 8`: how many of the eight layers that are worth least to one are
-among those of the other.
+sinks, unhealed (`error` is that of the recovery), `healed-...`: of `recipes/serve-anywhere.lbr`, healed; `of 8`: how many
+of the eight layers that are worth least to one are among those of the other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import evaluated
-from benchmarks.table import CHANGING, JUDGING, Row, Table, once
+from benchmarks.table import HEALING, ROOT, Row, Table, once
 from benchmarks.tables.judged import MODEL, lbdsl
 
-PLAN = "layers 1-3, 8-16, 18-21 swa(window=256, sinks={sinks})"
+PLANS = {
+    "windowed": ("layers 1-3, 8-16, 18-21 swa(window=256, sinks=learned)", "--no-heal"),
+    "healed": ((ROOT / "recipes" / "serve-anywhere.lbr").read_text().split("lbr 1\n")[1],),
+}
 SENTENCES, CHOICES = 1000, 120
 LAST_WORD = """task: last-word
 dataset_path: json
@@ -128,22 +131,25 @@ def by_task(name: str) -> Row:
     return Row(name, run)
 
 
-def judged(name: str) -> Row:
-    """Of all questions, by the base and with 16 attentions windowed."""
+def judged(plan: str, name: str) -> Row:
+    """Of all questions, by the base and by a plan of it."""
 
     def run(work: Path) -> dict[str, float]:
-        made(work, name)
-        recipe = f'{PLAN.format(sinks="learned")}\neval {{ tokens = 4Ki; seq = 1Ki; tasks = "{name}.yaml" }}\n'
-        recipe += f'assert recovery(task("{name}.yaml")) > 0%'
-        record = json.loads((evaluated.made(work, f"windowed-{name}", recipe) / "lbdsl.json").read_text(encoding="utf-8"))
-        (task,) = record["evaluation"]["tasks"]
+        folder = evaluated.made(work, plan, *PLANS[plan])
+        question = once(
+            work / f"{plan}-{name}.json",
+            lambda path: path.write_text(
+                json.dumps(evaluated.judge(folder, "wikitext", "--task", str(made(work, name)), tokens=4096))
+            ),
+        )
+        (task,) = (task for task in json.loads(question.read_text())["tasks"] if task["name"] == name)
         return {
             "questions": task["questions"],
             **{key: task[key] for key in ("base", "artifact", "recovery")},
             "error": task["stderr"]["recovery"],
         }
 
-    return Row(f"windowed-{name}", run)
+    return Row(f"{plan}-{name}", run)
 
 
 TABLE = Table(
@@ -160,6 +166,6 @@ TABLE = Table(
         "artifact": ".1%",
         "recovery": ".1%",
     },
-    rows=[*(by_task(name) for name in TASKS), *(judged(name) for name in TASKS)],
-    measures=(*CHANGING, *JUDGING, "lbdsl/session/asking.py"),
+    rows=[*(by_task(name) for name in TASKS), *(judged(plan, name) for plan in PLANS for name in TASKS)],
+    measures=(*HEALING, "lbdsl/session/asking.py", "recipes/serve-anywhere.lbr"),
 )
