@@ -82,7 +82,7 @@ class Changed:
 
 
 def base_model(family: str, seed: int = 0, **options: Any) -> Any:
-    """A stock model in eval mode; norms and biases are random, too, so that a lost one is seen."""
+    """A stock model in eval mode; norms and all biases are random, too, so that a lost one is seen."""
     import torch
     import transformers
     from transformers import AutoConfig
@@ -92,8 +92,8 @@ def base_model(family: str, seed: int = 0, **options: Any) -> Any:
     config._attn_implementation = "eager"
     model = getattr(transformers, FAMILIES[family].architecture)(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 or name.endswith("_bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
 

@@ -135,9 +135,9 @@ def judged(plan: str, name: str) -> Row:
     """Of all questions, by the base and by a plan of it."""
 
     def run(work: Path) -> dict[str, float]:
-        folder = evaluated.made(work, plan, *PLANS[plan])
+        folder = evaluated.made(work, f"{plan}-{next(iter(TASKS))}", *PLANS[plan])
         question = once(
-            work / f"{plan}-{name}.json",
+            work / f"{plan}-{name}.judged.json",
             lambda path: path.write_text(
                 json.dumps(evaluated.judge(folder, "wikitext", "--task", str(made(work, name)), tokens=4096))
             ),

@@ -77,11 +77,12 @@ def k_quants(target: GgufModel) -> str | None:
     blocks: dict[tuple[str, str], list[str]] = {}
     for place, spec in enumerate(target.specs):
         for tensor in spec.tensors(target.facts):
-            if tensor.is_matrix:
+            if len(tensor.shape) > 1 and not tensor.routes:
                 storage = spec.storage(tensor.module)
                 kind = f"q{storage.bits}" if isinstance(storage, Int) else "f16"
                 shape = TensorInfo("", "", tensor.shape, "", 0, 0)
-                for out in layer_tensors(target, place, shape, rows[tensor.name]):
+                outs = layer_tensors(target, place, shape, rows[tensor.name])
+                for out in (out for out in outs if out.name.endswith(".weight")):
                     name = out.name.removeprefix(f"blk.{place}.").removesuffix(".weight")
                     blocks.setdefault((kind, name), []).append(str(place))
     if all(kind == "f16" for kind, _ in blocks):

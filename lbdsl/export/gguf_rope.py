@@ -82,12 +82,18 @@ def rope_problem(rope: Rope, *, frequency_table: bool, mscale: bool, partial: bo
 def rounded_yarn(rope: Rope, head_dim: int) -> str | None:
     """The pairs of a head between which YaRN goes from frequencies that stay to those that are divided, where they are not
     whole numbers; llama.cpp's are. None for others."""
-    if rope.kind != "yarn" or rope.rest.get("truncate", True):
+    original = rope.rest.get("original_max_position_embeddings")
+    if rope.kind != "yarn" or rope.rest.get("truncate", True) or not original:
         return None
-    original = float(rope.rest["original_max_position_embeddings"])
-    low, high = (head_dim * math.log(original / (2 * math.pi * turns)) / (2 * math.log(rope.theta)) for turns in (32, 1))
-    bounds = f"{low:.2f} and {high:.2f} of {head_dim // 2} frequencies"
-    return f"the bounds of YaRN, here {bounds}, to {math.floor(low)} and {math.ceil(high)}"
+    dims = int(head_dim * rope.partial)
+    low, high = (dims * math.log(original / (2 * math.pi * turns)) / (2 * math.log(rope.theta)) for turns in (32, 1))
+    exact, rounded = (
+        (max(first, 0), min(last, dims - 1)) for first, last in ((low, high), (math.floor(low), math.ceil(high)))
+    )
+    if exact == rounded:
+        return None
+    here = f"{exact[0]:.2f} and {exact[1]:.2f} of {dims // 2} frequencies"
+    return f"the bounds of YaRN, here {here}, to {rounded[0]} and {rounded[1]}"
 
 
 def scaling_fields(rope: Rope) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def target_of(subject: Subject) -> Diagnosed[GgufModel]:
     unlike = _unlike(left, kv_heads, widths)
     found = list(_refusals(subject, windows, (*dropped, *alone), unlike))
     has_rope = tuple(family.has_rope(i, config) for i in left)
-    graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope, subject.has_sink_logits)
+    learned = subject.has_sink_logits and not family.own_sinks
+    graph, why = _choose(family, bool(windows), bool(dropped or alone), unlike, has_rope, learned)
     if graph is None:
         found.append(error("LB520", why, help="leave those layers as they are, or export to another engine"))
     else:
@@ -181,16 +182,18 @@ def _choose(
 def _rope_refusals(subject: Subject, family: Family, graph: Graph) -> Iterator[Diagnostic]:
     ropes = [rope_of(family, subject.config, windowed) for windowed in (False, True)[: 1 + family.rope_by_layer_type]]
     for rope, windowed in zip(ropes, (False, True), strict=False):
+        rounded = rounded_yarn(rope, layout_of(subject.config).sizes.head_dim)
         has = {"frequency_table": graph.frequency_table, "mscale": graph.mscale, "partial": graph.delta_nets}
         problem = rope_problem(rope, **has)
+        if problem is None and rounded and not graph.rounds_yarn:
+            problem = f"YaRN with settings of its own (truncate): it rounds {rounded}"
         if problem is None and windowed and rope.kind != "default":
             problem = f"{rope.kind} scaling in windowed layers"
         if problem is None and not windowed and rope.kind == "yarn" and not graph.full_yarn:
             problem = "YaRN in one kind of layers"
-        if problem is None and (rounded := rounded_yarn(rope, layout_of(subject.config).sizes.head_dim)):
-            yield warning(
-                "LB523", f"llama.cpp rounds {rounded}, as in every GGUF file of such a model: logits differ a little"
-            )
+        if problem is None and rounded:
+            said = f"llama.cpp rounds {rounded}, in every GGUF file of such a model"
+            yield warning("LB523", f"{said}: logits differ, the more the farther tokens stand apart")
         if problem is not None:
             said = f"llama.cpp's {graph.name} cannot compute {problem}"
             yield error("LB523", said, help="the model needs another engine")

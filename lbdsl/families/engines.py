@@ -69,6 +69,7 @@ class Graph:
     rope_pattern:    True if it reads which layers have rotary embeddings
     frequency_table: True if it reads rope_freqs (llama3 scaling)
     mscale:          True if it reads YaRN's mscale, where that is 1 (scores are then not scaled)
+    rounds_yarn:     True if its models have bounds of YaRN that are not rounded; llama.cpp rounds them
     full_yarn:       True if layers without a window may have YaRN while windowed layers have none
     multipliers:     True if it reads Granite's multipliers
     sink_logits:     True if it requires a learned sink logit (not a sink token) for each head
@@ -91,6 +92,7 @@ class Graph:
     rope_pattern: bool = False
     frequency_table: bool = False
     mscale: bool = False
+    rounds_yarn: bool = False
     full_yarn: bool = True
     multipliers: bool = False
     sink_logits: bool = False

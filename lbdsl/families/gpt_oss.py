@@ -11,8 +11,8 @@ from lbdsl.families.windows import WindowsByType
 from lbdsl.parts import TensorRow
 
 _EXPERTS = Lacks("experts with biases")
-_LIMIT = 7.0
-"""Of the experts' SwiGLU, in llama.cpp."""
+_SWIGLU = {"swiglu_limit": 7.0, "swiglu_alpha": 1.702}
+"""Of the experts, in llama.cpp."""
 
 
 def _by_turns(config: Mapping[str, Any]) -> bool:
@@ -25,8 +25,8 @@ def _by_turns(config: Mapping[str, Any]) -> bool:
 def _problem(config: Mapping[str, Any]) -> str | None:
     if not config.get("attention_bias", True):
         return "attention without biases"
-    limit = config.get("swiglu_limit", _LIMIT)
-    return None if limit == _LIMIT else f"a swiglu_limit of {limit}; it has {_LIMIT}"
+    other = ((name, config.get(name, has), has) for name, has in _SWIGLU.items())
+    return next((f"a {name} of {given}; it has {has}" for name, given, has in other if given != has), None)
 
 
 FAMILY = Family(
@@ -60,7 +60,7 @@ FAMILY = Family(
     epsilon=1e-5,
     rope_theta=150_000.0,
     gguf=GgufNames(
-        Graph("gpt-oss", windows=True, always_windowed=True, biases=ATTENTION_BIASES, head_always=True),
+        Graph("gpt-oss", windows=True, always_windowed=True, rounds_yarn=True, biases=ATTENTION_BIASES, head_always=True),
         deci=_EXPERTS,
         granite_swa=_EXPERTS,
         problem=_problem,

@@ -47,8 +47,10 @@ def with_trainable_weights(student: nn.Module, heal: HealSettings, layers: Colle
         )
         targets = [name for name in maps if not f"{name}.".startswith(stored)]
         if not targets:
-            why = "every linear map of the layers is stored in a way of its own" if maps else "the layers have no linear maps"
-            help = "use `method = full` in the heal block, or leave some maps as they are"
+            why, other = "the layers have no linear maps", "leave the attention of some of them"
+            if maps:
+                why, other = "every linear map of the layers is stored in a way of its own", "leave some maps as they are"
+            help = f"use `method = full` in the heal block, or {other}"
             raise fail("LB484", f"LoRA has nothing to train: {why}", help=help)
         config = LoraConfig(
             r=heal.method.rank,

@@ -190,12 +190,8 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
     ),
     "gpt_oss as it is": ("gpt_oss", "gpt-oss", {}, GPT_OSS),
     "gpt_oss, layers gone, fewer experts": ("gpt_oss", "gpt-oss", {1: GONE, 2: GONE, 0: fewer(4), 3: fewer(4)}, GPT_OSS),
-    "gpt_oss, narrower windows, one more": (
-        "gpt_oss",
-        "gpt-oss",
-        {0: swa(9), 1: swa(9), 2: swa(9)},
-        GPT_OSS,
-    ),
+    "gpt_oss, narrower windows, one more": ("gpt_oss", "gpt-oss", {0: swa(9), 1: swa(9), 2: swa(9)}, GPT_OSS),
+    "gpt_oss, windows everywhere": ("gpt_oss", "gpt-oss", dict.fromkeys(range(4), swa(9, LEARNED)), GPT_OSS),
     "ministral3, smaller": (
         "ministral3",
         "mistral3",

@@ -122,6 +122,14 @@ REFUSED: dict[str, tuple[str, list[Layer], dict[str, Any], str, str]] = {
     "a cap": ("gemma3_text", [OWN] * 4, {**GEMMA3, "attn_logit_softcapping": 30.0}, "LB524", "cap"),
     "delta nets in no order": ("qwen3_5_text", [GONE, OWN, OWN, OWN], DELTA_NETS, "LB524", "all but every n-th"),
     "experts of another limit": ("gpt_oss", [OWN] * 4, {**GPT_OSS, "swiglu_limit": 5.0}, "LB524", "swiglu_limit of 5.0"),
+    "experts of another alpha": ("gpt_oss", [OWN] * 4, {**GPT_OSS, "swiglu_alpha": 1.5}, "LB524", "swiglu_alpha of 1.5"),
+    "yarn that is not rounded": (
+        "llama",
+        [OWN] * 4,
+        {"rope_parameters": {**YARN, "original_max_position_embeddings": 4096, "truncate": False}},
+        "LB523",
+        "truncate",
+    ),
     "delta nets alone": ("qwen3_5_text", [OWN, GONE, OWN, GONE], DELTA_NETS, "LB524", "without a layer of attention"),
     "delta nets of two sizes": (
         "qwen3_5_text",

@@ -11,7 +11,7 @@ from lbdsl.artifact.quantization import quantization_config
 from lbdsl.export import exporters
 from lbdsl.export.base import subject_of
 from lbdsl.parts.int_weights import Int
-from tests.export_cases import base_facts
+from tests.export_cases import GPT_OSS, base_facts
 
 CONFIG, FACTS = base_facts("llama")
 W4, W8A8, W8 = Int(bits=4, group=32), Int(bits=8, group="row", activations=8), Int(bits=8, group=32)
@@ -59,6 +59,15 @@ def test_a_kernel_that_there_is_not_on_every_machine(kind: str) -> None:
 def test_other_engines_take_each_module_as_it_is(kind: str, notes: list[str]) -> None:
     said = found(kind, {"self_attn.k_proj": W4, "mlp.up_proj": W8, "mlp.gate_proj": W8A8})
     assert [code for code, _ in said] == notes
+
+
+def test_the_command_for_k_quants_leaves_experts_with_biases() -> None:
+    config, facts = base_facts("gpt_oss", **GPT_OSS)
+    specs = [spec.replace(weights={"self_attn.q_proj": W8}) for spec in facts.layer_specs]
+    (said,) = [d for d in exporters()["gguf"].check(subject_of(config, facts, specs)) if d.code == "LB526"]
+    for name in ("gate", "up", "down"):
+        assert f"'blk\\.(0|1|2|3)\\.ffn_{name}_exps\\.=f16'" in said.help[-1]
+    assert "bias" not in said.help[-1]
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
