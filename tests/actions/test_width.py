@@ -139,18 +139,20 @@ def test_a_plan_shows_it_and_its_cost_is_exact() -> None:
 # What is made -----------------------------------------------------------------------------------------------------------
 
 
+# The multipliers of Granite, the caps of Gemma 2, biases of MLPs where there can be any.
+OPTIONS = {
+    "llama": {"mlp_bias": True},
+    "granite": {"mlp_bias": True, "residual_multiplier": 0.6, "embedding_multiplier": 3.0},
+    "gemma2": {"head_dim": 16},
+}
+
+
 def tiny(family: str):
     """A stock model of the family with 96 channels, random biases and norms; and its facts."""
     from tests.export_cases import base_facts, base_model
 
-    # The multipliers of Granite, the caps of Gemma 2, biases of MLPs where there can be any.
-    options = {
-        "llama": {"mlp_bias": True},
-        "granite": {"mlp_bias": True, "residual_multiplier": 0.6, "embedding_multiplier": 3.0},
-        "gemma2": {"head_dim": 16},
-    }.get(family, {})
-    _, facts = base_facts(family, **options)
-    return base_model(family, **options), facts
+    options = OPTIONS.get(family, {})
+    return base_model(family, **options), base_facts(family, **options)[1]
 
 
 def text_ids(seed: int = 0, rows: int = 8, seq: int = 64):
@@ -229,10 +231,11 @@ def test_logits_are_those_of_surgery_in_plain_torch(family: str, refit: bool) ->
 
 @pytest.mark.torch
 def test_every_family_gets_the_tensors_that_its_layers_have() -> None:
+    from tests.export_cases import base_facts
     from tests.family_cases import FAMILY_NAMES
 
     for family in FAMILY_NAMES:
-        _, facts = tiny(family)
+        _, facts = base_facts(family, **OPTIONS.get(family, {}))
         for text in ("width(64, refit=false)", "width(75%)"):
             change = width(text).under(facts, 0)
             assert change is not None

@@ -86,13 +86,13 @@ def test_it_loads_as_the_stock_model_and_says_what_it_takes(packed: tuple[Path, 
     assert all(torch.equal(read[name], tensor) for name, tensor in base.state_dict().items())
 
 
-def test_an_artifact_of_it_has_these_numbers(packed, tmp_path: Path, monkeypatch) -> None:
+def test_an_artifact_of_it_has_these_numbers(packed, tmp_path: Path, monkeypatch, new_cache) -> None:
     from lbdsl import apply_plan, plan_recipe
     from lbdsl.api.applying import ApplyOptions
     from lbdsl.artifact.restore import load_artifact
 
     folder, base = packed
-    monkeypatch.setenv("LBDSL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(new_cache(tmp_path / "cache")))
     text = "lbr 1\nmeasure { tokens = 512; seq = 64 }\nlayers 1 experts(3)\nlayers 3 drop\nelse keep\n"
     (tmp_path / "r.lbr").write_text(text)
     planned = plan_recipe(tmp_path / "r.lbr", str(folder))
