@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -122,7 +123,12 @@ def _expert_fields(ffn: Part | None) -> dict[str, int]:
 
 
 def _net_fields(target: GgufModel) -> dict[str, Any]:
-    """Of gated delta nets. Positions of text are the same in all sections of rotary embeddings for images."""
+    """Of gated delta nets. Positions of text are the same in all sections of rotary embeddings for images, which llama.cpp
+    wants no wider than a head."""
+    sections, head_dim = target.rope.rest.get("mrope_section", (11, 11, 10)), target.layout.sizes.head_dim
+    if sum(sections) > head_dim:
+        # Pairs belong to the three by turns.
+        sections = [math.ceil(int(head_dim * target.rope.partial) / 2 / 3)] * 3
     net = next(spec.mixer for spec in (*target.specs, *target.layout.specs) if isinstance(spec.mixer, GatedDeltaNet))
     return {
         "ssm.conv_kernel": net.kernel,
@@ -131,7 +137,7 @@ def _net_fields(target: GgufModel) -> dict[str, Any]:
         "ssm.time_step_rank": net.value_heads,
         "ssm.inner_size": net.value_heads * net.value_dim,
         "full_attention_interval": every_nth(target.specs),
-        "rope.dimension_sections": [*target.rope.rest.get("mrope_section", (11, 11, 10)), 0],
+        "rope.dimension_sections": [*sections, 0],
     }
 
 

@@ -246,7 +246,7 @@ def _net_problems(family: Family, specs: Sequence[LayerSpec]) -> Iterator[str]:
     """What llama.cpp's gated delta nets cannot be."""
     nets = [spec.mixer for spec in specs if isinstance(spec.mixer, GatedDeltaNet)]
     if nets and every_nth(specs) is None:
-        yield "gated delta nets in other layers than all but every n-th"
+        yield "gated delta nets in other layers than all but every n-th: drop whole groups, or as many nets of each group"
     if nets and len(nets) == len(specs):
         yield "gated delta nets without a layer of attention beside them"
     if any(net.key_dim != net.value_dim for net in nets):

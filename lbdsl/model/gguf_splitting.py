@@ -18,6 +18,10 @@ _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 THREE_DIGITS = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}{{1,3}}|{_REST}"
 ONE_DIGIT = f"{_CONTRACTIONS}|{_WORDS}|\\p{{N}}|{_REST}"
+QWEN_35 = (
+    f"{_CONTRACTIONS}|"
+    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEKKEN = f"{_CASED[0]}|{_CASED[1]}|\\p{{N}}|{_CASED_REST}"
 GPT_4O = f"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\\p{{N}}{{1,3}}|{_CASED_REST}"
 """Published patterns of well-known tokenizers, as in their tokenizer.json."""
@@ -28,6 +32,7 @@ SPLITTERS: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "llama-bpe": ((THREE_DIGITS, "bytes"), True),
     "dbrx": ((THREE_DIGITS, "bytes"), False),
     "qwen2": ((ONE_DIGIT, "bytes"), False),
+    "qwen35": ((QWEN_35, "bytes"), False),
     "tekken": ((TEKKEN, "bytes"), True),
     "gpt-4o": ((GPT_4O, "bytes"), False),
 }

@@ -181,6 +181,7 @@ CASES: dict[str, tuple[str, str, dict[int, Layer], dict[str, Any]]] = {
         {**MULTIPLIERS, "num_local_experts": 6},
     ),
     "qwen3_5 as it is": ("qwen3_5_text", "qwen35", {}, DELTA_NETS),
+    "qwen3_5, narrow heads": ("qwen3_5_text", "qwen35", {}, {**DELTA_NETS, "head_dim": 16}),
     "qwen3_5, layers gone": ("qwen3_5_text", "qwen35", {2: GONE, 3: GONE}, {**DELTA_NETS, "linear_num_value_heads": 2}),
     "qwen3_5 with experts, fewer": (
         "qwen3_5_moe_text",

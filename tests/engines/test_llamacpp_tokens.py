@@ -11,7 +11,7 @@ import pytest
 from lbdsl.export.gguf_tensors import OutTensor
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.export.gguf_writer import write_gguf
-from lbdsl.model.gguf_splitting import GPT_4O, ONE_DIGIT, TEKKEN, THREE_DIGITS
+from lbdsl.model.gguf_splitting import GPT_4O, ONE_DIGIT, QWEN_35, TEKKEN, THREE_DIGITS
 from tests.engines.test_llamacpp import python, run_llamacpp  # noqa: F401  (the fixture)
 
 pytestmark = pytest.mark.engine
@@ -77,6 +77,7 @@ PRE_TOKENIZERS = {
     "llama-bpe": (split(THREE_DIGITS), True),
     "dbrx": (split(THREE_DIGITS), False),
     "qwen2": (split(ONE_DIGIT), False),
+    "qwen35": (split(QWEN_35), False),
     "tekken": (split(TEKKEN), True),
     "gpt-4o": (split(GPT_4O), False),
 }
