@@ -211,9 +211,15 @@ def _sayings(expresses: Expresses) -> dict[str, str]:
         here, both = slot.value in expresses.empty, "block" in expresses.empty
         found[f"`{slot}` may be gone"] = "yes" if here else f"only with the `{other}`" if both else "no"
     for slot in Slot:
-        for kind, fields in expresses.kinds(slot).items():
+        fields: dict[str, dict[str, list[str]]] = {}
+        for kind, of_kind in expresses.kinds(slot).items():
             found[f"`{slot}` of kind `{kind}`"] = "yes"
-            found |= {f"`{slot}.{path}`": words for path, words in _words(fields)}
+            for path, words in _words(of_kind):
+                fields.setdefault(f"`{slot}.{path}`", {}).setdefault(words, []).append(f"`{kind}`")
+        for path, said in fields.items():
+            found[path] = ", ".join(
+                f"{words} ({', '.join(kinds)})" if said.keys() - {words} else words for words, kinds in said.items()
+            )
     return found
 
 
