@@ -230,6 +230,7 @@ def test_logits_are_those_of_surgery_in_plain_torch(family: str, refit: bool) ->
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_every_family_gets_the_tensors_that_its_layers_have() -> None:
     from tests.export_cases import base_facts
     from tests.family_cases import FAMILY_NAMES

@@ -117,6 +117,7 @@ def test_an_artifact_loads_without_lbdsl_and_gives_what_hooks_give(
     assert json.loads(judged[0].stdout) == json.loads(judged[1].stdout)
 
 
+@pytest.mark.slow
 def test_an_artifact_is_changed_again(place: Path, lbdsl: Callable[..., Done]) -> None:
     (place / "first.lbr").write_text('modules "*.k_proj" in layers 1-3 test_scale(factor=0.25)\n')
     assert lbdsl("apply", "first.lbr", "model", "-o", "first", "--yes").returncode == 0
@@ -187,6 +188,7 @@ def test_healing_trains_what_is_saved(tmp_path: Path, clean_process: CleanProces
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_a_healed_artifact(place: Path, lbdsl: Callable[..., Done]) -> None:
     (place / "healed.lbr").write_text(RECIPE.replace("MAP", "k_proj") + HEAL)
     done = lbdsl("apply", "healed.lbr", "model", "-o", "healed", "--yes")

@@ -17,6 +17,7 @@ from lbdsl.model.surgery import to_hybrid
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 
+@pytest.mark.slow
 def test_documentation_of_the_dependencies() -> None:
     documents = read_documents("builtin:docs")
     assert documents == read_documents("builtin:docs")

@@ -96,7 +96,9 @@ def text_of(part: str, *sources: str) -> str:
     return "\0".join(text for source in sources for text in read_parts(source).texts(TextPart(part)))
 
 
-@pytest.mark.parametrize(("context", "texts", "repeated"), [(4096, 8, 0.0), (2**16, 5, 0.15)])
+@pytest.mark.parametrize(
+    ("context", "texts", "repeated"), [(4096, 8, 0.0), pytest.param(2**16, 5, 0.15, marks=pytest.mark.slow)]
+)
 def test_the_hay_is_text_that_nothing_heals_or_measures_on(context: int, texts: int, repeated: float) -> None:
     """Docstrings of other modules have phrases in common, `repeated` of them; articles have none."""
     from lbdsl.data.needle import FORMS, haystacks

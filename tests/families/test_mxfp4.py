@@ -86,6 +86,7 @@ def test_it_loads_as_the_stock_model_and_says_what_it_takes(packed: tuple[Path, 
     assert all(torch.equal(read[name], tensor) for name, tensor in base.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_artifact_of_it_has_these_numbers(packed, tmp_path: Path, monkeypatch, new_cache) -> None:
     from lbdsl import apply_plan, plan_recipe
     from lbdsl.api.applying import ApplyOptions

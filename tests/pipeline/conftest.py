@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lbdsl.data import recall
+from lbdsl.recipe.schema import Measure
 from tests.fake_vllm import H100, fake_python
 from tests.tiny_model import RECIPE, save_tiny_model
 
 if TYPE_CHECKING:
     from lbdsl.api.calibrating import Calibrated
+
+MANY, FEW = Measure().recall_questions, 10
+"""What is asked of these models where nothing says how many questions."""
 
 WATCHED = 256
 """Tokens that healing is watched on here: these models heal on 2,048."""
@@ -61,6 +66,8 @@ def settle(place: Path, tiny_folder: Path, shared_cache: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(place / "no-config"))
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(shared_cache))
     monkeypatch.setenv("LBDSL_TRACEBACK", "1")
+    whole = recall.recall_questions
+    monkeypatch.setattr(recall, "recall_questions", lambda *of: whole(*of[:3], FEW if of[3] == MANY else of[3], *of[4:]))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return place
 

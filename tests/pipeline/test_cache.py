@@ -129,6 +129,7 @@ choose for layers all
 """
 
 
+@pytest.mark.slow
 def test_everything_is_chosen_together(model: Path, tmp_path: Path) -> None:
     """Under two budgets at once: what is planned is what the changed model takes, and the plug-in serves it."""
     planned, done = applied(TOGETHER, model, tmp_path)

@@ -176,7 +176,7 @@ def test_the_same_command_measures_no_sequence_twice_after_an_interrupt(
     ("settings", "budget", "searched"),
     [
         pytest.param("seed = 1", "50%", True, marks=pytest.mark.slow),
-        ("strategy = screen; seed = 1", "50%", True),
+        pytest.param("strategy = screen; seed = 1", "50%", True, marks=pytest.mark.slow),
         ("strategy = screen; seed = 1", "30%", True),
         ("strategy = screen; seed = 1", "50%", False),
     ],

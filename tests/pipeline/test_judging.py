@@ -343,9 +343,8 @@ def taught(workplace: Path) -> Path:
     return workplace
 
 
-@pytest.mark.parametrize(
-    "saved", [pytest.param(False, id="a recipe"), pytest.param(True, id="a saved plan", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", [pytest.param(False, id="a recipe"), pytest.param(True, id="a saved plan")])
 def test_with_other_text_the_artifact_is_not_up_to_date(taught: Path, lbdsl, saved: bool) -> None:
     """The plan is the same one, and nothing of it says what the new text would heal, or whether the gate holds on it."""
     words = ["r.lbr", "model", "--yes"]

@@ -57,7 +57,7 @@ MOMENTS = {
     "recording": ("lbdsl.run.apply:write_record", "after", 1),
     "renaming": ("lbdsl.run.workdir:WorkFolder.publish", "before", 1),
 }
-QUICK = ("writing a checkpoint", "saving", "renaming")
+QUICK = ("writing a checkpoint", "renaming")
 """The others are run by `make test-slow`."""
 
 

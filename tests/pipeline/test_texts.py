@@ -60,6 +60,7 @@ def test_healed_on_a_mixture(workplace: Path, lbdsl, cache: Path) -> None:
     assert said["estimate"]["passes"] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_a_plan_measured_on_the_models_own_text_does_not_go_stale_with_it(workplace: Path, lbdsl, cache: Path) -> None:
     name = recipe(workplace, "self", measured="self")
     assert lbdsl("plan", name, "model", "-o", "x.lbplan").code == 0
