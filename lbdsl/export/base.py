@@ -141,6 +141,11 @@ class Exporter(ABC):
         torch."""
 
     @classmethod
+    def check_tokenizer(cls, folder: Path, subject: Subject) -> tuple[Diagnostic, ...]:
+        """Errors for what the format cannot hold of the tokenizer in `folder`; none where no file of it is there."""
+        return ()
+
+    @classmethod
     @abstractmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
         """Write the artifact in folder `artifact` in this format into the existing empty folder `output`.

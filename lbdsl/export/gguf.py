@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from lbdsl.core.diagnostic import Diagnostic, fail, note
+from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.gguf_rope import scaling_fields
@@ -15,6 +15,7 @@ from lbdsl.export.gguf_target import EXPRESSES, ZERO_WIDTH, GgufModel, every_nth
 from lbdsl.export.gguf_tensors import layer_tensors, out_tensors
 from lbdsl.export.gguf_tokenizer import tokenizer_fields
 from lbdsl.model.checkpoint import read_tensors
+from lbdsl.model.layout import layout_of
 from lbdsl.model.load_check import loading
 from lbdsl.model.safetensors_header import TensorInfo
 from lbdsl.parts import Part
@@ -61,6 +62,16 @@ class Gguf(Exporter):
         what = "integers are written as Q4_0 and Q8_0; K-quants of the same bits are made by llama.cpp's `llama-quantize`"
         help = ("export the model without `quantize`, and run", command)
         return (*found, note("LB526", what, help=help))
+
+    @classmethod
+    def check_tokenizer(cls, folder: Path, subject: Subject) -> tuple[Diagnostic, ...]:
+        if not (folder / "tokenizer.json").is_file():
+            return ()
+        try:
+            tokenizer_fields(folder, layout_of(subject.config).sizes.vocab, subject.config)
+        except LbdslError as problem:
+            return problem.diagnostics
+        return ()
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:

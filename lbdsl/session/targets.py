@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
@@ -118,7 +119,7 @@ def check_targets(plan: Plan, bench: OpenModel, names: Iterable[str]) -> tuple[T
     for name in names:
         engine, _, device = name.partition("@")
         asked = replace(subject, capability=_capability(device)) if device else subject
-        found.append(check_target(asked, engine, device or None))
+        found.append(check_target(asked, engine, device or None, folder=_files(bench.source)))
     return tuple(found)
 
 
@@ -149,7 +150,7 @@ def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
     subject = subject_of(base_config(bench.source, bench.facts), bench.facts, plan.specs)
     found = []
     for engine in (TRANSFORMERS, *(name for name in engines() if name != TRANSFORMERS)):
-        answers = check_target(subject, engine).answers
+        answers = check_target(subject, engine, folder=_files(bench.source)).answers
         can = tuple(answer.kind for answer in answers if answer.can)
         if engine == TRANSFORMERS:
             can = (AS_SAVED, *can)
@@ -164,10 +165,18 @@ def serving_of(plan: Plan, bench: OpenModel) -> tuple[Served, ...]:
     return tuple(found)
 
 
-def check_target(subject: Subject, engine: str, device: str | None = None) -> Target:
-    """One engine's answers, for what `subject` says of the device; without side effects."""
+def _files(source: ModelSource) -> Path | None:
+    """The folder of the base's tokenizer; None where it is in a GGUF file, from which it is made."""
+    return None if source.gguf_path is not None else source.path
+
+
+def check_target(subject: Subject, engine: str, device: str | None = None, folder: Path | None = None) -> Target:
+    """One engine's answers, for what `subject` says of the device, and for the tokenizer in `folder`."""
     asked = (item for item in exporters().items() if engine in item[1].engines(subject))
-    answers = tuple(Answer(kind, exporter.check(subject)) for kind, exporter in asked)
+    answers = tuple(
+        Answer(kind, (*exporter.check(subject), *(exporter.check_tokenizer(folder, subject) if folder else ())))
+        for kind, exporter in asked
+    )
     findings = list(_which(engine, answers, device))
     cache = None
     if engine == VLLM and any(answer.can for answer in answers):

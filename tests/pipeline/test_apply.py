@@ -426,3 +426,15 @@ def test_a_patch_stays_around_what_full_heads_make(workplace: Path, lbdsl) -> No
     assert patched
     assert all(list(patches_in(layer.weights)) for layer in patched)
     assert all("full_heads=[" in layer.changing[0].text() for layer in changed)
+
+
+def test_a_tokenizer_that_an_engine_cannot_read_is_said_before_the_work(workplace: Path, lbdsl) -> None:
+    """llama.cpp reads none of single bytes."""
+    Path("r.lbr").write_text("lbr 1\nlayers 1 drop\n")
+    said = json.loads(lbdsl("plan", "r.lbr", "model", "--target", "llamacpp", "--no-recall", "--json").out)
+    (target,) = said["targets"]
+    (export,) = target["exports"]
+    assert (target["can"], export["kind"]) == (False, "gguf")
+    assert [finding["code"] for finding in export["findings"] if finding["severity"] == "error"] == ["LB522"]
+    (engine,) = (engine for engine in said["serving"] if engine["engine"] == "llama.cpp")
+    assert "no merges" in engine["obstacle"]
