@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     (folder / PARTS_FILE).write_text(
         _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())}), encoding="utf-8"
     )
+    # transformers gives all models of one configuration class the code of the first, and knows the class by its file.
+    code = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(folder.glob("*.py")))).hexdigest()
+    with (folder / f"{configuration_module(config.lbdsl['base_model_type'])}.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n# Of a model whose code is {code}.\n")
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["auto_map"] = auto_map_for(config)
