@@ -7,9 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lbdsl.model.hybrid import lbdsl_part_linear
 from lbdsl.model.hybrid.lbdsl_part_linear import GAIN, LinearLayer, Mask, linear_attention
 
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(params=[lbdsl_part_linear.SEGMENT, 7])
+def segments(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lbdsl_part_linear, "SEGMENT", request.param)
 
 
 def a_module(heads: int, kv_heads: int, size: int, window: int, features: str) -> SimpleNamespace:
@@ -65,6 +71,7 @@ def states(rows: int, heads: int, kv_heads: int, tokens: int, size: int) -> list
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
+@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("features", ["hedgehog", "elu"])
 @pytest.mark.parametrize(
@@ -88,6 +95,7 @@ def test_outputs_and_gradients_are_those_of_the_formula(tokens: int, window: int
         assert other is None or one is not None
 
 
+@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("steps", [[1] * 40, [40], [3, 1, 1, 20, 7, 8], [12, 28]])
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("features", ["hedgehog", "elu"])
@@ -114,6 +122,7 @@ def test_steps_of_any_length_give_what_one_forward_gives(steps: list[int], featu
     assert torch.allclose(one, linear_attention(module, None, *longer, None)[0][:, -1:], atol=1e-10)
 
 
+@pytest.mark.usefixtures("segments")
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("steps", [[23], [9, 1, 1, 12], [14, 9]])
 def test_padding_on_the_left_changes_nothing(steps: list[int], sinks: bool) -> None:

@@ -24,6 +24,8 @@ from .lbdsl_layers import config_with
 from .lbdsl_redirect import redirect
 
 CHUNK = 64
+SEGMENT = 2048
+"""So many queries at a time: what is held beside the states does not grow with the length."""
 GAIN = 64.0
 _WATCHED: list = []
 
@@ -93,31 +95,50 @@ def linear_attention(module, config, query_BHQD, keys, values_BGKD, mask, scalin
 
 
 def _attend(module, query_BHQD, key_BGKD, values_BGKD, mask, scaling, cache):
+    Q, K = query_BHQD.shape[2], key_BGKD.shape[2]
+    real_BK = None if mask is None or mask.real_BK is None else mask.real_BK[:, -K:]
+    segments_BQ = None if mask is None else mask.segments_BQ
+    state, outputs = None if cache is None else cache.state, []
+    size = Q if segments_BQ is not None else SEGMENT
+    for start in range(0, Q, size):
+        last = K - Q + min(start + size, Q)
+        columns = slice(max(0, K - Q + start - module.linear_window), last)
+        key, value = (states[:, :, columns] for states in (key_BGKD, values_BGKD))
+        real = None if real_BK is None else real_BK[:, columns]
+        query = query_BHQD[:, :, start : start + size]
+        output, state = _attend_segment(module, query, key, value, real, segments_BQ, scaling, state)
+        outputs.append(output)
+    if cache is not None:
+        cache.state = state
+    return torch.cat(outputs, dim=1)
+
+
+def _attend_segment(module, query_BHQD, key_BGKD, values_BGKD, real_BK, segments_BQ, scaling, state):
+    """The output, [B, Q, H, D], and the state after it. The columns begin at most a window before the first query."""
     exact = torch.promote_types(query_BHQD.dtype, torch.float32)
     query, key, value = (states.to(exact) for states in (query_BHQD, key_BGKD, values_BGKD))
     B, H, Q, D = query.shape
     G, K = key.shape[1:3]
     window, before = min(module.linear_window, K), K - Q
-    real_BK = None if mask is None or mask.real_BK is None else mask.real_BK[:, -K:]
     scaling = D**-0.5 if scaling is None else scaling
-    query_BGRQD = query.view(B, G, H // G, Q, D)
+    query_BGRQD = query.reshape(B, G, H // G, Q, D)
     value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
     constant = GAIN * (D * D / 2 if module.linear_features == "elu" else 1)
     gain_GR11 = constant * module.window_gain.to(exact).exp().view(G, H // G, 1, 1)
     sinks = getattr(module, "sinks", None)
     sink_GR11 = None if sinks is None else sinks.to(exact).view(G, H // G, 1, 1)
-    if mask is not None and mask.segments_BQ is not None:
-        same_BQK = mask.segments_BQ[:, :, None] == mask.segments_BQ[:, None]
+    if segments_BQ is not None:
+        same_BQK = segments_BQ[:, :, None] == segments_BQ[:, None]
         near, far = _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling, sink_GR11)
     else:
         near = _in_window(query_BGRQD, key, value, real_BK, window, scaling, before, sink_GR11)
-        far = _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache)
+        far, state = _beyond(module, query_BGRQD, key, value, real_BK, window, before, state)
     near = gain_GR11 * near
     both = near + far
     if _WATCHED and window < K:
         _note(module.layer_idx, near[..., window - K :, :D], far[..., window - K :, :D])
     output = both[..., :D] / both[..., D:]
-    return output.reshape(B, H, Q, D).transpose(1, 2).to(query_BHQD.dtype)
+    return output.reshape(B, H, Q, D).transpose(1, 2).to(query_BHQD.dtype), state
 
 
 def _note(layer, near, far):
@@ -177,15 +198,14 @@ def _in_window(query_BGRQD, key, value, real_BK, window, scaling, before, sink_G
     return found.reshape(B, G, R, blocks * block, D + 1)[..., :Q, :]
 
 
-def _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache):
-    """[B, G, R, Q, D + 1]: the sum over what has left each query's window, and the new state into the cache."""
-    state = None if cache is None else cache.state
+def _beyond(module, query_BGRQD, key, value, real_BK, window, before, state):
+    """[B, G, R, Q, D + 1]: the sum over what has left each query's window; and the new state."""
     queries = query_BGRQD.shape[-2]
     leaving = before + queries - window
     if leaving <= 0:
         # The maps have gradients of zero: a process that trains with others waits for one.
         maps = [getattr(module, name) for name in ("query_features", "key_features") if hasattr(module, name)]
-        return sum((0 * matrix.to(key.dtype).sum() for matrix in maps), key.new_zeros(()))
+        return sum((0 * matrix.to(key.dtype).sum() for matrix in maps), key.new_zeros(())), state
     # Query `first` + i sees the columns up to i.
     first = queries - leaving
     query = _features(module, query_BGRQD[..., first:, :], "query_features")
@@ -200,12 +220,10 @@ def _beyond(module, query_BGRQD, key, value, real_BK, window, before, cache):
     added = key_N.transpose(-1, -2) @ value_N  # [B, G, N, F, D + 1]
     start = torch.zeros_like(added[:, :, 0]) if state is None else state.to(added.dtype)
     sums = start.unsqueeze(2) + added.cumsum(2)
-    if cache is not None:
-        cache.state = sums[:, :, -1].clone()
     states_N = torch.cat([start.unsqueeze(2), sums[:, :, :-1]], dim=2).unsqueeze(2)
     inside = (query_N @ key_N.unsqueeze(2).transpose(-1, -2)).tril() @ value_N.unsqueeze(2)
     found = (query_N @ states_N + inside).flatten(-3, -2)[..., :leaving, :]
-    return pad(found, (0, 0, first, 0))
+    return pad(found, (0, 0, first, 0)), sums[:, :, -1].clone()
 
 
 def _all_pairs(module, query_BGRQD, key, value, same_BQK, window, scaling, sink_GR11):
