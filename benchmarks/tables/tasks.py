@@ -1,11 +1,13 @@
 """Layers of SmolLM2 ranked by tasks and by `nll`: what their attention is worth to each.
 
-Needs `make model` and the extra `tasks`. Both tasks are made of `builtin:wikitext`: `last-word` asks for the last word of
-1,000 sentences, as LAMBADA does; `next-sentence` for the sentence that follows, among four, 120 times. The scores by `nll`
-are of 8Ki tokens of `builtin:docs`. `greatest` is the share of right answers that the dearest layer is worth, `error` the
+Needs `make model` and the extra `tasks`. The tasks are made of `builtin:wikitext`: `last-word` asks for the last word of
+1,000 sentences, as LAMBADA does; `next-sentence` for the sentence that follows, among four, 120 times; `agreement` which of
+two sentences is the author's, that differ in the number of a verb, as pairs of BLiMP do, 600 times. The scores by `nll` are
+of 8Ki tokens of `builtin:docs`. `greatest` is the share of right answers that the dearest layer is worth, `error` the
 median standard error of a layer's; `spearman` the rank correlation with `nll`, with all layers and without the first two,
 which are dear to all; `windowed-...`: right answers of the base, and with 16 attentions windowed at 256 tokens, learned
-sinks, unhealed (`error` is that of the recovery), `healed-...`: of `recipes/serve-anywhere.lbr`, healed; `of 8`: how many
+sinks, unhealed (`error` is that of the recovery); `windows-...`, `linear-...`: of the rows of the table `linear` that are
+healed on a million tokens; `of 8`: how many
 of the eight layers that are worth least to one are among those of the other.
 """
 
@@ -22,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import evaluated
-from benchmarks.table import HEALING, ROOT, Row, Table, once
+from benchmarks.table import HEALING, Row, Table, once, uses
 from benchmarks.tables.judged import MODEL, lbdsl
 
-PLANS = {
-    "windowed": ("layers 1-3, 8-16, 18-21 swa(window=256, sinks=learned)", "--no-heal"),
-    "healed": ((ROOT / "recipes" / "serve-anywhere.lbr").read_text().split("lbr 1\n")[1],),
-}
-SENTENCES, CHOICES = 1000, 120
+UNHEALED = "layers 1-3, 8-16, 18-21 swa(window=256, sinks=learned)"
+PLANS = {"windowed": None, "windows": "windows-1000k-0", "linear": "linear-1000k-0"}
+"""Rows of the table `linear`; None: `UNHEALED`."""
+SENTENCES, CHOICES, PAIRS = 1000, 120, 600
+RANKING = "last-word", "next-sentence"
+VERBS = {"is": "are", "was": "were", "has": "have"}
 LAST_WORD = """task: last-word
 dataset_path: json
 dataset_kwargs: {data_files: {test: last-word.jsonl}}
@@ -49,6 +52,16 @@ doc_to_choice: "{{sentences}}"
 doc_to_target: "{{right}}"
 target_delimiter: " "
 metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+AGREEMENT = """task: agreement
+dataset_path: json
+dataset_kwargs: {data_files: {test: agreement.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{before}}"
+doc_to_choice: "{{ends}}"
+doc_to_target: "{{right}}"
+metric_list: [{metric: acc}]
 """
 
 
@@ -77,9 +90,22 @@ def next_sentences() -> Sequence[Mapping[str, Any]]:
     return rows
 
 
+def agreements() -> Sequence[Mapping[str, Any]]:
+    other = VERBS | {many: one for one, many in VERBS.items()}
+    split = re.compile(rf"(\S+(?: \S+){{3,}}?) ({'|'.join(other)}) (.+)")
+    rows = []
+    for found in filter(None, (split.match(sentence) for article in sentences() for sentence in article)):
+        before, verb, rest = found.groups()
+        right = len(rows) % 2
+        ends = [f"{other[verb]} {rest}", f"{verb} {rest}"]
+        rows.append({"before": before, "ends": ends if right else ends[::-1], "right": right})
+    return rows[:PAIRS]
+
+
 TASKS: Mapping[str, tuple[str, Callable[[], Sequence[Mapping[str, Any]]]]] = {
     "last-word": (LAST_WORD, last_words),
     "next-sentence": (NEXT_SENTENCE, next_sentences),
+    "agreement": (AGREEMENT, agreements),
 }
 
 
@@ -135,7 +161,12 @@ def judged(plan: str, name: str) -> Row:
     """Of all questions, by the base and by a plan of it."""
 
     def run(work: Path) -> dict[str, float]:
-        folder = evaluated.made(work, f"{plan}-{next(iter(TASKS))}", *PLANS[plan])
+        healed = PLANS[plan]
+        folder = (
+            uses(work.parent / "linear" / healed)
+            if healed
+            else evaluated.made(work, f"{plan}-{next(iter(TASKS))}", UNHEALED, "--no-heal")
+        )
         question = once(
             work / f"{plan}-{name}.judged.json",
             lambda path: path.write_text(
@@ -166,6 +197,6 @@ TABLE = Table(
         "artifact": ".1%",
         "recovery": ".1%",
     },
-    rows=[*(by_task(name) for name in TASKS), *(judged(plan, name) for plan in PLANS for name in TASKS)],
-    measures=(*HEALING, "lbdsl/session/asking.py", "recipes/serve-anywhere.lbr"),
+    rows=[*(by_task(name) for name in RANKING), *(judged(plan, name) for plan in PLANS for name in TASKS)],
+    measures=(*HEALING, "lbdsl/session/asking.py"),
 )
