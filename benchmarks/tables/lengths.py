@@ -26,7 +26,7 @@ PLANS = {
     "keep": "keep",
 }
 SHORT, LONG = 8 * 1024, 32 * 1024
-SIZES = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+SIZES: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
 BACKS = 5
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Of mallopt(3)."""

@@ -93,7 +93,7 @@ def next_sentences() -> Sequence[Mapping[str, Any]]:
 def agreements() -> Sequence[Mapping[str, Any]]:
     other = VERBS | {many: one for one, many in VERBS.items()}
     split = re.compile(rf"(\S+(?: \S+){{3,}}?) ({'|'.join(other)}) (.+)")
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for found in filter(None, (split.match(sentence) for article in sentences() for sentence in article)):
         before, verb, rest = found.groups()
         right = len(rows) % 2

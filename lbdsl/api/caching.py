@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -117,7 +117,7 @@ def prune(chosen: Cached) -> tuple[Cached, tuple[Diagnostic, ...]]:
         for entry in unused:
             try:
                 for path in entry.paths:
-                    _delete(path, chosen.roots[entry.kind.root])
+                    _delete(path)
                 deleted.append(entry)
             except OSError as problem:
                 problems.append(error("LB448", f"{problem.filename} cannot be deleted: {problem.strerror}"))
@@ -161,7 +161,7 @@ def _entry(kind: Kind, place: str, paths: Sequence[Path]) -> Entry:
     return Entry(kind, place, tuple(paths), sum(state.st_size for state in states), written, used)
 
 
-def _delete(path: Path, root: Path) -> None:
+def _delete(path: Path) -> None:
     """Delete a file, or a folder with all in it (links are deleted, and not followed), and folders above that are empty."""
     if path.is_dir():
         # A folder without some of its files must not pass for a whole one.
@@ -170,13 +170,9 @@ def _delete(path: Path, root: Path) -> None:
         shutil.rmtree(aside)
     else:
         path.unlink(missing_ok=True)
-    for folder in path.parents:
-        if folder == root:
-            break
-        try:
-            folder.rmdir()
-        except OSError:
-            break
+    with suppress(OSError):
+        # A root has its lock in it, and stays.
+        os.removedirs(path.parent)
 
 
 def _time_text(seconds: float) -> str:

@@ -15,7 +15,7 @@ from lbdsl.core.place import FileScope
 from lbdsl.core.progress import AnyProgress
 from lbdsl.data.sources import WIKITEXT, path_of
 from lbdsl.plan.gates import failures, gate_of
-from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_asked
+from lbdsl.plan.lengths import judged_lengths, judging_findings, tasks_at
 from lbdsl.plan.schema import AssertResult
 from lbdsl.recipe.schema import Evaluate, Measure
 from lbdsl.recipe.schema_blocks import Needle, OwnQuestions
@@ -80,7 +80,7 @@ def evaluate_artifact(
     asked, place = _asked(block, place, {**given, "needle_texts": needle_texts})
     recipe = planned_recipe(plan)
     both = replace(facts, positions=min(facts.positions, bench.facts.positions))
-    wanted = judged_lengths(asked.with_tasks(tasks_asked(recipe)), plan.specs, both).unwrap()
+    wanted = judged_lengths(asked.with_tasks(dict(tasks_at(recipe.asserts))), plan.specs, both).unwrap()
     check_asked(wanted.tasks, bench, place)
     blocks = eval_blocks(wanted, plan.measure, plan.heal, bench, place, finished=True)
     tests = eval_tests(wanted, bench, place)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from lbdsl.core.cache import UNFINISHED
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.processes import process_count, process_number
-from lbdsl.core.progress import Silent
+from lbdsl.core.progress import progress_of
 from lbdsl.model.digest import default_cache_dir
 from lbdsl.plan.schema import Plan
 from lbdsl.session.model import OpenModel
@@ -91,4 +91,4 @@ def _heal(plan: Plan, relocated: str | None, output: Path, resume: bool, options
     inputs = inputs_for(plan, planned_recipe(plan), bench)
     model = inputs.changed()
     apply_changes(model, plan, made_from(inputs.statistics))
-    healed_model(Run(plan, inputs, WorkFolder(output), Silent(), resume), model)
+    healed_model(Run(plan, inputs, WorkFolder(output), progress_of(None), resume), model)

@@ -34,9 +34,7 @@ def format_file(path: str | Path) -> Diagnosed[Formatted]:
 def format_bytes(data: bytes, name: str) -> Diagnosed[Formatted]:
     """As `format_file`, for a file's bytes."""
     text = text_of(data, name)
-    if text.value is None:
-        return Diagnosed(None, text.diagnostics)
-    found = format_text(text.value, name)
+    found = text if text.value is None else format_text(text.value, name)
     if found.value is None:
         return Diagnosed(None, found.diagnostics)
     return Diagnosed(Formatted(data.decode("utf-8-sig"), found.value, data.startswith(b"\xef\xbb\xbf")), found.diagnostics)

@@ -49,9 +49,9 @@ class Goals:
         for value, number in (_compared(gate) for gate in gates):
             if isinstance(value.task, int):
                 context = max(context, value.task)
-            if value.name == "recovery":
+            if value.metric == "recovery":
                 bounds["recall"] = -math.log(min(0.99, max(0.01, number)))
-            elif value.name == "ppl_increase":
+            elif value.metric == "ppl_increase":
                 bounds["kl"] = math.log1p(max(0.001, number))
         for text in asked["scores"]:
             # They are bounds of `choose`.
@@ -101,7 +101,7 @@ def _compared(gate: ResolvedAssertion) -> tuple[PostScore, float]:
         case _:
             said = f"`{gate.text}` is no goal: on the finished model it is one comparison of a value with a number"
             raise fail("LB123", said, gate.span, help="as in `recovery(needle(1Ki)) >= 90%`; join several with `and`")
-    less = value.name in LESS_IS_BETTER
+    less = value.metric in LESS_IS_BETTER
     if op.text not in (("<", "<=") if less else (">", ">=")):
         said = f"`{gate.text}` holds for a worse model, too"
         raise fail("LB123", said, gate.span, help=f"write `{'<=' if less else '>='}`")

@@ -67,18 +67,12 @@ def _coded(repository: str) -> Iterator[None]:
         raise fail("LB411", f"{repository} is no name of a repository: {first_line(problem)}") from problem
     except errors.OfflineModeIsEnabled as problem:
         raise fail("LB489", f"{repository} was not pushed: HF_HUB_OFFLINE is set", help="unset it") from problem
-    except errors.HfHubHTTPError as problem:
-        status = getattr(problem.response, "status_code", None)
+    except (transport_error, OSError, ValueError, RuntimeError) as problem:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
         if status in (401, 403):
             raise fail("LB412", f"the hub refuses to write to {repository} ({status})", help=LOGIN) from problem
         if status == 404:
             message = f"the hub has no organisation or user {repository.partition('/')[0]} that you may write to"
             raise fail("LB411", message, help="check the spelling") from problem
-        raise _failed(repository, problem) from problem
-    except (transport_error, OSError, ValueError, RuntimeError) as problem:
-        raise _failed(repository, problem) from problem
-
-
-def _failed(repository: str, problem: BaseException) -> Exception:
-    help = "run the same command again: what was sent is kept there"
-    return fail("LB489", f"{repository} has no new commit: {first_line(problem)}", help=help)
+        help = "run the same command again: what was sent is kept there"
+        raise fail("LB489", f"{repository} has no new commit: {first_line(problem)}", help=help) from problem

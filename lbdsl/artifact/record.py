@@ -19,13 +19,14 @@ from lbdsl.core.paths import did_you_mean
 from lbdsl.core.units import Unit, plural
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
-from lbdsl.plan.lengths import cautions
 from lbdsl.plan.schema import AssertResult, Plan
 
 RECORD_FILE = "lbdsl.json"
 FORMAT_VERSION = 2
 BYPASSED = 0.02
 """A state that gives less of the attention's output is hardly read (arXiv 2510.05901)."""
+CAUTIONS = ("LB328", "LB329", "LB337")
+"""Findings of a plan that are also shown with its result."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def rise_of(stage: Mapping[str, Any]) -> tuple[float, float] | None:
 def cautions_of(record: Record) -> tuple[str, ...]:
     """What a reader of the result should be told: cautions of its plan, a rate of learning that was too high, and texts on
     which healing did harm."""
-    found = list(cautions(record.plan))
+    found = [finding.message for finding in record.plan.findings if finding.code in CAUTIONS]
     for stage in healing_stages(record.heal) if record.heal else ():
         if not stage.get("validation", True):
             found.append(f"no text of {stage['data']} was left to watch healing on: the last weights are kept")

@@ -20,26 +20,16 @@ from lbdsl.parts import Slot
 PARTS_FILE = "lbdsl_parts.py"
 
 
-def auto_map_for(config: Any) -> dict[str, str]:
-    """The `auto_map` that points transformers' Auto classes to the classes in the artifact's own files."""
-    family = config.lbdsl["base_model_type"]
-    classes, modeling = hybrid_classes(family), modeling_module(family)
-    return {
-        "AutoConfig": f"{configuration_module(family)}.{classes.config.__name__}",
-        "AutoModel": f"{modeling}.{classes.body.__name__}",
-        "AutoModelForCausalLM": f"{modeling}.{classes.causal_lm.__name__}",
-    }
-
-
 def write_runtime(folder: Path | str, config: Any) -> None:
     """Write the code files that a model of `config` needs into `folder`, and reference them in its config.json."""
-    folder = Path(folder)
+    folder, family = Path(folder), config.lbdsl["base_model_type"]
+    classes, configuration, modeling = hybrid_classes(family), configuration_module(family), modeling_module(family)
     home = Path(next(iter(hybrid.__path__)))
     for path in home.glob("lbdsl_*.py"):
         # Parts, and their list, are those that the plan uses.
         if not path.stem.startswith("lbdsl_part"):
             shutil.copyfile(path, folder / path.name)
-    for module, text in flat_files(FAMILIES[config.lbdsl["base_model_type"]]).items():
+    for module, text in flat_files(FAMILIES[family]).items():
         (folder / f"{module}.py").write_text(text, encoding="utf-8")
     used: dict[str, Slot] = {}
     for spec in map(LayerSpec.model_validate, config.lbdsl["layers"]):
@@ -53,11 +43,15 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     )
     # transformers gives all models of one configuration class the code of the first, and knows the class by its file.
     code = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(folder.glob("*.py")))).hexdigest()
-    with (folder / f"{configuration_module(config.lbdsl['base_model_type'])}.py").open("a", encoding="utf-8") as file:
+    with (folder / f"{configuration}.py").open("a", encoding="utf-8") as file:
         file.write(f"\n# Of a model whose code is {code}.\n")
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["auto_map"] = auto_map_for(config)
+    content["auto_map"] = {
+        "AutoConfig": f"{configuration}.{classes.config.__name__}",
+        "AutoModel": f"{modeling}.{classes.body.__name__}",
+        "AutoModelForCausalLM": f"{modeling}.{classes.causal_lm.__name__}",
+    }
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

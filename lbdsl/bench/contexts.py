@@ -25,6 +25,25 @@ STEPS = 8
 USUAL = (1024, 4096)
 
 
+def request_cells(
+    models: Sequence[Callable[[int, int, int], dict[str, float]]], asked: Any, report: Report
+) -> Iterator[Cell]:
+    """The cells of the base and of the artifact that get requests at once; a model takes how many, the tokens of each
+    prompt and those to write. `asked` has `concurrency`, `lengths` and `pairs`, as `Requests`."""
+    cells = [(requests, read, written) for read, written in asked.lengths for requests in asked.concurrency]
+    rounds, total = count(1), 2 * len(cells) * asked.pairs
+    for requests, read, written in cells:
+        for model in models:
+            # The first run of a length is slower.
+            model(requests, read, min(2, written))
+        base, artifact = (partial(model, requests, read, written) for model in models)
+        pairs = by_turns(base, artifact, asked.pairs, lambda: report(next(rounds), total, ""), warm=False)
+        for metric in pairs[0].base:
+            rows = [pair.each(lambda figures, name=metric: figures[name]) for pair in pairs]
+            unit = "tokens/s" if metric == "throughput" else "seconds"
+            yield paired(rows, context=read, batch=requests, metric=metric, unit=unit, output=written)
+
+
 @dataclass(frozen=True)
 class Contexts:
     """Prompts of `contexts` tokens (None: USUAL, as far as the model has positions), decoded from with `batches`

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lbdsl.artifact.record import Record
-from lbdsl.bench.cells import Cell, Measured, by_turns, paired
+from lbdsl.bench.cells import Cell, Measured
+from lbdsl.bench.contexts import request_cells
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.session.model import OpenModel
 
@@ -68,27 +69,16 @@ class AtUrls:
         return Measured("vllm", version, None, None, served=True, machine=unknown), self._cells(servers, base)
 
     def _cells(self, servers: Sequence[_Server], base: OpenModel) -> Iterator[Cell]:
-        cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
-        rounds, total = count(1), 2 * len(cells) * self.pairs
         # Other prompts than those of an earlier command, which a cache of prefixes may hold.
         seeds = count(random.SystemRandom().getrandbits(48))
         # Any model's own tokens; those that end a text are not asked for.
         vocab = len(base.tokenizer) - len(base.tokenizer.all_special_ids)
+
+        def run(server: _Server, requests: int, read: int, written: int) -> dict[str, float]:
+            return server.run(requests, read, written, vocab, next(seeds))
+
         with base.progress.stage("timing both servers by turns") as report:
-            for requests, read, written in cells:
-
-                def run(server: _Server, size: tuple[int, int, int] = (requests, read, written)) -> dict[str, float]:
-                    return server.run(*size, vocab, next(seeds))
-
-                for server in servers:
-                    # The first run of a length is slower.
-                    server.run(requests, read, min(2, written), vocab, next(seeds))
-                base_run, artifact_run = (partial(run, server) for server in servers)
-                pairs = by_turns(base_run, artifact_run, self.pairs, lambda: report(next(rounds), total, ""), warm=False)
-                for metric in pairs[0].base:
-                    rows = [pair.each(lambda figures, name=metric: figures[name]) for pair in pairs]
-                    unit = "tokens/s" if metric == "throughput" else "seconds"
-                    yield paired(rows, context=read, batch=requests, metric=metric, unit=unit, output=written)
+            yield from request_cells([partial(run, server) for server in servers], self, report)
 
 
 class _Server:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lbdsl.artifact.record import Record
-from lbdsl.bench.cells import Cell, Measured, by_turns, paired
-from lbdsl.bench.contexts import Predicted
+from lbdsl.bench.cells import Cell, Measured
+from lbdsl.bench.contexts import Predicted, request_cells
 from lbdsl.bench.engine import EnginePython, Ready, check_free, export_kind, exported, loaded, said_by, served_base
 from lbdsl.bench.environments import clean_environment, engines_folder
 from lbdsl.bench.worker import Worker
@@ -112,22 +111,10 @@ class Requests:
         return [] if ready.gpus is None or told else [SHARE, "0.45"]
 
     def _cells(self, workers: Sequence[Worker], base: OpenModel, predicted: Predicted) -> Iterator[Cell]:
-        cells = [(requests, read, written) for read, written in self.lengths for requests in self.concurrency]
-        rounds, total = count(1), 2 * len(cells) * self.pairs
         with base.progress.stage("timing both models by turns in vLLM") as report:
-            for requests, read, written in cells:
-                wanted = {"requests": requests, "input": read, "output": written}
-                for worker in workers:
-                    # The first run of a length is slower.
-                    worker.ask({**wanted, "output": min(2, written)})
-                base_run, artifact_run = (partial(_figures, worker, wanted) for worker in workers)
-                pairs = by_turns(base_run, artifact_run, self.pairs, lambda: report(next(rounds), total, ""), warm=False)
-                for metric in pairs[0].base:
-                    unit = "tokens/s" if metric == "throughput" else "seconds"
-                    rows = [pair.each(lambda figures, name=metric: figures[name]) for pair in pairs]
-                    found = paired(rows, context=read, batch=requests, metric=metric, unit=unit)
-                    known = {} if self.served else predicted.throughput(read, written, requests)
-                    yield replace(found, output=written, **known)
+            for cell in request_cells([partial(_figures, worker) for worker in workers], self, report):
+                known = {} if self.served else predicted.throughput(cell.context, cell.output or 0, cell.batch)
+                yield replace(cell, **known)
 
 
 def _served(ready: Ready, base: OpenModel, folder: Path, record: Record, stack: ExitStack) -> tuple[str, dict[str, Any]]:
@@ -169,9 +156,9 @@ def log_probs_in_vllm(
         return kind, worker.ask({"ids": list(ids)})["log_probs"]
 
 
-def _figures(worker: Worker, job: dict[str, int]) -> dict[str, float]:
+def _figures(worker: Worker, requests: int, read: int, written: int) -> dict[str, float]:
     """Tokens written per second; of a server, what its client said."""
-    found = worker.ask(job)
+    found = worker.ask({"requests": requests, "input": read, "output": written})
     return {"throughput": found["written"] / found["seconds"]} if "written" in found else found
 
 

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from lbdsl.core.diagnostic import LbdslError
 
 
-class _NoReader(Exception):
-    """The reader of our output has closed the pipe, as with `| head`."""
-
-
 class LazyGroup(click.Group):
     """A group whose commands live in `lbdsl.cli.<verb>` and are imported on use: `--help` stays fast."""
 
@@ -41,8 +37,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # click would end with 1.
-            raise _NoReader from None
+            # The reader has closed the pipe, as with `| head`: that is no error, and click would end with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
@@ -89,10 +86,6 @@ def main(argv: list[str] | None = None) -> None:
         kept = "; what was measured is kept, and the same command continues from there" if measuring else ""
         click.echo(("terminated" if killed else "interrupted") + kept, err=True)
         code = 128 + (signal.SIGTERM if killed else signal.SIGINT)
-    except (_NoReader, BrokenPipeError):
-        # That is not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as problem:
         if type(problem).__name__ == "OutOfMemoryError":
             help = ("lower --batch, or `batch` and `seq` in the recipe", "or run with --device cpu")

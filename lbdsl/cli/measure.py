@@ -14,12 +14,9 @@ from lbdsl.cli.options import PATH, RecipeFirst, json_option, measuring_options,
 @click.argument("recipe", type=PATH)
 @model_argument
 @set_option
-@click.option("--resume", is_flag=True, help="Accepted for clarity: what was measured before is always reused.")
 @json_option
 @measuring_options
-def measure(
-    recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], resume: bool, as_json: bool, **running: Any
-) -> None:
+def measure(recipe: Path, model: str, assignments: tuple[tuple[str, str], ...], as_json: bool, **running: Any) -> None:
     """Measure on MODEL every score that RECIPE needs, and cache it for `plan` and `apply`.
 
     An interrupted run continues where it stopped; a second run only reads the cache.

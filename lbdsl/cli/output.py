@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,9 +32,7 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
 
 def write_text(text: str) -> None:
     """Write to standard output, as UTF-8 with LF regardless of the locale: it may be redirected to a file."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()
+    click.echo(text.encode(), nl=False)
 
 
 def print_json(value: Any) -> None:
@@ -59,15 +58,9 @@ def output_style(apart: bool = False) -> Style:
     dumb = os.environ.get("TERM") == "dumb"
     terminal = stream.isatty()
     colour = terminal and not dumb and not os.environ.get("NO_COLOR")
-    width = min(100, max(40, _columns(stream.fileno()))) if terminal else 80
+    width = min(100, max(40, shutil.get_terminal_size().columns)) if terminal else 80
     drawing = (stream.encoding or "ascii").lower().replace("-", "").startswith("utf")
     return Style(width, colour, drawing and not dumb)
-
-
-def _columns(terminal: int) -> int:
-    """The width of a terminal: `COLUMNS` if set, 80 if the terminal does not report its width."""
-    named = os.environ.get("COLUMNS", "")
-    return int(named) if named.isdecimal() and int(named) else os.get_terminal_size(terminal).columns or 80
 
 
 def writable(text: str, stream: TextIO | None = None) -> str:

@@ -47,16 +47,9 @@ class Calling:
 def progress_of(progress: AnyProgress | None) -> Progress:
     """The Progress for an API argument: a Progress, a function as in `Calling`, or None."""
     if progress is None:
-        return Silent()
+        return Calling(lambda *said: None)
     return progress if isinstance(progress, Progress) else Calling(progress)
 
 
 def unreported(done: float, total: float, note: str = "") -> None:
     """A Report that nobody sees."""
-
-
-class Silent(Calling):
-    """Reports nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda *said: None)

@@ -63,28 +63,22 @@ def check_questions_file(source: str, base_dir: Folder = None) -> None:
     must_be_file(path)
 
 
-def read_records(source: str, base_dir: Folder = None) -> tuple[Record, ...]:
-    """The records of a file, in its order. Raises what `check_questions_file` raises; LB442 for a file that is not UTF-8,
-    LB443 for a record that is no question, or whose answer does not stand in its text, LB444 for a file without any."""
-    check_questions_file(source, base_dir)
-    found = tuple(
-        replace(_record(record, where), line=line) for record, where, line in jsonl_records(path_of(source, base_dir))
-    )
-    if not found:
-        raise fail("LB444", f"there is no question in {source}", help=FORM)
-    return found
-
-
 def read_questions(source: str, tokenizer: Any, *, base_dir: Folder, positions: int) -> tuple[Question, ...]:
     """The questions of a file, those about one text one after another.
 
-    Raises what `read_records` raises; LB336 for a text and question of more than `positions` tokens, LB443 for an answer of
-    which the tokenizer leaves no token, LB453 for chats that the model has no template for.
+    Raises what `check_questions_file` raises; LB336 for a text and question of more than `positions` tokens, LB442 for a
+    file that is not UTF-8, LB443 for a record that is no question, whose answer does not stand in its text, or of which the
+    tokenizer leaves no token, LB444 for a file without any, LB453 for chats that the model has no template for.
     """
+    check_questions_file(source, base_dir)
+    lines = jsonl_records(path_of(source, base_dir))
+    records = [replace(_record(record, where), line=line) for record, where, line in lines]
+    if not records:
+        raise fail("LB444", f"there is no question in {source}", help=FORM)
     prefix = prefix_of(tokenizer)
     by_text: dict[int, list[tuple[Record, list[int], list[int]]]] = {}
     texts: dict[str, int] = {}
-    for record in read_records(source, base_dir):
+    for record in records:
         if record.turns:
             before, answer = split_answer(tokenizer, prompt_of(record.turns, tokenizer, source), record.answer)
         else:

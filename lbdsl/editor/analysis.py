@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lbdsl.api.checking import on_model
-from lbdsl.core.diagnostic import Diagnosed, Diagnostic
+from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import Unit
 from lbdsl.cost.facts import ModelFacts
@@ -60,10 +60,6 @@ class Analysis:
     def lexed(self) -> Lexed:
         return lex(self.text)
 
-    @property
-    def tokens(self) -> list[Token]:
-        return self.lexed.tokens
-
     @cached_property
     def file(self) -> tree.File | None:
         """The syntax tree, without the statements that do not parse."""
@@ -83,7 +79,7 @@ class Analysis:
     @cached_property
     def _whole(self) -> Whole:
         parser = Parser(self.source)
-        chunks, _ = split_statements(self.source, self.tokens)
+        chunks, _ = split_statements(self.source, self.lexed.tokens)
         nodes = [parser.parse(chunk.tokens) for chunk in chunks if not chunk.broken and chunk.tokens[0].type in _NAMING]
         file = tree.File(self.source, tuple(node for node in nodes if not isinstance(node, Failure)))
         return Whole(file, self._reader)
@@ -93,10 +89,6 @@ class Analysis:
         """The recipe and all its diagnostics, including those for the model."""
         found = recipe_from_text(self.text, self.name, reader=self._reader)
         return found if self.facts is None else on_model(found, self.facts)
-
-    @property
-    def findings(self) -> tuple[Diagnostic, ...]:
-        return self.checked.diagnostics
 
     def is_own(self, span: Span) -> bool:
         """Whether a place is in this text, and not in an included file."""
@@ -110,7 +102,7 @@ class Analysis:
 
     def token_at(self, offset: int) -> Token | None:
         """The token at `offset`; of two adjacent tokens that meet there, the one that is a name, else the second."""
-        touching = [token for token in self.tokens if token.start <= offset <= token.end and token.type != "NEWLINE"]
+        touching = [token for token in self.lexed.tokens if token.start <= offset <= token.end and token.type != "NEWLINE"]
         words = [token for token in touching if token.type in ("VAR", "REF", "NAME")]
         return next(iter(words or touching[::-1]), None)
 
@@ -126,7 +118,7 @@ class Analysis:
         found: dict[str, Definition] = {}
         own = [
             Span(self.source, token.start, token.end)
-            for before, token in pairwise(self.tokens)
+            for before, token in pairwise(self.lexed.tokens)
             if _DEFINING.get(before.type) == token.type
         ]
         theirs = [node.name.span for node in self._defining if node.span.source.base > 0]
@@ -142,7 +134,7 @@ class Analysis:
         """The definitions above the statement at an offset; a name may be used only below its definition."""
         cursor = self.cursor(offset)
         start = cursor.before[0].start if cursor is not None and cursor.before else offset
-        includes = any(token.type == "INCLUDE" and token.start < start for token in self.tokens)
+        includes = any(token.type == "INCLUDE" and token.start < start for token in self.lexed.tokens)
         return {
             name: definition
             for name, definition in self.definitions.items()

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lsprotocol import types as lsp
 
-UNITS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
-_SIZES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
-_LINE_END = re.compile(r"\r\n|\n|\r")
+UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
+"""The codec of each encoding, and the bytes of its code units."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +29,12 @@ class Text:
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [0, *(match.end() for match in _LINE_END.finditer(self.text))]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        """The offset of the end of each line, without its line ending."""
-        return [*(match.start() for match in _LINE_END.finditer(self.text)), len(self.text)]
-
-    @cached_property
-    def _plain(self) -> bool:
-        """True when every character is one code unit."""
-        return self.text.isascii() or self.encoding == "utf-32"
+        return [0, *(match.end() for match in re.finditer(r"\r\n|\n|\r", self.text))]
 
     def place(self, offset: int) -> tuple[int, int]:
         """The line, and the character in it in code units, of an offset between 0 and the text's length."""
         line = bisect_right(self._starts, offset) - 1
-        start = self._starts[line]
-        return line, self.units(start, offset)
+        return line, self.units(self._starts[line], offset)
 
     def offset(self, place: lsp.Position) -> int:
         """The offset of a position, limited to the line's end and to the text's end. A position inside a character is
@@ -55,23 +43,15 @@ class Text:
             return 0
         if place.line >= len(self._starts):
             return len(self.text)
-        start, end = self._starts[place.line], self._ends[place.line]
-        if self._plain:
-            return min(start + max(0, place.character), end)
-        offset, left = start, place.character
-        while offset < end:
-            left -= self._units(self.text[offset])
-            if left < 0:
-                break
-            offset += 1
-        return offset
+        start, (codec, size) = self._starts[place.line], UNITS[self.encoding]
+        line = re.split(r"[\r\n]", self.text[start:], maxsplit=1)[0]
+        before = line.encode(codec, "surrogatepass")[: size * max(0, place.character)]
+        return start + len(before.decode(codec, "ignore"))
 
     def units(self, start: int, end: int) -> int:
         """The number of code units between two offsets."""
-        return end - start if self._plain else self._units(self.text[start:end])
-
-    def _units(self, text: str) -> int:
-        return len(text.encode(UNITS[self.encoding], "surrogatepass")) // _SIZES[self.encoding]
+        codec, size = UNITS[self.encoding]
+        return len(self.text[start:end].encode(codec, "surrogatepass")) // size
 
     def changed(self, changes: Iterable[Any]) -> Text:
         """The text after the protocol's content changes, each applied to the result of the previous one."""

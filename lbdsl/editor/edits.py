@@ -36,7 +36,7 @@ def uses_of(analysis: Analysis, offset: int) -> tuple[Token, ...]:
     name = name_at(analysis, offset)
     if name is None:
         return ()
-    return tuple(token for token in analysis.tokens if token.type == name.type and token.text == name.text)
+    return tuple(token for token in analysis.lexed.tokens if token.type == name.type and token.text == name.text)
 
 
 def rename(analysis: Analysis, offset: int, new: str) -> Diagnosed[tuple[tuple[Token, str], ...]]:

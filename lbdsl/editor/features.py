@@ -155,11 +155,11 @@ def _register_answers(server: RecipeServer) -> None:
                 edit = protocol.edits(document, ((edit.span, edit.text) for edit in fix.edits))
                 actions.append(lsp.CodeAction(fix.title, kind=kind, edit=edit, **more))
 
-        for found, said in zip(analysis.findings, ls.diagnostics(document), strict=True):
+        for found, said in zip(analysis.checked.diagnostics, ls.diagnostics(document), strict=True):
             near = found.span is not None and found.span.start <= end and start <= found.span.end
             if near and found.fix is not None and all(analysis.is_own(edit.span) for edit in found.fix.edits):
                 add(lsp.CodeActionKind.QuickFix, found.fix, diagnostics=[said], is_preferred=True)
-        chosen = chosen_fixes(analysis.text, analysis.findings)
+        chosen = chosen_fixes(analysis.text, analysis.checked.diagnostics)
         edits = tuple(edit for found in chosen if found.fix is not None for edit in found.fix.edits)
         if edits:
             add(lsp.CodeActionKind.SourceFixAll, Fix("fix everything that can be fixed", edits))

@@ -3,8 +3,8 @@ they are computed for."""
 
 from __future__ import annotations
 
+import os
 import tomllib
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,21 +66,17 @@ def configured_model(flag: str | None, asked: object, default: str | None, root:
         named = _from_file(root / "lbdsl.toml")
         if named is not None and not lies_in(root / Path(named).expanduser(), root):
             return None
-    if named is not None and root is not None:
-        with suppress(OSError, ValueError):
-            if (root / named).exists():
-                return str(root / named)
+    if named is not None and root is not None and os.path.exists(root / named):
+        return str(root / named)
     return named
 
 
 def _from_file(path: Path) -> str | None:
     """The `[lsp] model` entry of a file; an invalid file is ignored here, the command line reports it."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        named = tomllib.loads(path.read_text(encoding="utf-8"))["lsp"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    table = data.get("lsp")
-    named = table.get("model") if isinstance(table, dict) else None
     return named if isinstance(named, str) and named.strip() else None
 
 

@@ -38,7 +38,7 @@ def hover(analysis: Analysis, offset: int) -> Hover | None:
     start, end = (token.start, token.end) if token is not None else (offset, offset)
     page = _page(analysis, token) if token is not None else None
     pages = [page] if page else []
-    for found in analysis.findings:
+    for found in analysis.checked.diagnostics:
         span = found.span
         if span is not None and analysis.is_own(span) and span.start <= offset <= max(span.end, span.start + 1):
             code = code_for(found.code)

@@ -84,7 +84,7 @@ def docs_page(given: object) -> str | None:
 
 def diagnostics(document: Document, docs: str | None, related: bool = True) -> list[lsp.Diagnostic]:
     """All findings. A finding in an included file is shown at the `include`, with its location as related information."""
-    return [_diagnostic(found, document, docs, related) for found in document.analysis.findings]
+    return [_diagnostic(found, document, docs, related) for found in document.analysis.checked.diagnostics]
 
 
 def _diagnostic(found: Diagnostic, document: Document, docs: str | None, related: bool) -> lsp.Diagnostic:

@@ -7,7 +7,6 @@ other name is highlighted as a function.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,8 @@ def grammar_file() -> Path:
 
 
 def main() -> None:
-    """Write the grammar to its file, or to the path given as argument."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else grammar_file()
-    path.write_text(grammar_text(), encoding="utf-8")
+    """Write the grammar to its file."""
+    grammar_file().write_text(grammar_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

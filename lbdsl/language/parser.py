@@ -202,11 +202,6 @@ def _chain(node: Make) -> Make:
     return lambda span, *nodes: node(span, nodes[::2], nodes[1::2])
 
 
-def _modules(span: Span, *nodes: Any) -> tree.ModulesSelector:
-    *patterns, layers, where = nodes
-    return tree.ModulesSelector(span, tuple(patterns), layers, where)
-
-
 def _rank(span: Span, direction: str, amount: Any, of_rest: bool | None, by: tree.Call, bound: Any) -> tree.RankSelector:
     until, while_ = (None, bound.expr) if isinstance(bound, tree.While) else (bound, None)
     return tree.RankSelector(span, direction, amount, bool(of_rest), by, until, while_)
@@ -230,7 +225,7 @@ _NODES: Mapping[str, Make] = {
     **_by_rule_name(),
     "choose": _choose,
     "rule": tree.RuleStatement,
-    "modules_selector": _modules,
+    "modules_selector": lambda span, *nodes: tree.ModulesSelector(span, nodes[:-2], *nodes[-2:]),
     "rank_selector": _rank,
     "bounded_selector": lambda span, direction, *rest: _rank(span, direction, None, *rest),
     "of_rest": lambda span: True,

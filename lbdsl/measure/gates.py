@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lbdsl.core.cache import SCREENS
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import keep_in_cache
-from lbdsl.core.progress import Report
+from lbdsl.core.progress import Report, unreported
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.branches import Branches, joined, shared_tokens
 from lbdsl.measure.layer_source import LayerSource
@@ -45,7 +45,7 @@ def answer_slopes(
     folder: Path,
     fingerprint: str,
     *,
-    progress: Report | None = None,
+    progress: Report = unreported,
     statistics: StatisticsOf = NO_STATISTICS,
     statistics_digests: object = None,
 ) -> Tensor:
@@ -59,8 +59,7 @@ def answer_slopes(
         slopes_GL = load(path.read_bytes())["slopes"]
     except (OSError, SafetensorError, KeyError):
         slopes_GL = torch.zeros(0, len(changes), dtype=torch.float64)
-    if progress is not None:
-        progress(len(slopes_GL), len(rows.groups), "")
+    progress(len(slopes_GL), len(rows.groups), "")
     for number in range(len(slopes_GL), len(rows.groups)):
         model = source()
         assert model.in_memory, "the backward pass needs all layers"
@@ -74,8 +73,7 @@ def answer_slopes(
             (slopes_L,) = torch.autograd.grad(loss, gates_L)
         slopes_GL = torch.cat([slopes_GL, slopes_L.double().cpu().unsqueeze(0)])
         keep_in_cache(path, save({"slopes": slopes_GL}))
-        if progress is not None:
-            progress(number + 1, len(rows.groups), f"texts {number + 1} of {len(rows.groups)}")
+        progress(number + 1, len(rows.groups), f"texts {number + 1} of {len(rows.groups)}")
     return slopes_GL
 
 

@@ -42,8 +42,10 @@ def compare(
     the predictions of at most two models exist at a time. Raises LB451 if the base's loss is NaN or infinite.
     """
     places_M, targets_M, counted_BN = _predicted(ids_BN, counted_BN)
-    losses_M = _empty(targets_M)
-    values = [{metric.kind: _empty(targets_M) for metric in each.metrics} for each in changed]
+    losses_M = torch.empty_like(targets_M, dtype=torch.float64)
+    values = [
+        {metric.kind: torch.empty_like(targets_M, dtype=torch.float64) for metric in each.metrics} for each in changed
+    ]
     for span in _chunks(targets_M):
         places, targets = places_M[span], targets_M[span]
         base_CV = _log_probs(base, hidden_BND, places)
@@ -65,7 +67,7 @@ def compare(
 def answer_sums(model: Any, hidden_BND: Tensor, ids_BN: Tensor, counted_BN: Tensor) -> dict[str, list[SequenceSum]]:
     """What the answers, whose tokens `counted_BN` names, are worth to a model alone: see `ANSWERED`."""
     places_M, targets_M, counted_BN = _predicted(ids_BN, counted_BN)
-    values = {kind: _empty(targets_M) for kind in ANSWERED}
+    values = {kind: torch.empty_like(targets_M, dtype=torch.float64) for kind in ANSWERED}
     for span in _chunks(targets_M):
         logp_CV = _log_probs(model, hidden_BND, places_M[span])
         for kind, metric in ANSWERED.items():
@@ -112,7 +114,3 @@ def sums_of(values_BN: Tensor, counted_BN: Tensor | None = None) -> list[Sequenc
 def _log_probs(model: Any, hidden_BND: Tensor, places: Tensor) -> Tensor:
     """Log-probabilities [C, V] in fp32, at positions `places` of the flattened sequences."""
     return torch.log_softmax(model.predict(hidden_BND.flatten(0, 1)[places]), dim=-1, dtype=torch.float32)
-
-
-def _empty(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=torch.float64, device=like.device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def take_statistics(
     `source` returns the base. Each layer's statistics are saved as soon as they are complete. Raises LbdslError LB346 if
     they would take more than CAP bytes, and what `pass_over` raises.
     """
-    size = {layer: 4 * sum(map(_elements, stats)) for layer, stats in wanted.items()}
+    size = {layer: 4 * sum(math.prod(stat.dims) for stat in stats) for layer, stats in wanted.items()}
     if sum(size.values()) > CAP:
         raise fail(
             "LB346",
@@ -108,7 +109,7 @@ def pass_over(
         with ExitStack() as hooks:
             for stat, statistic in stats.items():
                 for module in statistic.watched(spec, facts):
-                    hook = _adding(statistic, sums[stat], module)
+                    hook = partial(_added, statistic, sums[stat], module)
                     hooks.callback(layer.get_submodule(module).register_forward_hook(hook).remove)
                 if statistic.watches_attention():
                     see = partial(statistic.add_attention, sums[stat], weights=layer.get_parameter)
@@ -172,11 +173,10 @@ def check_streams(source: LayerSource, texts: Sequence[TokenBlocks], streams: in
         )
 
 
-def _adding(statistic: Statistic, sums: dict[str, Tensor], module: str) -> Callable[..., None]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        statistic.add(sums, module, inputs[0], output)
-
-    return hook
+def _added(
+    statistic: Statistic, sums: dict[str, Tensor], name: str, _module: nn.Module, inputs: Any, output: Tensor
+) -> None:
+    statistic.add(sums, name, inputs[0], output)
 
 
 def checked(stat: Stat, layer: int, value: Tensor) -> Tensor:
@@ -189,20 +189,12 @@ def checked(stat: Stat, layer: int, value: Tensor) -> Tensor:
 
 
 def _check_finite(stat: Stat, layer: int, *values: Tensor) -> None:
-    if not all(map(_finite, values)):
+    if not all(bool(value.isfinite().all()) for value in values):
         raise fail(
             "LB306",
             f"{stat.text} of layer {layer} is NaN or infinite",
             help="try `--dtype float32`: float16 overflows in many models",
         )
-
-
-def _finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())
-
-
-def _elements(stat: Stat) -> int:
-    return torch.Size(stat.dims).numel()
 
 
 def value_digest(value: Tensor) -> str:
@@ -219,19 +211,17 @@ def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat
     """The cached statistics of one layer; a damaged file counts as missing, and its statistic is collected again."""
     found = {}
     for stat in stats:
-        try:
+        with suppress(OSError, SafetensorError, ValueError):
             path = _path(folder, fingerprint, stat, layer)
-            if path.stat().st_size <= 4 * _elements(stat) + 2**16:
+            if path.stat().st_size <= 4 * math.prod(stat.dims) + 2**16:
                 value = load(path.read_bytes()).get("value")
                 if (
                     value is not None
                     and value.dtype == torch.float32
                     and tuple(value.shape) == stat.dims
-                    and _finite(value)
+                    and bool(value.isfinite().all())
                 ):
                     found[stat.text] = value
-        except (OSError, SafetensorError, ValueError):
-            pass
     return found
 
 

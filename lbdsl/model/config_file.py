@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse duplicate keys: Python keeps the last value and other parsers the first, so the meaning is ambiguous."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key appears twice in one object")
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key `{twice}` appears twice in one object")
     return result
 
 

@@ -17,7 +17,7 @@ from lbdsl.language.tree import ModulesSelector
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
-from lbdsl.plan.findings import beyond_findings, beyond_positions, context_findings
+from lbdsl.plan.findings import beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.recall import LOST, RecallLoss
 from lbdsl.plan.schema import (
@@ -34,7 +34,7 @@ from lbdsl.plan.schema import (
     Totals,
     counted_changes,
 )
-from lbdsl.recipe.beyond import missing_gate
+from lbdsl.recipe.beyond import missing_gate, nothing_beyond
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case, requirement_problems
 from lbdsl.solve.evaluate import World, facts_only
@@ -66,7 +66,9 @@ def build(
     are diagnostics of earlier stages that the plan should keep; only new ones are returned. `statistics` and `choice` as in
     `Plan`, and so is `recall`."""
     recipe, facts = case.recipe, case.facts
-    contexts = _contexts(case, contexts)
+    usual = [ctx for ctx in CONTEXTS if ctx <= facts.positions] or [facts.positions]
+    named = (cost.ctx for cost in recipe.costs_asked if cost.ctx is not None)
+    contexts = tuple(sorted({*usual, *named, *contexts}))
     before, after = facts.cost, model_cost(facts, selection.specs)
     # Stored scores that this recipe does not use must not change the plan's digest.
     measurements = {request: measurements[request] for request in case.requests if request in measurements}
@@ -83,7 +85,7 @@ def build(
         *(d for item in recipe.requires if not facts_only(item.expr) for d in requirement_problems(item, world)),
         *context_findings(case),
         *beyond_positions(case, contexts),
-        *beyond_findings(case, given_windows(facts.layer_specs, selection.specs)),
+        *nothing_beyond(recipe, given_windows(facts.layer_specs, selection.specs), facts.positions),
         *_plain_findings(case, selection),
         *_forgotten(recipe, recall),
     )
@@ -127,13 +129,6 @@ def build(
         applyable=complete and not errored and all(item.status in ("pass", "after healing") for item in asserts),
     )
     return Diagnosed(plan, problems)
-
-
-def _contexts(case: Case, asked: tuple[int, ...]) -> tuple[int, ...]:
-    positions = case.facts.positions
-    usual = [ctx for ctx in CONTEXTS if ctx <= positions] or [positions]
-    named = (cost.ctx for cost in case.recipe.costs_asked if cost.ctx is not None)
-    return tuple(sorted({*usual, *named, *asked}))
 
 
 def _layer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
-from lbdsl.model.config_file import no_constant, unique_keys
+from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import FORMAT_VERSION, PREDICTED, Plan
 
 DIGEST_KEY = "sha256"
-MOST_BYTES = 64 * 2**20
 
 
 def save_plan(plan: Plan, path: str | Path) -> Path:
@@ -68,23 +66,14 @@ def _is_plan(path: Path) -> bool:
 
 def _fields(path: Path) -> dict[str, Any]:
     """The fields of a saved plan of any format version, without checking its digest. Raises LB330 and LB331."""
+    if not path.exists() or path.is_dir():
+        why = "it is a folder" if path.is_dir() else "no such file"
+        raise fail("LB330", f"cannot read {path}: {why}", help=did_you_mean(path))
     try:
-        # Opening a named pipe would block.
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise _not_a_plan(path, "it is not a file")
-        with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise fail("LB330", f"cannot read {path}: no such file", help=did_you_mean(path)) from None
-    except (OSError, ValueError) as problem:
-        raise fail("LB330", f"cannot read {path}: {_reason(problem)}") from problem
-    if len(raw) > MOST_BYTES:
-        raise _not_a_plan(path, f"it is larger than {MOST_BYTES // 2**20} MiB")
-    try:
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=no_constant)
-    except (ValueError, RecursionError) as problem:
-        raise _not_a_plan(path, f"it is not JSON: {str(problem) or 'nested too deep'}") from problem
-    if not isinstance(fields, dict) or "format_version" not in fields or DIGEST_KEY not in fields:
+        fields = read_json_object(path, "LB331")
+    except LbdslError as problem:
+        raise _not_a_plan(path, problem.diagnostics[0].message) from problem
+    if "format_version" not in fields or DIGEST_KEY not in fields:
         raise _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
     return fields
 

@@ -3,7 +3,7 @@ and those that prevent a selection from being applied."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from lbdsl.actions.base import touching
 from lbdsl.core.diagnostic import Diagnostic, note, warning
@@ -40,14 +40,15 @@ def static_findings(case: Case, forms: Forms | None = None) -> tuple[Diagnostic,
         if impossible:
             return impossible
         found = [*_unreachable(case), *action_findings(case)]
-        found += beyond_findings(case, windows_of((action for rule in recipe.rules for action in rule.actions), facts))
+        windows = windows_of((action for rule in recipe.rules for action in rule.actions), facts)
+        found += nothing_beyond(recipe, windows, facts.positions)
         found += [*_failing_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(case, {})
         if selection is None:
             return chosen
         found = [*chosen, *_failing_asserts(case, selection), *context_findings(case)]
-        found += beyond_findings(case, given_windows(facts.layer_specs, selection.specs))
+        found += nothing_beyond(recipe, given_windows(facts.layer_specs, selection.specs), facts.positions)
     return (*found, *with_lengths(case).diagnostics)
 
 
@@ -94,13 +95,6 @@ def context_findings(case: Case) -> Iterator[Diagnostic]:
             if isinstance(node, PredictedOf):
                 what = f"`{one_line(node.span.text)}` is about {tokens_text(node.ctx)} tokens"
             yield warning("LB324", f"{what}, but this model has {tokens_text(positions)} positions", node.span)
-
-
-def beyond_findings(case: Case, windows: Collection[int]) -> Iterator[Diagnostic]:
-    """LB360 for layers that get windows of these sizes, if nothing asks what stands beyond them."""
-    found = nothing_beyond(case.recipe, windows, case.facts.positions)
-    if found is not None:
-        yield found
 
 
 def beyond_positions(case: Case, contexts: tuple[int, ...]) -> Iterator[Diagnostic]:

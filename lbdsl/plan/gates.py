@@ -29,11 +29,6 @@ SENSIBLE = 1000
 """A score so near to its bound that it would take so many times the text is as good as on it."""
 
 
-def judges(recipe: Recipe) -> bool:
-    """Whether the finished model must be evaluated: there is an `eval` block, or an assert that needs it."""
-    return recipe.eval is not None or any(item.phase is Phase.POST for item in recipe.asserts)
-
-
 def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
     """The result of an assert before the model is changed, and an error if it fails or has no value."""
     if assertion.phase is Phase.POST:
@@ -110,7 +105,7 @@ def _on_one(
         help = tuple(dict.fromkeys(line for problem in found for line in problem.help))
         return _result(assertion, "fail", on=on).model_copy(update={"why": why, "help": help})
     shown = deciding(assertion.expr, world)
-    scores = {score: world.post[score.source or ""][score.name] for score in _scores(assertion.expr)}
+    scores = {score: world.post[score.source or ""][score.metric] for score in _scores(assertion.expr)}
     error = next((item.stderr for item in scores.values() if shown is not None and item.value == shown.value), None)
     result = _result(assertion, "pass", shown, on).model_copy(update={"error": error})
     if truth:
@@ -130,7 +125,7 @@ def _scores(expr: Expr) -> Iterator[PostScore]:
 
 def _may_hold(assertion: ResolvedAssertion, world: World, scores: Iterable[PostScore]) -> bool:
     """Whether a condition that does not hold would, were each score one standard error more, or less."""
-    keys = list(dict.fromkeys((score.source or "", score.name) for score in scores))
+    keys = list(dict.fromkeys((score.source or "", score.metric) for score in scores))
     signs = product((-1, 1), repeat=len(keys)) if len(keys) <= MOVED else ((sign,) * len(keys) for sign in (-1, 1))
     for moves in signs:
         post = {source: dict(of) for source, of in world.post.items()}

@@ -20,8 +20,6 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import walk
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.spec import LayerSpec
-from lbdsl.plan.gates import judges
-from lbdsl.plan.schema import Plan
 from lbdsl.recipe.beyond import named_context
 from lbdsl.recipe.schema import Evaluate, Measure, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import (
@@ -43,9 +41,6 @@ MEASURED = 1024
 RECALLED = 4
 """Windows in a text that asks what it said, at least: facts stand one window back and more."""
 
-CAUTIONS = ("LB328", "LB329", "LB337")
-"""Findings of a plan that are also shown with its result."""
-
 Block = TypeVar("Block", Measure, Evaluate)
 Settings = TypeVar("Settings", bound=HealSettings)
 
@@ -65,9 +60,9 @@ def with_lengths(case: Case) -> Diagnosed[Case]:
     length = recipe.measure.recall_seq or min(max(MEASURED, 4 * window), facts.positions)
     blocks["measure"] = blocks["measure"].model_copy(update={"recall_seq": length})
     found += _recall_findings(recipe, blocks["measure"], window, facts)
-    judged = recipe.eval or (Evaluate() if judges(recipe) else None)
+    judged = recipe.eval or (Evaluate() if any(item.phase is Phase.POST for item in recipe.asserts) else None)
     if judged is not None:
-        judged = judged.with_tasks(tasks_asked(recipe))
+        judged = judged.with_tasks(dict(tasks_at(recipe.asserts)))
         found += _needle_findings(judged, recipe.asserts, facts)
         blocks["eval"] = _settled(judged, min(named_context(recipe), facts.positions) or JUDGED, window, facts)
         found += _length_findings("eval", judged, blocks["eval"], window, facts)
@@ -106,13 +101,8 @@ def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: Model
         yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
 
 
-def tasks_asked(recipe: Recipe) -> Iterator[Asked]:
-    """The needles and the tasks that asserts name."""
-    return (task for task, _ in tasks_at(recipe.asserts))
-
-
 def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[Asked, Span]]:
-    """The same, and where they stand."""
+    """The needles and the tasks that asserts name, and where they stand."""
     for item in asserts:
         for part in walk(item.expr):
             if isinstance(part, PostScore) and part.task is not None:
@@ -178,11 +168,6 @@ def _scoring_findings(recipe: Recipe, measure: Measure, judged: Evaluate) -> Ite
             f"what is chosen on short text may fail on longer text; `seq = {tokens_text(long)}` measures on {tokens} tokens"
         )
         yield warning("LB359", message, _setting(measure, "seq"), help=help, fix=_fix(measure, "seq", tokens_text(long)))
-
-
-def cautions(plan: Plan) -> tuple[str, ...]:
-    """The messages of a plan's findings that qualify the quality of its result."""
-    return tuple(finding.message for finding in plan.findings if finding.code in CAUTIONS)
 
 
 def windows_of(actions: Iterable[Action], facts: ModelFacts) -> frozenset[int]:

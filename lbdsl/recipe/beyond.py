@@ -46,15 +46,15 @@ def missing_gate(recipe: Recipe, windows: Collection[int], positions: int | None
     return recall_gate(max(narrow), context, positions)
 
 
-def nothing_beyond(recipe: Recipe, windows: Collection[int], positions: int | None = None) -> Diagnostic | None:
+def nothing_beyond(recipe: Recipe, windows: Collection[int], positions: int | None = None) -> tuple[Diagnostic, ...]:
     """LB360 for the same; LB208 says it of a recipe without any gate."""
     gate = missing_gate(recipe, windows, positions)
     if gate is None or not recipe.asserts:
-        return None
+        return ()
     sizes = " to ".join(tokens_text(size) for size in sorted({min(windows), max(windows)}))
     message = f"windows of {sizes} tokens, and nothing asks what stands beyond them"
     span = next((rule.span for rule in recipe.rules if any(map(_window_of, rule.actions))), None)
-    return note("LB360", message, span, help=f"perplexity hardly shows what is lost there: add `{gate}`")
+    return (note("LB360", message, span, help=f"perplexity hardly shows what is lost there: add `{gate}`"),)
 
 
 def named_windows(recipe: Recipe) -> frozenset[int]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import yaml
 
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail, refused
 from lbdsl.language.limits import MAX_BYTES, MAX_DIGITS
+from lbdsl.model.config_file import no_constant, unique_keys
 
 _INTEGER = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
@@ -30,20 +31,13 @@ def read_data(text: str, name: str, form: ExchangeForm) -> Diagnosed[Any]:
     try:
         if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
             raise fail("LB041", f"{name} is larger than {MAX_BYTES // 2**20} MiB")
-        _check_characters(text, name)
         data = (_json if form == "json" else _yaml)(text, name)
-        _check_characters(data, name)
+        json.dumps(data, ensure_ascii=False).encode()
         return Diagnosed(data)
+    except UnicodeEncodeError:
+        return refused("LB041", f"{name} holds half of a surrogate pair")
     except LbdslError as problem:
         return Diagnosed(None, problem.diagnostics)
-
-
-def _check_characters(data: Any, name: str) -> None:
-    """LB041 for a lone surrogate, in a text or as `"\\ud800"` in it: it cannot be encoded."""
-    try:
-        (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).encode()
-    except UnicodeEncodeError:
-        raise fail("LB041", f"{name} holds half of a surrogate pair") from None
 
 
 def yaml_text(data: Any) -> str:
@@ -68,22 +62,15 @@ def yaml_text(data: Any) -> str:
 
 
 def _json(text: str, name: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise fail("LB041", f"{name}: the key `{twice}` appears twice in one object")
-        return found
-
-    def no_number(word: str) -> NoReturn:
-        raise fail("LB041", f"{name}: `{word}` is not a number")
-
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_float=plain, parse_int=plain, parse_constant=no_number)
+        return json.loads(
+            text, object_pairs_hook=unique_keys, parse_float=plain, parse_int=plain, parse_constant=no_constant
+        )
     except json.JSONDecodeError as problem:
         reason = f"{problem.msg[:1].lower()}{problem.msg[1:]}"
         raise fail("LB041", f"{name}:{problem.lineno}:{problem.colno}: {reason}") from None
+    except ValueError as problem:
+        raise fail("LB041", f"{name}: {problem}") from None
 
 
 def plain(text: str) -> int | float | str:

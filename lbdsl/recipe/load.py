@@ -209,12 +209,12 @@ class _Resolver:
             )
         # Rules with errors are not included; findings about the others are still valid.
         healed, gated = "heal" in self.parts, bool(self.asserts)
-        recall = beyond = None
+        recall, beyond = None, tuple[Diagnostic, ...]()
         if found is not None:
             windows = named_windows(found)
             recall, beyond = missing_gate(found, windows), nothing_beyond(found, windows)
         linted = lint_rules(self.rules, healed=healed, gated=gated, first_else=self.first_else, recall=recall)
-        scope.diagnostics += linted + ([beyond] if beyond is not None else [])
+        scope.diagnostics += [*linted, *beyond]
         return Diagnosed(found, tuple(scope.diagnostics))
 
     def _check_judged_on(self) -> None:

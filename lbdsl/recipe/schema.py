@@ -68,16 +68,12 @@ class Score(Meaning):
 
 
 class PostScore(Meaning):
-    """A metric of the finished model, by its name: `ppl_increase`. `source` names one of the texts of the `eval` block;
+    """A metric of the finished model: `ppl_increase`. `source` names one of the texts of the `eval` block;
     None means every one of them. For right answers it is the name of `task`: a needle or a benchmark."""
 
-    name: str
+    metric: str
     source: str | None
     task: Asked | None
-
-    @property
-    def metric(self) -> str:
-        return self.name
 
 
 class CostOf(Meaning):

@@ -241,7 +241,9 @@ def _loss_lines(plan: Plan, ascii_: bool) -> Lines:
     others = "".join(f", {printable(joint_text(name, score, pm))}" for name, score in loss.others.items())
     if loss.base_nll is not None:
         arrow = "->" if ascii_ else "→"
-        was, becomes = (_perplexity(nll) for nll in (loss.base_nll, loss.base_nll + loss.rise.value))
+        nats = (loss.base_nll, loss.base_nll + loss.rise.value)
+        # A power of e where it is too large, as for a broken model.
+        was, becomes = (f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}" for nll in nats)
         seq = plan.measured_on.seq if plan.measured_on is not None else 0
         # The first token of a sequence is not predicted.
         on = f"{loss.tokens // (seq - 1)} x {tokens_text(seq)}" if seq > 1 else tokens_text(loss.tokens)
@@ -266,11 +268,6 @@ def _patch_lines(plan: Plan) -> Lines:
     fitted = f"{count}, fitted on {printable(on.data)}, times {on.patches.factor:g}"
     kl = f"the KL to the base is {on.patches.kl:.3g} nats/token, without them {on.patches.kl_without:.3g}"
     yield Paragraph(f" patches: {fitted}; on {printable(on.check or '')} {kl}", 10)
-
-
-def _perplexity(nll: float) -> str:
-    """exp of a loss in nats per token, written as a power of e when it is too large, as for a broken model."""
-    return f"{math.exp(nll):.2f}" if nll < 20 else f"e^{nll:.0f}"
 
 
 def _heal_lines(plan: Plan) -> Lines:

@@ -91,7 +91,9 @@ def change_lines(plan: Plan, width: int, ascii_: bool, all_layers: bool) -> Iter
     narrow = width < USUAL
     column = min(max(len(", ".join(parts)) for parts in becomes), width - (11 + digits if narrow else 46))
     for layer, parts in zip(shown, becomes, strict=True):
-        mark = _mark_of(layer)
+        # Of its largest change: a dropped part first, else the first in the order of the rows.
+        changes = [mark for mark in layer.marks.values() if mark.style != "same"]
+        mark = next((mark for mark in changes if mark.style == "drop"), changes[0] if changes else Mark("", "~", "change"))
         first, *more = _wrapped(parts, column)
         # A digit (number of KV heads) would look like part of the layer number.
         sign = "~" if mark.sign.isdigit() else mark.sign
@@ -119,12 +121,6 @@ def _some_of_each(changed: list[LayerPlan]) -> list[LayerPlan]:
             shown.append(layer)
     # For a single omitted layer, the line "... 1 more" would save nothing.
     return changed if len(changed) - len(shown) <= 1 else shown
-
-
-def _mark_of(layer: LayerPlan) -> Mark:
-    """The mark of the layer's largest change: a dropped part first, else the first in the order of the rows."""
-    changes = [mark for mark in layer.marks.values() if mark.style != "same"]
-    return next((mark for mark in changes if mark.style == "drop"), changes[0] if changes else Mark("", "~", "change"))
 
 
 def _wrapped(parts: list[str], column: int) -> list[str]:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lbdsl.core.progress import Report
+from lbdsl.core.units import duration_text
 from lbdsl.report.console import USUAL, stderr_console
 
 PLAIN_SECONDS = 10.0
@@ -72,15 +73,9 @@ class TerminalProgress:
                 return
             last = now
             rate = (done - first[0]) / (now - first[1]) if now > first[1] else 0.0
-            eta = f", eta {_clock((total - done) / rate)}" if rate > 0 else ""
+            eta = f", eta {duration_text((total - done) / rate)}" if rate > 0 else ""
             tail = f", {note}" if note else ""
-            self.say(f"{title}: {100 * done / total:.0f} % after {_clock(now - started)}{eta}{tail}")
+            self.say(f"{title}: {100 * done / total:.0f} % after {duration_text(now - started)}{eta}{tail}")
 
         yield report
-        self.say(f"{title}: done in {_clock(time.monotonic() - started)}")
-
-
-def _clock(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+        self.say(f"{title}: done in {duration_text(time.monotonic() - started)}")

@@ -217,7 +217,7 @@ class _Evaluation:
         return value
 
     def _post(self, score: PostScore) -> float:
-        found = self.world.post.get(score.source or "", {}).get(score.name)
+        found = self.world.post.get(score.source or "", {}).get(score.metric)
         missing = no_value(found)
         if missing is not None:
             self._fail("LB306", f"`{one_line(score.span.text)}` {missing.reason}", score, (missing.help,))

@@ -24,9 +24,9 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
     plan, value, spent = problem.plain, 0.0, 0
     last: Judged | None = None
     if tries:
-        # The other rules do damage, too.
+        # The other rules do damage, too. There is no bound beside a greedy choice: the second of a rank is its value.
         (last,) = measure([plan], 1.0)
-        value, spent = _value(last), 1
+        value, spent = last.rank[1], 1
     known = {place: problem.scores[place] for place in problem.places}
     while problem.broken(plan):
         waiting = [(known[place] / gain, place, gain) for place, gain in _useful(problem, plan)]
@@ -36,23 +36,18 @@ def greedy(problem: Problem, measure: MeasurePlans, *, tries: int) -> Found | No
             _, place, gain = waiting[0]
             if place in tried or spent >= tries:
                 break
-            (tried[place],) = measure([_with(plan, place)], 1.0)
+            (tried[place],) = measure([{**plan, place[0]: place[1]}], 1.0)
             spent += 1
-            known[place] = _value(tried[place]) - value
+            known[place] = tried[place].rank[1] - value
             heapq.heapreplace(waiting, (known[place] / gain, place, gain))
         else:
             return None
-        plan, last = _with(plan, place), tried.get(place)
-        value = value + known[place] if last is None else _value(last)
+        plan, last = {**plan, place[0]: place[1]}, tried.get(place)
+        value = value + known[place] if last is None else last.rank[1]
         layer = place[0]
         known |= {(layer, other): problem.scores[layer, other] - problem.scores[place] for other in problem.options[layer]}
     joint = {} if last is None else {key_of(plan): last}
     return Found(plan, problem.sum(least), joint, float(spent))
-
-
-def _value(found: Judged) -> float:
-    """There is no bound beside a greedy choice."""
-    return found.rank[1]
 
 
 def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[LayerOption, float]]:
@@ -74,10 +69,5 @@ def _useful(problem: Problem, plan: Choices) -> Iterator[tuple[LayerOption, floa
             if room < 0:
                 change = limit.changes.get((layer, number), 0.0) - limit.changes.get((layer, plan[layer]), 0.0)
                 gain += min(change, -room) / -room
-        if gain > 0 and before.issuperset(problem.broken(_with(plan, (layer, number)))):
+        if gain > 0 and before.issuperset(problem.broken({**plan, layer: number})):
             yield (layer, number), gain
-
-
-def _with(plan: Choices, place: LayerOption) -> Choices:
-    layer, number = place
-    return {**plan, layer: number}

@@ -13,6 +13,6 @@ def test_without_pygls_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['pygls'] = None; from lbdsl.cli.app import main; main(['lsp'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "LB062" in done.stderr
+    assert "LB485" in done.stderr
     assert 'pip install ".[editor]"' in done.stderr
     assert done.stdout == ""

@@ -189,9 +189,9 @@ def test_what_stands_in_good_recipes_is_offered_there() -> None:
         analysis = Analysis(text)
         if not recipe_from_text(text).ok:
             continue
-        for token in analysis.tokens:
+        for token in analysis.lexed.tokens:
             kind = token.type
-            before = [other for other in analysis.tokens if other.end <= token.start]
+            before = [other for other in analysis.lexed.tokens if other.end <= token.start]
             defines = bool(before) and before[-1].type in ("PARAM", "LET", "GROUP")
             if (token.text in keywords() and kind != "KEY") or (kind in ("NAME", "VAR", "REF") and not defines):
                 _, items = complete(analysis, token.start + 1)

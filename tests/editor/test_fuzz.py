@@ -45,7 +45,7 @@ def use(text: str, offset: int) -> None:
     assert "".join(piece.text for piece in pieces(text)) == text
     if analysis.checked.value is not None:
         assert len(claim_hints(analysis.checked.value, FACTS)) in (0, len(analysis.checked.value.rules))
-    chosen_fixes(text, analysis.findings)
+    chosen_fixes(text, analysis.checked.diagnostics)
     edit = formatting(text, "t.lbr").value
     if edit is not None:
         formatted = text[: edit.span.start] + edit.text + text[edit.span.end :]

@@ -181,7 +181,7 @@ def test_outline() -> None:
 
 def hints(text: str) -> list[str]:
     analysis = Analysis(text, facts=smollm2_facts())
-    assert analysis.checked.value is not None, analysis.findings
+    assert analysis.checked.value is not None, analysis.checked.diagnostics
     return [hint.text for hint in claim_hints(analysis.checked.value, smollm2_facts())]
 
 
@@ -207,8 +207,8 @@ def test_hints_say_what_measurements_decide() -> None:
 
 
 def test_findings_know_the_model() -> None:
-    assert "LB300" in {d.code for d in Analysis("layers 20-40 keep", facts=smollm2_facts()).findings}
-    assert "LB300" not in {d.code for d in Analysis("layers 20-40 keep").findings}
+    assert "LB300" in {d.code for d in Analysis("layers 20-40 keep", facts=smollm2_facts()).checked.diagnostics}
+    assert "LB300" not in {d.code for d in Analysis("layers 20-40 keep").checked.diagnostics}
 
 
 def test_formatting_touches_only_the_lines_that_change() -> None:

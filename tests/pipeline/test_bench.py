@@ -27,7 +27,7 @@ from lbdsl.bench.cells import Measured
 from lbdsl.bench.worker import Worker
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import Diagnosed, LbdslError
-from lbdsl.core.progress import Silent
+from lbdsl.core.progress import progress_of
 from lbdsl.session.model import OpenModel
 from tests.pipeline.conftest import Made
 
@@ -168,7 +168,7 @@ def test_cells_of_a_server_stand_beside_those_of_offline_runs(artifact: Path) ->
         cell = Cell(64, 2, metric, "seconds", base=0.0275, artifact=0.0255, ratio=0.93, low=0.9, high=0.96, output=16)
         given = Measured("vllm", "1", threads, "granite", served, [cell])
         found = benching.Benched(read_record(artifact).unwrap(), {**machine, "threads": threads}, given)
-        benching._keep(found, artifact, Silent())
+        benching._keep(found, artifact, progress_of(None))
     kept = read_record(artifact).unwrap().bench
     assert {name: one["cells"][0]["metric"] for name, one in kept.items()} == {"vllm": "throughput", "vllm-served": "ttft"}
     card = (artifact / "README.md").read_text()

@@ -132,7 +132,7 @@ def test_the_texts_alone_give_the_same_recipe(tmp_path: Path) -> None:
 
 def test_a_hash_that_fits_and_one_that_does_not(tmp_path: Path) -> None:
     digest = sha256(b"layers 0 keep\n").hexdigest()
-    for given, expected in ((digest, []), (digest.upper(), []), ("0" * 64, ["LB133"]), ("beef", ["LB137"])):
+    for given, expected in ((digest, []), (digest.upper(), []), ("0" * 64, ["LB133"]), ("beef", ["LB133"])):
         found = loaded(tmp_path, r=f'include "a.lbr" sha256 "{given}"\nelse keep\n', a="layers 0 keep\n")
         assert errors(found) == expected
         if expected == ["LB133"]:

@@ -130,7 +130,7 @@ def plan_for(folder: Path, mode: str):
 def main(mode: str, folder: Path, out: Path) -> dict:
     import torch
 
-    from lbdsl.core.progress import Silent
+    from lbdsl.core.progress import progress_of
     from lbdsl.data.blocks import TokenBlocks
     from lbdsl.model.load import load_tokenizer
     from lbdsl.run.apply import run_plan
@@ -158,7 +158,7 @@ def main(mode: str, folder: Path, out: Path) -> dict:
             gate=lambda post, tasks: (),
             calibration=TokenBlocks(torch.randint(256, (4, 512)), "", ""),
         )
-        run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=Silent())
+        run_plan(plan, inputs, out, lbdsl_version="0", no_heal=False, resume=False, force=False, progress=progress_of(None))
     elif mode == "weights":
         rewriting = rewriting_of(plan, facts, folder)
         out.mkdir()
