@@ -173,7 +173,7 @@ def judged(plan: str, name: str) -> Row:
                 json.dumps(evaluated.judge(folder, "wikitext", "--task", str(made(work, name)), tokens=4096))
             ),
         )
-        (task,) = (task for task in json.loads(question.read_text())["tasks"] if task["name"] == name)
+        (task,) = json.loads(question.read_text())["tasks"]
         return {
             "questions": task["questions"],
             **{key: task[key] for key in ("base", "artifact", "recovery")},
