@@ -68,7 +68,7 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 class Capped(NamedTuple):
-    """Findings of one file, and how many more the file has."""
+    """Consecutive findings of one file, and how many more the file has; `left` is 0 except after the file's last one."""
 
     file: str
     found: tuple[Diagnostic, ...]
@@ -81,13 +81,17 @@ class Capped(NamedTuple):
 
 
 def capped(found: Iterable[tuple[str, Diagnostic]], most: int = SHOWN) -> Iterator[Capped]:
-    """The first `most` findings of each file, preferring errors, in their order; `found` are pairs of file and finding."""
-    of_file: dict[str, list[Diagnostic]] = {}
-    for file, diagnostic in found:
-        of_file.setdefault(file, []).append(diagnostic)
-    for file, every in of_file.items():
-        places = sorted(sorted(range(len(every)), key=lambda at: not every[at].is_error)[:most])
-        yield Capped(file, tuple(every[at] for at in places), len(every) - len(places))
+    """The first `most` findings of each file, preferring errors, in the order of `found` (pairs of file and finding)."""
+    pairs = list(found)
+    places: dict[str, list[int]] = {}
+    for place, (file, _) in enumerate(pairs):
+        places.setdefault(file, []).append(place)
+    chosen = {file: sorted(sorted(of, key=lambda i: not pairs[i][1].is_error)[:most]) for file, of in places.items()}
+    kept = sorted(place for of in chosen.values() for place in of)
+    for file, run in groupby(kept, key=lambda place: pairs[place][0]):
+        row = list(run)
+        last = row[-1] == chosen[file][-1]
+        yield Capped(file, tuple(pairs[place][1] for place in row), len(places[file]) - len(chosen[file]) if last else 0)
 
 
 def for_programs(found: Sequence[tuple[str, Diagnostic]]) -> list[tuple[str, Diagnostic]]:
