@@ -66,8 +66,9 @@ def _is_plan(path: Path) -> bool:
 
 def _fields(path: Path) -> dict[str, Any]:
     """The fields of a saved plan of any format version, without checking its digest. Raises LB330 and LB331."""
-    if not path.exists() or path.is_dir():
-        why = "it is a folder" if path.is_dir() else "no such file"
+    # Other than the methods of `path` these raise nothing, as for names that are too long.
+    if not os.path.exists(path) or os.path.isdir(path):
+        why = "it is a folder" if os.path.isdir(path) else "no such file"
         raise fail("LB330", f"cannot read {path}: {why}", help=did_you_mean(path))
     try:
         fields = read_json_object(path, "LB331")

@@ -123,6 +123,8 @@ def test_files_that_are_no_plans(tmp_path, content, code):
 def test_files_that_cannot_be_read(tmp_path):
     assert [d.code for d in load_plan(tmp_path / "none.lbplan").diagnostics] == ["LB330"]
     assert [d.code for d in load_plan(tmp_path).diagnostics] == ["LB330"]
+    assert [d.code for d in load_plan(tmp_path / ("x" * 300)).diagnostics] == ["LB330"]
+    assert [d.code for d in load_plan(tmp_path / "x\0.lbplan").diagnostics] == ["LB330"]
 
 
 def test_nothing_changed(plan):
