@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,22 @@ def write_runtime(folder: Path | str, config: Any) -> None:
     folder, family = Path(folder), config.lbdsl["base_model_type"]
     classes, configuration, modeling = hybrid_classes(family), configuration_module(family), modeling_module(family)
     home = Path(next(iter(hybrid.__path__)))
-    for path in home.glob("lbdsl_*.py"):
-        # Parts, and their list, are those that the plan uses.
-        if not path.stem.startswith("lbdsl_part"):
-            shutil.copyfile(path, folder / path.name)
-    for module, text in flat_files(FAMILIES[family]).items():
-        (folder / f"{module}.py").write_text(text, encoding="utf-8")
+    # Parts, and their list, are those that the plan uses.
+    code = {each.name: each.read_bytes() for each in home.glob("lbdsl_*.py") if not each.stem.startswith("lbdsl_part")}
+    code |= {f"{module}.py": text.encode() for module, text in flat_files(FAMILIES[family]).items()}
     used: dict[str, Slot] = {}
     for spec in map(LayerSpec.model_validate, config.lbdsl["layers"]):
         parts = (spec.mixer, spec.ffn, *dict(spec.weights).values())
         used |= {part.kind: part.slot for part in parts if part is not None}
     installed = runtime_files()
-    for kind in used:
-        shutil.copyfile(installed[kind], folder / installed[kind].name)
-    (folder / PARTS_FILE).write_text(
-        _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())}), encoding="utf-8"
-    )
+    code |= {installed[kind].name: installed[kind].read_bytes() for kind in used}
+    parts = _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())})
+    code[PARTS_FILE] = parts.encode()
     # transformers gives all models of one configuration class the code of the first, and knows the class by its file.
-    code = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(folder.glob("*.py")))).hexdigest()
-    with (folder / f"{configuration}.py").open("a", encoding="utf-8") as file:
-        file.write(f"\n# Of a model whose code is {code}.\n")
+    of = hashlib.sha256(b"".join(code[name] for name in sorted(code))).hexdigest()
+    code[f"{configuration}.py"] += f"\n# Of a model whose code is {of}.\n".encode()
+    for name, content in code.items():
+        (folder / name).write_bytes(content)
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["auto_map"] = {

@@ -45,7 +45,8 @@ class Text:
             return len(self.text)
         start, (codec, size) = self._starts[place.line], UNITS[self.encoding]
         line = re.split(r"[\r\n]", self.text[start:], maxsplit=1)[0]
-        before = line.encode(codec, "surrogatepass")[: size * max(0, place.character)]
+        # A lone surrogate, which cannot be decoded, is as long as this character.
+        before = re.sub("[\ud800-\udfff]", "\ufffd", line).encode(codec)[: size * max(0, place.character)]
         return start + len(before.decode(codec, "ignore"))
 
     def units(self, start: int, end: int) -> int:

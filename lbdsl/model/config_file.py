@@ -49,7 +49,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key `{twice}` appears twice in one object")
+        raise ValueError(f"the key `{twice[:40]}` appears twice in one object")
     return result
 
 

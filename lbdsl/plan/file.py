@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,19 @@ def _is_plan(path: Path) -> bool:
 
 def _fields(path: Path) -> dict[str, Any]:
     """The fields of a saved plan of any format version, without checking its digest. Raises LB330 and LB331."""
-    # Other than the methods of `path` these raise nothing, as for names that are too long.
-    if not os.path.exists(path) or os.path.isdir(path):
-        why = "it is a folder" if os.path.isdir(path) else "no such file"
-        raise fail("LB330", f"cannot read {path}: {why}", help=did_you_mean(path))
     try:
+        # Not by `path.is_dir`, for which what cannot be reached is not there.
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise IsADirectoryError(0, "it is a folder")
         fields = read_json_object(path, "LB331")
     except LbdslError as problem:
+        if isinstance(problem.__cause__, OSError):
+            raise fail("LB330", f"cannot read {path}: {_reason(problem.__cause__)}") from problem
         raise _not_a_plan(path, problem.diagnostics[0].message) from problem
+    except FileNotFoundError:
+        raise fail("LB330", f"cannot read {path}: no such file", help=did_you_mean(path)) from None
+    except (OSError, ValueError) as problem:
+        raise fail("LB330", f"cannot read {path}: {_reason(problem)}") from problem
     if "format_version" not in fields or DIGEST_KEY not in fields:
         raise _not_a_plan(path, "it is JSON, but not what `lbdsl plan -o` writes")
     return fields

@@ -73,7 +73,7 @@ class TerminalProgress:
                 return
             last = now
             rate = (done - first[0]) / (now - first[1]) if now > first[1] else 0.0
-            eta = f", eta {duration_text((total - done) / rate)}" if rate > 0 else ""
+            eta = f", eta {duration_text((total - done) / rate)}" if rate > 0 and done < total else ""
             tail = f", {note}" if note else ""
             self.say(f"{title}: {100 * done / total:.0f} % after {duration_text(now - started)}{eta}{tail}")
 

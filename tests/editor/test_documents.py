@@ -31,7 +31,7 @@ def offset(text: Text, line: int, character: int) -> int:
     return text.offset(place)
 
 
-ALPHABET = st.sampled_from(["a", "é", "你", "😀", "\n", "\r\n", "\r", "\t", "\u2028", "\x0c", " "])
+ALPHABET = st.sampled_from(["a", "é", "你", "😀", "\n", "\r\n", "\r", "\t", "\u2028", "\x0c", "\ud800", " "])
 TEXTS = st.lists(ALPHABET, max_size=30).map("".join)
 
 

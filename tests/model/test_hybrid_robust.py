@@ -391,11 +391,12 @@ a.generate(ids, max_new_tokens=9, pad_token_id=0)
 """
 
 
-def test_two_artifacts_of_one_folder_name_in_one_process(tmp_path, clean_process):
+@pytest.mark.parametrize("first, second", ["xy", "yx"])
+def test_two_artifacts_of_one_folder_name_in_one_process(first, second, tmp_path, clean_process):
     from lbdsl.artifact.runtime_files import write_runtime
 
-    # The second has parts that the first lacks.
-    for d, specs in (("x", [NONE] * 4), ("y", [swa(W, N), FULL, FULL, FULL])):
+    # One of them has parts that the other lacks.
+    for d, specs in ((first, [NONE] * 4), (second, [swa(W, N), FULL, FULL, FULL])):
         model = hybrid_of(tiny_base(), specs)
         model.save_pretrained(tmp_path / d / "saved")
         write_runtime(tmp_path / d / "saved", model.config)

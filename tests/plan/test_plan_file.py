@@ -125,6 +125,9 @@ def test_files_that_cannot_be_read(tmp_path):
     assert [d.code for d in load_plan(tmp_path).diagnostics] == ["LB330"]
     assert [d.code for d in load_plan(tmp_path / ("x" * 300)).diagnostics] == ["LB330"]
     assert [d.code for d in load_plan(tmp_path / "x\0.lbplan").diagnostics] == ["LB330"]
+    loop = tmp_path / "loop.lbplan"
+    loop.symlink_to(loop)
+    assert [d.code for d in load_plan(loop).diagnostics] == ["LB330"]
 
 
 def test_nothing_changed(plan):
