@@ -1,9 +1,10 @@
 """The shipped recipes, and those for Gemma, in unmodified vLLM and llama.cpp on this CPU: tokens a second over the base's.
 
-Needs `make model`, Gemma for the rows `gemma-...`, and both engines in environments of their own, which the first row makes
-(`--install`). Plans are made anew, and neither healed nor judged: that changes no shape, and so no speed. `vllm`: output tokens a second of
-16 requests at once of 1Ki tokens, that write 64 each; `decode` and `prefill`: llama.cpp at 4Ki tokens, one sequence; three
-pairs each. A blank is what an export, or the engine on a CPU, refuses: the row's file has its words.
+Needs `make model`, Gemma for the rows `gemma-...`, and both engines in environments of their own, which the first row
+makes (`--install`). Plans are made anew, and neither healed nor judged: that changes no shape, and so no speed. `vllm`:
+output tokens a second of 16 requests at once of 1Ki tokens, that write 64 each; `decode` and `prefill`: llama.cpp at
+4Ki tokens, one sequence; three pairs each. A blank is what an export, or the engine on a CPU, refuses: the row's file
+has its words.
 """
 
 from __future__ import annotations

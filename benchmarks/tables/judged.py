@@ -1,8 +1,9 @@
 """SmolLM2 after the shipped recipes, as each judges its result, and Gemma 3 270M: what is in the artifact's record.
 
-Needs `make model`, and for the rows `gemma-...` Gemma (`make models/gemma3/model/gemma-3-270m-q4_k_m.gguf`). `kv` (at 8Ki
-tokens) and `weights` are shares of the base's; `increase` is the rise of perplexity on `builtin:wikitext`, `unhealed` before
-healing; `pydoc` that on `builtin:pydoc`, where a recipe judges on it; `1Ki` and `2Ki` are `recovery(needle(...))`.
+Needs `make model`, and for the rows `gemma-...` Gemma (`make models/gemma3/model/gemma-3-270m-q4_k_m.gguf`). `kv` (at
+8Ki tokens) and `weights` are shares of the base's; `increase` is the rise of perplexity on `builtin:wikitext`,
+`unhealed` before healing; `pydoc` that on `builtin:pydoc`, where a recipe judges on it; `1Ki` and `2Ki` are
+`recovery(needle(...))`.
 """
 
 from __future__ import annotations

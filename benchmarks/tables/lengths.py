@@ -1,9 +1,10 @@
 """32Ki tokens beside 8Ki, by a Llama of random weights in transformers: what four times the length costs.
 
-Two layers of SmolLM2's size in float32, all changed alike. `reading` is the time of one forward over 32Ki tokens over that
-of 8Ki, `writing` that of a token after them, `cache` the bytes that the cache then holds; `again` one run of 8Ki over
-another. The lengths run by turns in a process of the row's own; medians of neighbours. `kept` is `reading` once more, where freed memory
-stays with the process: pages that are given back and taken anew cost more where tensors are larger.
+Two layers of SmolLM2's size in float32, all changed alike. `reading` is the time of one forward over 32Ki tokens over
+that of 8Ki, `writing` that of a token after them, `cache` the bytes that the cache then holds; `again` one run of 8Ki
+over another. The lengths run by turns in a process of the row's own; medians of neighbours. `kept` is `reading` once
+more, where freed memory stays with the process: pages that are given back and taken anew cost more where tensors are
+larger.
 """
 
 from __future__ import annotations

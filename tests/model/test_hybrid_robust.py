@@ -391,7 +391,7 @@ a.generate(ids, max_new_tokens=9, pad_token_id=0)
 """
 
 
-@pytest.mark.parametrize("first, second", ["xy", "yx"])
+@pytest.mark.parametrize(("first", "second"), ["xy", "yx"])
 def test_two_artifacts_of_one_folder_name_in_one_process(first, second, tmp_path, clean_process):
     from lbdsl.artifact.runtime_files import write_runtime
 
