@@ -207,15 +207,15 @@ def rows_of(name: str) -> dict[str, dict[str, Any]]:
 
 
 def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -> Iterator[str]:
-    """Yield the finished rows as lines of text, in the table's order."""
-    cells = [["", *table.columns]]
-    for row in table.rows:
-        if row.key in done:
-            figures = done[row.key]["figures"]
-            shown = (format(figures[name], form) if name in figures else "" for name, form in table.columns.items())
-            cells.append([row.key, *shown])
+    """Yield the finished rows as lines of text, in the table's order, without columns that none of them has."""
+    rows = {row.key: done[row.key]["figures"] for row in table.rows if row.key in done}
+    columns = {name: form for name, form in table.columns.items() if not rows or any(name in row for row in rows.values())}
+    cells = [["", *columns]]
+    for key, figures in rows.items():
+        shown = (format(figures[name], form) if name in figures else "" for name, form in columns.items())
+        cells.append([key, *shown])
     if markdown:
-        cells.insert(1, ["---", *("---:" for _ in table.columns)])
+        cells.insert(1, ["---", *("---:" for _ in columns)])
         yield from (f"| {' | '.join(line)} |" for line in cells)
         return
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
