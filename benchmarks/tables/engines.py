@@ -36,7 +36,8 @@ def unhealed(recipe: str, work: Path) -> Path:
 
 
 def row(recipe: str, work: Path) -> dict[str, Any]:
-    folder, found = unhealed(recipe, work), {}
+    folder = unhealed(recipe, work)
+    found: dict[str, Any] = {}
     for engine, asked in ASKED.items():
         words = ("bench", str(folder), "--engine", engine, "--install", *asked, "--pairs", "3", "--json")
         done = lbdsl(*words, codes=tuple(range(8)))

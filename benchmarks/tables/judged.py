@@ -94,7 +94,7 @@ def row(recipe: str) -> Row:
         cache, cache_before = (cost["kv_bytes"]["8192"] for cost in costs)
         weights, weights_before = (cost["weights"] for cost in costs)
         texts = {text["data"]: text for text in evaluation["sources"]}
-        wikitext, pydoc = (texts.get(f"builtin:{name}") for name in ("wikitext", "pydoc"))
+        wikitext, pydoc = texts["builtin:wikitext"], texts.get("builtin:pydoc")
         found = {
             "kv": cache / cache_before,
             "weights": weights / weights_before,
