@@ -33,8 +33,8 @@ def write_runtime(folder: Path | str, config: Any) -> None:
         used |= {part.kind: part.slot for part in parts if part is not None}
     installed = runtime_files()
     code |= {installed[kind].name: installed[kind].read_bytes() for kind in used}
-    parts = _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())})
-    code[PARTS_FILE] = parts.encode()
+    listed = _parts_text({kind: (slot, installed[kind].stem) for kind, slot in sorted(used.items())})
+    code[PARTS_FILE] = listed.encode()
     # transformers gives all models of one configuration class the code of the first, and knows the class by its file.
     of = hashlib.sha256(b"".join(code[name] for name in sorted(code))).hexdigest()
     code[f"{configuration}.py"] += f"\n# Of a model whose code is {of}.\n".encode()
