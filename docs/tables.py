@@ -43,7 +43,7 @@ SHAPE = {
     "vocab_size": 32_000,
     "hidden_size": 2048,
     "intermediate_size": 8192,
-    "num_hidden_layers": 32,
+    "num_hidden_layers": 12,
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
     "head_dim": 128,

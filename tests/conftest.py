@@ -1,7 +1,7 @@
 """Tiny models gain nothing from threads and lose much: one each, for this process and those it starts.
 
 `--quick` runs what needs no torch: it cannot be loaded then. A module of tests that loads it is skipped, tests marked
-`torch`, or `large` for inputs that take a second to read, are left out, and any other test that loads it, also in a
+`torch`, or `large` for those that take a second or more, are left out, and any other test that loads it, also in a
 process of its own, fails.
 """
 

@@ -63,6 +63,7 @@ def ask_bash(folder: Path, *lines: str) -> list[list[str]]:
     return [answer.split() for answer in answers]
 
 
+@pytest.mark.large
 def test_bash(folder: Path) -> None:
     answers = ask_bash(
         folder,

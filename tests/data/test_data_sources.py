@@ -91,6 +91,7 @@ def test_bad_jsonl_line_is_named(tmp_path, line):
     assert code_of(caught) == "LB443"
 
 
+@pytest.mark.large
 def test_parquet(tmp_path):
     import pyarrow as pa
     from pyarrow import parquet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from lbdsl.data import TextPart, read_documents, split_documents
 from lbdsl.data.split import document_hash
 
 
+@pytest.mark.large
 @given(
     st.lists(st.text(min_size=20, max_size=40), min_size=45, max_size=60, unique=True), st.randoms(use_true_random=False)
 )

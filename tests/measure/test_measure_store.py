@@ -64,6 +64,7 @@ def test_sums_come_back_exactly(tmp_path):
         assert store.get("a", KEY)[0] == SequenceSum(1.0, 2)
 
 
+@pytest.mark.large
 def test_two_processes_at_once(tmp_path):
     writers = [start_writer(tmp_path, name, 0, 40) for name in ("nll", "kl")]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]

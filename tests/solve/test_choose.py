@@ -98,6 +98,7 @@ class Fake:
         return [self.judged(plan) for plan in plans]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("together", [0.0, 1.0, -0.5])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize(
