@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -94,11 +95,12 @@ def _measured(
 
 
 def _check_same(measured: Measured, profile: Profile) -> None:
-    """Raise LB364 where another vLLM, or another device, measured than predicted."""
-    places = [machine.get("name") if machine.get("gpus") else "a CPU" for machine in (measured.machine, profile.machine)]
-    ways = [
-        f"vLLM {version} on {place}" for version, place in zip((measured.version, profile.version), places, strict=True)
-    ]
+    """Raise LB364 where another vLLM, another device or other arguments measured than predicted."""
+    ways = []
+    for done in (measured, profile):
+        place = done.machine.get("name") if done.machine.get("gpus") else "a CPU"
+        words = shlex.join(done.machine.get("arguments", ()))
+        ways.append(f"vLLM {done.version} on {place}" + (f" with {words}" if words else ""))
     if ways[0] != ways[1]:
-        help = "name the vLLM of the profile with --engine-python, or calibrate this one"
+        help = "name the one of the profile by --engine-python and --engine-args, or calibrate this one"
         raise fail("LB364", f"the plan is predicted for {ways[1]}, and this is {ways[0]}", help=help)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lbdsl.cli.options import TOKENS, Parsed, python_option, with_options
+from lbdsl.cli.options import TOKENS, Parsed, arguments_option, python_option, with_options
 from lbdsl.core.units import tokens_of
 
 
@@ -81,12 +80,7 @@ _OPTIONS = (
     python_option(
         help="A Python that has the engine; a vLLM for GPUs runs on those that it sees, unless --device cpu is given."
     ),
-    click.option(
-        "--engine-args",
-        type=Parsed("WORDS", shlex.split),
-        default="",
-        help='vLLM: more words for its command line, as in "--tensor-parallel-size 2".',
-    ),
+    arguments_option,
     click.option(
         "--install", is_flag=True, help="Make an environment with the engine if there is none (minutes, gigabytes)."
     ),

@@ -21,6 +21,7 @@ from lbdsl.cli.options import (
     RecipeFirst,
     again_option,
     all_option,
+    arguments_option,
     json_option,
     measuring_options,
     model_argument,
@@ -77,6 +78,7 @@ CHANGES_PRESENT = 10
     help="Measure the throughput that budgets and asserts ask for, of the best plan and, if it fails, of the next.",
 )
 @python_option(help="--confirm: a Python that has the engine; default: lbdsl's own environment of it.")
+@arguments_option
 @all_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @again_option
@@ -95,6 +97,7 @@ def plan(
     devices: Any,
     confirm: str | None,
     engine_python: Path | None,
+    engine_args: tuple[str, ...],
     all_layers: bool,
     detailed_exitcode: bool,
     again: bool,
@@ -118,8 +121,8 @@ def plan(
 
         return give(estimate_recipe(recipe, model, devices, set_params=dict(assignments), options=options), as_json)
     check_engines(targets)
-    if engine_python is not None and confirm is None:
-        raise click.UsageError("--engine-python is for --confirm")
+    if (engine_python is not None or engine_args) and confirm is None:
+        raise click.UsageError("--engine-python and --engine-args are for --confirm")
     serving = {devices_of(name.partition("@")[2]).kind for name in targets if "@" in name}
     if len(serving) == 1:
         options = replace(options, serving=serving.pop())
@@ -142,7 +145,7 @@ def plan(
         from lbdsl.api.confirming import confirm_plan
         from lbdsl.bench.engine import EnginePython
 
-        engine = EnginePython(engine_python)
+        engine = EnginePython(engine_python, arguments=tuple(engine_args))
         planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:

@@ -138,6 +138,15 @@ def test_a_plan_that_does_not_hold_gives_way_to_the_next(
     assert ("LB364" in [finding.code for finding in after.plan.findings]) == (item is not None)
 
 
+def test_it_is_measured_with_the_arguments_of_the_profile(tiny_folder: Path, python: Path, tmp_path: Path) -> None:
+    found = planned(RECIPE.replace("BUDGET", "110%"), tiny_folder, tmp_path)
+    with pytest.raises(LbdslError) as problem:
+        confirm_plan(found, tmp_path / "r.lbr", EnginePython(python, arguments=("--max-num-seqs=8",)), pairs=2)
+    (said,) = problem.value.diagnostics
+    assert said.code == "LB364"
+    assert said.message.endswith(" with --max-num-seqs=8")
+
+
 def test_nothing_to_confirm_is_said(tiny_folder: Path, tmp_path: Path) -> None:
     found = planned('measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1 drop\n', tiny_folder, tmp_path)
     with pytest.raises(LbdslError) as problem:
