@@ -33,7 +33,8 @@ class Quantize(Action):
     them, too, with one more number for all inputs, from the largest on the calibration text. Weights are rounded when the
     model is saved, after healing. Embeddings and the output head are never quantized. Experts are rounded to nearest, and
     their inputs with `form=fp8` alone.
-    Why: decoding reads every weight once per token; a quarter of the bytes is up to four times the speed.
+    Why: decoding reads every weight once per token; a quarter of the bytes may be read in a quarter of
+    the time, where the engine has a kernel that does so (docs/quantize.md).
     Example: `else quantize(bits=8, activations=8)`, `modules "*.mlp.*" quantize(bits=4, method=gptq)`, `quantize(form=fp8)`
     Source: GPTQ (arXiv 2210.17323); SmoothQuant (arXiv 2211.10438) for 8-bit activations by token; FP8 formats (arXiv
     2209.05433); the compressed-tensors format of vLLM and transformers.
