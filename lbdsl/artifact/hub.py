@@ -25,16 +25,23 @@ class Upload:
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
 
+def check_token(repository: str) -> None:
+    """Raise LB412 if there is no token."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=LOGIN)
+
+
 def upload(repository: str, files: Sequence[Upload], message: str, *, private: bool) -> str:
     """Make the repository if it is not there, and put the files there in one commit, whose URL is returned. Weights, code
     and records of an earlier push go. What the hub has already, also from a run that was interrupted, is not sent again.
 
     Raises LB411 for a name or an organisation that is none, LB412 without a token that may write, or if `private` is asked
     for and the repository is public, LB489 if the hub or the connection fails."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    if get_token() is None:
-        raise fail("LB412", f"pushing to {repository} needs a token of the hub", help=LOGIN)
+    check_token(repository)
     api = HfApi(library_name="lbdsl")
     with _coded(repository):
         api.create_repo(repository, private=private or None, exist_ok=True)

@@ -33,12 +33,15 @@ def push(
 ) -> None:
     """Put ARTIFACT on the Hugging Face hub: the files of its record and its card, with the base's license, in a commit."""
     from lbdsl.api.pushing import sent, to_push
+    from lbdsl.artifact.hub import check_token
     from lbdsl.cli.output import give, show_diagnostics
     from lbdsl.core.units import bytes_text, plural
     from lbdsl.report.progress import TerminalProgress
 
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("off a terminal, `push` needs --yes, or --dry-run")
+    if not dry_run:
+        check_token(repository)
     if quiet or not sys.stderr.isatty():
         from huggingface_hub.utils import disable_progress_bars
 
