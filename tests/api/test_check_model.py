@@ -105,6 +105,7 @@ def test_requires(model: Path) -> None:
     assert run(model, 'requires model.family == "llama" and model.layers == 30\nelse keep').exit_code == 0
 
 
+@pytest.mark.large
 def test_a_model_that_cannot_be_read_is_reported_as_by_inspect(tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text("else keep", encoding="utf-8")
     done = subprocess.run(
@@ -131,6 +132,7 @@ def test_a_model_that_cannot_be_read_is_reported_as_by_inspect(tmp_path: Path) -
     ]
 
 
+@pytest.mark.large
 def test_torch_is_never_imported(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.lbr").write_text("lowest 3 by nll drop\nelse swa(window=4Ki)\nassert kv(1Ki) <= 50%", encoding="utf-8")
     code = (

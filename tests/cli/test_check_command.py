@@ -83,6 +83,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.large
 def test_whole_process_exit_codes_and_torch(folder: Path) -> None:
     """The exit code reaches the shell, and neither torch nor transformers is imported on the way; by `check`, nothing else
     that takes long."""

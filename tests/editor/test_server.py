@@ -57,6 +57,7 @@ def test_positions_after_an_emoji_are_in_utf_16(client: Client) -> None:
     assert found[0]["range"] == where(2, 0, 9)
 
 
+@pytest.mark.large
 def test_another_encoding_is_agreed_on() -> None:
     client = Client(encodings=["utf-32", "utf-16"])
     assert client.server["capabilities"]["positionEncoding"] == "utf-32"
@@ -192,6 +193,7 @@ def test_hints_of_the_workspaces_model(tmp_path: Path) -> None:
     assert client.close() == 0
 
 
+@pytest.mark.large
 def test_a_model_that_is_not_there_is_said_once(tmp_path: Path) -> None:
     client = Client(options={"model": "no/such-model"}, root=tmp_path)
     said = client.wait("window/showMessage")
@@ -200,6 +202,7 @@ def test_a_model_that_is_not_there_is_said_once(tmp_path: Path) -> None:
     assert client.close() == 0
 
 
+@pytest.mark.large
 def test_neither_torch_nor_transformers_is_loaded() -> None:
     code = (
         "import sys, atexit; from lbdsl.cli.app import main\n"

@@ -226,6 +226,7 @@ def test_the_recipes_for_larger_models(folders: dict[str, str], name: str, recip
     assert not check_recipe(path, facts=CheckedModel(inspect_model(folders[name]))).diagnostics
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["qwen3-30b-a3b", "mixtral-8x7b", "ministral-3-8b"])
 def test_a_goal_on_weights_may_take_experts(folders: dict[str, str], name: str) -> None:
     """Under both budgets at once; what the headers alone can refuse is not refused."""

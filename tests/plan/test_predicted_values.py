@@ -185,6 +185,7 @@ def test_the_base_itself_has_no_spread(profiles) -> None:
     assert [(item.status, item.between) for item in built.asserts] == [("pass", None)]
 
 
+@pytest.mark.large
 def test_choose_keeps_the_worse_end() -> None:
     """More layers than where all that is predicted is saved."""
     rules = "choose for layers all among keep, drop minimizing kl subject to throughput(1Ki, 256, 50) >= 120%"

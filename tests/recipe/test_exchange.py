@@ -373,6 +373,7 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
+@pytest.mark.large
 def test_every_recipe_as_json_fits_the_schema() -> None:
     valid = validator()
     texts = [text for text in [FULL, *RECIPES, *BLOCK.findall(VALID)] if not to_exchange(text, "t", "json").diagnostics]

@@ -283,6 +283,7 @@ def test_one_mistake_gives_one_error() -> None:
     assert [d.code for d in recipe_from_text(text).diagnostics] == ["LB008", "LB009", "LB011"]
 
 
+@pytest.mark.large
 def test_named_expressions_have_limits() -> None:
     def chain(length: int) -> str:
         names = "".join(f"let $a{i} = not $a{i - 1}\n" for i in range(1, length))

@@ -222,6 +222,7 @@ def test_the_solver_finds_a_plan_where_there_are_many() -> None:
     assert [sum(number == which for number in first.values()) for which in (1, 2)] == [14, 0]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("together", "windows"), [(1.5, 8), (0.7, 18), (3.0, 4)])
 def test_few_tries_come_to_the_bound(together: float, windows: int) -> None:
     """Whatever the model as a whole loses beside the sum, and though one format has nothing but the unchanged model."""
@@ -285,6 +286,7 @@ def test_bounds_below_nothing_scale_no_guide() -> None:
     assert not found.joint[key_of(found.best)].excess
 
 
+@pytest.mark.large
 def test_guides_are_scaled_five_times_at_most() -> None:
     """Where nothing keeps a bound, neighbours of the nearest plan are measured, until five rounds bring nothing."""
     facts = llama_facts(layers=20)
@@ -464,6 +466,7 @@ def test_an_alternative_that_no_profile_prices_is_not_chosen() -> None:
     assert [problem.code for problem in found.diagnostics] == ["LB353"]
 
 
+@pytest.mark.large
 def test_what_is_predicted_is_a_sum_also_where_the_base_is_faster() -> None:
     """Of weights that slow it down more may be lost, of windows less gained: the solver knows both."""
     recipe = recipe_of("latency(1Ki, 1) <= 80%", "keep, swa(window=64), drop", "layers all quantize(bits=8)")

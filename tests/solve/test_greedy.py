@@ -90,6 +90,7 @@ def test_after_the_last_try_scores_decide() -> None:
     assert not one.joint, "the plan itself was not measured"
 
 
+@pytest.mark.large
 def test_several_budgets_and_alternatives() -> None:
     for seed in range(20):
         problem = problem_of("kv(8Ki) <= 40%, weights <= 90%", "keep, swa(window=64), kv_heads(1), drop", seed=seed)
