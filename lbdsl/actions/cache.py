@@ -18,8 +18,8 @@ class Cache(Action):
     of mantissa; what lies beyond 448 becomes 448) before any attention reads them, also those of the tokens that are being
     read, and are widened again when they are read. There are no scales. Healing rounds them, too.
     Why: half of the bytes of the cache in bfloat16 at any length, of all tokens. It composes with windows, full heads and
-    fewer KV heads. It costs little perplexity, may forget what stands far back, and saves less than windows do where contexts
-    are long (docs/quantize.md).
+    fewer KV heads. It costs little perplexity, may forget what stands far back, and saves less than windows do where
+    contexts are long (docs/quantize.md).
     Example: `layers all cache(fp8)`, `lowest 20 by recall(swa(window=512)) swa(window=512, sinks=learned) + cache(fp8)`
     Source: FP8 formats (arXiv 2209.05433); the fp8 cache of vLLM.
     """
