@@ -80,7 +80,7 @@ _OPTIONS = (
     python_option(
         help="A Python that has the engine; a vLLM for GPUs runs on those that it sees, unless --device cpu is given."
     ),
-    arguments_option,
+    arguments_option(help='vLLM: more words for its command line, as in "--tensor-parallel-size 2".'),
     click.option(
         "--install", is_flag=True, help="Make an environment with the engine if there is none (minutes, gigabytes)."
     ),

@@ -184,12 +184,7 @@ class Parsed(click.ParamType):
             self.fail(str(problem), param, ctx)
 
 
-arguments_option = click.option(
-    "--engine-args",
-    type=Parsed("WORDS", shlex.split),
-    default="",
-    help='vLLM: more words for its command line, as in "--tensor-parallel-size 2".',
-)
+arguments_option = partial(click.option, "--engine-args", type=Parsed("WORDS", shlex.split), default="")
 
 
 def _assignment(value: Any) -> tuple[str, str]:

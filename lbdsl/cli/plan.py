@@ -78,7 +78,7 @@ CHANGES_PRESENT = 10
     help="Measure the throughput that budgets and asserts ask for, of the best plan and, if it fails, of the next.",
 )
 @python_option(help="--confirm: a Python that has the engine; default: lbdsl's own environment of it.")
-@arguments_option
+@arguments_option(help="--confirm: more words for vLLM's command line, those that the profile was made with.")
 @all_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 10 when the plan changes something.")
 @again_option
@@ -122,7 +122,7 @@ def plan(
         return give(estimate_recipe(recipe, model, devices, set_params=dict(assignments), options=options), as_json)
     check_engines(targets)
     if (engine_python is not None or engine_args) and confirm is None:
-        raise click.UsageError("--engine-python and --engine-args are for --confirm")
+        raise click.UsageError("--engine-python and --engine-args are for --confirm vllm: add it")
     serving = {devices_of(name.partition("@")[2]).kind for name in targets if "@" in name}
     if len(serving) == 1:
         options = replace(options, serving=serving.pop())

@@ -83,7 +83,10 @@ def with_profiles(recipe: Recipe, bench: OpenModel) -> Recipe:
     for engine, values in asked.items():
         line = calibrate_line(engine, [(value.name, value.arguments) for value in values], bench.source.text)
         problems = [problem for value in values for problem in evaluate(value, world).diagnostics]
-        found += [replace(problem, help=(f"measure it: {line}",)) for problem in problems]
+        help: tuple[str, ...] = (f"measure it: {line}",)
+        if engine == "vllm":
+            help += ("for a vLLM of your own, also on GPUs, add its --engine-python and --engine-args",)
+        found += [replace(problem, help=help) for problem in problems]
     if found:
         raise LbdslError(tuple(found))
     return recipe
