@@ -1,10 +1,10 @@
 """The shipped recipes, and those for Gemma, in unmodified vLLM and llama.cpp on this CPU: tokens a second over the base's.
 
 Needs `make model`, Gemma for the rows `gemma-...`, and both engines in environments of their own, which the first row
-makes (`--install`). Plans are made anew, and neither healed nor judged: that changes no shape, and so no speed. `vllm`:
-output tokens a second of 16 requests at once of 1Ki tokens, that write 64 each; `decode` and `prefill`: llama.cpp at
-4Ki tokens, one sequence; three pairs each. A blank is what an export, or the engine on a CPU, refuses: the row's file
-has its words.
+makes (`--install`). The artifacts are those of `judged`, or where those are gone made anew, neither healed nor judged:
+that changes no shape, and so no speed. `vllm`: output tokens a second of 16 requests at once of 1Ki tokens, that write
+64 each; `decode` and `prefill`: llama.cpp at 4Ki tokens, one sequence; three pairs each. A blank is what an export, or
+the engine on a CPU, refuses: the row's file has its words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import CHOOSING, HEALING, SERVING, Row, Table, once
+from benchmarks.table import CHOOSING, HEALING, SERVING, WORK, Row, Table, once, uses
 from benchmarks.tables.judged import OF_GEMMA, RECIPES, lbdsl, source
 
 ASKED = {
@@ -36,7 +36,8 @@ def unhealed(recipe: str, work: Path) -> Path:
 
 
 def row(recipe: str, work: Path) -> dict[str, Any]:
-    folder = unhealed(recipe, work)
+    made = WORK / "judged" / recipe
+    folder = uses(made) if made.exists() else unhealed(recipe, work)
     found: dict[str, Any] = {}
     for engine, asked in ASKED.items():
         words = ("bench", str(folder), "--engine", engine, "--install", *asked, "--pairs", "3", "--json")

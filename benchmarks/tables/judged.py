@@ -49,12 +49,12 @@ OF_GEMMA = {
 JUDGED = """lbr 1
 measure { data = "builtin:docs"; tokens = 4Ki }
 eval { data = ["builtin:wikitext", "builtin:pydoc"] }
-assert kv(8Ki) <= 100%
+assert kv(4Ki) <= 100%
 assert ppl_increase < 1000%
 assert recovery(needle(1Ki)) >= 0%
 assert recovery(needle(2Ki)) >= 0%
 """
-"""What all rows of Gemma say: it is judged at 8Ki tokens, and saved whatever comes out."""
+"""What all rows of Gemma say: judged at 4Ki tokens, for which both texts are long enough; saved whatever comes out."""
 
 
 def lbdsl(*words: str, codes: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:

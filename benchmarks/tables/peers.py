@@ -26,7 +26,7 @@ RULES = {
     **{f"sensitivity-{n}": f"lowest {n} by sensitivity drop" for n in (4, 8)},
     **{f"shortgpt-{n}": f"lowest {n} by influence(block) drop(block)" for n in (2, 4)},
 }
-MEASURE = 'measure { data = "builtin:pydoc"; tokens = 8Ki; recall_questions = 40 }'
+MEASURE = 'measure {{ data = "builtin:{text}"; tokens = 8Ki; recall_questions = 40 }}'
 
 
 def judged(folder: Path, path: Path) -> None:
@@ -36,7 +36,9 @@ def judged(folder: Path, path: Path) -> None:
 
 
 def row(rule: str, work: Path) -> dict[str, Any]:
-    folder = made(work, rule, f"{MEASURE}\n{RULES[rule]}\nelse keep", "--no-heal")
+    # Twice a window of 2304 is more than pydoc has tokens for; there is nothing to choose by them.
+    measure = MEASURE.format(text="docs" if rule == "uniform" else "pydoc")
+    folder = made(work, rule, f"{measure}\n{RULES[rule]}\nelse keep", "--no-heal")
     found = json.loads(once(work / f"{rule}.judged.json", partial(judged, folder)).read_text())
     plan = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
     kept, whole = (plan[when]["kv_bytes"][str(POSITIONS)] for when in ("after", "before"))
