@@ -67,7 +67,7 @@ def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
     for engine, values in recipe.predictions_asked.items():
         line = calibrate_line(engine, [(value.name, value.arguments) for value in values], model)
         names = ", ".join(dict.fromkeys(f"`{value.name}`" for value in values))
-        message = f"`plan` predicts {names} from a profile of {engine} on this machine"
+        message = f"`plan` predicts {names} from a profile of {engine}, of this model and device"
         yield note("LB353", message, help=f"if there is none yet, measure it: {line}")
 
 

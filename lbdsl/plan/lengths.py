@@ -96,9 +96,13 @@ def _recall_findings(recipe: Recipe, measure: Measure, window: int, facts: Model
         yield error("LB336", message, span, help=f"give at most {positions}, or leave `recall_seq` out")
         return
     needed = RECALL in measure.recall and (given or "recall" in recipe.metrics_asked)
-    if needed and length < max(SHORTEST_NEEDLE, 2 * window):
-        missing = too_short(length, window)
-        yield error("LB328", f"`recall` {missing.reason}", span, help=missing.help)
+    least = max(SHORTEST_NEEDLE, 2 * window)
+    if needed and length < least:
+        missing, enough = too_short(length, window), tokens_text(least)
+        help, fix = missing.help, None
+        if given and least <= facts.positions:
+            help, fix = f"give at least {enough}, or no `recall_seq`", _fix(recipe.measure, "recall_seq", enough)
+        yield error("LB328", f"`recall` {missing.reason}", span, help=help, fix=fix)
 
 
 def tasks_at(asserts: Iterable[ResolvedAssertion]) -> Iterator[tuple[Asked, Span]]:

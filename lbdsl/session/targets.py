@@ -243,8 +243,9 @@ def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict
     if subject.capability == 0:
         serving = replace(serving, block_size=128, batched_tokens=4096, batches=1)
     else:
-        alone = "on a CPU, where vLLM schedules one batch at a time, its log may say another number"
-        batches = f" and asynchronous scheduling{batches}, and {alone}"
+        batches = f" and asynchronous scheduling{batches}"
+        if subject.capability is None:
+            batches += ", and on a CPU, where vLLM schedules one batch at a time, its log may say another number"
     base, changed = layout_of_layers(facts.layer_specs, facts), layout_of_layers(subject.specs, facts)
     before, after = base.capacity(serving), changed.capacity(serving)
     gain = f" (x{after / before:.2f})" if before else ""

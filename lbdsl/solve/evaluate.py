@@ -230,9 +230,7 @@ class _Evaluation:
         help = (f"measure it: {calibrate_line(value.engine, [(value.name, value.arguments)])}",)
         profile = self.world.profiles.get(value.engine)
         if profile is None:
-            message = (
-                f"`{name}` is predicted from a profile of {value.engine}, and there is none for this model and machine"
-            )
+            message = f"`{name}` is predicted from a profile of {value.engine}, and there is none for this model and device"
             self._fail("LB353", message, value, help)
         found = profile.value(value.name, self.world.cost, value.arguments)
         forms = profile.untimed(self.world.cost)

@@ -39,15 +39,15 @@ def test_a_model_of_few_positions_has_short_sequences() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("block", ["measure", "eval"])
+@pytest.mark.parametrize("block", ["measure { tokens = 16Ki; seq", "measure { recall_seq", "eval { tokens = 16Ki; seq"])
 @pytest.mark.parametrize("rule", ["else swa(window=1Ki)", "lowest 3 by kl(swa(window=1Ki)) drop"])
 def test_a_seq_that_a_window_covers_is_an_error_with_a_fix(block: str, rule: str) -> None:
-    text = f"{block} {{ tokens = 16Ki; seq = 1Ki }}\n{rule}\nassert nll < 1\n"
+    text = f"{block} = 1Ki }}\n{rule}\nassert nll < 1\n"
     recipe, found = settled(text)
     assert recipe is None
     assert ("error", "LB328") in found
     fixed = fix_text(text, lambda changed: static_findings(Case(recipe_from_text(changed).unwrap(), SMOL)))
-    assert "seq = 2Ki" in fixed.text
+    assert f"{block} = 2Ki" in fixed.text
     assert ("error", "LB328") not in settled(fixed.text)[1]
 
 

@@ -70,7 +70,7 @@ def test_until_takes_as_many_layers_as_the_prediction_needs() -> None:
         ("latency(16, 1) <= 90%", "beyond what the profile of transformers measured"),
         ("throughput(1Ki, 512, 50) > 1", "beyond what the profile of vllm measured"),
         ("latency(1Ki, 16) <= 90%", "beyond what the profile of transformers measured"),
-        ("latency(1Ki, 1, engine=llamacpp) <= 90%", "there is none for this model and machine"),
+        ("latency(1Ki, 1, engine=llamacpp) <= 90%", "there is none for this model and device"),
     ],
 )
 def test_nothing_is_guessed(condition: str, said: str) -> None:
