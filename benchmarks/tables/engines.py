@@ -23,7 +23,7 @@ ASKED = {
     "llamacpp": ("--contexts", "4Ki", "--batches", "1"),
 }
 SHOWN = {"throughput": "vllm", "decode": "decode", "prefill": "prefill"}
-REFUSED = re.compile(r"^error\[LB\d+\].*", re.MULTILINE)
+REFUSED = re.compile(r"^error\[LB\d+\].*(?:\n  [^ =].*)*", re.MULTILINE)
 HEAL_AND_GATES = re.compile(r"^heal \{.*?^\}\n|^(?:eval|assert) [^\n]*\n", re.MULTILINE | re.DOTALL)
 
 
@@ -46,7 +46,7 @@ def row(recipe: str, work: Path) -> dict[str, Any]:
             refused = REFUSED.search(done.stderr)
             if refused is None:
                 raise RuntimeError(done.stderr[-2000:])
-            found[f"{engine} refuses"] = refused[0]
+            found[f"{engine} refuses"] = " ".join(refused[0].split())
             continue
         for cell in json.loads(done.stdout)["cells"]:
             if name := SHOWN.get(cell["metric"]):
