@@ -2,8 +2,8 @@
 
 Needs `make model`. `llm-drop-N` drops the N attentions whose output changes the stream least (LLM-Drop, arXiv 2406.15786),
 `shortgpt-N` so many whole layers (ShortGPT, arXiv 2403.03853), `sensitivity-N` the attentions that the loss needs least.
-`uniform` is one window in all layers, as wide as `recall` has cache at 8Ki: windows of 512 with four sink tokens in the 23
-layers where they cost the least recall. `kv` at 8Ki tokens and `weights` are shares of the base's; perplexity on WikiText
+`uniform` and `uniform-sinks` have one window in all layers, and the cache at 8Ki that `recall` has, with windows of 512
+and four sink tokens in the 23 layers where they cost the least recall. `kv` at 8Ki tokens and `weights` are shares of the base's; perplexity on WikiText
 at 8Ki tokens, and needles, as shares of what the base finds.
 """
 
@@ -22,6 +22,7 @@ from benchmarks.tables.needle import figures
 RULES = {
     "recall": "lowest 23 by recall(swa(window=512, sinks=4)) swa(window=512, sinks=4)",
     "uniform": "layers all swa(window=2304)",
+    "uniform-sinks": "layers all swa(window=2300, sinks=4)",
     **{f"llm-drop-{n}": f"lowest {n} by influence drop" for n in (4, 8)},
     **{f"sensitivity-{n}": f"lowest {n} by sensitivity drop" for n in (4, 8)},
     **{f"shortgpt-{n}": f"lowest {n} by influence(block) drop(block)" for n in (2, 4)},
@@ -37,7 +38,7 @@ def judged(folder: Path, path: Path) -> None:
 
 def row(rule: str, work: Path) -> dict[str, Any]:
     # Twice a window of 2304 is more than pydoc has tokens for; there is nothing to choose by them.
-    measure = MEASURE.format(text="docs" if rule == "uniform" else "pydoc")
+    measure = MEASURE.format(text="docs" if rule.startswith("uniform") else "pydoc")
     folder = made(work, rule, f"{measure}\n{RULES[rule]}\nelse keep", "--no-heal")
     found = json.loads(once(work / f"{rule}.judged.json", partial(judged, folder)).read_text())
     plan = json.loads((folder / "lbdsl.json").read_text(encoding="utf-8"))["plan"]
