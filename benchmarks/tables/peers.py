@@ -1,10 +1,10 @@
 """Rules that others prune by, said as recipes, on SmolLM2 beside one of ours; nothing is healed.
 
-Needs `make model`. `llm-drop-N` drops the N attentions whose output changes the stream least (LLM-Drop, arXiv 2406.15786),
-`shortgpt-N` so many whole layers (ShortGPT, arXiv 2403.03853), `sensitivity-N` the attentions that the loss needs least.
-`uniform` and `uniform-sinks` have one window in all layers, and the cache at 8Ki that `recall` has, with windows of 512
-and four sink tokens in the 23 layers where they cost the least recall. `kv` at 8Ki tokens and `weights` are shares of the base's; perplexity on WikiText
-at 8Ki tokens, and needles, as shares of what the base finds.
+Needs `make model`. `llm-drop-N` drops the N attentions whose output changes the stream least (LLM-Drop, arXiv
+2406.15786), `shortgpt-N` so many whole layers (ShortGPT, arXiv 2403.03853), `sensitivity-N` the attentions that the
+loss needs least. `uniform` and `uniform-sinks` have one window in all layers, and the cache at 8Ki that `recall` has,
+with windows of 512 and four sink tokens in the 23 layers where they cost the least recall. `kv` at 8Ki tokens and
+`weights` are shares of the base's; perplexity on WikiText at 8Ki tokens, and needles, as shares of what the base finds.
 """
 
 from __future__ import annotations
