@@ -35,7 +35,7 @@ HEALED = """heal {
     seq = 1Ki
     batch = 1
     method = lora(rank=64, alpha=128)
-    lr = 5e-4
+    lr = 1e-4
 }
 """
 OF_GEMMA = {
