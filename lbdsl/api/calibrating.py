@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
 from lbdsl.core.files import replace_entry
 from lbdsl.core.progress import AnyProgress
-from lbdsl.core.units import ranges_text
+from lbdsl.core.units import duration_text, ranges_text
 from lbdsl.cost.cost import ModelCost, model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import (
@@ -118,7 +119,8 @@ def calibrate_model(
     `bench_artifact` raises."""
     if isinstance(asked, Requests) and asked.served:
         raise ValueError("a profile is of offline runs: served=False")
-    base = OpenModel(model, options, progress)
+    # What a variant loses is nobody's question.
+    base = OpenModel(model, replace(options or RunOptions(), recall=False), progress)
     asked, window = (asked or InTransformers()).for_profile(base)
     ready = asked.check(base)
     on_gpus = isinstance(ready, Ready) and ready.gpus is not None
@@ -137,8 +139,11 @@ def calibrate_model(
     # engine's environment is there by now (`EnginePython` does not show `install`).
     begun = digest_of([base.digest, repr(asked), machine, variants, VERSION])
     found: list[_Timed] = []
+    took: list[float] = []
     for number, (name, rule) in enumerate(variants.items(), 1):
-        base.progress.say(f"variant {number} of {len(variants)}: {name}")
+        left = f", {duration_text(statistics.mean(took) * (len(variants) - number + 1))} left" if took else ""
+        base.progress.say(f"variant {number} of {len(variants)}: {name}{left}")
+        started = time.monotonic()
         kept = PROFILES.path(base.cache_dir, f"calibrating-{short(begun, 16)}-{number}.json")
         timed = _Timed.read(kept)
         if timed is not None and timed.alike(found):
@@ -150,6 +155,7 @@ def calibrate_model(
                 message = f"{timed.engine} is of another version, or on another device, than before it was stopped"
                 raise fail("LB355", message, help="calibrate again")
             timed.keep(kept)
+            took.append(time.monotonic() - started)
         found.append(timed)
     _forget(base.cache_dir, begun)
     profile = Profile(found[0].engine, found[0].version, machine | dict(found[0].machine))

@@ -147,6 +147,8 @@ def test_a_profile_predicts_the_cells(artifact: Path, lbdsl, monkeypatch: pytest
     assert lbdsl("calibrate", "model", *SMALL, "--json").code == 130
     done = lbdsl("calibrate", "model", *SMALL, "--json")
     assert done.code == 0, done.err
+    assert "variant 4 of 5: smaller MLPs, " in done.err, done.err
+    assert "asking" not in done.err
     # What was timed before it was stopped is not timed again, and is forgotten in the end.
     assert asked == [*list(calibrating.VARIANTS)[:3], *list(calibrating.VARIANTS)[2:]]
     assert not list(Path(os.environ["LBDSL_CACHE_DIR"]).glob("calibrating-*"))
