@@ -234,7 +234,8 @@ def _loss_lines(plan: Plan, ascii_: bool) -> Lines:
         yield Paragraph(" loss: of the whole changed model not measured yet", 7, "yellow")
         return
     pm = "+-" if ascii_ else "±"
-    said = f" loss: {signed_text(loss.rise, pm)} nats/token measured jointly, before healing"
+    said = f" loss: {signed_text(loss.rise, pm)} nats/token measured jointly"
+    said += ", before healing" if plan.heal is not None else ""
     if loss.sum is not None:
         said += f" (sum of the single layers {loss.sum:+.3g}: do not trust it)"
     yield Paragraph(said, 7)

@@ -77,7 +77,7 @@ def test_default_shows_two_of_each_kind_and_all_shows_all(plan):
 def test_what_is_predicted_measured_and_missing_is_plain(plan):
     text = drawn(plan, 120, (Speed(context=8192, batch=1, bound=1.6), Speed(context=8192, batch=2, bound=float("nan"))))
     assert "decode bound  8Ki, batch 1:  x1.60   predicted from bytes and FLOPs, not measured" in text
-    assert "+0.47 ±0.02 nats/token measured jointly, before healing" in text
+    assert "+0.47 ±0.02 nats/token measured jointly\n" in text
     assert "It changes 28 of 30 layers, heals nothing and gates nothing." in text
     unmeasured = drawn(plan_of("layers 3 drop\nelse keep", smollm2_facts()))
     assert "not measured yet" in unmeasured
