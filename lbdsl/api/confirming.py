@@ -18,6 +18,8 @@ from lbdsl.core.diagnostic import error, fail
 from lbdsl.core.units import plural
 from lbdsl.cost.profile import Profile, confirmed_key
 from lbdsl.plan.schema import Finding
+from lbdsl.recipe.schema import Recipe
+from lbdsl.session.model import OpenModel
 from lbdsl.session.targets import VLLM
 
 MOST_PLANS = 2
@@ -42,12 +44,7 @@ def confirm_plan(
     Raises LbdslError LB364 where nothing is asked of vLLM, or vLLM is not the one that predicted, and what
     `bench_artifact` raises. A KeyboardInterrupt says what was measured.
     """
-    bench = planned.bench
-    asked = tuple(dict.fromkeys(value.arguments for value in planned.recipe.predictions_asked.get(VLLM, [])))
-    if not asked:
-        help = "write a budget as in `throughput(1Ki, 256, 50) >= 130%`, or an assert"
-        raise fail("LB364", "there is nothing to confirm: no budget and no assert is about `throughput(...)`", help=help)
-    said: list[str] = []
+    bench, asked, said = planned.bench, _asked(planned.recipe), list[str]()
     for number in range(1, MOST_PLANS + 1):
         specs = planned.plan.specs
         if not planned.plan.applyable or not any(layer.changed for layer in planned.plan.layers):
@@ -73,6 +70,20 @@ def confirm_plan(
     finding = Finding(code=missed.code, severity=missed.severity, message=message, help=missed.help)
     told = {"findings": (*planned.plan.findings, finding), "applyable": False}
     return replace(planned, plan=planned.plan.model_copy(update=told), diagnostics=(*planned.diagnostics, missed))
+
+
+def check_confirmable(recipe: Recipe, bench: OpenModel, engine: EnginePython) -> None:
+    """Raise LB364 and LB487 before anything is measured, for what `confirm_plan` would raise them for."""
+    _asked(recipe)
+    engine.found(VLLM, bench)
+
+
+def _asked(recipe: Recipe) -> tuple[Lengths, ...]:
+    asked = tuple(dict.fromkeys(value.arguments for value in recipe.predictions_asked.get(VLLM, [])))
+    if not asked:
+        help = "write a budget as in `throughput(1Ki, 256, 50) >= 130%`, or an assert"
+        raise fail("LB364", "there is nothing to confirm: no budget and no assert is about `throughput(...)`", help=help)
+    return asked
 
 
 def _measured(

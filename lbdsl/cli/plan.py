@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,17 @@ def plan(
             said = "a picture is drawn of several plans, with --sweep; one is saved as a .lbplan"
             raise click.UsageError(f"{output}: {said}")
         check_place(output)
-    planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
-    if confirm is not None and planned.plan.applyable:
-        from lbdsl.api.confirming import confirm_plan
+    if confirm is None:
+        planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
+    else:
+        from lbdsl.api.confirming import check_confirmable, confirm_plan
         from lbdsl.bench.engine import EnginePython
 
         engine = EnginePython(engine_python, arguments=tuple(engine_args))
-        planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
+        how["ready"] = partial(check_confirmable, engine=engine)
+        planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
+        if planned.plan.applyable:
+            planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.pipeline.test_recall import answered, save_model_of_letters
 
 pytestmark = pytest.mark.usefixtures("profile")
 
+TEXT = 'measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\n'
 RECIPE = """lbr 1
 measure { data = "builtin:pydoc"; tokens = 256; seq = 64; tries = 8 }
 choose for layers all except 0 among keep, drop, drop(mlp) minimizing kl
@@ -148,10 +150,20 @@ def test_it_is_measured_with_the_arguments_of_the_profile(tiny_folder: Path, pyt
 
 
 def test_nothing_to_confirm_is_said(tiny_folder: Path, tmp_path: Path) -> None:
-    found = planned('measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }\nlayers 1 drop\n', tiny_folder, tmp_path)
+    found = planned(f"{TEXT}layers 1 drop\n", tiny_folder, tmp_path)
     with pytest.raises(LbdslError) as problem:
         confirm_plan(found, tmp_path / "r.lbr")
     assert [d.code for d in problem.value.diagnostics] == ["LB364"]
+
+
+@pytest.mark.parametrize(("rule", "code"), [("assert throughput(32, 8, 4) >= 101%", "LB487"), ("", "LB364")])
+def test_what_cannot_be_confirmed_is_refused_before_anything_is_measured(
+    workplace: Path, lbdsl, rule: str, code: str
+) -> None:
+    Path("r.lbr").write_text(f"{TEXT}lowest 1 by nll(drop) drop\n{rule}\n")
+    done = lbdsl("plan", "r.lbr", "model", "--confirm", "vllm", "--engine-python", sys.executable)
+    assert f"[{code}]" in done.err
+    assert "measuring" not in done.err
 
 
 def test_stopped_it_says_what_it_has_and_leaves_nothing(
