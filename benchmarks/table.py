@@ -32,6 +32,8 @@ from lbdsl.version import VERSION
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "benchmarks"
 WORK = ROOT / "build" / "tables"
+MINUTES = "minutes to make"
+"""A column that any table can have: how long the row ran."""
 KEY = re.compile(r"\w[\w.,=+-]*")
 Figures = Mapping[str, Any]
 Stamp = Mapping[str, Any]
@@ -208,7 +210,8 @@ def rows_of(name: str) -> dict[str, dict[str, Any]]:
 
 def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -> Iterator[str]:
     """Yield the finished rows as lines of text, in the table's order, without columns that none of them has."""
-    rows = {row.key: done[row.key]["figures"] for row in table.rows if row.key in done}
+    finished = [done[row.key] for row in table.rows if row.key in done]
+    rows = {row["key"]: {MINUTES: row["seconds"] / 60, **row["figures"]} for row in finished}
     columns = {name: form for name, form in table.columns.items() if not rows or any(name in row for row in rows.values())}
     cells = [["", *columns]]
     for key, figures in rows.items():

