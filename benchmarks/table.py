@@ -224,8 +224,8 @@ def lines(table: Table, done: Mapping[str, Mapping[str, Any]], markdown: bool) -
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     yield table.title
     for key, *rest in cells:
-        figures = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-        yield "  ".join([key.ljust(widths[0]), *figures]).rstrip()
+        padded = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        yield "  ".join([key.ljust(widths[0]), *padded]).rstrip()
 
 
 def say(text: str) -> None:
