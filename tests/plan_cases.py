@@ -20,7 +20,8 @@ from lbdsl.metrics import metrics
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import Loss, MeasuredOn, ModelRef, Plan, ScoreValue
+from lbdsl.plan.made_from import MeasuredOn, ModelRef
+from lbdsl.plan.schema import Loss, Plan, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
 from lbdsl.solve.case import Case

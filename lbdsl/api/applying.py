@@ -22,7 +22,8 @@ from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.estimate import HEAL_FORWARDS
 from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import failures, gate_of
-from lbdsl.plan.schema import Plan, RecipeRef
+from lbdsl.plan.made_from import RecipeRef
+from lbdsl.plan.schema import Plan
 from lbdsl.plan.verify import staleness
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of

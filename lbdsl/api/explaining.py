@@ -12,7 +12,8 @@ from lbdsl.metrics import Of, metric_of, metrics_of
 from lbdsl.model.layout import layout_of
 from lbdsl.plan.build import build
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import Loss, ModelRef, ScoreValue
+from lbdsl.plan.made_from import ModelRef
+from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe

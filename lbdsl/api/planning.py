@@ -17,7 +17,8 @@ from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import tokens_of
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
-from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, MeasuredOn, Plan
+from lbdsl.plan.made_from import MeasuredOn
+from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe

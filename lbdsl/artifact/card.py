@@ -18,7 +18,8 @@ from lbdsl.core.pictures import Target, picture
 from lbdsl.core.units import bytes_text, count_text, layers_text, ranges_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
-from lbdsl.plan.schema import ModelRef, Plan
+from lbdsl.plan.made_from import ModelRef
+from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, parts_of, quality_rows, shares_of, value_text
 
 CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"

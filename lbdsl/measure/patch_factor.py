@@ -19,7 +19,7 @@ from lbdsl.measure.patches import kept_patch
 from lbdsl.measure.runs import Measuring, Run
 from lbdsl.measure.statistics import keep_value, value_digest
 from lbdsl.measure.store import MODEL_LAYER
-from lbdsl.plan.schema import PatchCheck
+from lbdsl.plan.made_from import PatchCheck
 
 FACTORS = ("0", "0.25", "0.5", "0.75", FULL)
 """Each patch alone is the best for its sub-block; together they can be too much. With 0 there is none."""

@@ -19,21 +19,9 @@ from lbdsl.layer.paths import folded, leaves
 from lbdsl.parts import Slot
 from lbdsl.plan.findings import beyond_positions, context_findings
 from lbdsl.plan.gates import assert_result
+from lbdsl.plan.made_from import MeasuredOn, ModelRef, RecipeRef
 from lbdsl.plan.recall import LOST, RecallLoss
-from lbdsl.plan.schema import (
-    Choice,
-    Finding,
-    LayerPlan,
-    Loss,
-    MeasuredOn,
-    ModelRef,
-    Plan,
-    RecipeRef,
-    RuleReport,
-    ScoreValue,
-    Totals,
-    counted_changes,
-)
+from lbdsl.plan.schema import Choice, Finding, LayerPlan, Loss, Plan, RuleReport, ScoreValue, Totals, counted_changes
 from lbdsl.recipe.beyond import missing_gate, nothing_beyond
 from lbdsl.recipe.schema import Recipe, Rule
 from lbdsl.solve.case import Case, requirement_problems

@@ -13,7 +13,7 @@ from lbdsl.core.units import Unit
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.taken import NO_STATISTICS, Statistics
 from lbdsl.metrics import metric_of
-from lbdsl.plan.schema import MeasuredOn
+from lbdsl.plan.made_from import MeasuredOn
 from lbdsl.session.asking import asked_scores, task_of
 from lbdsl.session.patching import fitted
 from lbdsl.session.predicting import pace_of, say_measuring

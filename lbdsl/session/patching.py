@@ -13,7 +13,8 @@ from lbdsl.core.diagnostic import Diagnostic
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.layer.weights import Stat
 from lbdsl.measure.taken import Statistics
-from lbdsl.plan.schema import Choice, MeasuredOn
+from lbdsl.plan.made_from import MeasuredOn
+from lbdsl.plan.schema import Choice
 from lbdsl.session.session import Session
 from lbdsl.solve.select import Selection, select, unpatched
 

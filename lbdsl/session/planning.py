@@ -15,7 +15,8 @@ from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
 from lbdsl.plan.findings import impossible_untils
 from lbdsl.plan.lengths import with_lengths
-from lbdsl.plan.schema import LayerPlan, ModelRef, Plan
+from lbdsl.plan.made_from import ModelRef
+from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
 from lbdsl.session.asking import tokens_of_tasks

@@ -14,8 +14,9 @@ from lbdsl.layer.difference import given_windows
 from lbdsl.measure.taken import Statistics
 from lbdsl.metrics import LogitsMetric, Of, metric_of, metrics_of
 from lbdsl.plan.lengths import too_short
+from lbdsl.plan.made_from import MeasuredOn
 from lbdsl.plan.recall import RecallLoss
-from lbdsl.plan.schema import Loss, MeasuredOn, ScoreValue
+from lbdsl.plan.schema import Loss, ScoreValue
 from lbdsl.recipe.schema_blocks import RECALL, SHORTEST_NEEDLE
 from lbdsl.session.asking import Asking, asked_by, recall_questions_of
 from lbdsl.session.patching import Selected

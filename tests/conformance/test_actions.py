@@ -12,7 +12,7 @@ from lbdsl import check_recipe
 from lbdsl.actions import actions
 from lbdsl.layer.paths import has_path
 from lbdsl.plan.build import build
-from lbdsl.plan.schema import ModelRef
+from lbdsl.plan.made_from import ModelRef
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions

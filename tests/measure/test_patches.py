@@ -30,7 +30,7 @@ from lbdsl.measure.store import open_store
 from lbdsl.measure.taken import NO_STATISTICS
 from lbdsl.model.surgery import to_hybrid
 from lbdsl.parts.attention import Window
-from lbdsl.plan.schema import PatchCheck
+from lbdsl.plan.made_from import PatchCheck
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.session.model import OpenModel
 from lbdsl.solve.case import Case

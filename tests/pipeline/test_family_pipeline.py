@@ -36,7 +36,8 @@ from lbdsl.model.checkpoint import read_tensors
 from lbdsl.model.hybrid.lbdsl_cache import cache_storage_bytes
 from lbdsl.plan.build import build
 from lbdsl.plan.findings import static_findings
-from lbdsl.plan.schema import ModelRef, Plan
+from lbdsl.plan.made_from import ModelRef
+from lbdsl.plan.schema import Plan
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Lora
 from lbdsl.recipe.schema_blocks import Stage

@@ -262,7 +262,7 @@ def test_every_family(tmp_path, name):
     from lbdsl.model.source import resolve_source
     from lbdsl.model.surgery import to_hybrid
     from lbdsl.plan.build import build
-    from lbdsl.plan.schema import ModelRef
+    from lbdsl.plan.made_from import ModelRef
     from lbdsl.recipe.load import recipe_from_text
     from lbdsl.run.changes import apply_changes
     from lbdsl.run.rewrite import rewriting_of

@@ -22,7 +22,8 @@ from lbdsl.core.units import Unit
 from lbdsl.parts.attention import Window
 from lbdsl.plan.build import build
 from lbdsl.plan.gates import failures, gate_of
-from lbdsl.plan.schema import Loss, ModelRef
+from lbdsl.plan.made_from import ModelRef
+from lbdsl.plan.schema import Loss
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.plan.test_predicted_values import PROFILES

@@ -107,7 +107,7 @@ def plan_for(folder: Path, mode: str):
     from lbdsl.model.inspect import inspect_model
     from lbdsl.model.source import resolve_source
     from lbdsl.plan.build import build
-    from lbdsl.plan.schema import ModelRef
+    from lbdsl.plan.made_from import ModelRef
     from lbdsl.recipe.load import recipe_from_text
     from lbdsl.solve.case import Case
     from lbdsl.solve.select import select
