@@ -24,6 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# What tests write, 800 MB, is not waited for on a disk, where memory has the room.
+SHARED = Path("/dev/shm")
+if SHARED.is_dir() and shutil.disk_usage(SHARED).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED))
+
 # Machines differ, and a loaded one is slow: time says nothing about a property.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 for profile, examples in {"quick": 10, "default": 50, "thorough": 500}.items():
@@ -76,9 +81,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item in kept]
 
 
-def pytest_collection_finish() -> None:
+frozen = 0
+
+
+def pytest_runtest_setup() -> None:
     """What is imported stays: half a second for each of the Trainer's collections of garbage."""
-    gc.freeze()
+    global frozen
+    if len(sys.modules) > frozen + 50:
+        gc.collect()
+        gc.freeze()
+        frozen = len(sys.modules)
 
 
 def pytest_sessionfinish() -> None:
