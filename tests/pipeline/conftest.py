@@ -66,10 +66,19 @@ def settle(place: Path, tiny_folder: Path, shared_cache: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(place / "no-config"))
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(shared_cache))
     monkeypatch.setenv("LBDSL_TRACEBACK", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    ask_few(monkeypatch)
+    return place
+
+
+def ask_few(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recall.recall_questions
     monkeypatch.setattr(recall, "recall_questions", lambda *of: whole(*of[:3], FEW if of[3] == MANY else of[3], *of[4:]))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return place
+
+
+@pytest.fixture(autouse=True)
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_few(monkeypatch)
 
 
 @pytest.fixture
