@@ -19,7 +19,7 @@ from lbdsl.cli.options import FILE, NEEDLE, PICTURE, TOKENS, against_option, jso
     multiple=True,
     help="Text to judge on; may be repeated. Default: the recipe's `eval` block, of a model builtin:wikitext.",
 )
-@click.option("--tokens", type=TOKENS, help="Tokens to judge on.")
+@click.option("--tokens", type=TOKENS, help="Tokens to judge on; four sequences are the fewest.")
 @click.option("--seq", type=TOKENS, help="Tokens a sequence.")
 @click.option(
     "--task",

@@ -105,7 +105,7 @@ class LbdslError(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
-        super().__init__("; ".join(f"{d.code}: {d.message}" for d in self.diagnostics if d.is_error))
+        super().__init__("; ".join(map(_in_a_line, (d for d in self.diagnostics if d.is_error))))
 
     @property
     def exit_code(self) -> int:
@@ -114,6 +114,14 @@ class LbdslError(Exception):
     def placed(self, what: str, span: Span | None) -> LbdslError:
         """The same with `what` before each message, at `span` where there is no place."""
         return LbdslError(replace(d, message=f"{what}: {d.message}", span=d.span or span) for d in self.diagnostics)
+
+
+def _in_a_line(found: Diagnostic) -> str:
+    """`LB101: no action `sva` (r.lbr:2:12; did you mean `swa`?)`."""
+    span = found.span
+    place = () if span is None else (":".join(map(str, (span.source.name, *span.start_line_column))),)
+    more = "; ".join((*place, *found.help))
+    return f"{found.code}: {found.message}" + (f" ({more})" if more else "")
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:

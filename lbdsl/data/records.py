@@ -54,27 +54,27 @@ class Record:
     turns: tuple[dict[str, str], ...] = ()
 
 
-def check_questions_file(source: str, base_dir: Folder = None) -> None:
-    """Raise LB440 for another kind of file, LB441 for one that is not there, LB479 for one that a recipe may not name.
-    Fast: nothing is read."""
+def read_records(source: str, base_dir: Folder = None) -> list[Record]:
+    """The records of a file of questions. Raises LB440 for another kind of file, LB441 for one that is not there, LB479 for
+    one that a recipe may not name, LB442 for one that is not UTF-8, LB443 for a record that is no question, or whose answer
+    does not stand in its text, LB444 for a file without any."""
     path = path_of(source, base_dir)
     if path.suffix.lower() != QUESTIONS_FILE:
         raise fail("LB440", f"{source} is not a {QUESTIONS_FILE} file, and questions are lines of one", help=FORM)
     must_be_file(path)
+    records = [replace(_record(record, where), line=line) for record, where, line in jsonl_records(path)]
+    if not records:
+        raise fail("LB444", f"there is no question in {source}", help=FORM)
+    return records
 
 
 def read_questions(source: str, tokenizer: Any, *, base_dir: Folder, positions: int) -> tuple[Question, ...]:
     """The questions of a file, those about one text one after another.
 
-    Raises what `check_questions_file` raises; LB336 for a text and question of more than `positions` tokens, LB442 for a
-    file that is not UTF-8, LB443 for a record that is no question, whose answer does not stand in its text, or of which the
-    tokenizer leaves no token, LB444 for a file without any, LB453 for chats that the model has no template for.
+    Raises what `read_records` raises; LB336 for a text and question of more than `positions` tokens, LB443 for a record of
+    which the tokenizer leaves no token, LB453 for chats that the model has no template for.
     """
-    check_questions_file(source, base_dir)
-    lines = jsonl_records(path_of(source, base_dir))
-    records = [replace(_record(record, where), line=line) for record, where, line in lines]
-    if not records:
-        raise fail("LB444", f"there is no question in {source}", help=FORM)
+    records = read_records(source, base_dir)
     prefix = prefix_of(tokenizer)
     by_text: dict[int, list[tuple[Record, list[int], list[int]]]] = {}
     texts: dict[str, int] = {}

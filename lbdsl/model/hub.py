@@ -64,7 +64,7 @@ def download_snapshot(repo: str, revision: str | None, *, offline: bool = False)
         else:
             why = f"the hub cannot be used: {first_line(problem.__cause__ or problem)}"
             again = "run once with a connection"
-        message = f"{name} is not complete in the local cache, and {why}"
+        message = f"there is no local path {name}, it is not complete in the hub's local cache, and {why}"
         raise fail("LB413", message, help=(again, "or give a local folder")) from problem
     except errors.HfHubHTTPError as problem:
         status = getattr(problem.response, "status_code", None)

@@ -60,9 +60,10 @@ class RecallLoss(PlanValue):
         return min(counting, key=lambda name: counting[name].found / counting[name].base)
 
     def text(self, pm: str) -> str:
-        """`answers +1.42 ±0.1 nats, found 12 % (base 67 %) in 1Ki tokens; worst: words 4 %`."""
+        """`answers +1.42 ±0.1 nats, found 12 % (base 67 %) in 1Ki tokens; worst: words 4 % (base 60 %)`."""
         error = f" {pm}{self.stderr:.2g}" if self.stderr is not None else ""
         worst = self.kinds[self.worst]
         said = f"answers {self.value:+.3g}{error} nats, found {self.found:.0%} (base {self.base:.0%})"
         said += f" in {tokens_text(self.longest)} tokens"
-        return (said + f"; worst: {self.worst} {worst.found / worst.asked:.0%}").replace("%", " %")
+        said += f"; worst: {self.worst} {worst.found / worst.asked:.0%} (base {worst.base / worst.asked:.0%})"
+        return said.replace("%", " %")

@@ -22,11 +22,11 @@ AS_SAVED = "as saved"
 
 
 def value_text(item: AssertResult) -> str:
-    """The value that decides an assert, as text with its unit; with its standard error where that leaves it undecided, and
-    of a predicted one with what it may be."""
+    """The value that decides an assert, as text with its unit; with its standard error, or of a predicted one with what it
+    may be."""
     if item.value is None:
         return ""
-    if item.status == "undecided":
+    if item.error is not None:
         return cell_text(item.value, item.error, item.unit or Unit.NONE)
     said, *ends = (_amount(value, item.unit) for value in (item.value, *(item.between or ())))
     return f"{said} ({ends[0]} to {ends[1]})" if ends else said

@@ -41,13 +41,13 @@ def render_diff(plans: Mapping[str, Plan], console: Console, judged: Mapping[str
     for line in found:
         console.print(f" {printable(line)}", soft_wrap=True)
     if not found:
-        other = "layers and settings are the same; recipes, scores or asserts differ"
+        other = "layers and settings are the same; recipes or scores differ"
         console.print(f" {'the plans are the same' if first.digest == second.digest else other}")
 
 
 def differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
-    """`layer 3: window 256 → full`, for each layer that becomes another; the models, if they are two; and
-    `heal: tokens 100000 → 200000`, for each block."""
+    """`layer 3: window 256 → full`, for each layer that becomes another; the models, if they are two;
+    `heal: tokens 100000 → 200000`, for each block; and asserts that only one has."""
     for one, other in zip(first.layers, second.layers, strict=True):
         changes = [*changes_text(one.after, other.after, arrow)]
         chosen = [", ".join(filter(None, (each.action.chosen for each in layer.acting))) for layer in (one, other)]
@@ -66,6 +66,9 @@ def differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
             yield f"{block}: only in the {'first' if was else 'second'}"
         elif changed:
             yield f"{block}: " + ", ".join(f"{name} {was.get(name)} {arrow} {becomes.get(name)}" for name in changed)
+    texts = [[item.text for item in plan.asserts] for plan in (first, second)]
+    for own, others, which in ((*texts, "first"), (*texts[::-1], "second")):
+        yield from (f"assert {text}: only in the {which}" for text in own if text not in others)
 
 
 def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None = None) -> None:

@@ -69,7 +69,7 @@ def render_plan(plan: Plan, console: Console, *, all_layers: bool = False) -> No
             *_judge_lines(plan),
             *_estimate_lines(plan),
         ],
-        result_lines(plan.asserts, width, ascii_),
+        result_lines(plan.asserts, width, ascii_, plan.heal is not None),
         _finding_lines(plan),
     ]
     for section in sections:

@@ -4,7 +4,7 @@ why; costs before and after; asserts."""
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from rich.text import Text
@@ -15,7 +15,6 @@ from lbdsl.layer.difference import changes_text, window_size
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import AssertResult, LayerPlan, Plan
 from lbdsl.plan.words import value_text
-from lbdsl.recipe.schema import Phase
 from lbdsl.report.console import USUAL, printable
 from lbdsl.report.strip import STYLES, Scale
 
@@ -194,22 +193,17 @@ def _cost(name: str, was: int, becomes: int, text: Callable[[int], str]) -> Text
     return line
 
 
-Cells = Mapping[tuple[float | None, str | None], str]
-"""Scores with their standard errors, by value and unit."""
-
-
-def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, cells: Cells | None = None) -> Iterator[Text]:
-    """One line per assert: text, status and value; `cells` are of asserts on the finished model."""
+def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, healed: bool = True) -> Iterator[Text]:
+    """One line per assert: text, status and value."""
     room, dots = max(width, USUAL) - 30, "..." if ascii_ else "…"
     whole = (printable(item.text) for item in results)
     texts = [text if len(text) <= room else text[: room - len(dots)] + dots for text in whole]
     column = max((len(text) for text in texts), default=0) if width >= USUAL else 0
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
-        line.append(item.status, style=_STATUS_STYLES[item.status])
-        of_score = cells if cells is not None and item.phase is Phase.POST else {}
-        value = of_score.get((item.value, item.unit), "") if item.value is not None else ""
-        value = value or value_text(item)
+        unhealed = not healed and item.status == "after healing"
+        line.append("when applied" if unhealed else item.status, style=_STATUS_STYLES[item.status])
+        value = value_text(item)
         value += f" on {printable(item.on)}" if item.on else ""
         if value:
             line.append(f"   {value}", style="dim")

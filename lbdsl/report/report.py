@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
-from lbdsl.core.units import Unit, count_text
+from lbdsl.core.units import count_text
 from lbdsl.plan.schema import AssertResult
-from lbdsl.plan.words import cell_text, part_text, parts_of, quality_rows, shares_of
+from lbdsl.plan.words import part_text, parts_of, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
 from lbdsl.report.console import ascii_only, headed_table, printable, write_line
-from lbdsl.report.plan_tables import Cells, result_lines
+from lbdsl.report.plan_tables import result_lines
 from lbdsl.report.strip import LEVELS
 
 ASCII_BARS = "_.-=+*#@"
@@ -73,13 +73,9 @@ def render_quality(quality: dict[str, Any], asserts: Iterable[AssertResult], con
         for title, *values in rows:
             table.add_row(printable(title), *values)
         console.print(table)
-    scores = [score for source in sources for score in source["scores"].values()]
-    cells = {(score["value"], score["unit"]): cell_text(**score) for score in scores}
     for task in quality.get("tasks", ()):
-        shown = shares_of(task)
-        console.print(_task_table(task, shown))
-        cells |= {(task[name], Unit.RATIO): shown[name] for name in shown}
-    _render_asserts(asserts, console, cells)
+        console.print(_task_table(task, shares_of(task)))
+    _render_asserts(asserts, console)
 
 
 def _task_table(task: dict[str, Any], shown: Mapping[str, str]) -> Table:
@@ -101,8 +97,8 @@ def _heat(share: float | None) -> str:
     return "green" if share >= 0.9 else "yellow" if share >= 0.5 else "red"
 
 
-def _render_asserts(asserts: Iterable[AssertResult], console: Console, cells: Cells | None = None) -> None:
-    for line in result_lines(tuple(asserts), console.width, ascii_only(console), cells):
+def _render_asserts(asserts: Iterable[AssertResult], console: Console) -> None:
+    for line in result_lines(tuple(asserts), console.width, ascii_only(console)):
         write_line(console, line)
 
 

@@ -326,7 +326,9 @@ def test_two_plans_side_by_side(workplace: Path, lbdsl) -> None:
     Path("a.lbr").write_text(f"lbr 1\n{LITTLE}layers 1 drop\nelse keep\nassert ppl_increase < 1000%\n")
     judging = lbdsl("apply", "a.lbr", "model", "-o", "out", "--yes")
     assert judging.code == 0, judging.err
-    assert " out, judged on builtin:wikitext: " in lbdsl("diff", "out", "b.lbplan").out
+    judged = lbdsl("diff", "out", "b.lbplan").out
+    assert " out, judged on builtin:wikitext: " in judged
+    assert "assert ppl_increase < 1000%: only in the first" in judged
     same = lbdsl("diff", "a.lbplan", "a.lbplan", "--detailed-exitcode")
     assert (same.code, "the plans are the same" in same.out) == (0, True)
     assert lbdsl("diff", "a.lbplan", "c.lbplan").code == 1

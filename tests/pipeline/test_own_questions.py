@@ -173,6 +173,16 @@ def test_a_file_that_is_not_there_is_found_without_measuring(place: Path, lbdsl)
     ), done.err
 
 
+def test_a_record_that_is_no_question_is_found_without_measuring(place: Path, lbdsl) -> None:
+    for name, line in (("a", '{"text": "One is two.", "qestion": "What is one?", "answer": "two"}'), ("b", "{")):
+        Path(f"{name}.jsonl").write_text(line + "\n")
+    Path("r.lbr").write_text(
+        HEAD.replace("measure {", 'measure { recall = "b.jsonl";', 1) + 'eval { needle = "a.jsonl" }\n'
+    )
+    done = lbdsl("check", "r.lbr", "--model", "model")
+    assert (done.code, done.out.count("error[LB443]")) == (1, 2), done.out
+
+
 def test_from_disk_likelihoods_judge_and_that_is_said(place: Path, lbdsl) -> None:
     record = applied(lbdsl, JUDGED)
     streamed = lbdsl("eval", "out", "--low-memory", "--json")

@@ -134,6 +134,9 @@ def two_statements(p: Mistake) -> Diagnostic | None:
     if not p.type or not p.failure.complete:
         return None
     word = p.token.text
+    if word in p.actions and p.is_rule and p.fits(p.failure.index, p.failure.index, Token("PLUS", "+", 0, 0)):
+        said, help = f"`+` is missing before `{word}`", "a rule's actions are joined by `+`"
+        return p.error("LB017", said, help=help, fix=p.edit("insert `+`", "+ ", p.token.start))
     if word not in statements():
         return p.error("LB017", f"unexpected `{word}` after the end of the statement", help=p.form)
     alone = p.fits(0, p.failure.index)
