@@ -16,6 +16,7 @@ from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.data.split import TextPart
 from lbdsl.measure.taken import Statistics
 from lbdsl.plan.estimate import measuring_units, units
+from lbdsl.recipe.choosing import screened_scores
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, task_name
 from lbdsl.session.model import OpenModel
@@ -120,7 +121,7 @@ def asked_scores(
         if exact:
             stored = stored_as(session.facts, exact, actions, statistics)
             models = {stored[request]: changes[request] for request in exact}
-            costs = asking.costs(models, statistics, f"asking {metric}", starts=True)
+            costs = asking.costs(models, statistics, f"asking {metric}", _sooner(metric, session))
             scores |= {request: costs[stored[request]] for request in exact}
         for action in dict.fromkeys(request.action for request in of_metric if request not in exact):
             screened = {r.layer: changes[r][r.layer] for r in of_metric if r.action == action}
@@ -137,6 +138,13 @@ def asked_scores(
         session.progress.say(said)
         found += _judged_again(metric, questions, session.recipe)
     return scores, tuple(found)
+
+
+def _sooner(metric: str, session: Session) -> str:
+    """What to write where a screen can estimate these scores."""
+    ranked = {score.metric for rule in session.recipe.rules for score in screened_scores(rule)}
+    could = metric in ranked and "strategy" not in session.recipe.measure.set_at and not session.model.streamed
+    return "; `measure { strategy = screen }` estimates them in about three" if could else ""
 
 
 def _judged_again(metric: str, questions: Asked, recipe: Recipe) -> Iterator[Diagnostic]:
@@ -169,11 +177,11 @@ class Asking:
         return self.questions.cost(base, base).missing
 
     def costs(
-        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, sooner: str | None = None
     ) -> dict[Request, Measurement]:
-        """What each changed model loses. The requests are the keys that it is stored under. `starts`: what it will take is
-        said first."""
-        base, changed = self.answers(models, statistics, title, starts)
+        """What each changed model loses. The requests are the keys that it is stored under. `sooner`: what it will take is
+        said first, and this behind it."""
+        base, changed = self.answers(models, statistics, title, sooner)
         return {request: self.questions.cost(base, answered) for request, answered in changed.items()}
 
     def slopes(self, changes: Changes, statistics: Statistics, title: str) -> dict[int, Measurement]:
@@ -205,7 +213,7 @@ class Asking:
         return {layer: asked.slope(base, slopes) for layer, slopes in columns}
 
     def answers(
-        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, starts: bool = False
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, sooner: str | None = None
     ) -> tuple[Answered, dict[Request, Answered]]:
         """Of the base, and of each changed model."""
         from lbdsl.measure.answers import Answered
@@ -220,12 +228,12 @@ class Asking:
             missing = [
                 run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
-        if missing and starts:
+        if missing and sooner is not None:
             tokens, first = asked.rows.tokens, (min(run.changes, default=bench.facts.layers) for run in missing)
             passes = measuring_units(bench.facts, first, tokens) / units(bench.facts, tokens)
             time = duration_text(passes * tokens / forward_pace(bench))
             work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
-            bench.progress.say(f"asking {plural(len(missing), 'model')} {plural(asked.count, 'question')}: {work}")
+            bench.progress.say(f"asking {plural(len(missing), 'model')} {plural(asked.count, 'question')}: {work}{sooner}")
         with bench.measuring(asked.blocks, title, statistics) as measuring:
             rows = asked.rows
             sums = replace(measuring, counted_SN=rows.counted_SN, groups=rows.groups).sums(runs)

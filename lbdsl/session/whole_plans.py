@@ -152,7 +152,7 @@ def _recall(
     if missing is not None:
         return without(missing)
     request = _request("recall", selection, statistics)
-    base, answered = asking.answers({request: selection.changes}, statistics, "asking the whole plan", starts=True)
+    base, answered = asking.answers({request: selection.changes}, statistics, "asking the whole plan", "")
     score, kinds = questions.cost(base, answered[request]), questions.by_kind(base, answered[request])
     if not math.isfinite(score.value):
         help = ("the plan breaks the model: change fewer layers", "or try `--dtype float32`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,7 @@ def test_one_layer_is_changed_by_hand(planned, workplace: Path) -> None:
         with pytest.raises(lbdsl.LbdslError) as raised:
             lbdsl.change_layer(planned, *wrong)
         assert raised.value.diagnostics[0].code == code
+    assert re.fullmatch(r"LB104: .* \(.*\.lbr, changed by hand:\d+:\d+; .*\)", str(raised.value))
     # The rest keeps layer 1 only after the drop, whose patch it may take.
     short = "measure { tokens = 256; seq = 64 }\n"
     patched = plan_text(f"{short}layers 2 drop(patch=linear)\nelse keep\n", "patched.lbr", planned.bench)

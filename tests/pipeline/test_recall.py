@@ -108,7 +108,9 @@ def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(work
         [row for i, row in enumerate(mine) if i // 2 % 2 == 0],
         [row for i, row in enumerate(mine) if i // 2 % 2],
     )
-    scored = json.loads(lbdsl("measure", "r.lbr", "model", "--json").out)["scores"]
+    done = lbdsl("measure", "r.lbr", "model", "--json")
+    assert done.err.count("`measure { strategy = screen }` estimates them") == 1
+    scored = json.loads(done.out)["scores"]
     by_layer = {row["layer"]: row for row in scored if row["metric"] == "recall"}
     assert sorted(by_layer) == list(range(6))
     for layer in (0, 3, 5):
@@ -306,6 +308,7 @@ def test_a_screen_estimates_the_recall_of_windows(workplace: Path, lbdsl, mine) 
     assert [layer for layer in range(6) if plan["layers"][layer]["after"]["mixer"]["window"]["size"] == 16] == sorted(
         lowest
     )
+    assert "strategy = screen" not in done.err
     assert "asking" not in lbdsl("measure", "r.lbr", "model").err.split("screening")[1]
     both = "choose for layers all among keep, swa(window=16) minimizing kl + recall subject to kv(8Ki) <= 50%\n"
     Path("r.lbr").write_text(HEAD.replace("seq = 64;", "seq = 64; strategy = screen; tries = 4;") + both)
