@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -24,11 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# What tests write, 800 MB, is not waited for on a disk, where memory has the room.
-SHARED = Path("/dev/shm")
-if SHARED.is_dir() and shutil.disk_usage(SHARED).free > 4 * 2**30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED))
-
 # Machines differ, and a loaded one is slow: time says nothing about a property.
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 for profile, examples in {"quick": 10, "default": 50, "thorough": 500}.items():
@@ -38,6 +34,8 @@ settings.load_profile("default")
 
 LONG = 5400
 """Seconds."""
+SHARED, ROOM = Path("/dev/shm"), 6 * 2**30
+"""What the default tests write, 800 MB, is not waited for on a disk where so much memory is free."""
 
 
 class NoTorch:
@@ -60,6 +58,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in config.option.markexpr and SHARED.is_dir() and psutil.virtual_memory().available > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED))
     if config.option.quick:
         if not config.option.hypothesis_profile:
             settings.load_profile("quick")
@@ -81,16 +81,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item in kept]
 
 
-frozen = 0
+modules_frozen = 0
 
 
 def pytest_runtest_setup() -> None:
     """What is imported stays: half a second for each of the Trainer's collections of garbage."""
-    global frozen
-    if len(sys.modules) > frozen + 50:
+    global modules_frozen
+    if len(sys.modules) > modules_frozen + 50:
         gc.collect()
         gc.freeze()
-        frozen = len(sys.modules)
+        modules_frozen = len(sys.modules)
 
 
 def pytest_sessionfinish() -> None:

@@ -40,7 +40,7 @@ class CheckedModel:
         return forms_of(self.inspected.source, self.inspected.facts, engines) if engines else None
 
     def not_there(self, recipe: Recipe) -> Iterator[Diagnostic]:
-        """LB440 and LB441 for texts, findings of `read_records` for questions, LB456 for tasks. No hub is asked."""
+        """LB440 and LB441 for texts that are not there, LB456 for tasks; findings of `read_records`. No hub is asked."""
         folder, judging = Path(recipe.path).parent, recipe.eval
         stages = recipe.heal.runs if recipe.heal is not None else ()
         blocks: tuple[Measure | HealSettings, ...] = (recipe.measure, *stages)

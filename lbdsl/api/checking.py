@@ -26,7 +26,7 @@ class ModelAtHand(Protocol):
         """The formats of the engines that a `choose` asks for; None if it asks for none."""
 
     def not_there(self, recipe: Recipe) -> Iterable[Diagnostic]:
-        """Texts and tasks that are not there."""
+        """Texts and tasks that are not there, and files of questions that are none."""
 
 
 def check_recipe(

@@ -73,7 +73,7 @@ def confirm_plan(
 
 
 def check_confirmable(recipe: Recipe, bench: OpenModel, engine: EnginePython) -> None:
-    """Raise LB364 and LB487 before anything is measured, for what `confirm_plan` would raise them for."""
+    """Raise, before anything is measured, the LB364 of a recipe that asks nothing of vLLM, and LB487."""
     _asked(recipe)
     engine.found(VLLM, bench)
 

@@ -81,9 +81,11 @@ class EnginePython:
             asks = f"from importlib.util import find_spec; print(find_spec({wanted.module!r}) is not None)"
             if said_by(self.python, asks) != "True":
                 message = f"{self.python} does not have {name} (a module `{wanted.module}`)"
-                raise fail("LB487", message, help="without --engine-python, --install makes an environment that has it")
+                help = f"name one that has, or none: `lbdsl calibrate MODEL --engine {engine} --install` makes one"
+                raise fail("LB487", message, help=help)
         elif not wanted.is_ready and not self.install:
-            help = ("make it by adding --install to this command", f"or name a Python that has {name} with --engine-python")
+            install = "make it by adding --install (to `bench`, `calibrate` or `verify`)"
+            help = (install, f"or name a Python that has {name} with --engine-python")
             raise fail("LB487", f"there is no environment with {name} in {wanted.folder}", help=help)
         base.used(engines_folder())
         if self.python is not None:

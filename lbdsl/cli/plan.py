@@ -141,17 +141,15 @@ def plan(
             said = "a picture is drawn of several plans, with --sweep; one is saved as a .lbplan"
             raise click.UsageError(f"{output}: {said}")
         check_place(output)
-    if confirm is None:
-        planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
-    else:
+    if confirm is not None:
         from lbdsl.api.confirming import check_confirmable, confirm_plan
         from lbdsl.bench.engine import EnginePython
 
         engine = EnginePython(engine_python, arguments=tuple(engine_args))
         how["ready"] = partial(check_confirmable, engine=engine)
-        planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
-        if planned.plan.applyable:
-            planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
+    planned = plan_recipe(recipe, model, set_params=dict(assignments), best_so_far=True, **how)
+    if confirm is not None and planned.plan.applyable:
+        planned = confirm_plan(planned, recipe, engine, set_params=dict(assignments), again=again)
     served = check_targets(planned.plan, planned.bench, targets)
     if output is not None and planned.plan.applyable:
         save_plan(planned.plan, output)

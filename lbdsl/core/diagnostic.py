@@ -105,7 +105,7 @@ class LbdslError(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
-        super().__init__("; ".join(map(_in_a_line, (d for d in self.diagnostics if d.is_error))))
+        super().__init__("\n".join(map(_in_a_line, (d for d in self.diagnostics if d.is_error))))
 
     @property
     def exit_code(self) -> int:
@@ -120,7 +120,7 @@ def _in_a_line(found: Diagnostic) -> str:
     """`LB101: no action `sva` (r.lbr:2:12; did you mean `swa`?)`."""
     span = found.span
     place = () if span is None else (":".join(map(str, (span.source.name, *span.start_line_column))),)
-    more = "; ".join((*place, *found.help))
+    more = "; ".join((*place, *found.help[:1]))
     return f"{found.code}: {found.message}" + (f" ({more})" if more else "")
 
 

@@ -254,8 +254,9 @@ class AssertResult(PlanValue):
     @model_serializer(mode="wrap")
     def _without_empty(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Most have none of the last four."""
+        empty = "error", "why", "help", "between"
         fields: dict[str, Any] = as_usual(self)
-        return {name: value for name, value in fields.items() if value or name not in ("error", "why", "help", "between")}
+        return {name: value for name, value in fields.items() if value not in (None, (), []) or name not in empty}
 
     @property
     def failed(self) -> bool:

@@ -21,13 +21,14 @@ AS_SAVED = "as saved"
 """One of the formats of an engine: the artifact itself, without an export."""
 
 
-def value_text(item: AssertResult) -> str:
+def value_text(item: AssertResult, pm: str = "±") -> str:
     """The value that decides an assert, as text with its unit; with its standard error, or of a predicted one with what it
     may be."""
     if item.value is None:
         return ""
     if item.error is not None:
-        return cell_text(item.value, item.error, item.unit or Unit.NONE)
+        factor, words = _words_of(item.unit or Unit.NONE)
+        return f"{factor * item.value:.4g} {pm}{factor * item.error:.2g}{words}"
     said, *ends = (_amount(value, item.unit) for value in (item.value, *(item.between or ())))
     return f"{said} ({ends[0]} to {ends[1]})" if ends else said
 

@@ -193,17 +193,17 @@ def _cost(name: str, was: int, becomes: int, text: Callable[[int], str]) -> Text
     return line
 
 
-def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, healed: bool = True) -> Iterator[Text]:
-    """One line per assert: text, status and value."""
+def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, heals: bool = True) -> Iterator[Text]:
+    """One line per assert: text, status and value. `heals`: whether the plan does."""
     room, dots = max(width, USUAL) - 30, "..." if ascii_ else "…"
     whole = (printable(item.text) for item in results)
     texts = [text if len(text) <= room else text[: room - len(dots)] + dots for text in whole]
     column = max((len(text) for text in texts), default=0) if width >= USUAL else 0
     for place, (item, text) in enumerate(zip(results, texts, strict=True)):
         line = Text(f" {'asserts' if place == 0 else '':<8} {text:<{column}}  ")
-        unhealed = not healed and item.status == "after healing"
+        unhealed = not heals and item.status == "after healing"
         line.append("when applied" if unhealed else item.status, style=_STATUS_STYLES[item.status])
-        value = value_text(item)
+        value = value_text(item, "+-" if ascii_ else "±")
         value += f" on {printable(item.on)}" if item.on else ""
         if value:
             line.append(f"   {value}", style="dim")

@@ -16,12 +16,12 @@ from lbdsl.core.units import amount_text, duration_text, plural, tokens_text
 from lbdsl.data.split import TextPart
 from lbdsl.measure.taken import Statistics
 from lbdsl.plan.estimate import measuring_units, units
-from lbdsl.recipe.choosing import screened_scores
 from lbdsl.recipe.schema import Evaluate, Measure, Recipe
 from lbdsl.recipe.schema_blocks import RECALL, task_name
 from lbdsl.session.model import OpenModel
 from lbdsl.session.predicting import forward_pace
 from lbdsl.session.session import Session
+from lbdsl.solve.case import Case
 
 if TYPE_CHECKING:
     from lbdsl.data.records import Question
@@ -121,7 +121,7 @@ def asked_scores(
         if exact:
             stored = stored_as(session.facts, exact, actions, statistics)
             models = {stored[request]: changes[request] for request in exact}
-            costs = asking.costs(models, statistics, f"asking {metric}", _sooner(metric, session))
+            costs = asking.costs(models, statistics, f"asking {metric}", _hint(exact, session))
             scores |= {request: costs[stored[request]] for request in exact}
         for action in dict.fromkeys(request.action for request in of_metric if request not in exact):
             screened = {r.layer: changes[r][r.layer] for r in of_metric if r.action == action}
@@ -140,11 +140,13 @@ def asked_scores(
     return scores, tuple(found)
 
 
-def _sooner(metric: str, session: Session) -> str:
-    """What to write where a screen can estimate these scores."""
-    ranked = {score.metric for rule in session.recipe.rules for score in screened_scores(rule)}
-    could = metric in ranked and "strategy" not in session.recipe.measure.set_at and not session.model.streamed
-    return "; `measure { strategy = screen }` estimates them in about three" if could else ""
+def _hint(requests: Sequence[Request], session: Session) -> str:
+    """What to write where a screen can estimate all these scores."""
+    recipe, asked = session.recipe, {(request.metric, request.action) for request in requests}
+    screening = replace(recipe, measure=recipe.measure.model_copy(update={"strategy": "screen"}))
+    if session.model.streamed or not asked <= Case(screening, session.facts).screens:
+        return ""
+    return f"; `measure {{ strategy = screen }}` estimates them in about {3 * len(asked)} passes"
 
 
 def _judged_again(metric: str, questions: Asked, recipe: Recipe) -> Iterator[Diagnostic]:
@@ -177,11 +179,11 @@ class Asking:
         return self.questions.cost(base, base).missing
 
     def costs(
-        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, sooner: str | None = None
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, hint: str | None = None
     ) -> dict[Request, Measurement]:
-        """What each changed model loses. The requests are the keys that it is stored under. `sooner`: what it will take is
+        """What each changed model loses. The requests are the keys that it is stored under. `hint`: what it will take is
         said first, and this behind it."""
-        base, changed = self.answers(models, statistics, title, sooner)
+        base, changed = self.answers(models, statistics, title, hint)
         return {request: self.questions.cost(base, answered) for request, answered in changed.items()}
 
     def slopes(self, changes: Changes, statistics: Statistics, title: str) -> dict[int, Measurement]:
@@ -213,7 +215,7 @@ class Asking:
         return {layer: asked.slope(base, slopes) for layer, slopes in columns}
 
     def answers(
-        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, sooner: str | None = None
+        self, models: Mapping[Request, Changes], statistics: Statistics, title: str, hint: str | None = None
     ) -> tuple[Answered, dict[Request, Answered]]:
         """Of the base, and of each changed model."""
         from lbdsl.measure.answers import Answered
@@ -228,12 +230,12 @@ class Asking:
             missing = [
                 run for run in runs if any(len(store.get(fingerprint, r)) < asked.blocks.sequences for r in run.requests)
             ]
-        if missing and sooner is not None:
+        if missing and hint is not None:
             tokens, first = asked.rows.tokens, (min(run.changes, default=bench.facts.layers) for run in missing)
             passes = measuring_units(bench.facts, first, tokens) / units(bench.facts, tokens)
             time = duration_text(passes * tokens / forward_pace(bench))
             work = f"{plural(round(passes), 'forward pass', 'es')} of {tokens_text(tokens)} tokens, about {time}"
-            bench.progress.say(f"asking {plural(len(missing), 'model')} {plural(asked.count, 'question')}: {work}{sooner}")
+            bench.progress.say(f"asking {plural(len(missing), 'model')} {plural(asked.count, 'question')}: {work}{hint}")
         with bench.measuring(asked.blocks, title, statistics) as measuring:
             rows = asked.rows
             sums = replace(measuring, counted_SN=rows.counted_SN, groups=rows.groups).sums(runs)

@@ -67,7 +67,6 @@ def settle(place: Path, tiny_folder: Path, shared_cache: Path, monkeypatch: pyte
     monkeypatch.setenv("LBDSL_CACHE_DIR", str(shared_cache))
     monkeypatch.setenv("LBDSL_TRACEBACK", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    ask_few(monkeypatch)
     return place
 
 
@@ -160,6 +159,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, shared_cac
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             settle(place, tiny_folder, shared_cache, patch)
+            ask_few(patch)
             code = ended("apply", "r.lbr", "model", "-o", "out", "--yes", *words)
         assert code == 0, err.getvalue()
         return Made(place, Done(code, out.getvalue(), err.getvalue()))

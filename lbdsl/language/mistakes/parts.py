@@ -134,7 +134,10 @@ def two_statements(p: Mistake) -> Diagnostic | None:
     if not p.type or not p.failure.complete:
         return None
     word = p.token.text
-    if word in p.actions and p.is_rule and p.fits(p.failure.index, p.failure.index, Token("PLUS", "+", 0, 0)):
+    at, plus = p.failure.index, Token("PLUS", "+", 0, 0)
+    # `keep` stands alone, and no action twice.
+    joins = word in p.actions and not {"keep", word} & {token.text for token in p.tokens[:at]}
+    if joins and word != "keep" and p.is_rule and p.fits(at, at, plus):
         said, help = f"`+` is missing before `{word}`", "a rule's actions are joined by `+`"
         return p.error("LB017", said, help=help, fix=p.edit("insert `+`", "+ ", p.token.start))
     if word not in statements():
