@@ -81,8 +81,8 @@ class EnginePython:
             asks = f"from importlib.util import find_spec; print(find_spec({wanted.module!r}) is not None)"
             if said_by(self.python, asks) != "True":
                 message = f"{self.python} does not have {name} (a module `{wanted.module}`)"
-                help = f"name one that has, or none: `lbdsl calibrate MODEL --engine {engine} --install` makes one"
-                raise fail("LB487", message, help=help)
+                install = f"name one that has, or none: `lbdsl calibrate MODEL --engine {engine} --install` makes one"
+                raise fail("LB487", message, help=install)
         elif not wanted.is_ready and not self.install:
             install = "make it by adding --install (to `bench`, `calibrate` or `verify`)"
             help = (install, f"or name a Python that has {name} with --engine-python")
