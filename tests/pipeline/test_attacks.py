@@ -17,7 +17,7 @@ from lbdsl.artifact.save import file_hashes
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.editor.hints import configured_model
 from lbdsl.plan.file import DIGEST_KEY, PREDICTED
-from tests.pipeline.conftest import ended, settle
+from tests.pipeline.conftest import ask_few, ended, settle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -217,6 +217,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, shared
     place.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         settle(place, tiny_folder, shared_cache, patch)
+        ask_few(patch)
         with_marker(place)
         patch.chdir("given")
         Path("mine.txt").write_text("Some text of the recipe's own folder, over and over. " * 300)
