@@ -141,7 +141,7 @@ def check_output(planned: Planned, chosen: ApplyOptions) -> bool:
 
 def _made_as_planned(output: Path, plan: Plan, no_heal: bool) -> Record | None:
     """The record of `output` if that is the accepted artifact of exactly this plan, with its weights unmodified."""
-    from lbdsl.artifact.restore import check_files
+    from lbdsl.artifact.contents import check_files
 
     record = read_record(output).value
     asked = ("accepted", plan.digest, no_heal)

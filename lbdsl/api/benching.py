@@ -12,7 +12,8 @@ from typing import Any
 
 from lbdsl.api.notebook import NotebookResult
 from lbdsl.artifact.card import write_speed
-from lbdsl.artifact.record import RECORD_FILE, Record, read_record, write_record
+from lbdsl.artifact.contents import RECORD_FILE
+from lbdsl.artifact.record import Record, read_record, write_record
 from lbdsl.bench.cells import Measured
 from lbdsl.bench.engine_llamacpp import InLlamaCpp
 from lbdsl.bench.engine_transformers import InTransformers

@@ -18,7 +18,8 @@ def load(artifact: str | Path, *, device: str | None = None, dtype: str | None =
     from transformers import AutoTokenizer
 
     import lbdsl.hf  # noqa: F401  (registers the model types)
-    from lbdsl.artifact.restore import check_files, load_artifact
+    from lbdsl.artifact.contents import check_files
+    from lbdsl.artifact.restore import load_artifact
     from lbdsl.model.computing import compute_dtype
     from lbdsl.model.load import pick_device
 

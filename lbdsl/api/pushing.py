@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lbdsl.artifact.card import CARD, HEALING, NEEDLE
+from lbdsl.artifact.card import HEALING, NEEDLE
+from lbdsl.artifact.contents import CARD, RECORD_FILE, check_files, is_license
 from lbdsl.artifact.hub import Upload, upload
-from lbdsl.artifact.record import RECORD_FILE, Record, read_record
-from lbdsl.artifact.restore import check_files
+from lbdsl.artifact.record import Record, read_record
 from lbdsl.core.diagnostic import Diagnostic, fail, note, warning
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.model.license import License, card_fields, license_of
@@ -69,9 +69,9 @@ def to_push(
     folder, progress = Path(artifact), progress_of(progress)
     record = read_record(folder).unwrap()
     with progress.stage("checking the artifact"):
-        check_files(folder, record)
+        shown = check_files(folder, record)
     with ExitStack() as stack:
-        found: list[Diagnostic] = []
+        found: list[Diagnostic] = [*shown]
         place, names = folder, [*record.files, RECORD_FILE, CARD, *(n for n in (HEALING, NEEDLE) if (folder / n).exists())]
         if kind is not None:
             beside = stack.enter_context(_beside(folder))
@@ -86,7 +86,11 @@ def to_push(
         license = license_of(model.source, model.revision, model.digest)
         card, licensed = _licensed(place / CARD, license)
         files = [Upload(CARD, card) if file.name == CARD else file for file in files]
-        files += [Upload(path.name, path.read_bytes()) for path in license.files if path.name not in names]
+        files += [
+            Upload(path.name, path.read_bytes())
+            for path in license.files
+            if path.name not in names and is_license(path.name)
+        ]
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if not path.is_dir())
         found += _before(record, licensed, RECORD_FILE in names)
         what = f"{folder.resolve().name}" + (f", exported as {kind}" if kind else "")

@@ -11,6 +11,7 @@ from typing import Any
 
 from lbdsl.actions.patches import patch_texts
 from lbdsl.artifact.benched import COLUMNS, measured_by, noise_of, row_of
+from lbdsl.artifact.contents import CARD
 from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.files import replace_file
@@ -22,7 +23,7 @@ from lbdsl.plan.made_from import ModelRef
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, parts_of, quality_rows, shares_of, value_text
 
-CARD, HEALING, NEEDLE = "README.md", "healing.png", "needle.png"
+HEALING, NEEDLE = "healing.png", "needle.png"
 
 
 def write_card(record: Record, folder: Path) -> None:

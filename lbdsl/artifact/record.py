@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
 
 from lbdsl.artifact.benched import Cell
+from lbdsl.artifact.contents import RECORD_FILE, shown_hashes
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import replace_file
@@ -21,7 +22,6 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
 from lbdsl.plan.schema import AssertResult, Plan
 
-RECORD_FILE = "lbdsl.json"
 FORMAT_VERSION = 2
 BYPASSED = 0.02
 """A state that gives less of the attention's output is hardly read (arXiv 2510.05901)."""
@@ -84,8 +84,8 @@ class _Benched:
 class Record(BaseModel):
     """The record of one artifact.
 
-    `files` maps weights, configuration, tokenizer and code to their sha256, `texts` what healed and judged it (None: not
-    kept). `layer_map` gives the source model's index of
+    `files` maps weights, configuration, tokenizer and code to their sha256, `shown` the model card and its pictures (None:
+    not known), `texts` what healed and judged it (None: not kept). `layer_map` gives the source model's index of
     each layer. `changes` are the records of the applied actions. `heal` is None if the model was not healed, `evaluation`
     if it was not evaluated. `status` is "accepted", or "rejected" if a gate failed. `no_heal` and the plan's `set_params`
     record what command-line flags changed. `packed` has the relative error of each module whose weights are packed; `bench`
@@ -100,6 +100,7 @@ class Record(BaseModel):
     plan_digest: str
     plan: Plan
     files: dict[str, str]
+    shown: dict[str, str] | None = None
     texts: dict[str, str] | None = None
     layer_map: tuple[int, ...]
     changes: tuple[dict[str, Any], ...]
@@ -219,8 +220,8 @@ def facts_of(record: Record) -> ModelFacts:
 
 
 def write_record(record: Record, folder: Path) -> None:
-    """Write `lbdsl.json` with its own digest, so that edits are detected."""
-    content = record.model_dump(mode="json")
+    """Write `lbdsl.json` with its own digest, so that edits are detected, and those of card and pictures as they are."""
+    content = {**record.model_dump(mode="json"), "shown": shown_hashes(folder)}
     content["digest"] = digest_of(content)
     replace_file(folder / RECORD_FILE, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 

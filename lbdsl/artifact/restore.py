@@ -1,4 +1,4 @@
-"""Load an artifact as a user would, and check that it matches its record."""
+"""Load an artifact as a user would, and check that it has the layers of its plan."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.quantization import FIELD
-from lbdsl.artifact.record import Record
-from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.families import ARTIFACT_PREFIX
 from lbdsl.measure.layer_source import LayerSource, LoadedModel
@@ -19,19 +17,6 @@ from lbdsl.model.load_check import loading
 from lbdsl.model.quiet import quiet_transformers
 from lbdsl.model.source import ModelSource
 from lbdsl.plan.schema import Plan
-
-
-def check_files(folder: Path, record: Record) -> None:
-    """Raise LB465 if a file that the model depends on is missing, not in the record, changed since it was saved, or cannot
-    be read."""
-    try:
-        found = file_hashes(folder)
-    except OSError as problem:
-        raise fail("LB465", f"{problem.filename or folder} cannot be read: {problem.strerror or problem}") from None
-    for name in sorted({*found, *record.files}):
-        if found.get(name) != record.files.get(name):
-            there = "changed after it was saved" if name in record.files else "is not in the record"
-            raise fail("LB465", f"{folder / name} {there if name in found else 'is missing'}")
 
 
 def load_artifact(

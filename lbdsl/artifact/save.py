@@ -6,32 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.core.digest import digest_file
 from lbdsl.core.files import umask
-from lbdsl.model.checkpoint import TEMPLATE_FOLDER
 from lbdsl.model.computing import cast_weights
 from lbdsl.model.quiet import quiet_transformers
 
 MAX_SHARD = "4GB"
 GENERATION = "generation_config.json"
-SUFFIXES = (
-    ".safetensors",
-    ".json",
-    ".py",
-    ".jinja",
-    ".model",
-    ".txt",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".h5",
-    ".msgpack",
-    ".so",
-)
-"""File types that programs may load with a model; types from `.bin` on are never saved, so they are never expected."""
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str | None = None) -> Mapping[str, str]:
@@ -75,18 +57,3 @@ def save_all_but_weights(model: Any, tokenizer: Any, dtype: str, folder: Path) -
         model.generation_config.to_json_file(folder / GENERATION)
         tokenizer.save_pretrained(folder)
     write_runtime(folder, model.config)
-
-
-def hashed_files(folder: Path) -> list[Path]:
-    """The files of `folder` that a loaded model depends on: not the record, card or images."""
-    there = sorted([*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")])
-    return [path for path in there if path.suffix in SUFFIXES and path != folder / "lbdsl.json"]
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """sha256 of `hashed_files`, by file name."""
-    hashes = {}
-    for path in hashed_files(folder):
-        # Of a folder, or of a named pipe, which would block, a value that matches no recorded hash.
-        hashes[path.relative_to(folder).as_posix()] = digest_file(path) if path.is_file() else "not a regular file"
-    return hashes

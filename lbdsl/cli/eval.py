@@ -51,7 +51,7 @@ def command(
     Of a MODEL that is no artifact its own perplexity and answers, as what an artifact of it can be asked.
     """
     from lbdsl.api.evaluating import evaluate_artifact, evaluate_model
-    from lbdsl.artifact.record import RECORD_FILE
+    from lbdsl.artifact.contents import RECORD_FILE
     from lbdsl.cli.output import give, show_diagnostics
 
     if os.path.lexists(Path(artifact) / RECORD_FILE):

@@ -49,14 +49,16 @@ class VllmPlugin(Exporter):
 
     @classmethod
     def write(cls, artifact: Path, subject: Subject, output: Path, progress: Report | None = None) -> None:
-        from lbdsl.artifact.save import hashed_files
+        from lbdsl.artifact.contents import files_below, lies_beside
 
-        paths = [path for path in artifact.rglob("*") if path.is_file()]
-        # What lbdsl wrote may be links, in a snapshot of the hub; others may lead to any file of the user's.
-        written = {*hashed_files(artifact), artifact / "lbdsl.json"}
-        own = [path.relative_to(artifact) for path in paths if path in written or not path.is_symlink()]
-        # Skip hidden folders, such as those of git and the hub's client.
-        names = sorted(str(path) for path in own if not any(part.startswith(".") for part in path.parts))
+        # What lbdsl wrote may be links, in a snapshot of the hub; others may lead to any file of the user's. Hidden are
+        # those of git and of the hub's client.
+        beside = {name for name in files_below(artifact) if lies_beside(name)}
+        names = [
+            name
+            for name in files_below(artifact)
+            if name not in beside or not (name.startswith(".") or (artifact / name).is_symlink())
+        ]
         if any(subject.fp8_caches.values()):
             # The artifact's own code needs no word about its cache; vLLM does.
             names.remove("config.json")

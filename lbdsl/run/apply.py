@@ -103,8 +103,8 @@ def run_plan(
         run.stop_if_asked()
         record = _record(run, saved, judged, tasks, lbdsl_version, no_heal)
         with writing(work.artifact):
-            write_record(record, work.artifact)
             write_card(record, work.artifact)
+            write_record(record, work.artifact)
         accepted = record.status == "accepted"
         target = output if accepted else rejected_of(output)
         aside = work.publish(target, replace=force or not accepted)

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.artifact.quantization import FIELD, quantization_config
-from lbdsl.artifact.save import file_hashes
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.progress import Report, unreported
 from lbdsl.cost.facts import ModelFacts

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from lbdsl.artifact.save import file_hashes, save_all_but_weights
+from lbdsl.artifact.contents import file_hashes
+from lbdsl.artifact.save import save_all_but_weights
 from lbdsl.core.progress import Report
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.layer.weights import AnyExpr

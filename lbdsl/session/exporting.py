@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import Record, facts_of, read_record
-from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.progress import AnyProgress, progress_of
@@ -91,9 +91,9 @@ def export_artifact(
     check_place(target, inputs)
     check_free(target, force)
     with progress.stage("checking the artifact"):
-        check_files(folder, record)
+        shown = check_files(folder, record)
     subject = artifact_subject(folder, record)
-    found = list(exporter.check(subject))
+    found = [*shown, *exporter.check(subject)]
     errors = [d for d in found if d.is_error]
     if errors:
         others = [f"`{name}`" for name, other in exporters().items() if not any(d.is_error for d in other.check(subject))]

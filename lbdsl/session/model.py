@@ -154,8 +154,8 @@ class OpenModel:
     def _check_files(self) -> None:
         """Raise LB465 when the source is an lbdsl artifact that was edited since it was saved. Checked only once."""
         if is_artifact(self.source) and not self._files_checked:
+            from lbdsl.artifact.contents import check_files
             from lbdsl.artifact.record import read_record
-            from lbdsl.artifact.restore import check_files
 
             with self.progress.stage("checking the artifact"):
                 check_files(self.source.path, read_record(self.source.path).unwrap())
@@ -314,21 +314,23 @@ class OpenModel:
 def opened(
     folder: Path, against: str | Path | None, options: RunOptions | None, progress: AnyProgress | None
 ) -> tuple[Record, OpenModel, list[Diagnostic]]:
-    """The record of the artifact in `folder`, its base or the model `against`, and a warning if that is another model.
+    """The record of the artifact in `folder`, its base or the model `against`, and warnings if that is another model, or if
+    the card is not as it was written.
     Raises LB465 and LB466, and LB473 if another model is not named, or has another vocabulary."""
+    from lbdsl.artifact.contents import check_files
     from lbdsl.artifact.record import facts_of, read_record
-    from lbdsl.artifact.restore import check_files
 
     record = read_record(folder).unwrap()
-    check_files(folder, record)
+    shown = check_files(folder, record)
     bench = base_of(record, against, options, progress)
     if bench.digest == record.plan.model.digest:
-        return record, bench, []
+        return record, bench, [*shown]
     message = f"{bench.source.text} is not the model that the artifact was made from"
     if against is None or bench.facts.vocab != facts_of(record).vocab:
         which = "the base model" if against is None else "a model with the same vocabulary"
         raise fail("LB473", message, help=f"name {which} with --against")
-    return record, bench, [warning("LB473", message, help="its numbers are compared with those of another base")]
+    another = warning("LB473", message, help="its numbers are compared with those of another base")
+    return record, bench, [*shown, another]
 
 
 def base_of(

@@ -166,7 +166,7 @@ def test_a_folder_that_appears_meanwhile_is_not_moved(
 
 @pytest.mark.parametrize("kind", exporters())
 def test_the_artifact_stays_as_it_was(kind: str, artifacts: list[Path], exported: dict[str, Exported]) -> None:
-    from lbdsl.artifact.restore import check_files
+    from lbdsl.artifact.contents import check_files
 
     folder = expressible(kind, artifacts)
     check_files(folder, read_record(folder).unwrap())

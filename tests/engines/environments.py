@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files
 from lbdsl.bench.environments import engines_folder
 from lbdsl.core.diagnostic import LbdslError
 from tests.real_model import run_lbdsl

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import lbdsl.hf  # noqa: F401
 from lbdsl.actions.patches import patches_in
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.files import umask
 from lbdsl.data.sources import read_documents

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lbdsl.artifact.card import write_speed
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.artifact.record import read_record, write_record
-from lbdsl.artifact.save import file_hashes
 from lbdsl.core.digest import digest_of, digest_text
 from lbdsl.editor.hints import configured_model
 from lbdsl.plan.file import DIGEST_KEY, PREDICTED

@@ -20,8 +20,8 @@ import pytest
 from lbdsl.api import benching
 from lbdsl.artifact.benched import Cell, noise_of
 from lbdsl.artifact.card import card_text, write_speed
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import Record, read_record
-from lbdsl.artifact.restore import check_files
 from lbdsl.bench import worker as worker_module
 from lbdsl.bench.cells import Measured
 from lbdsl.bench.worker import Worker

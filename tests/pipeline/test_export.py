@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lbdsl.artifact.save import file_hashes
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.core.digest import digest_of
 from tests.pipeline.conftest import Made
 

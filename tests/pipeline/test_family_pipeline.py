@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from lbdsl.actions import actions
 from lbdsl.actions.patches import KIND
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.artifact.restore import load_artifact
-from lbdsl.artifact.save import file_hashes, save_model
+from lbdsl.artifact.save import save_model
 from lbdsl.core.codes import code_for
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.export import exporters

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lbdsl.artifact.contents import file_hashes
 from lbdsl.artifact.runtime_files import write_runtime
-from lbdsl.artifact.save import file_hashes, save_model
+from lbdsl.artifact.save import save_model
 from tests.clean_process import CleanProcess
 from tests.hybrid_cases import NONE, hybrid_of, plans, tiny_base
 from tests.tiny_model import byte_tokenizer

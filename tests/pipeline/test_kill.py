@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files
 from tests.clean_process import LBDSL, CleanProcess
 
 LESS = "import lbdsl.heal.validation; lbdsl.heal.validation.TOKENS = 512\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from lbdsl.artifact.record import RECORD_FILE, read_record
+from lbdsl.artifact.contents import RECORD_FILE
+from lbdsl.artifact.record import read_record
 from lbdsl.model.license import License, license_of
 from tests.fake_hub import Hub, running
 from tests.tiny_model import RECIPE
@@ -40,12 +41,12 @@ def names(folder: Path) -> set[str]:
 
 def test_the_files_of_the_record_go_up_and_no_other(artifact: Path, lbdsl, hub: Hub) -> None:
     (artifact / "notes.md").write_text("mine")
-    (artifact / "private").mkdir()
-    (artifact / "private" / "keys.yaml").write_text("mine")
+    (artifact / ".git").mkdir()
+    (artifact / ".git" / "config").write_text("mine")
     listed = json.loads(lbdsl("push", "out", "org/name", "--dry-run", "--json").out)
     assert hub.asked == []
     assert {file["name"] for file in listed["files"]} == names(artifact)
-    assert listed["left"] == ["notes.md", "private/keys.yaml"]
+    assert listed["left"] == [".git/config", "notes.md"]
     assert listed["url"] is None
 
     done = lbdsl("push", "out", "org/name", "--private", "--yes")

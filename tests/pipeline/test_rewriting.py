@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files
 from lbdsl.model.checkpoint import read_tensors
 from lbdsl.solve.case import Case
 from tests.family_cases import each_family, family_base

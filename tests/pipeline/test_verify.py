@@ -77,7 +77,7 @@ def test_what_is_no_number_now_does_not_hold(artifact: Path, lbdsl) -> None:
     # NaN in the head's matrix, under the hashes that it has now.
     from safetensors.torch import load_file, save_file
 
-    from lbdsl.artifact.save import file_hashes
+    from lbdsl.artifact.contents import file_hashes
 
     tensors = load_file(artifact / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")

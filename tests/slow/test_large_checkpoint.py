@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.artifact.contents import check_files, file_hashes
 from lbdsl.artifact.record import read_record
-from lbdsl.artifact.restore import check_files
-from lbdsl.artifact.save import file_hashes
 from lbdsl.model.checkpoint import read_tensors, same_bytes
 from tests.slow import large_checkpoint
 from tests.tiny_model import byte_tokenizer
