@@ -30,6 +30,7 @@ from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
 from lbdsl.run.output import Input, check_free, check_places
 from lbdsl.session import texts
 from lbdsl.session.asking import recall_questions_of
+from lbdsl.session.claims import check_plan
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.predicting import pace_of
@@ -332,6 +333,7 @@ def apply_saved_plan(
     recipe = planned_recipe(plan, set_params)
     check_place(recipe, bench, chosen or ApplyOptions(), Input("the saved plan", Path(path)))
     texts.check_texts(recipe, bench, heal=not (chosen and chosen.no_heal))
+    check_plan(plan, str(path), bench.facts if bench.digest == plan.model.digest else None)
     files, found = files_of(plan)
     statistics = _statistics(plan, bench)
     folder, on, measure = bench.place(recipe.path), plan.measured_on, plan.measure

@@ -12,11 +12,12 @@ from typing import Any
 from lbdsl.artifact.card import HEALING, NEEDLE
 from lbdsl.artifact.contents import CARD, RECORD_FILE, check_files, is_license
 from lbdsl.artifact.hub import Upload, upload
-from lbdsl.artifact.record import Record, read_record
+from lbdsl.artifact.record import Record
 from lbdsl.core.diagnostic import Diagnostic, fail, note, warning
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.model.license import License, card_fields, license_of
 from lbdsl.model.source import hub_repository
+from lbdsl.session.claims import read_artifact
 from lbdsl.session.exporting import export_artifact
 
 
@@ -67,7 +68,7 @@ def to_push(
     if hub_repository(repository) != repository:
         raise fail("LB411", f"{repository} is no name of a repository", help="give organisation/name")
     folder, progress = Path(artifact), progress_of(progress)
-    record = read_record(folder).unwrap()
+    record = read_artifact(folder)
     with progress.stage("checking the artifact"):
         shown = check_files(folder, record)
     with ExitStack() as stack:

@@ -48,10 +48,9 @@ def diff(ctx: click.Context, first: Path, second: Path, detailed_exitcode: bool,
 
 def _plan(path: Path) -> tuple[Plan, dict[str, Any] | None]:
     """The plan in a file; or that of an artifact, and its evaluation if it was judged."""
-    from lbdsl.artifact.record import read_record
-    from lbdsl.plan.file import load_plan
+    from lbdsl.session.claims import read_artifact, read_plan
 
     if not path.is_dir():
-        return load_plan(path).unwrap(), None
-    record = read_record(path).unwrap()
+        return read_plan(path), None
+    record = read_artifact(path)
     return record.plan, record.evaluation

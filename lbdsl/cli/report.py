@@ -16,12 +16,10 @@ from lbdsl.cli.options import PATH, artifact_argument
 def report(artifact: Path, output: Path | None, force: bool) -> None:
     """Write what is known of ARTIFACT as one HTML page, which needs no network: plan, scores, costs, quality, speed."""
     from lbdsl.api.writing import write_beside
-    from lbdsl.artifact.record import read_record
-    from lbdsl.cli.output import show_diagnostics
     from lbdsl.report.page import is_page, page_of
+    from lbdsl.session.claims import read_artifact
 
-    found = read_record(artifact)
-    show_diagnostics(found.diagnostics)
+    record = read_artifact(artifact)
     place = output or artifact.resolve().parent / f"{artifact.resolve().name}.html"
-    write_beside(place, page_of(found.unwrap()), replace=force or is_page(place))
+    write_beside(place, page_of(record), replace=force or is_page(place))
     click.echo(str(place))

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from lbdsl.actions.base import together
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, warning
@@ -98,8 +99,8 @@ def build(
             )
             for rule, outcome in zip(recipe.rules, selection.rules, strict=True)
         ),
-        before=_totals(before, contexts),
-        after=_totals(after, contexts),
+        before=totals(before, contexts),
+        after=totals(after, contexts),
         contexts=contexts,
         loss=loss,
         recall=recall,
@@ -133,16 +134,25 @@ def _layer(
     return LayerPlan(
         **{**dict(choice), "actions": actions},
         scores=values,
-        params_before=was.params,
-        params_after=becomes.params,
-        weights_before=was.weights,
-        weights_after=becomes.weights,
-        kv_bytes_before={str(ctx): was.kv_bytes(ctx) for ctx in contexts},
-        kv_bytes_after={str(ctx): becomes.kv_bytes(ctx) for ctx in contexts},
+        **layer_costs(was, becomes, contexts),
     )
 
 
-def _totals(cost: ModelCost, contexts: tuple[int, ...]) -> Totals:
+def layer_costs(was: LayerCost, becomes: LayerCost, contexts: tuple[int, ...]) -> dict[str, Any]:
+    """The fields of a `LayerPlan` that say what the layer costs."""
+    return {
+        f"{name}_{when}": value
+        for when, cost in (("before", was), ("after", becomes))
+        for name, value in (
+            ("params", cost.params),
+            ("weights", cost.weights),
+            ("kv_bytes", {str(ctx): cost.kv_bytes(ctx) for ctx in contexts}),
+        )
+    }
+
+
+def totals(cost: ModelCost, contexts: tuple[int, ...]) -> Totals:
+    """The costs of a whole model at these contexts, as a plan says them."""
     return Totals(
         params=cost.params,
         weights=cost.weights,

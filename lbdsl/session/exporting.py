@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.artifact.contents import check_files
-from lbdsl.artifact.record import Record, facts_of, read_record
+from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.progress import AnyProgress, progress_of
@@ -23,6 +23,7 @@ from lbdsl.families import FAMILIES
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.layout import artifact_specs
 from lbdsl.run.output import Input, check_free, check_place, is_taken, move_aside
+from lbdsl.session.claims import read_artifact
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def export_artifact(
         raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
     exporter = exporters()[kind]
     folder = Path(artifact)
-    record = read_record(folder).unwrap()
+    record = read_artifact(folder)
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
     base, inputs = Path(record.plan.model.source), [Input("the artifact itself", folder, True)]
     if base.is_absolute() and os.path.exists(base):  # It is no hub id.

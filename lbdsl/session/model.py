@@ -319,11 +319,15 @@ def opened(
     Raises LB465 and LB466, and LB473 if another model is not named, or has another vocabulary."""
     from lbdsl.artifact.contents import check_files
     from lbdsl.artifact.record import facts_of, read_record
+    from lbdsl.session.claims import check_record
 
     record = read_record(folder).unwrap()
     shown = check_files(folder, record)
     bench = base_of(record, against, options, progress)
-    if bench.digest == record.plan.model.digest:
+    same = bench.digest == record.plan.model.digest
+    # Another dtype can be asked for here.
+    check_record(record, folder, replace(bench.facts, dtype=record.plan.model.dtype) if same else None)
+    if same:
         return record, bench, [*shown]
     message = f"{bench.source.text} is not the model that the artifact was made from"
     if against is None or bench.facts.vocab != facts_of(record).vocab:

@@ -27,14 +27,18 @@ def set_values(plan: Plan) -> dict[str, object]:
     return {name: string_text(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
-def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
-    """The recipe that a plan was made from: parsed from the text saved in the plan, with the plan's token counts and
-    lengths. `set_params` are parameter values in addition to those of the plan."""
+def recipe_in(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
+    """The recipe that a plan was made from, parsed from the text saved in the plan. `set_params` are parameter values in
+    addition to those of the plan."""
     texts = [(item.path, item.text, item.sha256) for item in plan.recipe.included]
-    recipe = recipe_from_text(
+    return recipe_from_text(
         plan.recipe.text, plan.recipe.path, {**set_values(plan), **(set_params or {})}, reader=TextsReader(texts)
     ).unwrap()
-    return replace(recipe, measure=plan.measure, eval=plan.eval, profiles=plan.profiles)
+
+
+def planned_recipe(plan: Plan, set_params: Mapping[str, object] | None = None) -> Recipe:
+    """As `recipe_in`, with the plan's token counts and lengths."""
+    return replace(recipe_in(plan, set_params), measure=plan.measure, eval=plan.eval, profiles=plan.profiles)
 
 
 def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:

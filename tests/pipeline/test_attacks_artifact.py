@@ -132,8 +132,9 @@ def test_what_is_not_in_the_record_is_not_taken(artifact: Path, lbdsl, attack: s
 )
 def test_what_people_and_hubs_add_is_taken(artifact: Path, lbdsl, name: str) -> None:
     put(name)(artifact)
-    assert lbdsl("export", "out", "--to", "native", "-o", "exported").code == 0
-    assert not Path("exported", name).exists() or name == "a.png"
+    done = lbdsl("push", "out", "org/name", "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["left"] == [name]
     package.load(artifact)
 
 
@@ -156,7 +157,7 @@ def test_a_record_without_the_list_is_named(artifact: Path, lbdsl) -> None:
     del content["shown"], content["digest"]
     path.write_text(json.dumps({**content, "digest": digest_of(content)}))
     assert read_record(artifact).unwrap().shown is None
-    done = lbdsl("export", "out", "--to", "native", "-o", "exported")
+    done = lbdsl("push", "out", "org/name", "--dry-run")
     assert done.code == 0
     assert "is of an earlier version" in " ".join(done.err.split())
 
