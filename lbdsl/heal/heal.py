@@ -19,6 +19,7 @@ from lbdsl.core.diagnostic import fail
 from lbdsl.core.processes import process_number
 from lbdsl.heal import processes
 from lbdsl.heal.loop import Loop, Watch, is_whole, last_whole_checkpoint, load_learned, step_of, trained
+from lbdsl.heal.noise import noise_of, set_noise
 from lbdsl.heal.objectives import Distill, Match, Objective
 from lbdsl.heal.sharding import Shared
 from lbdsl.heal.teacher import Teacher
@@ -92,7 +93,8 @@ def heal_model(
     progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[nn.Module, HealReport]:
-    """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype.
+    """Run one stage of healing on `student` and return the healed model, adapters merged, in the student's dtype. While it
+    learns, dropout and the noise of routers are 0.
 
     `progress(done_tokens, total_tokens, note)`. Raises HealInterrupted, after saving a checkpoint, if `should_stop`
     returns true; LbdslError (LB464) if the loss is NaN or infinite.
@@ -105,6 +107,8 @@ def heal_model(
     dtype = next(student.parameters()).dtype
     device = share_on or next(student.parameters()).device
     set_seed(stage.seed)
+    noise = noise_of(student)
+    set_noise(student, dict.fromkeys(noise, 0.0))
     with quiet_transformers():
         if run.recompute:
             student.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -166,6 +170,7 @@ def heal_model(
         kept=None if validation is None else validation.best[1],
     )
     healed = merged(objective.student, dtype)
+    set_noise(healed, noise)
     for module in healed.modules() if run.recompute else ():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = False  # type: ignore[assignment]

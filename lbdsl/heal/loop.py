@@ -86,10 +86,8 @@ class Loop:
 
     def __init__(
         self, objective: Objective, stage: Stage, text: HealingText, folder: Path, device: torch.device, dtype: torch.dtype,
-        *, sharded: bool = False,
+        *, sharded: bool = False, scaler: torch.amp.GradScaler | None = None,
     ):  # fmt: skip
-        from transformers import get_scheduler
-
         self.objective, self.stage, self.folder, self.device = objective, stage, folder, device
         self.step, self.stopped = 0, False
         self._text, self._size = text, stage.batch // process_count()
@@ -103,14 +101,10 @@ class Loop:
         self._half = dtype if dtype in (torch.bfloat16, torch.float16) else None
         if device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
             self._half = None
-        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16 and device.type == "cuda")
+        scaled = dtype is torch.float16 and device.type == "cuda"
+        self._scaler = scaler or torch.amp.GradScaler(device.type, enabled=scaled)
         self._optimizer = torch.optim.AdamW(_groups(objective, stage), lr=stage.lr, weight_decay=0.0)
-        self._schedule = get_scheduler(
-            SCHEDULES[stage.schedule],
-            self._optimizer,
-            num_warmup_steps=math.ceil(stage.steps * stage.warmup),
-            num_training_steps=stage.steps,
-        )
+        self._schedule = _scheduled(self._optimizer, stage)
 
     def train(self, watch: Watch) -> None:
         """The steps that are left; `stopped` says whether it ended because it was asked to."""
@@ -147,8 +141,11 @@ class Loop:
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._model.parameters(), CLIPPED)
         self._scaler.step(self._optimizer)
+        scale = self._scaler.get_scale()
         self._scaler.update()
-        self._schedule.step()
+        # The scale falls where gradients overflowed, and then the optimizer took no step.
+        if self._scaler.get_scale() >= scale:
+            self._schedule.step()
         self._optimizer.zero_grad()
         return loss.detach()
 
@@ -202,12 +199,15 @@ class Loop:
         state = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
         set_optimizer_state_dict(self.objective, self._optimizer, state["optimizer"], options=WHOLE)
         self._schedule.load_state_dict(state["schedule"])
+        # A checkpoint of an earlier version has none, nor has one without a scaler.
+        if state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
         self.step = step_of(checkpoint)
 
     def state(self) -> dict[str, Any]:
-        """Of the optimizer and the schedule."""
+        """Of the optimizer, the schedule and the loss scaler, which is empty but in float16."""
         optimizer = get_optimizer_state_dict(self.objective, self._optimizer, options=WHOLE)
-        return {"optimizer": optimizer, "schedule": self._schedule.state_dict()}
+        return {"optimizer": optimizer, "schedule": self._schedule.state_dict(), "scaler": self._scaler.state_dict()}
 
 
 def save_state(loop: Loop, place: Path) -> None:
@@ -217,6 +217,20 @@ def save_state(loop: Loop, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         torch.save(state, place / STATE_FILE)
     shared(None)
+
+
+def _scheduled(optimizer: torch.optim.Optimizer, stage: HealSettings) -> torch.optim.lr_scheduler.LambdaLR:
+    """Transformers' schedule after the warm-up, whose rates are (step + 1) / (warm-up steps + 1): transformers' own begins
+    at 0, with which the first step does nothing."""
+    from transformers import get_scheduler
+
+    warm = math.ceil(stage.steps * stage.warmup)
+    after = get_scheduler(
+        SCHEDULES[stage.schedule], optimizer, num_warmup_steps=warm, num_training_steps=stage.steps
+    ).lr_lambdas[0]
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (step + 1) / (warm + 1) if step < warm else after(step)
+    )
 
 
 def _groups(objective: nn.Module, stage: HealSettings) -> list[dict[str, Any]]:

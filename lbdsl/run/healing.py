@@ -28,6 +28,7 @@ def healed_model(run: Run, model: Any) -> tuple[Any, dict[str, Any]]:
     from lbdsl.heal import processes
     from lbdsl.heal.changed import segments
     from lbdsl.heal.heal import HealRun, heal_model
+    from lbdsl.heal.noise import noise_of
     from lbdsl.heal.text import HealingText
 
     inputs, work, progress = run.inputs, run.work, run.progress
@@ -37,6 +38,10 @@ def healed_model(run: Run, model: Any) -> tuple[Any, dict[str, Any]]:
     if process_count() > 1:
         held = "a share of the model (FSDP2)" if shares_model() else "the whole model (DDP)"
         progress.say(f"healing by {process_count()} processes, each with {held} and its part of every step's sequences")
+    if noise := sorted({name for _, name in noise_of(model)}):
+        progress.say(
+            f"healing sets {', '.join(noise)} of the model's configuration to 0: a resumed run could not repeat it"
+        )
     wanted = run.plan.heal.runs
     parts = segments(model, inputs.base())
     stages: list[dict[str, Any]] = []

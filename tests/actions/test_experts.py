@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from plan_cases import smollm2_facts
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -17,6 +16,7 @@ from lbdsl.families import FAMILIES
 from lbdsl.model.surgery import to_hybrid
 from tests.actions.test_kv_heads import assert_same, changed, changes_of, facts_of, logits_of, statistics_of, text
 from tests.family_cases import each_family, family_base
+from tests.plan_cases import smollm2_facts
 
 pytestmark = pytest.mark.torch
 

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 from torch import Tensor
 
 from lbdsl.actions.kv_heads import KVHeads
@@ -27,6 +26,7 @@ from lbdsl.plan.findings import static_findings
 from lbdsl.solve.case import Case
 from tests.by_hand import GATED, NORMED, NORMED_TOGETHER, Heads, kv_heads_by_hand, pairs_of
 from tests.family_cases import FAMILY_NAMES, VOCAB, each_family, family_base
+from tests.plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 
 pytestmark = pytest.mark.torch
 

@@ -7,7 +7,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 
 from lbdsl import check_recipe
 from lbdsl.actions import actions
@@ -18,6 +17,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.pages import choices, parameter_page
 from lbdsl.layer.difference import changes_text
 from lbdsl.layer.weights import LayerChange
+from tests.plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 
 WIDTH = 96
 """Channels of the tiny models."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from plan_cases import llama_facts, smollm2_facts, windowed, write_without_data
 
 from lbdsl.api.checking import check_file, check_recipe
 from lbdsl.cli.check import check
@@ -19,6 +18,7 @@ from lbdsl.plan.findings import impossible_untils
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
+from tests.plan_cases import llama_facts, smollm2_facts, windowed, write_without_data
 
 ROOT = Path(__file__).parents[2]
 GATED = "\nheal {}\nassert ppl_increase < 5%\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from plan_cases import plan_of, smollm2_facts
 
 from lbdsl.api.applying import ApplyOptions, output_of
+from tests.plan_cases import plan_of, smollm2_facts
 
 
 @pytest.mark.parametrize(

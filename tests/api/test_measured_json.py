@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plan_cases import recipe_of
 
 from lbdsl.api.planning import Measured, plan_recipe
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.measurement import Measurement, Request
+from tests.plan_cases import recipe_of
 
 
 def test_scores_that_are_no_numbers_are_null() -> None:

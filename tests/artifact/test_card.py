@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import plan_of, smollm2_facts
 
 from lbdsl.artifact.card import card_text
 from lbdsl.artifact.record import Record, cautions_of
 from lbdsl.core.digest import canonical_json
 from lbdsl.export.card import export_card
 from lbdsl.plan.schema import Plan
+from tests.plan_cases import plan_of, smollm2_facts
 
 COMMIT = "0123456789" * 4
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from json_schema import problems
 
 from lbdsl.cli.check import check
 from lbdsl.core.diagnostic import Severity, error, note, warning
 from lbdsl.core.span import Source
 from lbdsl.report.diagnostics import capped
 from lbdsl.report.diagnostics_formats import github_text, sarif_log, uri_of
+from tests.json_schema import problems
 
 DATA = Path(__file__).parents[1] / "data"
 BAD = """\

@@ -13,10 +13,10 @@ import termios
 from pathlib import Path
 
 import pytest
-from plan_cases import joint_loss, plan_of, smollm2_facts
 
 from lbdsl.cli.app import main
 from lbdsl.plan.file import save_plan
+from tests.plan_cases import joint_loss, plan_of, smollm2_facts
 
 ROOT = Path(__file__).parents[2]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -6,7 +6,6 @@ What is carried out is carried out for every family, saved, loaded and exported:
 from __future__ import annotations
 
 import pytest
-from plan_cases import joint_loss
 
 from lbdsl import check_recipe
 from lbdsl.actions import actions
@@ -19,6 +18,7 @@ from lbdsl.session.options import RunOptions
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.family_cases import family_base
+from tests.plan_cases import joint_loss
 from tests.tiny_model import byte_tokenizer, save_tiny_model
 
 EXAMPLES = [(kind, example) for kind, cls in actions().items() for example in (cls.example, *cls.examples)]

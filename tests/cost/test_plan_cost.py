@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
@@ -13,6 +12,7 @@ from lbdsl.actions.swa import SlidingWindow
 from lbdsl.cost.cost import LayerCost, ModelCost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.estimate import decode_bounds
+from tests.plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 
 
 @dataclass(frozen=True)

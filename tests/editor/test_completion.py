@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from plan_cases import smollm2_facts
 
 from lbdsl.actions import actions
 from lbdsl.core.resources import resource_folder
@@ -14,6 +13,7 @@ from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.completion import Item, complete
 from lbdsl.language.words import keywords, statements
 from lbdsl.recipe.load import recipe_from_text
+from tests.plan_cases import smollm2_facts
 
 DEFINITIONS = "param $window: tokens in 64..8Ki = 256\nlet $n = 4\ngroup @core = first 2, last 1\n"
 

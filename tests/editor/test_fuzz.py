@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_cases import smollm2_facts
 
 from lbdsl.api.fixing import chosen_fixes
 from lbdsl.editor.analysis import Analysis
@@ -17,6 +16,7 @@ from lbdsl.editor.hints import claim_hints
 from lbdsl.editor.hover import hover
 from lbdsl.editor.outline import outline
 from lbdsl.language.highlight import pieces
+from tests.plan_cases import smollm2_facts
 
 SPEC = Path(__file__).parents[1] / "spec"
 RECIPES = [

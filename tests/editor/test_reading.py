@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plan_cases import smollm2_facts
 
 from lbdsl.editor.analysis import Analysis
 from lbdsl.editor.documents import Text
@@ -13,6 +12,7 @@ from lbdsl.editor.edits import definition_of, formatting, rename, uses_of
 from lbdsl.editor.hints import claim_hints
 from lbdsl.editor.hover import hover
 from lbdsl.editor.outline import outline
+from tests.plan_cases import smollm2_facts
 
 TEXT = """\
 lbr 1

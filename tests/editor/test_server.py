@@ -179,7 +179,7 @@ def test_unknown_texts_and_odd_places_are_answered(client: Client) -> None:
 
 @pytest.mark.torch
 def test_hints_of_the_workspaces_model(tmp_path: Path) -> None:
-    from tiny_model import save_tiny_model
+    from tests.tiny_model import save_tiny_model
 
     save_tiny_model(tmp_path / "model", layers=6)
     (tmp_path / "lbdsl.toml").write_text('[lsp]\nmodel = "model"\n', encoding="utf-8")

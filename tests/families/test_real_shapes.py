@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_cases import write_without_data
 
 from benchmarks.tables.models import MODELS
 from lbdsl import check_recipe, inspect_model
@@ -29,6 +28,7 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import subject_of
 from lbdsl.model.source import resolve_source
 from lbdsl.session.targets import base_config, check_target, engines
+from tests.plan_cases import write_without_data
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "benchmarks" / "configurations"

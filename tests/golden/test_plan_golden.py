@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_facts
 
 from lbdsl.core.resources import resource_folder
 from lbdsl.cost.facts import ModelFacts
@@ -22,6 +21,7 @@ from lbdsl.plan.schema import Loss, Plan, Speed
 from lbdsl.report.console import make_console
 from lbdsl.report.plan import render_plan
 from tests.golden.plan_text import plan_text
+from tests.plan_cases import SMOLLM2_NLL, joint_loss, llama_facts, plan_of, smollm2_facts
 
 WIDE = ("half-kv", "eighty")
 """Those that say something else on a wide screen."""

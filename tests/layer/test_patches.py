@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import llama_facts
 
 from lbdsl.actions.patches import FULL, patch_texts, patches_of, with_factor, without_patches
 from lbdsl.core.diagnostic import Diagnostic
@@ -13,6 +12,7 @@ from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import Selection, select
 from tests.export_cases import base_facts
+from tests.plan_cases import llama_facts
 
 DOWN, OUT = "mlp.down_proj.weight", "self_attn.o_proj.weight"
 

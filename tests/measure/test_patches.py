@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from measure_cases import facts_of, text, tiny_llama, window_mask
 from torch import Tensor
 
 from lbdsl.actions.patches import FULL, patches_of, refactored, with_factor
@@ -37,6 +36,7 @@ from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from lbdsl.statistics.patch import RIDGE
 from tests.family_cases import family_base
+from tests.measure_cases import facts_of, text, tiny_llama, window_mask
 
 pytestmark = pytest.mark.torch
 

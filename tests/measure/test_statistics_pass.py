@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measure_cases import facts_of, tiny_llama
 
 from lbdsl.actions.drop import Drop
 from lbdsl.core.diagnostic import LbdslError
@@ -13,6 +12,7 @@ from lbdsl.layer.weights import Stat
 from lbdsl.measure import statistics
 from lbdsl.measure.layer_source import LoadedModel
 from lbdsl.model.surgery import to_hybrid
+from tests.measure_cases import facts_of, tiny_llama
 
 pytestmark = pytest.mark.torch
 

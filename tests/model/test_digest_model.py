@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_cases import save_gguf, save_llama, tiny_llama
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.files import replace_entry
 from lbdsl.model import digest as digest_module
 from lbdsl.model.digest import default_cache_dir, file_digest, identity_files, model_digest
 from lbdsl.model.source import resolve_source
+from tests.model_cases import save_gguf, save_llama, tiny_llama
 
 pytestmark = pytest.mark.torch  # to save models
 

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_cases import edit_json, save_gguf, save_llama, tiny_llama
-from plan_cases import token_bytes
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.cost import LayerCost
@@ -19,6 +17,8 @@ from lbdsl.model.layout import layout_of
 from lbdsl.model.source import is_artifact, resolve_source
 from lbdsl.parts.attention import Attention, Window
 from lbdsl.parts.gated_mlp import GatedMLP
+from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
+from tests.plan_cases import token_bytes
 
 pytestmark = pytest.mark.torch  # to save models
 

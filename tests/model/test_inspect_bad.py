@@ -8,13 +8,13 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_cases import edit_json, save_gguf, save_llama, tiny_llama, write_safetensors
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.safetensors_header import read_safetensors_header
 from lbdsl.model.source import ModelSource, resolve_source
+from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama, write_safetensors
 
 pytestmark = pytest.mark.torch  # to save models
 

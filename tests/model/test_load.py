@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_cases import edit_json, save_gguf, save_llama, tiny_llama
 
 from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
@@ -20,6 +19,7 @@ from lbdsl.model.load import load_base, load_tokenizer, pick_device
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import family_base
+from tests.model_cases import edit_json, save_gguf, save_llama, tiny_llama
 from tests.real_model import model_folder
 
 IDS = torch.arange(40).remainder(96)[None]

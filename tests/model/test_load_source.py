@@ -8,11 +8,11 @@ import os
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
-from model_cases import save_gguf, save_llama, tiny_llama
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
+from tests.model_cases import save_gguf, save_llama, tiny_llama
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

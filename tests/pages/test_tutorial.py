@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from plan_cases import smollm2_facts
 
 import lbdsl
 from lbdsl.api.checking import check_file
 from lbdsl.language.format import format_text
 from lbdsl.recipe.load import load_recipe
+from tests.plan_cases import smollm2_facts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "tutorial"
 STEPS = sorted(FOLDER.glob("[1-9]-*.lbr"))

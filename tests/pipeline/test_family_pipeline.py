@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from plan_cases import joint_loss
 from safetensors.torch import load_file
 
 from lbdsl.actions import actions
@@ -51,6 +50,7 @@ from tests.clean_process import CleanProcess
 from tests.export_cases import artifact_subject, small_tokenizer
 from tests.family_cases import FAMILY_NAMES, family_base
 from tests.hybrid_cases import cache_of
+from tests.plan_cases import joint_loss
 from tests.tiny_model import byte_tokenizer
 
 VOCAB = 260

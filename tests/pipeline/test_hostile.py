@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_cases import edit_json, write_safetensors
 from safetensors.torch import load_file, save_file
 
 from lbdsl.api.applying import ApplyOptions, apply_plan
@@ -19,6 +18,7 @@ from lbdsl.artifact.restore import load_artifact
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.checkpoint import INDEX, SINGLE
 from lbdsl.session.options import RunOptions
+from tests.model_cases import edit_json, write_safetensors
 from tests.tiny_model import byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.timeout(60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_layer, tiny_llama
 
 from lbdsl.data.split import TextPart
 from lbdsl.layer.weights import LayerChange
@@ -14,6 +13,7 @@ from lbdsl.measure.runs import Measuring
 from lbdsl.measure.scores import measure_plans
 from lbdsl.measure.store import open_store
 from lbdsl.model.surgery import to_hybrid
+from tests.measure_cases import LAYERS, counting_layers, naive_scores, text, tiny_layer, tiny_llama
 
 NONE = tiny_layer(attention=False)
 BLOCKS = text(3, 29, TextPart.JOINT)

@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-from measure_cases import naive_logp
 
 from lbdsl.actions.drop import Drop
 from lbdsl.core.measurement import Request
@@ -20,6 +19,7 @@ from lbdsl.model.inspect import inspect_model
 from lbdsl.model.load import load_base, load_tokenizer
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
+from tests.measure_cases import naive_logp
 from tests.real_model import model_folder
 
 LAYERS = 30

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from measure_cases import LAYERS, counting_layers, facts_of, naive_influence, naive_scores, text, tiny_layer, tiny_llama
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
@@ -26,6 +25,16 @@ from lbdsl.measure.store import open_store
 from lbdsl.metrics.kl import KullbackLeibler
 from lbdsl.metrics.nll import NextTokenLoss
 from lbdsl.model.surgery import to_hybrid
+from tests.measure_cases import (
+    LAYERS,
+    counting_layers,
+    facts_of,
+    naive_influence,
+    naive_scores,
+    text,
+    tiny_layer,
+    tiny_llama,
+)
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), SlidingWindow(window=9), Keep())}
 REQUESTS = tuple(
@@ -203,7 +212,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from measure_cases import facts_of, text, tiny_llama
+from tests.measure_cases import facts_of, text, tiny_llama
 from test_measure_scores import REQUESTS, measure
 from lbdsl.model.surgery import to_hybrid
 runs = 0

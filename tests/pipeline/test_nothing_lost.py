@@ -137,7 +137,7 @@ def test_apply_force_of_a_saved_plan_never_moves_what_it_reads(places: Path, lbd
 
 
 def test_apply_force_never_moves_the_folder_of_a_gguf_file(workplace: Path, lbdsl, no_measuring: None) -> None:
-    from model_cases import save_gguf, tiny_llama
+    from tests.model_cases import save_gguf, tiny_llama
 
     Path("downloads").mkdir()
     save_gguf(Path("downloads/tiny.gguf"), tiny_llama(), tokens=96)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from fake_hub import Hub, running
 
 from lbdsl.artifact.record import RECORD_FILE, read_record
 from lbdsl.model.license import License, license_of
+from tests.fake_hub import Hub, running
 from tests.tiny_model import RECIPE
 
 WINDOWS = "lbr 1\nlayers 0-1 swa(window=16)\nelse keep\n"

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from measure_cases import LAYERS, text
 
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
@@ -37,6 +36,7 @@ from lbdsl.model.load import load_base
 from lbdsl.model.source import resolve_source
 from lbdsl.model.surgery import to_hybrid
 from tests.family_cases import FAMILY_NAMES, VOCAB, family_base
+from tests.measure_cases import LAYERS, text
 
 ACTIONS = {a.text(): a for a in (Drop(), SlidingWindow(window=6, sinks=2), Drop(target="mlp"), Keep())}
 REQUESTS = tuple(

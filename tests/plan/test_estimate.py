@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_cases import joint_loss, plan_of, smollm2_facts
 
 from lbdsl.plan.estimate import estimate, head_layers, measuring_units, units
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.memory import healing_bytes
 from lbdsl.solve.case import Case
+from tests.plan_cases import joint_loss, plan_of, smollm2_facts
 
 SMOL = smollm2_facts()
 TEXT = """lowest 4 by sensitivity drop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.api.fixing import fix_text
 from lbdsl.plan.findings import static_findings
@@ -11,6 +10,7 @@ from lbdsl.plan.lengths import joint_tokens, with_lengths
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema_blocks import SEQUENCES
 from lbdsl.solve.case import Case
+from tests.plan_cases import llama_facts, recipe_of, smollm2_facts
 
 SMOL = smollm2_facts()
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from plan_cases import smollm2_facts
 
 from lbdsl.cost.devices import KINDS, devices_of
 from lbdsl.plan.memory import ALONE, Held, healing_bytes, model_bytes, trained_params, training_bytes
 from lbdsl.recipe.schema_blocks import FullWeights, Heal, LearnedSinks, Lora
+from tests.plan_cases import smollm2_facts
 
 SMOL = smollm2_facts()
 GPUS = Held(8), Held(8, shared=True)

@@ -6,16 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from plan_cases import (
-    SMOLLM2_NLL,
-    joint_loss,
-    llama_facts,
-    plan_of,
-    recipe_of,
-    scores_for,
-    smollm2_facts,
-    token_bytes,
-)
 
 from lbdsl.core.measurement import NONE_RIGHT, Measurement, Request, cut_short
 from lbdsl.core.units import Unit
@@ -27,6 +17,16 @@ from lbdsl.plan.schema import Loss
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
 from tests.plan.test_predicted_values import PROFILES
+from tests.plan_cases import (
+    SMOLLM2_NLL,
+    joint_loss,
+    llama_facts,
+    plan_of,
+    recipe_of,
+    scores_for,
+    smollm2_facts,
+    token_bytes,
+)
 
 SMOL = smollm2_facts()
 REF = ModelRef(source="m", digest="00", family="llama", layers=30, dtype="bfloat16", facts=SMOL)

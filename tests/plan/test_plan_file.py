@@ -6,7 +6,6 @@ import json
 import os
 
 import pytest
-from plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.core.digest import canonical_json, digest_of
@@ -14,6 +13,7 @@ from lbdsl.plan.file import load_plan, save_plan
 from lbdsl.plan.schema import PREDICTED
 from lbdsl.plan.verify import staleness
 from lbdsl.session.saved_recipe import planned_recipe
+from tests.plan_cases import joint_loss, plan_of, recipe_of, smollm2_facts
 
 TEXT = "param $n: int in 1..9 = 4\nlowest $n by nll drop\nelse keep\nassert ppl_increase < 5%"
 

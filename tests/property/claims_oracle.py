@@ -31,13 +31,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
-from plan_cases import llama_facts
 
 from lbdsl.core.diagnostic import Diagnosed
 from lbdsl.core.measurement import Measurement, Request
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.schema import Recipe
+from tests.plan_cases import llama_facts
 
 METRICS = ("nll", "kl(swa(window=64))", "influence(block)", "nll(drop(mlp))")
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, WIDTH, VOCAB = 64, 4, 2, 16, 128, 256

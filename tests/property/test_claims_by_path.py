@@ -9,12 +9,12 @@ from itertools import permutations
 
 import pytest
 from claims_oracle import BASE, MODULES, Layer, Mixer, errors, owners, specs
-from plan_cases import llama_facts, recipe_of, scores_for
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import Selection, select
+from tests.plan_cases import llama_facts, recipe_of, scores_for
 
 pytestmark = pytest.mark.usefixtures("more_actions")
 

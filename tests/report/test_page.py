@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plan_cases import joint_loss, plan_of, smollm2_facts
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.units import Unit
 from lbdsl.plan.schema import AssertResult, Plan
 from lbdsl.recipe.schema import Phase
 from lbdsl.report.page import is_page, page_of
+from tests.plan_cases import joint_loss, plan_of, smollm2_facts
 
 HARM = "</pre><script>alert(1)</script><img src=http://x.example/y>"
 VOID = {"meta", "col", "br", "hr", "path", "use", "rect"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import pytest
-from plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
@@ -16,6 +15,7 @@ from lbdsl.report.facts import render_facts
 from lbdsl.report.plan import render_plan, score_labels
 from lbdsl.report.report import render_quality, render_report
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, Row, Scale, strip_lines
+from tests.plan_cases import joint_loss, llama_facts, plan_of, smollm2_facts
 
 JOINT = joint_loss(0.47, 0.41, stderr=0.02, base_nll=2.88)
 

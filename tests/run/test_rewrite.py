@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_cases import save_llama, write_safetensors
 from safetensors.numpy import load_file, save_file
 
 from lbdsl.core.diagnostic import LbdslError
@@ -20,6 +19,7 @@ from lbdsl.run import copying
 from lbdsl.run.copying import copy_range, link_or_copy
 from lbdsl.run.file_layout import plan_rewrite
 from lbdsl.run.shards import carry_out
+from tests.model_cases import save_llama, write_safetensors
 
 pytestmark = pytest.mark.torch  # to save models
 

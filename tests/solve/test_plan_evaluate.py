@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2_facts
 
 from lbdsl.core.span import Source
 from lbdsl.core.units import Unit
 from lbdsl.language.tree import Compare, Expr, Number, Operator, Pattern, String
 from lbdsl.plan.schema import Loss
 from lbdsl.solve.evaluate import World, evaluate
+from tests.plan_cases import changed_cost, joint_loss, llama_facts, recipe_of, smollm2_facts
 
 FACTS = smollm2_facts()
 NOWHERE = Source("", "").span(0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.facts import ModelFacts
@@ -13,6 +12,7 @@ from lbdsl.recipe.patterns import matcher
 from lbdsl.solve.case import Case
 from lbdsl.solve.claims import layer_modules, matched
 from lbdsl.solve.select import Selection, select
+from tests.plan_cases import MODULES, llama_facts, plan_of, recipe_of, scores_for, windowed
 
 FACTS = llama_facts(layers=6)
 SCORES = (0.3, 0.02, 0.2, 0.05, 0.01, 0.4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.measurement import Measurement, Request
@@ -13,6 +12,7 @@ from lbdsl.core.units import Unit
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.solve.case import Case
 from lbdsl.solve.select import select
+from tests.plan_cases import SMOLLM2_NLL, llama_facts, plan_of, recipe_of, scores_for, smollm2_facts
 
 SMOL = smollm2_facts()
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from found_text import found_text
 
 from lbdsl.api.explaining import planned_findings
 from lbdsl.core.codes import code_ids
@@ -22,6 +21,7 @@ from lbdsl.core.digest import digest_text
 from lbdsl.recipe.load import recipe_from_text
 from lbdsl.recipe.reading import TextsReader
 from lbdsl.recipe.schema import Recipe
+from tests.found_text import found_text
 
 HERE = Path(__file__).parent
 NAME = "recipe.lbr"
