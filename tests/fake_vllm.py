@@ -29,6 +29,9 @@ def said(**what):
     with open(os.environ["FAKE_LOG"], "a") as log:
         print(json.dumps(what), file=log)
 
+def worker_threads():
+    return len(os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "0").split(","))
+
 class SamplingParams:
     def __init__(self, **options):
         self.options = options
@@ -45,6 +48,12 @@ class LLM:
         self.vocab = config["vocab_size"]
         self.slower = float(os.environ.get("FAKE_SLOWER", "1")) if "lbdsl_blocks" in config else 1.0
         self.llm_engine = self.model_config = self
+    def collective_rpc(self, asked):
+        own, torch.get_num_threads = torch.get_num_threads, worker_threads
+        try:
+            return [asked(self)]
+        finally:
+            torch.get_num_threads = own
     def get_vocab_size(self):
         return self.vocab
     def generate(self, prompts, wanted, use_tqdm):
@@ -74,7 +83,7 @@ class EngineArgs:
 SERVER = """
 import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from vllm import said
+from vllm import said, worker_threads
 said(server=sys.argv[1:], sees=os.environ.get("CUDA_VISIBLE_DEVICES"))
 if os.environ.get("FAKE_FAILS") == "memory":
     sys.exit("CUDA out of memory")
@@ -82,6 +91,15 @@ class Healthy(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = self.path == "/collective_rpc" and os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+        assert known and body == {"method": "lbdsl_threads"} and "vllm_threads.Threads" in sys.argv
+        answer = json.dumps({"results": [str(worker_threads())]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
     def log_message(self, *_): ...
 HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
 """

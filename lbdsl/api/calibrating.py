@@ -152,13 +152,15 @@ def calibrate_model(
             timed = _timed(base, asked, name, rule.format(window=window, attention=attention), window)
             if not timed.alike(found):
                 _forget(base.cache_dir, begun)
-                message = f"{timed.engine} is of another version, or on another device, than before it was stopped"
+                said = "of another version, or on another device or number of threads"
+                message = f"{timed.engine} is {said}, than before it was stopped"
                 raise fail("LB355", message, help="calibrate again")
             timed.keep(kept)
             took.append(time.monotonic() - started)
         found.append(timed)
     _forget(base.cache_dir, begun)
-    profile = Profile(found[0].engine, found[0].version, machine | dict(found[0].machine))
+    computed = {} if found[0].threads is None else {"threads": found[0].threads}
+    profile = Profile(found[0].engine, found[0].version, machine | computed | dict(found[0].machine))
     profile, rows = _fitted(base.computed, found, profile, asked.written if isinstance(asked, Contexts) else 0)
     worst = max((cell for cell in rows if cell.variant != TOGETHER), key=lambda cell: cell.error)
     if worst.error > MOST_ERROR:
@@ -193,10 +195,11 @@ class _Timed:
     specs: tuple[LayerSpec, ...]
     cells: Sequence[Cell]
     machine: Mapping[str, Any]
+    threads: int | None = None
 
     def alike(self, others: Sequence[_Timed]) -> bool:
-        own = self.engine, self.version, self.machine
-        return all((other.engine, other.version, other.machine) == own for other in others)
+        own = self.engine, self.version, self.machine, self.threads
+        return all((other.engine, other.version, other.machine, other.threads) == own for other in others)
 
     def keep(self, path: Path) -> None:
         """Where the cache folder cannot be written nothing is kept."""
@@ -222,9 +225,8 @@ def _timed(base: OpenModel, asked: InTransformers | InLlamaCpp | Requests, name:
         base.release()
         measured, cells = asked.measure(base, applied.folder, applied.record, stack)
         measured.cells.extend(cells)
-    return _Timed(
-        name, measured.engine, measured.version, applied.record.plan.specs, measured.cells, dict(measured.machine)
-    )
+    specs, machine = applied.record.plan.specs, dict(measured.machine)
+    return _Timed(name, measured.engine, measured.version, specs, measured.cells, machine, measured.threads)
 
 
 def _forget(cache_dir: Path, begun: str) -> None:

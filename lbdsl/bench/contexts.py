@@ -107,9 +107,16 @@ class Predicted:
 
     @classmethod
     def of(
-        cls, base: OpenModel, record: Record, engine: str, version: str, machine: Mapping[str, Any] | None = None
+        cls,
+        base: OpenModel,
+        record: Record,
+        engine: str,
+        version: str,
+        machine: Mapping[str, Any] | None = None,
+        threads: int | None = None,
     ) -> Predicted:
-        """`version` is the engine's: a profile of another one predicts nothing. `machine` as of `Measured`."""
+        """`version` is the engine's: a profile of another one, or on another number of `threads`, predicts nothing.
+        `machine` and `threads` as of `Measured`."""
         from lbdsl.measure.machine import machine_for
 
         with base.progress.stage("calibrating the machine"):
@@ -117,6 +124,8 @@ class Predicted:
         profile = base.profiles([engine], machine or {}).get(engine)
         # It is of layers of its own model's sizes.
         same = profile is not None and profile.version == version and base.digest == record.plan.model.digest
+        if same and threads is not None:
+            same = profile.machine["threads"] == threads
         facts = replace(facts_of(record), dtype=base.computed.dtype)
         return cls(base.computed.cost, model_cost(facts, record.plan.specs), constants, profile if same else None)
 

@@ -3,6 +3,7 @@ latency of a server."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -96,12 +97,13 @@ class Requests:
         script = Path(__file__).parent / "workers" / ("vllm_served.py" if self.served else "vllm_throughput.py")
         on_gpus = ready.gpus is not None
         command = [str(ready.python), str(script)]
-        workers, said = loaded(VLLM, command, jobs, base, stack, gpus=on_gpus, **_settings())
+        settings = _settings(base, None if on_gpus else arguments)
+        workers, said = loaded(VLLM, command, jobs, base, stack, gpus=on_gpus, **settings)
         machine: dict[str, Any] = {} if ready.gpus is None else ready.gpus.machine
         if self.engine.arguments:
             machine["arguments"] = without_secrets(self.engine.arguments)
-        predicted = Predicted.of(base, record, VLLM, said["version"], machine)
-        threads = None if on_gpus else said.get("threads")
+        threads = said.get("threads")
+        predicted = Predicted.of(base, record, VLLM, said["version"], machine, threads)
         found = Measured(VLLM, said["version"], threads, kind, self.served, machine=machine)
         return found, self._cells(workers, base, predicted)
 
@@ -149,7 +151,8 @@ def log_probs_in_vllm(
     told["arguments"] = [*Requests(engine=engine)._share(ready), *told["arguments"], *engine.arguments]
     job = {"dtype": dtype, "max_model_len": len(ids) + 1, "max_num_seqs": 1, **told}
     command = [str(ready.python), str(Path(__file__).parent / "workers" / "vllm_throughput.py")]
-    environment = clean_environment(gpus=ready.gpus is not None, **_settings())
+    on_gpus = ready.gpus is not None
+    environment = clean_environment(gpus=on_gpus, **_settings(base, None if on_gpus else told["arguments"]))
     base.release()
     with base.progress.stage("reading in vLLM"), Worker(VLLM, command, job, environment) as worker:
         worker.ready()
@@ -175,8 +178,29 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 SECRET = re.compile(r"^--.*(?:key|token$|password)")
 
 
-def _settings() -> dict[str, str]:
+BIND = "VLLM_CPU_OMP_THREADS_BIND"
+FEW_CORES = 4
+"""Up to so many logical CPUs are all computed on. Left to itself vLLM takes one of each core, and keeps one core free."""
+PARALLEL = re.compile(r"--(tensor|pipeline|data)-parallel-size|-(tp|pp|dp)\b")
+
+
+def cores_bound(arguments: Sequence[str]) -> str | None:
+    """Which CPUs a worker of vLLM is to compute on; None where that is left to vLLM: where there are many, where the
+    environment says it, and where `arguments` ask for several workers, each with CPUs of its own."""
+    told = BIND in os.environ or "VLLM_CPU_NUM_OF_RESERVED_CPU" in os.environ
+    if told or any(PARALLEL.match(word) for word in arguments) or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return ",".join(map(str, cores)) if len(cores) <= FEW_CORES else None
+
+
+def _settings(base: OpenModel, arguments: Sequence[str] | None) -> dict[str, str]:
+    """For vLLM's environment. `arguments`: its own, on a CPU."""
+    bound = None if arguments is None else cores_bound(arguments)
+    if bound is not None:
+        base.progress.say(f"vLLM computes on all CPUs: {BIND}={bound} (by itself it keeps one core free)")
     return {
+        **({} if bound is None else {BIND: bound}),
         "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
         "VLLM_NO_USAGE_STATS": "1",
         # Otherwise vLLM waits in a process of its own, which takes time from the other model's.

@@ -51,6 +51,9 @@ def profile_path(
     """Where the profile of this engine on this machine is kept, for models of the shape of `facts`. `machine`: what the
     engine's own process says of its GPUs, and its arguments."""
     identity = machine_identity(device, facts.dtype) | dict(machine or {})
+    if engine == "vllm" and identity["device"] == "cpu":
+        # Not those of this process: the profile says how many its worker had.
+        identity["threads"] = "the worker's"
     shaped = _shaped(engine, facts)
     key = short(digest_of({"machine": identity, **shaped}), 16)
     own = f"own-{short(digest_of(shaped), 16)}-" if machine else ""

@@ -47,6 +47,20 @@ def outputs(query, key, value, scaling, window, sink=None):
     return scores.softmax(-1)[..., :LENGTH] @ value
 
 
+def test_sums_are_of_a_window_of_so_many_tokens() -> None:
+    """Over all bins: the squares of what each head adds through the window, and its products with what it adds now."""
+    projection = torch.randn(10, HEADS * SIZE, generator=torch.Generator().manual_seed(9))
+    query, key, value = states(0)
+    now = outputs(query, key, value, 0.5, LENGTH)
+    sums: dict[str, torch.Tensor] = {}
+    seen = Attended(query, key, value, now.transpose(1, 2).float(), 0.5)
+    fit.SinkLogits(window=WINDOW).add_attention(sums, seen, lambda _name: projection)
+    heads = projection.double().unflatten(1, (HEADS, SIZE))
+    own, other = (torch.einsum("bhnd,ehd->bhne", out, heads) for out in (outputs(query, key, value, 0.5, WINDOW), now))
+    assert torch.allclose(sums["own"].double().sum(1), own.square().sum((0, 2, 3)), rtol=1e-5, atol=0)
+    assert torch.allclose(sums["cross"].double().sum(1), (own * other).sum((0, 2, 3)), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("own_window", [LENGTH, 20])
 def test_no_other_sink_is_better(own_window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "SCORES", 5 * 2 * HEADS * LENGTH)

@@ -54,31 +54,44 @@ def naive_loss(base, ids_N, counted_N, gates) -> torch.Tensor:
     return cross_entropy(logits[counted_N[1:]], ids_N[1:][counted_N[1:]], reduction="sum")
 
 
+def naive_slopes(base, asked, weights_S, group, gate: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted loss of a group of rows, and its slopes along the gates of layers 0, 1 and 3: layer 2 is not changed."""
+    gates = [torch.tensor(gate, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    total = torch.zeros((), dtype=torch.float64)
+    for row in group:
+        end = 1 + int(asked.counted_SN[row].nonzero().max())
+        ids_N, counted_N = asked.ids_SN[row, :end], asked.counted_SN[row, :end]
+        total = total + weights_S[row] * naive_loss(base, ids_N, counted_N, [*gates[:2], torch.tensor(0.0), gates[2]])
+    return total, torch.stack(torch.autograd.grad(total, gates))
+
+
 @pytest.mark.parametrize("gate", [0.0, 0.5, 1.0])
 def test_losses_and_slopes_are_those_of_a_loop_over_the_stock_model(base, gate: float) -> None:
     base.config._attn_implementation = "eager"
     asked, model = rows(), LoadedModel(to_hybrid(base))
     assert [len(group) for group in asked.groups] == [3, 2]
     weights_S = torch.tensor([0.5, 0.0, 2.0, 1.0, 0.25], dtype=torch.float64)
-    # Layer 2 is not changed.
     changes = changes_of(base, (0, 1, 3))
     for group in asked.groups:
         span = slice(group.start, group.stop)
         gates_L = torch.full((3,), gate, dtype=torch.float64, requires_grad=True)
         found = gated_loss(model, changes, asked.ids_SN[span], asked.counted_SN[span], weights_S[span], gates_L)
-        naive_gates = [torch.tensor(gate, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-        of_layers = [*naive_gates[:2], torch.tensor(0.0), naive_gates[2]]
-        wanted = torch.zeros((), dtype=torch.float64)
-        for row in group:
-            end = 1 + int(asked.counted_SN[row].nonzero().max())
-            wanted = wanted + weights_S[row] * naive_loss(
-                base, asked.ids_SN[row, :end], asked.counted_SN[row, :end], of_layers
-            )
+        wanted, naive = naive_slopes(base, asked, weights_S, group, gate)
         assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
         (slopes_L,) = torch.autograd.grad(found, gates_L)
-        naive = torch.stack(torch.autograd.grad(wanted, naive_gates))
         assert torch.allclose(slopes_L, naive, rtol=1e-4, atol=1e-6)
         assert slopes_L.abs().min() > 1e-3
+
+
+def test_a_screen_is_of_half_the_change(base, tmp_path: Path) -> None:
+    """Each layer's slope at the midpoint of changing all of them, and at no other place."""
+    base.config._attn_implementation = "eager"
+    asked, model = rows(), LoadedModel(to_hybrid(base))
+    found = answer_slopes(lambda: model, changes_of(base, (0, 1, 3)), asked, torch.ones(5).double(), tmp_path, "x")
+    for number, group in enumerate(asked.groups):
+        half, near = (naive_slopes(base, asked, torch.ones(5), group, gate)[1] for gate in (0.5, 0.48))
+        assert torch.allclose(found[number], half, rtol=1e-4, atol=1e-6)
+        assert ((near - half).abs() > 1e-4 * half.abs() + 1e-6).any()
 
 
 def test_an_interrupted_screen_is_taken_up(base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

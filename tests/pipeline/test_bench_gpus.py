@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 
 from lbdsl.api.benching import bench_artifact
-from lbdsl.api.calibrating import Calibrated
+from lbdsl.api.calibrating import Calibrated, calibrate_model
 from lbdsl.api.planning import plan_recipe
 from lbdsl.artifact.record import read_record
 from lbdsl.bench.engine import EnginePython
-from lbdsl.bench.engine_vllm import Requests
+from lbdsl.bench.engine_vllm import BIND, Requests
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.measure.profiles import write_profile
 from lbdsl.plan.file import load_plan
@@ -65,7 +66,63 @@ def test_on_a_cpu_it_sees_no_gpu(artifact: Path, python: Path, tmp_path: Path) -
     assert {each["sees"] for each in told(tmp_path)} == {""}
     assert all("gpu_memory_utilization" not in each["options"] for each in told(tmp_path))
     assert found.machine["device"] == "cpu"
-    assert found.measured.threads == 7
+
+
+@pytest.mark.parametrize("served", [False, True])
+@pytest.mark.parametrize(
+    ("cores", "environment", "words", "threads"),
+    [
+        (2, {}, (), 2),
+        (4, {}, (), 4),
+        # By itself the stand-in takes one.
+        (8, {}, (), 1),
+        (2, {BIND: "1"}, (), 1),
+        (4, {BIND: "0,1,2"}, (), 3),
+        (2, {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}, (), 1),
+        (2, {}, ("--tensor-parallel-size", "2"), 1),
+    ],
+)
+def test_on_a_few_cpus_its_worker_computes_on_all(
+    cores: int,
+    environment: dict[str, str],
+    words: tuple[str, ...],
+    threads: int,
+    served: bool,
+    artifact: Path,
+    python: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless the environment says otherwise; and the row has the threads of the worker, not of the process around it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {*range(cores)})
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    found = bench_artifact(
+        artifact,
+        asked(python, *words, served=served),
+        options=options(tmp_path, device="cpu"),
+        progress=lambda _stage, _done, _total, note: said.append(note),
+    )
+    assert found.measured.threads == found.machine["threads"] == threads
+    (kept,) = (read_record(artifact).unwrap().bench or {}).values()
+    assert kept["machine"]["threads"] == threads
+    bound = cores <= 4 and not environment and not words
+    assert any(f"{BIND}={','.join(map(str, range(cores)))}" in note for note in said) == bound
+
+
+def test_a_profile_of_other_threads_predicts_nothing(
+    artifact: Path, tiny_folder: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BIND, "0")
+    chosen = options(tmp_path, device="cpu")
+    one = Requests((4,), ((32, 8),), 2, EnginePython(python))
+    profile = calibrate_model(tiny_folder, one, options=chosen).profile
+    assert profile.machine["threads"] == 1
+    for bound, predicts in (("0", True), ("0,1", False)):
+        monkeypatch.setenv(BIND, bound)
+        (cell,) = bench_artifact(artifact, asked(python), options=chosen).measured.cells
+        assert (cell.predicted is not None) == predicts
 
 
 def test_its_server_is_told_the_same(artifact: Path, python: Path, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Run by the Python that has vLLM: `vllm_served.py JOB FD`.
 
 JOB is that of `vllm_throughput.py`. It starts vLLM's server with the model, and when that answers, a line of JSON goes to
-FD; then each line of standard input, {"requests", "input", "output"}, is answered by {"ttft", "itl"}: the median seconds to
-the first token and between tokens, as vLLM's own benchmark client has them of that many requests at once, twice as many in
-all. {"failed"} says why it ends: it kills itself with the server.
+FD, with the threads of its worker on a CPU; then each line of standard input, {"requests", "input", "output"}, is answered
+by {"ttft", "itl"}: the median seconds to the first token and between tokens, as vLLM's own benchmark client has them of
+that many requests at once, twice as many in all. {"failed"} says why it ends: it kills itself with the server.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ CLIENT = [
     "parser = FlexibleArgumentParser(); add_cli_args(parser); main(parser.parse_args())",
 ]
 NAME = "model"
+EXTENSION = "--worker-extension-cls"
 
 
 def free_port():
@@ -40,8 +41,12 @@ def serve(job, port):
     words += ["--dtype", job["dtype"], "--max-model-len", str(job["max_model_len"])]
     words += ["--max-num-seqs", str(job["max_num_seqs"]), "--no-enable-prefix-caching"]
     words += ["--trust-remote-code"] if job["trust_remote_code"] else []
+    words += [EXTENSION, "vllm_threads.Threads"] if asks_threads(job) else []
     words += job["arguments"]
-    server = subprocess.Popen([*SERVER, *words])
+    # Where it answers what its worker is asked; it answers this machine alone.
+    modules = filter(None, (os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH")))
+    asks = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": os.pathsep.join(modules)}
+    server = subprocess.Popen([*SERVER, *words], env={**os.environ, **(asks if asks_threads(job) else {})})
     while True:
         if server.poll() is not None:
             sys.exit(f"RuntimeError: the server ended with {server.returncode}")
@@ -50,6 +55,21 @@ def serve(job, port):
                 return server
         except (urllib.error.URLError, OSError):
             time.sleep(1)
+
+
+def asks_threads(job):
+    """Not of a worker on a GPU, nor of one that is extended already."""
+    import torch
+
+    return not torch.cuda.is_available() and not any(word.startswith(EXTENSION) for word in job["arguments"])
+
+
+def threads(port):
+    body = json.dumps({"method": "lbdsl_threads"}).encode()
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/collective_rpc", body, headers)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return int(json.load(answer)["results"][0])
 
 
 def client(job, port, asked):
@@ -76,7 +96,8 @@ def main(job, answers):
 
     port = free_port()
     serve(job, port)
-    print(json.dumps({"version": __version__}), file=answers, flush=True)
+    said = {"version": __version__, **({"threads": threads(port)} if asks_threads(job) else {})}
+    print(json.dumps(said), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(client(job, port, json.loads(line))), file=answers, flush=True)
 

@@ -26,6 +26,12 @@ def given(words):
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not missing}
 
 
+def threads(_worker):
+    import torch
+
+    return torch.get_num_threads()
+
+
 def main(job, answers):
     import torch
     from vllm import LLM, SamplingParams, __version__
@@ -41,8 +47,11 @@ def main(job, answers):
     }
     llm = LLM(job["model"], **{**options, **given(job["arguments"])})
     vocab = llm.llm_engine.model_config.get_vocab_size()
-    # On a CPU it leaves cores to its other processes.
-    print(json.dumps({"version": __version__, "threads": torch.get_num_threads()}), file=answers, flush=True)
+    said = {"version": __version__}
+    if not torch.cuda.is_available():
+        # Its workers are other processes, with threads of their own.
+        said["threads"] = llm.collective_rpc(threads)[0]
+    print(json.dumps(said), file=answers, flush=True)
     draw = random.Random(0)
     for line in sys.stdin:
         asked = json.loads(line)
