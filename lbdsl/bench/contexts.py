@@ -123,11 +123,12 @@ class Predicted:
             constants = machine_for(base.device, base.computed, base.cache_dir)
         profile = base.profiles([engine], machine or {}).get(engine)
         # It is of layers of its own model's sizes.
-        same = profile is not None and profile.version == version and base.digest == record.plan.model.digest
-        if same and threads is not None:
-            same = profile.machine["threads"] == threads
+        if profile and (profile.version != version or base.digest != record.plan.model.digest):
+            profile = None
+        if profile and threads is not None and profile.machine["threads"] != threads:
+            profile = None
         facts = replace(facts_of(record), dtype=base.computed.dtype)
-        return cls(base.computed.cost, model_cost(facts, record.plan.specs), constants, profile if same else None)
+        return cls(base.computed.cost, model_cost(facts, record.plan.specs), constants, profile)
 
     def prefill(self, context: int) -> dict[str, Any]:
         bound = self.base.prefill_flops(context) / self.artifact.prefill_flops(context)
