@@ -7,15 +7,13 @@ Whatever lies below the folder belongs to it, by any name: a loader may run `cus
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lbdsl.core.diagnostic import Diagnostic, fail, note, warning
 from lbdsl.core.digest import digest_file, digest_text
-
-if TYPE_CHECKING:
-    from lbdsl.artifact.record import Record
 
 RECORD_FILE, CARD = "lbdsl.json", "README.md"
 FOLDERS_BESIDE = ".cache", ".git"
@@ -71,7 +69,16 @@ def shown_hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def check_files(folder: Path, record: Record) -> tuple[Diagnostic, ...]:
+class Recorded(Protocol):
+    """What a record says of files: the sha256 of each by its path, and of the card and pictures where it has them."""
+
+    @property
+    def files(self) -> Mapping[str, str]: ...
+    @property
+    def shown(self) -> Mapping[str, str] | None: ...
+
+
+def check_files(folder: Path, record: Recorded) -> tuple[Diagnostic, ...]:
     """Raise LB465 if a file of the artifact is missing, not in the record, changed since it was saved, or cannot be read;
     warnings of LB492 for a card and pictures that differ from what was written."""
     try:
