@@ -177,7 +177,7 @@ def _in_transformers(
     if record.packed:
         check_installed("compressed_tensors", "reading packed weights in transformers", "compressed-tensors")
     kind = export_kind(artifact_subject(folder, record), "transformers")
-    place = exported(folder, kind, base, stack)
+    place = exported(folder, record, kind, base, stack)
     with loading("LB465", f"{place} does not load"), quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             place, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False

@@ -144,10 +144,11 @@ def export_kind(subject: Subject, engine: str, last: str = "") -> str:
     return kinds[0]
 
 
-def exported(folder: Path, kind: str, base: OpenModel, stack: ExitStack) -> Path:
+def exported(folder: Path, record: Record, kind: str, base: OpenModel, stack: ExitStack) -> Path:
     """The export of the artifact, in a folder that ends with `stack`."""
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbdsl-bench-")))
-    return export_artifact(folder, kind, output=place / "exported", progress=base.progress).folder
+    done = export_artifact(folder, kind, output=place / "exported", progress=base.progress, record=record)
+    return done.folder
 
 
 def loaded(

@@ -51,7 +51,7 @@ class InLlamaCpp(Contexts):
         kind = export_kind(artifact_subject(folder, record), LLAMA_CPP)
         python = self.check(base)
         contexts = self.lengths(base)
-        artifact = exported(folder, kind, base, stack)
+        artifact = exported(folder, record, kind, base, stack)
         job = {
             "tokens": max(contexts) + self.written,
             "batch": max(self.batches),

@@ -129,7 +129,7 @@ def _served(ready: Ready, base: OpenModel, folder: Path, record: Record, stack: 
     words = cache_words(subject, exporters()[kind].layers(subject))
     # Only that export has code of its own.
     return kind, {
-        "model": str(exported(folder, kind, base, stack)),
+        "model": str(exported(folder, record, kind, base, stack)),
         "trust_remote_code": kind == "decilm",
         "arguments": words,
     }

@@ -72,11 +72,12 @@ def export_artifact(
     output: str | Path | None = None,
     force: bool = False,
     progress: AnyProgress | None = None,
+    record: Record | None = None,
 ) -> Exported:
     """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
 
     `output` is the folder to create, by default `<artifact>-<kind>`; an existing one is refused, or moved aside with
-    `force`. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is not an artifact or was
+    `force`. `record` is the artifact's, where it was read or made already. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is not an artifact or was
     edited, LB460 for an output that exists, and the format's errors when it cannot express the model.
     """
     progress = progress_of(progress)
@@ -84,7 +85,7 @@ def export_artifact(
         raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
     exporter = exporters()[kind]
     folder = Path(artifact)
-    record = read_artifact(folder)
+    record = record or read_artifact(folder)
     target = Path(os.path.abspath(output or f"{os.path.abspath(folder)}-{kind}"))
     base, inputs = Path(record.plan.model.source), [Input("the artifact itself", folder, True)]
     if base.is_absolute() and os.path.exists(base):  # It is no hub id.

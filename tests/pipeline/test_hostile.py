@@ -289,7 +289,7 @@ class TestArtifacts:
         "code edited": lambda f: (f / "lbdsl_masks.py").write_text(EVIL.format(marker=str(f.parent / "marker"))),
         "code taken away": lambda f: (f / "lbdsl_cache.py").unlink(),
         "a pickle too much": written("pytorch_model.bin", b"cos\nsystem\n"),
-        "a folder called as a file": lambda f: (f / "extra.json").mkdir(),
+        "a folder called as a file": lambda f: [(f / "extra.json").mkdir(), written("extra.json/x", "x")(f)],
         "a pipe": fifo("special_tokens_map.json"),
         "weights flipped": lambda f: [
             p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])) for p in [_weights(f)]

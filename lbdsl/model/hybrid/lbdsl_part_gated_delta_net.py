@@ -50,6 +50,12 @@ class DeltaNetLayer(HybridCacheLayer):
     def is_recording_past(self, layer_idx):
         return False
 
+    def get_recurrent_states_to_keep(self, layer_idx=None):
+        return 0
+
+    def increase_count(self, layer_idx, state_idx=0):
+        pass  # `seen` counts.
+
     def tensors(self):
         return [name for name in ("conv", "state") if getattr(self, name) is not None]
 
