@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lbdsl.artifact.record import Record
 from lbdsl.bench.environments import OF_ENGINE, clean_environment, engines_folder
 from lbdsl.bench.worker import Worker
 from lbdsl.core.diagnostic import LbdslError, fail

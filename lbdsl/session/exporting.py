@@ -77,8 +77,9 @@ def export_artifact(
     """Write the artifact in folder `artifact` as format `kind`, without loading its weights where the format allows it.
 
     `output` is the folder to create, by default `<artifact>-<kind>`; an existing one is refused, or moved aside with
-    `force`. `record` is the artifact's, where it was read or made already. Raises LbdslError: LB501 for an unknown format, LB465 or LB466 for a folder that is not an artifact or was
-    edited, LB460 for an output that exists, and the format's errors when it cannot express the model.
+    `force`. `record` is the artifact's, where it was read or made already. Raises LbdslError: LB501 for an unknown format,
+    LB465 or LB466 for a folder that is not an artifact or was edited, LB460 for an output that exists, and the format's
+    errors when it cannot express the model.
     """
     progress = progress_of(progress)
     if kind not in exporters():
