@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_file
@@ -54,7 +54,7 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
                 if found.setdefault(kind, value) is not value:
                     where = f"{found[kind].__module__} and {value.__module__}"
                     raise fail("LB483", f"two {base.__name__.lower()}s are called {kind!r}: {where}")
-                code_of(value)
+                code_of(cast(Any, value))
     return MappingProxyType(dict(sorted(found.items())))
 
 
