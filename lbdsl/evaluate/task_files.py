@@ -45,7 +45,7 @@ DATA_OPTIONS = frozenset((
     "names", "quotechar", "revision", "sample_by", "sep",
 ))
 # fmt: on
-"""The keys of `dataset_kwargs` that say which data are read, and how. Others say where `datasets` writes or what it runs."""
+"""The keys of `dataset_kwargs` that say which data are read and how. Others say where `datasets` writes or what runs."""
 
 _GLOB = re.compile(r"[*?\[\]{}]")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
