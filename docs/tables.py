@@ -136,6 +136,20 @@ def results(name: str) -> str:
     return table + "".join(f"\nMeasured {line}.\n" for line in sorted(lines))
 
 
+def figure(named: str) -> str:
+    """`TABLE/KEY FIGURE` as its table shows it, or `TABLE/KEY FIGURE ± FIGURE`. Raises ValueError where there is none."""
+    row, _, wanted = named.partition(" ")
+    table, _, key = row.partition("/")
+    if table not in benchmark.names() or key not in benchmark.rows_of(table):
+        raise ValueError(f"`{named}`: there is no row {row} in benchmarks/results")
+    figures, columns = benchmark.rows_of(table)[key]["figures"], benchmark.table_of(table).columns
+    missing = [name for name in wanted.split(" ± ") if name not in figures or name not in columns]
+    if missing:
+        raise ValueError(f"`{named}`: {row} has no figure `{missing[0]}`")
+    value, *error = (format(figures[name], columns[name]).replace("%", " %") for name in wanted.split(" ± "))
+    return " ± ".join([value, *(one.removesuffix(" %") for one in error)])
+
+
 def healing_curve() -> str:
     """Loss on both texts, the mean over seeds, against tokens of the best mixture; and two lines through it, drawn on to
     10M tokens."""

@@ -208,9 +208,7 @@ def apply_plan(
     heal = result.record.heal
     if heal is not None and not chosen.resume and heal["seconds"] > 0:
         pace_of(bench).note("heal", _healing_work(result.record) / heal["seconds"])
-    found = []
-    if result.moved_aside is not None:
-        found.append(note("LB469", f"the previous {result.folder} was moved to {result.moved_aside}"))
+    found = [note("LB469", f"the previous {was} was moved to {now}") for was, now in result.moved_aside]
     if heal is not None and all(stage.get("kept") == 0 for stage in healing_stages(heal)):
         rose = any(map(rise_of, healing_stages(heal)))
         advice = "lower `lr` in the heal block" + ("" if rose else ", or heal on more tokens")

@@ -74,7 +74,7 @@ def estimate_recipe(
     known, so all of them count. Raises LbdslError for errors of the recipe."""
     loaded = read_recipe(recipe, set_params)
     given = options or RunOptions()
-    bench = OpenModel(model, replace(given, device="cpu") if devices.kind == "cpu" else given)
+    bench = OpenModel(model, replace(given, device="cpu") if devices.kind == "cpu" else given, weights=False)
     case = Case(loaded.unwrap(), bench.facts)
     needed, settled = case.measurable(), with_lengths(case)
     problems = (*needed.diagnostics, *settled.diagnostics)

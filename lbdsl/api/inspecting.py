@@ -31,9 +31,10 @@ class Inspected:
 
 
 def inspect_model(model: str | Path, *, dtype: str | None = None, offline: bool = False) -> Inspected:
-    """Facts of a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError."""
+    """Facts of a local folder, also one with config.json alone, a GGUF file or a hub id; no weights are read. Raises
+    LbdslError."""
     source = resolve_source(str(model), offline=offline)
-    found = _inspect(source, dtype)
+    found = _inspect(source, dtype, weights=False)
     return Inspected(source, found.unwrap(), found.diagnostics, _base_of(source) if is_artifact(source) else None)
 
 

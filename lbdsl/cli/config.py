@@ -16,7 +16,7 @@ PROJECT_FILE = "lbdsl.toml"
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet", "allow-path")
 """Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
 
-FLAG_ONLY = ("trust-remote-code", "engine-python", "install", "task", "allow-task-code")
+FLAG_ONLY = ("trust-remote-code", "engine-python", "engine-args", "install", "task", "allow-task-code")
 """What lets code of others run: no file and no variable says it."""
 
 # fmt: off

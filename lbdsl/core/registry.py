@@ -17,13 +17,17 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lbdsl.core.diagnostic import fail
+from lbdsl.core.digest import digest_file
 
 T = TypeVar("T")
 
 PLUGINS_VARIABLE = "LBDSL_PLUGINS"
+
+_FROM_FILE = "lbdsl_plugin_"
+"""What the names of modules begin with that are read from a file."""
 
 
 def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, type[T]]:
@@ -50,7 +54,21 @@ def discover(package: ModuleType, base: type[T], group: str) -> Mapping[str, typ
                 if found.setdefault(kind, value) is not value:
                     where = f"{found[kind].__module__} and {value.__module__}"
                     raise fail("LB483", f"two {base.__name__.lower()}s are called {kind!r}: {where}")
+                code_of(cast(Any, value))
     return MappingProxyType(dict(sorted(found.items())))
+
+
+@cache
+def code_of(cls: Any) -> Mapping[str, str]:
+    """The sha256 of a plug-in's file, and of its runtime file, by their modules' names; nothing for lbdsl's own. It is
+    taken when the class is found, and kept: a file that is edited later is not what this process runs."""
+    if cls.__module__.partition(".")[0] == "lbdsl":
+        return {}
+    files = {cls.__module__.removeprefix(_FROM_FILE): getattr(sys.modules[cls.__module__], "__file__", None)}
+    runtime = getattr(cls, "runtime", None)
+    if isinstance(runtime, Path):
+        files[runtime.stem] = str(runtime)
+    return {name: digest_file(Path(file)) for name, file in files.items() if file and Path(file).is_file()}
 
 
 def _kind(cls: Any) -> str:
@@ -77,7 +95,7 @@ def _plugin(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    module_name = f"lbdsl_plugin_{path.stem}"
+    module_name = f"{_FROM_FILE}{path.stem}"
     if module_name in sys.modules:
         loaded = sys.modules[module_name]
         if Path(str(loaded.__file__)) != path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
@@ -19,6 +20,7 @@ import yaml
 from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.core.extras import is_installed
 from lbdsl.core.place import FileScope, Folder, file_at
+from lbdsl.data.files import must_be_file
 from lbdsl.data.sources import is_there
 from lbdsl.recipe.schema_blocks import task_name
 
@@ -37,6 +39,15 @@ FIELDS = frozenset((
 FORMATS = frozenset(("json", "csv", "text", "parquet"))
 """Forms of local files that `datasets` reads without code of others."""
 
+# fmt: off
+DATA_OPTIONS = frozenset((
+    "column_names", "columns", "data_dir", "data_files", "delimiter", "encoding", "field", "header", "keep_linebreaks",
+    "names", "quotechar", "revision", "sample_by", "sep",
+))
+# fmt: on
+"""The keys of `dataset_kwargs` that say which data are read and how. Others say where `datasets` writes or what runs."""
+
+_GLOB = re.compile(r"[*?\[\]{}]")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLAIN_NAME = re.compile(r"[\w:-]+")
 
@@ -109,7 +120,7 @@ def check_file(name: str, path: Path, folder: Folder) -> None:
     """Raise LB479 for a file of a task that would run code or names files elsewhere, unless the user named or allowed it;
     LB456 for one that cannot be read."""
     if isinstance(folder, FileScope) and not _trusted(name, folder):
-        _Checked(name, folder, set()).file(path)
+        _Checked(name, folder).file(path)
 
 
 def may_name(path: Path, name: str, folder: Folder) -> bool:
@@ -136,16 +147,27 @@ def keep_templates_in() -> None:
 
 
 class _Checked:
-    """One file of a task, and those that it includes."""
+    """A file of a task, with those that it includes, as the harness puts them together."""
 
-    def __init__(self, name: str, place: FileScope, seen: set[Path]):
-        self._name, self._place, self._seen = name, place, seen
+    def __init__(self, name: str, place: FileScope):
+        self._name, self._place = name, place
+        self._seen: set[Path] = set()
 
     def file(self, path: Path) -> None:
-        path = self._place.file(str(path))
+        # The harness reads data from where this file is named, and what it includes from where it lies.
+        self.task(self._merged(path), path.parent)
+
+    def _merged(self, path: Path) -> dict[Any, Any]:
+        path = Path(os.path.realpath(self._place.file(str(path))))
         if path in self._seen:
-            return
+            return {}
         self._seen.add(path)
+        content = self._read(path)
+        included = [self._merged(path.parent / str(name)) for name in _listed(content.pop("include", None))]
+        return {name: value for part in (*included, content) for name, value in part.items()}
+
+    def _read(self, path: Path) -> dict[Any, Any]:
+        must_be_file(path)
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
@@ -155,12 +177,15 @@ class _Checked:
             content = yaml.safe_load(data)
         except yaml.constructor.ConstructorError as problem:
             self._refuse(str(problem.problem))
-        except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as problem:
+        except (yaml.YAMLError, RecursionError, ValueError) as problem:
             said = f"{type(problem).__name__}: {first_line(problem)}"
             raise fail("LB456", f"{task_name(self._name)} cannot be asked: {said}") from None
         if not isinstance(content, dict):
             raise fail("LB456", f"{path} holds no task: it is not a mapping of fields")
-        self.task(content, path.parent)
+        for field in content:
+            if field not in FIELDS:
+                self._refuse(f"it has the field `{field}`")
+        return content
 
     def task(self, content: dict[Any, Any], folder: Path) -> None:
         """A task, or a group of them."""
@@ -173,22 +198,50 @@ class _Checked:
             self._metric(metric)
         for member in _listed(content.get("task")) if isinstance(content.get("task"), list) else ():
             if isinstance(member, dict):
-                self.task(member, folder)
+                # A member has what its group says, and what it says itself.
+                self.task({**{name: content[name] for name in content if name not in ("task", "group")}, **member}, folder)
             elif not _PLAIN_NAME.fullmatch(str(member)):
                 self._refuse(f"it names the task {member!r}")
-        for included in _listed(content.get("include")):
-            self.file(folder / str(included))
 
     def _dataset(self, content: dict[Any, Any], folder: Path) -> None:
         path, more = content.get("dataset_path"), content.get("dataset_kwargs") or {}
-        if path is not None and path not in FORMATS and (not _HUB_NAME.fullmatch(str(path)) or (folder / path).exists()):
+        local = path is not None and path in FORMATS
+        if path is not None and not local and (not _HUB_NAME.fullmatch(str(path)) or (folder / path).exists()):
             self._refuse(f"its `dataset_path` is {path!r}")
-        if not isinstance(more, dict) or more.get("trust_remote_code"):
-            self._refuse("its `dataset_kwargs` ask for code")
-        for value in _strings(more):
-            if "://" in value:
-                self._refuse(f"its data are at {value}")
-            self._place.file(str(folder / value))
+        if not isinstance(more, dict):
+            self._refuse("its `dataset_kwargs` are no options")
+        for option in more:
+            if option not in DATA_OPTIONS:
+                self._refuse(f"its `dataset_kwargs` have `{option}`")
+        for value in _strings([more.get("data_dir"), more.get("data_files")]):
+            self._pattern(value, folder)
+        if local:
+            self._data_files(more, folder)
+
+    def _pattern(self, value: str, folder: Path) -> None:
+        """Raise LB479 for data that are no local files, or whose files are looked for elsewhere."""
+        if ":" in value or value.startswith("~"):
+            self._refuse(f"its data are at {value}")
+        fixed = _GLOB.split(value)[0]
+        if fixed != value and ".." in Path(value).parts:
+            self._refuse(f"its data are at {value}")
+        self._place.file(str(folder / fixed))
+
+    def _data_files(self, more: dict[str, Any], folder: Path) -> None:
+        """Raise LB479 if one of the files that `datasets` will open is outside, wherever links lead."""
+        from datasets.data_files import DataFilesDict, get_data_patterns, sanitize_patterns
+
+        base = os.path.realpath(folder / str(more.get("data_dir") or ""))
+        try:
+            named = more.get("data_files")
+            patterns = sanitize_patterns(named) if named is not None else get_data_patterns(base)
+            found = DataFilesDict.from_patterns(patterns, base_path=base)
+        except Exception as problem:
+            # No files, or a value that is no pattern: nothing is read then.
+            said = f"{type(problem).__name__}: {first_line(problem)}"
+            raise fail("LB456", f"{task_name(self._name)} cannot be asked: {said}") from None
+        for path in (path for of in found.values() for path in of):
+            self._place.file(str(path))
 
     def _metric(self, metric: Any) -> None:
         from lm_eval.api import metrics

@@ -39,15 +39,13 @@ def weight_files(folder: Path) -> tuple[str, ...]:
                 help="copy or download the model again",
             )
         return names
-    names = tuple(sorted(entry.name for entry in folder.iterdir()))
-    pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith("training_args")]
+    others, pickles = _other_weights(folder)
     if pickles:
         raise fail(
             "LB406",
             f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
             help="load the model where you trust it, and save it with save_pretrained: that writes safetensors",
         )
-    others = [name for name in names if name.endswith(".safetensors")]
     if others:
         raise fail(
             "LB401",
@@ -59,6 +57,18 @@ def weight_files(folder: Path) -> tuple[str, ...]:
         f"{folder} holds a config.json but no weights",
         help=f"it needs {SINGLE}, or {INDEX} and its shards; pickles are never downloaded",
     )
+
+
+def without_weights(folder: Path) -> bool:
+    """Whether there are no weights of any form in a model's folder, also none that are said to be there."""
+    return not any(_other_weights(folder)) and not (folder / INDEX).is_file()
+
+
+def _other_weights(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of files of safetensors, and of pickles with weights."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith("training_args")]
+    return [name for name in names if name.endswith(".safetensors")], pickles
 
 
 def shard_map(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from lbdsl.core.nearest import nearest
 from lbdsl.core.units import bytes_text, plural
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
-from lbdsl.model.checkpoint import same_bytes, stored_tensors
+from lbdsl.model.checkpoint import same_bytes, stored_tensors, without_weights
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.layout import Layout, layout_of
 from lbdsl.model.safetensors_header import TensorInfo
@@ -38,8 +38,9 @@ _SHOWN = 3
 """How many tensors one message names; the rest are counted."""
 
 
-def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[ModelFacts]:
-    """The exact facts of a model, from headers only; every tensor is checked against the configuration.
+def inspect_model(source: ModelSource, dtype: str | None = None, *, weights: bool = True) -> Diagnosed[ModelFacts]:
+    """The exact facts of a model, from headers only; every tensor is checked against the configuration. Without `weights`
+    a folder with config.json alone is one, too.
 
     `dtype` is the dtype to run in; by default the checkpoint's, and bfloat16 for GGUF. Counts of a GGUF file are those of
     the dequantized model. Does not import torch. Diagnostics: LB401-LB410, LB415.
@@ -52,6 +53,9 @@ def inspect_model(source: ModelSource, dtype: str | None = None) -> Diagnosed[Mo
         else:
             config = model_config(source.path)
             layout = layout_of(config)
+            if not weights and without_weights(source.path):
+                said = note("LB401", f"{source.text} has no weights: the numbers are of config.json alone")
+                return Diagnosed(layout.facts(wanted or _checkpoint_dtype(config, {})), (said,))
             ignored, stored = layout.family.ignored, stored_tensors(source.path)
             found, others = memory_names(stored, source.path), left_out(stored)
             tensors = {name: info for name, info in found.items() if not name.endswith(ignored)}

@@ -9,6 +9,9 @@ from lbdsl.cost.facts import ModelFacts
 from lbdsl.recipe.schema import IncludedText
 from lbdsl.solve.select import PlanValue
 
+PLUG_IN = "plug-in "
+"""Begins the names of plug-ins among `MeasuredOn.versions`."""
+
 
 class RecipeRef(PlanValue):
     """The recipe as it was when the plan was made, with the texts it includes, and its path."""
@@ -53,9 +56,9 @@ class PatchCheck(PlanValue):
 
 class MeasuredOn(PlanValue):
     """The text that scores are measured on, with its digest, and the fingerprint under which they are stored; both None,
-    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check`
-    is the text that patches are checked on. `versions`: those that measured numbers depend on, by name. `estimated`: the
-    scores that a screen has estimated."""
+    and `tokens` 0, if the recipe needs no score. `joint_digest` is of the text of the joint loss; `check` is the text that
+    patches are checked on. `versions`: those that measured numbers depend on, by name, and the sha256 of the files of
+    plug-ins. `estimated`: the scores that a screen has estimated."""
 
     data: str
     digest: str | None

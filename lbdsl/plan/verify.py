@@ -9,6 +9,7 @@ from typing import Any
 from lbdsl.core.diagnostic import Diagnostic, error, note
 from lbdsl.core.digest import short
 from lbdsl.cost.profile import Profile
+from lbdsl.plan.made_from import PLUG_IN
 from lbdsl.plan.schema import Plan
 
 _AGAIN = "make a new plan with `lbdsl plan`"
@@ -62,6 +63,8 @@ def staleness(
         if now != was and name == "transformers":
             message = f"the model {plan.model.source} changed: transformers {was} converted it when planned, {now} does now"
             found.append(error("LB342", message, help=_AGAIN))
+        elif name.startswith(PLUG_IN):
+            found += _changed("LB344", f"the {name}", was, now)
         elif now != was:
             message = f"the plan was measured with {name} {was}, and this is {now}"
             said = f"its scores and statistics are taken as they are; weights, healing and judging are computed with {now}"

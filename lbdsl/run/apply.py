@@ -41,11 +41,11 @@ from lbdsl.run.workdir import WorkFolder, check_room, writing
 
 @dataclass(frozen=True)
 class RunResult:
-    """The record, the artifact's folder, and where an existing output was moved to, if any."""
+    """The record, the artifact's folder, and where what was in the way was moved to: what, and its new place."""
 
     record: Record
     folder: Path
-    moved_aside: Path | None
+    moved_aside: tuple[tuple[Path, Path], ...]
 
 
 def run_plan(
@@ -108,7 +108,8 @@ def run_plan(
         accepted = record.status == "accepted"
         target = output if accepted else rejected_of(output)
         aside = work.publish(target, replace=force or not accepted)
-    return RunResult(record, target, aside)
+    moved = (target, aside), (work.path, work.moved_aside)
+    return RunResult(record, target, tuple((was, now) for was, now in moved if now is not None))
 
 
 def _saved(run: Run, rewriting: Rewriting | None, stage: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ TORCH_SAVE_WORDS = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError that torch.save raises when a write fails, usually because the disk is full."""
 
 
+MADE = (
+    *("lock", "heal", "run.json", "unhealed.json", ".*.json.*.tmp"),
+    *(f"{stage}{end}" for stage in ("unpacked", "artifact") for end in ("", ".tmp", ".json")),
+)
+"""Names in a run's folder."""
+
+
 class WorkFolder:
     """State of one run, beside its output. The output path appears only in `publish`, by renaming."""
 
@@ -29,6 +37,7 @@ class WorkFolder:
         self.heal = self.path / "heal"
         self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"
+        self.moved_aside: Path | None = None
         self._run = self.path / "run.json"
         self._unhealed = self.path / "unhealed.json"
 
@@ -42,15 +51,37 @@ class WorkFolder:
         """Lock the folder for one run with this `identity` (equal for runs that may resume each other).
 
         Raises LB461 if another process has locked it; LB462 if there is a link in it, or an unfinished run and neither
-        `resume` (with the same identity) nor `force` is given.
+        `resume` (with the same identity) nor `force` is given. What no run has made is refused, too; with `force` the
+        folder is moved aside.
         """
         links = [path for path in (self.path, *self.path.rglob("*")) if path.is_symlink()]
         if links:
             # A run makes none: somebody else made the folder, and what is written through a link may be anywhere.
             raise fail("LB462", f"{links[0]} is a link, which no run has made", help="remove it, or choose another -o")
+        if others := self._not_of_a_run():
+            if not force:
+                raise fail(
+                    "LB462",
+                    f"{self.path} has {others[0]}, which no run has made",
+                    help=("choose another -o", "add --force to move the folder aside"),
+                )
+            with self._locked(), writing(self.path):
+                self.moved_aside = move_aside(self.path)
+        with self._locked():
+            self._begin(identity, resume, force)
+            yield
+
+    def _not_of_a_run(self) -> list[str]:
+        """The names in the folder that a run does not leave there."""
+        names = sorted(os.listdir(self.path)) if self.path.is_dir() else []
+        left = MADE if self._run.is_file() else ("lock", ".run.json.*.tmp")
+        return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in left)]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w")
+            lock = (self.path / "lock").open("a")
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +94,6 @@ class WorkFolder:
             except OSError as problem:
                 message = f"{self.path} cannot be locked for this run alone: {problem.strerror}"
                 raise fail("LB463", message, help="choose a folder with -o whose file system has locks") from None
-            self._begin(identity, resume, force)
             yield
         finally:
             lock.close()

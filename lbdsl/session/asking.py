@@ -65,7 +65,8 @@ def tokens_of_tasks(wanted: Evaluate | None, bench: OpenModel, folder: Folder) -
 def recall_questions_of(
     measure: Measure, bench: OpenModel, folder: Folder, part: TextPart = TextPart.JOINT
 ) -> RecallQuestions:
-    """The questions of recall: those that layers are scored by (SCORE), or others, for whole plans (JOINT)."""
+    """The questions of recall: those that layers are scored by (SCORE), or others, for whole plans (JOINT). Raises LB361
+    for a file of one's own that has none for them, and as `read_questions` does."""
     from lbdsl.data.recall import recall_questions
     from lbdsl.data.records import read_questions
     from lbdsl.measure.recall import RecallQuestions, own_part
@@ -80,9 +81,21 @@ def recall_questions_of(
             else:
                 own = read_questions(source, bench.tokenizer, base_dir=folder, positions=bench.facts.positions)
                 found = own_part(own, part)
+                if not found:
+                    message = f"{source} has one question, and whole plans are asked others than layers"
+                    help = "write a second one, about another text if you can"
+                    raise fail("LB361", message, measure.set_at.get("recall"), help=help)
             first = 1 + max((one.text for one in asked), default=-1)
             asked += [replace(one, text=first + one.text) for one in found]
         return RecallQuestions.of(asked, bench.facts.positions, bench.options.batch)
+
+
+def check_own_questions(session: Session) -> None:
+    """Raise, before anything is measured, what `recall_questions_of` raises of files of one's own."""
+    measure = session.recipe.measure
+    own = tuple(source for source in measure.recall if source != RECALL)
+    if own and session.model.options.recall:
+        recall_questions_of(measure.model_copy(update={"recall": own}), session.model, session.place)
 
 
 def asked_by(metric: str, session: Session) -> Asked:

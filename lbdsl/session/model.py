@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 class OpenModel:
     """A source model for the duration of a command. Reading a property may load, hash or download. `came_from`: the folder
-    of a saved plan or an artifact whose recipe is not where it says: that recipe may name files of this folder alone."""
+    of a saved plan or an artifact whose recipe is not where it says: that recipe may name files of this folder alone.
+    Without `weights` a folder with config.json is enough, for what reads nothing else."""
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class OpenModel:
         options: RunOptions | None = None,
         progress: AnyProgress | None = None,
         came_from: Path | None = None,
+        *,
+        weights: bool = True,
     ):
         self.came_from = came_from
         if not isinstance(options, RunOptions | None):
@@ -55,7 +58,7 @@ class OpenModel:
         self.options = options or RunOptions()
         self.progress = progress_of(progress)
         self.source: ModelSource = resolve_source(str(model), offline=self.options.offline)
-        inspected = inspect_model(self.source, self.options.dtype)
+        inspected = inspect_model(self.source, self.options.dtype, weights=weights)
         self.facts: ModelFacts = inspected.unwrap()
         self.diagnostics: tuple[Diagnostic, ...] = inspected.diagnostics
         self._files_checked = False

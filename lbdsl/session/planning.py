@@ -19,7 +19,7 @@ from lbdsl.plan.made_from import ModelRef
 from lbdsl.plan.schema import LayerPlan, Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import sources_of
-from lbdsl.session.asking import tokens_of_tasks
+from lbdsl.session.asking import check_own_questions, tokens_of_tasks
 from lbdsl.session.choosing import choose_layers
 from lbdsl.session.measuring import check_screen, measure
 from lbdsl.session.model import OpenModel
@@ -105,6 +105,7 @@ def settle(
         forms = forms_of(model.source, model.facts, engines_of(choosing)) if choosing is not None else None
         raise_errors(loaded.diagnostics + impossible_untils(session.case, forms))
         check_texts(recipe, model)
+        check_own_questions(session)
     else:
         check_sources(sources_of(recipe.measure.data), model, session.place)
     check_screen(session)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,3 +194,40 @@ def test_a_part_that_counts_wrong_is_seen_before_anything_is_saved(
     )
     assert (done.returncode, "LB475" in done.stderr) == (6, True), done.stderr[-3000:]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.torch
+def test_what_a_plug_in_was_is_measured_again_once_it_is_edited(
+    tmp_path: Path, clean_process: CleanProcess, new_cache: Callable[[Path], Path]
+) -> None:
+    """Its file and its runtime file are in the key of scores and joint losses, and in saved plans."""
+    from tests.tiny_model import save_tiny_model
+
+    save_tiny_model(tmp_path / "model")
+    for path in EXAMPLE.parent.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    rule = "lowest 2 by nll(meanpool) meanpool\nelse keep\n"
+    (tmp_path / "x.lbr").write_text(f'measure {{ data = "builtin:pydoc"; tokens = 256; seq = 64 }}\n{rule}')
+
+    def lbdsl(*words: str, code: int = 0, cache: str = "cache") -> Done:
+        plug_in, folder = tmp_path / "meanpool.py", tmp_path / cache
+        done = clean_process.lbdsl(*words, cwd=tmp_path, LBDSL_CACHE_DIR=folder, LBDSL_PLUGINS=plug_in)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def planned(cache: str = "cache") -> tuple[Any, Any, dict[str, str]]:
+        if not (tmp_path / cache).is_dir():
+            new_cache(tmp_path / cache)
+        plan = json.loads(lbdsl("plan", "x.lbr", "model", "-o", "x.lbplan", "--no-recall", "--json", cache=cache).stdout)
+        return [layer["scores"] for layer in plan["layers"]], plan["loss"], plan["measured_on"]["versions"]
+
+    *first, versions = planned()
+    assert {"plug-in meanpool", "plug-in lbdsl_part_meanpool"} <= set(versions)
+    runtime = tmp_path / "lbdsl_part_meanpool.py"
+    runtime.write_text(runtime.read_text().replace("mean = (sums / count)", "mean = 3 * (sums / count)"))
+    refused = lbdsl("apply", "x.lbplan", "-o", "out", code=3).stderr
+    assert ("LB344" in refused, "the plug-in lbdsl_part_meanpool changed" in refused) == (True, True), refused
+    *again, changed = planned()
+    assert [name for name in versions if versions[name] != changed[name]] == ["plug-in lbdsl_part_meanpool"]
+    assert again[0] != first[0]
+    assert again == list(planned("new")[:2])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from itertools import count, takewhile
+from pathlib import Path
 
 import psutil
 import pytest
 
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.digest import digest_file
 from lbdsl.core.measurement import Request
 from lbdsl.measure import fingerprint as fingerprints
 from lbdsl.measure.fingerprint import fingerprint, versions_of
@@ -183,3 +187,44 @@ def test_versions_that_numbers_depend_on(gguf, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setitem(installed, name, other)
             assert (versions_of(gguf=gguf) == found) == same
+
+
+PLUG_INS = {
+    "signs": """
+from lbdsl.plugins import LogitsMetric, Unit
+class Signs(LogitsMetric):
+    kind = "signs"
+    unit = Unit.NATS
+    per_token = staticmethod(lambda base_logp_NV, changed_logp_NV, target_N: target_N.double())
+""",
+    "means": """
+from typing import Literal
+from lbdsl.statistics import Statistic
+class Means(Statistic):
+    kind: Literal["means"] = "means"
+    def watched(self, layer, model): return ()
+    def value(self, seen): return None
+""",
+}
+
+
+def test_files_of_plug_ins_are_among_them(tmp_path, monkeypatch):
+    """Of an action with a part, its runtime file, a metric and a statistic; as they were when they were found."""
+    for name, text in PLUG_INS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    for path in (Path(__file__).parents[2] / "examples" / "meanpool").glob("*.py"):
+        shutil.copy(path, tmp_path)
+    found_here = [str(tmp_path / f"{name}.py") for name in ("meanpool", *PLUG_INS)]
+    monkeypatch.setenv("LBDSL_PLUGINS", os.pathsep.join(found_here))
+    for kinds in (fingerprints.actions, fingerprints.parts, fingerprints.metrics, fingerprints.statistics):
+        monkeypatch.setattr(fingerprints, kinds.__name__, cache(kinds.__wrapped__))
+    try:
+        found = {name: was for name, was in versions_of(gguf=False).items() if name.startswith("plug-in ")}
+        assert found == {f"plug-in {path.stem}": digest_file(path) for path in tmp_path.glob("*.py")}
+        assert len(found) == 4
+        # This process goes on with the file that it has read.
+        (tmp_path / "signs.py").write_text("")
+        assert versions_of(gguf=False).items() >= found.items()
+    finally:
+        for name in ("meanpool", *PLUG_INS):
+            del sys.modules[f"lbdsl_plugin_{name}"]

@@ -6,14 +6,17 @@ within rounding: in float32, as `docs.generate` asks for them, a plan shows the 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from docs.generate import MEASURED, PAGES, ROOT, measured, page_now
+from docs import generate
+from docs.generate import MEASURED, PAGES, RECIPES, ROOT, measured, page_now
 from lbdsl.cli import VERBS
 
 NUMBER = r"\d+(?:\.\d+)?(?:e[-+]?\d+)?"
@@ -35,6 +38,37 @@ def name_of(page: Path) -> str:
 def test_shown_files_outputs_and_tables_are_the_real_ones(page: Path) -> None:
     shown = page.read_text(encoding="utf-8")
     assert page_now(shown) == shown, "`make docs` writes it anew"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_figures_in_recipes_are_those_of_their_rows(recipe: Path) -> None:
+    shown = recipe.read_text(encoding="utf-8")
+    assert page_now(shown) == shown, "`make docs` writes it anew"
+
+
+def test_a_figure_in_prose_is_its_rows() -> None:
+    """Between its marks, whatever stood there; and one that no row has is an error."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "judged" / "quickstart.json").read_text("utf-8"))["figures"]
+    rise, error = 100 * figures["increase"], 100 * figures["error"]
+    for before, behind in (("loses **<!-- row: {} -->", "<!-- end --> of** it"), ("# row: {} = ", "\n# more\n")):
+        now = page_now(before.format("judged/quickstart increase ± error") + "+1 %" + behind)
+        assert now.endswith(f"{rise:+.1f} % ± {error:.1f}{behind}")
+        for what in ("nothing/quickstart increase", "judged/nothing increase", "judged/quickstart nothing", "judged"):
+            with pytest.raises(ValueError, match=r"there is no row|has no figure"):
+                page_now(before.format(what) + behind)
+
+
+def test_pages_are_checked_without_being_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- row: judged/quickstart kv -->1 %<!-- end -->\n")
+    for name, value in (("ROOT", tmp_path), ("PAGES", [page]), ("RECIPES", [])):
+        monkeypatch.setattr(generate, name, value)
+    monkeypatch.setattr(sys, "argv", ["docs.generate", "--check"])
+    assert (generate.main(), "page.md" in capsys.readouterr().out, "-->1 %<" in page.read_text()) == (1, True, True)
+    monkeypatch.setattr(sys, "argv", ["docs.generate"])
+    assert (generate.main(), generate.main(), "-->1 %<" in page.read_text()) == (0, 0, False)
+    monkeypatch.setattr(sys, "argv", ["docs.generate", "--check"])
+    assert generate.main() == 0
 
 
 def values_of(text: str) -> list[str]:

@@ -372,6 +372,7 @@ SETTINGS = {
     "trust-remote-code": "trust-remote-code = true\n",
     "a model": '[apply]\nmodel = "../outside"\n',
     "a program of an engine": '[bench]\nengine-python = "./evil.py"\n',
+    "a word for an engine": '[bench]\nengine-args = "--trust-remote-code"\n',
     "an installation": "[bench]\ninstall = true\n",
     "a task": '[eval]\ntask = ["own.yaml"]\n',
     "a plug-in": 'LBDSL_PLUGINS = "evil.py"\n',
@@ -418,6 +419,23 @@ def test_the_users_own_file_sets_them(marker: Path, lbdsl, monkeypatch: pytest.M
     done = lbdsl("plan", "x.lbr", "../model")
     assert done.code == 0, done.err
     assert (tmp_path / "mine.lbplan").is_file()
+
+
+@pytest.mark.parametrize("verb", ["bench", "calibrate", "plan"])
+def test_words_for_an_engine_are_on_the_command_line_alone(
+    marker: Path, lbdsl, verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "home" / "lbdsl" / "lbdsl.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text(f'[{verb}]\nengine-args = "--trust-remote-code"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    words = (verb, "tiny.lbr", "model") if verb == "plan" else (verb, "model")
+    assert "LB480" in lbdsl(*words).err
+    own.unlink()
+    for variable in (f"LBDSL_{verb.upper()}_ENGINE_ARGS", "LBDSL_ENGINE_ARGS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "--trust-remote-code")
+            assert "LB480" in lbdsl(*words).err
 
 
 def test_an_editor_looks_at_no_model_outside_the_workspace(marker: Path, workplace: Path) -> None:

@@ -20,6 +20,7 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit
 from lbdsl.layer.spec import LayerSpec
 from lbdsl.measure import scores
+from lbdsl.measure.store import Store
 from lbdsl.plan.file import load_plan
 from tests.family_cases import family_base
 from tests.measure_cases import naive_logp
@@ -138,8 +139,6 @@ def test_scores_and_the_whole_plan_are_those_of_a_loop_over_the_stock_model(work
 @pytest.mark.parametrize("processes", [0, 2])
 def test_an_interrupted_measurement_continues(workplace: Path, lbdsl, mine, monkeypatch, processes: int) -> None:
     """The same values, whatever was kept; and where two processes share what is left."""
-    from lbdsl.measure.store import Store
-
     Path("r.lbr").write_text(HEAD + "lowest 4 by recall(swa(window=16)) swa(window=16)\nelse keep\n")
     whole = json.loads(lbdsl("measure", "r.lbr", "model", "--json", "--cache-dir", "one").out)["scores"]
     put, kept = Store.put, []
@@ -227,6 +226,23 @@ def test_what_recall_cannot_be_measured_by(workplace: Path, lbdsl, settings: str
     Path("r.lbr").write_text(f"lbr 1\nmeasure {{ tokens = 256; {settings} }}\n{rule}\nelse keep\n")
     done = lbdsl("plan", "r.lbr", "model")
     assert (done.code != 0, code in done.err) == (True, True), done.err
+
+
+def test_one_question_is_refused_before_anything_is_measured(workplace: Path, lbdsl, monkeypatch) -> None:
+    """Layers and whole plans are asked different ones."""
+    Path("one.jsonl").write_text(
+        json.dumps({"text": "The quick fox.", "question": "Who is quick?", "answer": "fox"}) + "\n"
+    )
+    head = HEAD.replace("mine.jsonl", "one.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", lambda *_: pytest.fail("measured"))
+        for rule in ("lowest 2 by kl(swa(window=16)) swa(window=16)", "lowest 2 by recall(swa(window=16)) swa(window=16)"):
+            Path("r.lbr").write_text(f"{head}{rule}\nelse keep\n")
+            done = lbdsl("plan", "r.lbr", "model")
+            assert (done.code, "LB361" in done.err, "one.jsonl has one question" in done.err) == (1, True, True), done.err
+    # Nothing is asked, and the file is not read.
+    Path("r.lbr").write_text(head + "layers 0 swa(window=16)\nelse keep\n")
+    assert lbdsl("plan", "r.lbr", "model", "--no-recall").code == 0
 
 
 def test_the_finished_model_is_asked_what_the_plan_was(workplace: Path, lbdsl, mine) -> None:

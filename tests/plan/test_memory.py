@@ -82,7 +82,8 @@ def test_what_the_backward_pass_needs_is_what_autograd_saves(tmp_path: Path) -> 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         Distill(trained, LoadedTeacher(bench.base), 0, 1.0, 0.0)(ids, torch.arange(1))
     counted = sum(size for size, _ in saved.values())
-    assert tokens * _kept(stage, bench.facts, 4) == pytest.approx(counted, rel=0.25)
+    # Measured 1.0755: layers without windows keep less, and the head, which is counted apart, is among what was saved.
+    assert 1.0 <= tokens * _kept(stage, bench.facts, 4) / counted <= 1.1
 
 
 @pytest.mark.torch
