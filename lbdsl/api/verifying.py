@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from math import isclose, isfinite, log, nan, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeGuard
 
 from lbdsl.api.evaluating import Judged, evaluate_artifact
 from lbdsl.api.notebook import NotebookResult
@@ -36,7 +36,19 @@ from lbdsl.session.options import RunOptions
 from lbdsl.session.saved_recipe import planned_recipe
 from lbdsl.version import VERSION
 
-SHOWN = "data", "tokens", "sequences", "perplexity", "nll", "loss_rise", "ppl_increase", "kl", "agreement", "scores", "stderr"
+SHOWN = (
+    "data",
+    "tokens",
+    "sequences",
+    "perplexity",
+    "nll",
+    "loss_rise",
+    "ppl_increase",
+    "kl",
+    "agreement",
+    "scores",
+    "stderr",
+)
 """Fields of the first text that a record has twice."""
 CONFIG, RISE, CODE = "config.json", "loss_rise", "code"
 ENGINES = "transformers", "vllm"
@@ -168,11 +180,11 @@ def _figures(source: Mapping[str, Any]) -> Figures:
     for model in ("base", "artifact"):
         # In nats, which the rounding of another machine moves by as much whatever the perplexity is.
         perplexity = (source.get("perplexity") or {}).get(model)
-        loss = log(perplexity) if _is_number(perplexity) and perplexity > 0 else None
-        error = errors.get(f"perplexity_{model}")
-        error = error / perplexity if loss is not None and _is_number(error) else None
-        found[f"log perplexity of the {model}"] = loss, error
-        found[f"loss of the {model}"] = (source.get("nll") or {}).get(model), error
+        known, loss, share = errors.get(f"perplexity_{model}"), None, None
+        if _is_number(perplexity) and perplexity > 0:
+            loss, share = log(perplexity), known / perplexity if _is_number(known) else None
+        found[f"log perplexity of the {model}"] = loss, share
+        found[f"loss of the {model}"] = (source.get("nll") or {}).get(model), share
     return {**found, **{name: (score["value"], score["stderr"]) for name, score in (source.get("scores") or {}).items()}}
 
 
@@ -180,33 +192,33 @@ def _shares(task: Mapping[str, Any]) -> Figures:
     """What is measured of one task: shares. Where nearly all answers are right, or wrong, the error of few is too small."""
     found: Figures = {}
     for name in ("base", "artifact", "recovery"):
-        value, error, asked = task.get(name), (task.get("stderr") or {}).get(name), task.get("questions") or 1
+        value, known, asked = task.get(name), (task.get("stderr") or {}).get(name), task.get("questions") or 1
         if _is_number(value):
             near = (min(max(value, 0.0), 1.0) * asked + 1) / (asked + 2)
-            error = max(error if _is_number(error) else 0.0, sqrt(near * (1 - near) / asked))
-        found[name] = value, error
+            known = max(known if _is_number(known) else 0.0, sqrt(near * (1 - near) / asked))
+        found[name] = value, known
     return found
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _compared(what: str, here: Figures, there: Figures, few: float) -> Checked:
     """Figures of a sample beside those of the record; the errors of `few` sequences are themselves not well known."""
     said, holds, apart = [], True, 0
-    for name, (value, error) in here.items():
+    for name, (value, known) in here.items():
         was, claimed = there.get(name, (None, None))
         if not _is_number(value):
             # What was no number when it was made, either, is as it was.
             same = not _is_number(was)
         else:
             # Without an error the sample is one sequence, and that is all of the text.
-            within = NEAR + ERRORS * few * (error if _is_number(error) else 0.0)
+            within = NEAR + ERRORS * few * (known if _is_number(known) else 0.0)
             same = _is_number(was) and abs(value - was) <= within
         if not same or len(here) == 1:
             label = "" if len(here) == 1 else f"{name} "
-            said.append(f"{label}{_figure(value, error)} here and {_figure(was, claimed)} in the record")
+            said.append(f"{label}{_figure(value, known)} here and {_figure(was, claimed)} in the record")
         holds, apart = holds and same, apart + same
     return Checked(what, holds, "; ".join(said) or f"{apart} as in the record, by the errors of this sample")
 
@@ -251,9 +263,8 @@ def _near(one: float | None, other: float | None) -> bool:
 
 def _recorded_answers(task: Mapping[str, Any]) -> dict[str, Measurement]:
     def share(name: str) -> Measurement:
-        value, error = task[name], task["stderr"][name]
-        numbers = (nan if each is None else each for each in (value, error))
-        return Measurement(*numbers, Unit.RATIO, 0, task["questions"])
+        value, known = (nan if each is None else each for each in (task[name], task["stderr"][name]))
+        return Measurement(value, known, Unit.RATIO, 0, task["questions"])
 
     return {task["name"].partition("(")[0]: share("artifact"), "recovery": share("recovery")}
 

@@ -1,4 +1,4 @@
-"""What a record claims and its files do, under digests made again: a table of attacks, none of which `verify` holds with."""
+"""What a record claims and its files do, under digests made again: a table of attacks; `verify` holds with none."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def other_text(source: dict[str, Any]) -> None:
 
 def only_the_first(folder: Path) -> None:
     record = read_record(folder).unwrap()
-    rehashed(folder, evaluation={**record.evaluation, "ppl_increase": -0.5})
+    rehashed(folder, evaluation={**(record.evaluation or {}), "ppl_increase": -0.5})
 
 
 def permuted(folder: Path) -> None:
