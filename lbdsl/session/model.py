@@ -148,11 +148,11 @@ class OpenModel:
         return load_base(self.source, dtype=self.facts.dtype, device=self.device, cache_dir=self.cache_dir)
 
     def _say_computing(self) -> None:
-        if self.computed.dtype != self.facts.dtype:
-            self.progress.say(
-                f"this CPU has no fast {self.facts.dtype}: computing in {self.computed.dtype}; weights are kept and saved "
-                f"in {self.facts.dtype}"
-            )
+        from lbdsl.model.computing import computing_text
+
+        said = computing_text(self.facts.dtype, self.computed.dtype, self.device)
+        if said:
+            self.progress.say(said)
 
     def _check_files(self) -> None:
         """Raise LB465 when the source is an lbdsl artifact that was edited since it was saved. Checked only once."""
