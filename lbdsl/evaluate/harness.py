@@ -26,6 +26,7 @@ from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
 from lbdsl.measure.predictions import base_not_finite
 from lbdsl.measure.rows import answer_rows, likelihoods
+from lbdsl.model.digest import default_cache_dir
 from lbdsl.recipe.schema_blocks import task_name
 
 PREFERRED = ("acc_norm", "acc", "exact_match")
@@ -241,11 +242,25 @@ def right_share(name: str, sample: Mapping[str, Any], metric: str) -> float:
 
 
 @contextlib.contextmanager
+def _prepared_in(cache: Path | None) -> Iterator[None]:
+    """What `datasets` makes of the data of a task in a file is kept in a folder `datasets` of lbdsl's cache."""
+    import datasets
+
+    kept = datasets.config.HF_DATASETS_CACHE
+    if cache is not None:
+        datasets.config.HF_DATASETS_CACHE = cache / "datasets"
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = kept
+
+
+@contextlib.contextmanager
 def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
     keep_templates_in()
     try:
-        with quiet(), contextlib.chdir(path.parent if path else "."):
+        with quiet(), contextlib.chdir(path.parent if path else "."), _prepared_in(default_cache_dir() if path else None):
             yield str(path) if path else name
     except (LbdslError, MemoryError, torch.OutOfMemoryError):
         raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.model.digest import default_cache_dir
 from tests.pipeline.test_attacks import HEAD, JUDGED, ROWS, TASK, with_fields, with_marker
 
 pytestmark = pytest.mark.timeout(60)
@@ -146,10 +147,12 @@ def test_no_file_of_a_task_is_outside(given: Path, lbdsl, attack: str) -> None:
     ],
     ids=str,
 )
-def test_files_of_the_folder_are_read(given: Path, lbdsl, options: dict) -> None:
+def test_files_of_the_folder_are_read(given: Path, lbdsl, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+    monkeypatch.setenv("LBDSL_CACHE_DIR", str(given.parent / "own-cache"))
     Path("d").mkdir()
     Path("d/test.jsonl").write_text(ROWS)
     Path("own.yaml").write_text(includes())
     Path("more.yaml").write_text(data(**options))
     done = lbdsl("plan", "x.lbr", "../model")
     assert done.code == 0, done.err
+    assert list((default_cache_dir() / "datasets").rglob("*.arrow"))
