@@ -21,6 +21,7 @@ from lbdsl.core.extras import check_installed
 from lbdsl.core.measurement import cut_short
 from lbdsl.core.place import Folder
 from lbdsl.core.progress import Progress
+from lbdsl.data.hub import undecoded
 from lbdsl.evaluate.task_files import check_name, keep_templates_in, manager_for, quiet, task_file
 from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
@@ -245,7 +246,7 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
     keep_templates_in()
     try:
-        with quiet(), contextlib.chdir(path.parent if path else "."):
+        with quiet(), undecoded(), contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
     except (LbdslError, MemoryError, torch.OutOfMemoryError):
         raise
