@@ -16,6 +16,7 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
+from lbdsl.data.chat import tokenized
 from lbdsl.evaluate.harness import asking, preferred, right_of_given
 from lbdsl.evaluate.task_files import manager_for
 from lbdsl.measure.answers import Answered
@@ -108,7 +109,7 @@ def tokens_asked(name: str, path: Path | None, model: Any, tokenizer: Any, limit
             for one in task.instances:
                 if one.request_type == "generate_until":
                     before, how = one.args
-                    tokens += len(tokenizer(before, verbose=False)["input_ids"]) + WRITTEN * how.get("max_gen_toks", 256)
+                    tokens += len(tokenized(tokenizer, [before], special=True)[0]) + WRITTEN * how.get("max_gen_toks", 256)
             found += tokens * count / len({one.doc_id for one in task.instances})
     return found
 
