@@ -75,11 +75,14 @@ def _in_time(work: Callable[[], T], seconds: float) -> T:
     before = signal.signal(signal.SIGPROF, handler)
     try:
         # Seconds of work: not those for which the machine does something else.
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        return work()
+        timer = signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, *timer)
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        # None: one that is not Python's.
+        signal.signal(signal.SIGPROF, signal.SIG_DFL if before is None else before)
 
 
 def _in_thread(work: Callable[[], T], seconds: float) -> T:

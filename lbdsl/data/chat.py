@@ -4,7 +4,8 @@ them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from lbdsl.core.bounds import GROWTH, bounded, bounded_outside, too_much
@@ -31,18 +32,40 @@ def tokenized(tokenizer: Any, texts: Sequence[str], *, special: bool = False) ->
     given = sum(map(len, texts))
     if given > 8 * TRIED:
         tokenized(tokenizer, ["\n".join(text[:TRIED] for text in texts[:BLOCK])[:TRIED]], special=special)
-
-    def work() -> list[list[int]]:
-        if special and tokenizer.num_special_tokens_to_add() > GROWTH:
-            raise too_much(f"{TOKENIZER} puts {tokenizer.num_special_tokens_to_add()} tokens around a text")
-        _check_length(tokenizer, texts)
-        # `verbose=False`: no warning that the text exceeds the model's maximum length.
-        return list(tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"])
-
-    ids = bounded_outside(TOKENIZER, work, given)
+    # `verbose=False`: no warning that the text exceeds the model's maximum length.
+    ids = list(encoded(tokenizer, texts, special=special, add_special_tokens=special, verbose=False)["input_ids"])
     if sum(map(len, ids)) > GROWTH * (given + len(texts)):
         raise too_much(f"{TOKENIZER} makes {sum(map(len, ids))} tokens of {given} characters")
     return ids
+
+
+def encoded(
+    tokenizer: Any, texts: Sequence[str], by: Callable[..., Any] | None = None, *, special: bool = True, **options: Any
+) -> Any:
+    """What `by`, or the tokenizer itself, makes of texts in its bounds. Raises LB495."""
+
+    def work() -> Any:
+        if special and tokenizer.num_special_tokens_to_add() > GROWTH:
+            raise too_much(f"{TOKENIZER} puts {tokenizer.num_special_tokens_to_add()} tokens around a text")
+        _check_length(tokenizer, texts)
+        return (by or tokenizer)(list(texts), **options)
+
+    return bounded_outside(TOKENIZER, work, sum(map(len, texts)))
+
+
+def decoded(tokenizer: Any, by: Callable[[], Any]) -> Any:
+    """What `by` makes of tokens. Raises LB495 for a tokenizer that may make many times more of them than they are."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    made_of = json.loads(decoder.__getstate__()) if decoder is not None else {}
+    growth = prod(
+        # Between any two characters there is the empty text, which a regular expression may find.
+        len(step["content"]) + ("Regex" in step["pattern"])
+        for step in made_of.get("decoders", [made_of])
+        if step.get("type") == "Replace" and step["content"]
+    )
+    if growth > GROWTH:
+        raise too_much(f"{TOKENIZER} makes up to {growth} characters of one")
+    return bounded_outside(TOKENIZER, by)
 
 
 def _check_length(tokenizer: Any, texts: Sequence[str]) -> None:

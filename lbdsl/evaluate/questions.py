@@ -17,7 +17,7 @@ from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.chat import tokenized
-from lbdsl.evaluate.harness import asking, preferred, right_of_given
+from lbdsl.evaluate.harness import asking, bounded_model, preferred, right_of_given
 from lbdsl.evaluate.task_files import manager_for
 from lbdsl.measure.answers import Answered
 from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
@@ -116,9 +116,8 @@ def tokens_asked(name: str, path: Path | None, model: Any, tokenizer: Any, limit
 
 def _encoder(model: Any, tokenizer: Any) -> Any:
     """A function from requests of the harness to (tokens before, tokens of the answer) of each."""
-    from lm_eval.models.huggingface import HFLM
 
-    class Encoder(HFLM):
+    class Encoder(bounded_model()):  # type: ignore[misc]
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             return [(before, answer) for _, before, answer in requests]
 

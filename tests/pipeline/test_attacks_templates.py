@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from lbdsl.core import bounds
@@ -41,6 +41,7 @@ TEMPLATES = {
     "doubling": "{% set n = namespace(a='xxxx') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}{{ n.a }}",
     "macros that call each other": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(80) }}",
     "a power": "{{ (10 ** 4000) ** (10 ** 8) }}",
+    "a regular expression": "{{ 'RUN'|regex_replace('(a+)+$', 'x') }}".replace("RUN", "a" * 40 + "b"),
     "words": "{{ lipsum(n=10 ** 9) }}",
 }
 
@@ -115,7 +116,7 @@ def test_a_template_of_a_task_ends(given: Path, lbdsl, attack: str) -> None:
 CHAT = chat.Chat(({"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}))
 
 
-@pytest.mark.parametrize("attack", TEMPLATES)
+@pytest.mark.parametrize("attack", [name for name in TEMPLATES if "regex_replace" not in TEMPLATES[name]])
 def test_a_chat_template_ends(attack: str) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATES[attack]
@@ -207,6 +208,38 @@ def test_a_model_with_such_a_tokenizer_is_refused(workplace: Path, lbdsl) -> Non
     Path("x.lbr").write_text(HEAD)
     done = lbdsl("plan", "x.lbr", "other")
     assert (done.code, "LB495" in done.err) == (6, True), done.err
+
+
+def test_what_a_task_says_is_tokenized_in_bounds(given: Path, lbdsl) -> None:
+    shutil.copytree("model", "other")
+    content = json.loads(Path("other/tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "é"}, "content": "x" * 20_000}
+    Path("other/tokenizer.json").write_text(json.dumps(content))
+    Path("own.yaml").write_text(with_fields(doc_to_text="é{{text}}"))
+    Path("x.lbr").write_text(HEAD + 'lowest 1 of rest by task("own.yaml", drop) drop\n')
+    assert lbdsl("measure", "x.lbr", "model").code == 0
+    done = lbdsl("measure", "x.lbr", "other")
+    assert (done.code, "LB495" in done.err) == (6, True), done.err
+
+
+DECODERS = {
+    "one letter": decoders.Replace("o", "x" * 20_000),
+    "three steps": decoders.Sequence([decoders.ByteLevel(), *[decoders.Replace("o", "o" * 60)] * 3]),
+    "many steps": decoders.Sequence([decoders.Replace(Regex(""), "a")] * 40),
+}
+
+
+@pytest.mark.parametrize("attack", DECODERS)
+def test_tokens_are_decoded_in_bounds(attack: str) -> None:
+    tokenizer = byte_tokenizer()
+    ids = chat.token_ids(tokenizer, "Too many cooks")
+    assert chat.decoded(tokenizer, lambda: tokenizer.decode(ids)) == "Too many cooks"
+    usual = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(usual)
+    assert chat.decoded(tokenizer, lambda: tokenizer.decode(ids))
+    tokenizer.backend_tokenizer.decoder = DECODERS[attack]
+    with pytest.raises(LbdslError, match="LB495"):
+        chat.decoded(tokenizer, lambda: tokenizer.decode(ids))
 
 
 def test_a_model_with_such_a_chat_template_is_refused(workplace: Path, lbdsl) -> None:
