@@ -25,7 +25,7 @@ from lbdsl.bench.engine_vllm import Requests
 from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import read_entry, replace_entry
 from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import duration_text, ranges_text
 from lbdsl.cost.cost import ModelCost, model_cost
@@ -210,7 +210,7 @@ class _Timed:
     def read(cls, path: Path) -> _Timed | None:
         """None if it is not there, or cannot be read."""
         try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
+            return TypeAdapter(cls).validate_json(read_entry(path))
         except (OSError, ValueError):
             return None
 

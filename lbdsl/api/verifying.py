@@ -23,6 +23,7 @@ from lbdsl.core.extras import check_installed
 from lbdsl.core.measurement import Measurement
 from lbdsl.core.progress import AnyProgress
 from lbdsl.core.units import Unit
+from lbdsl.data.chat import tokenized
 from lbdsl.data.sources import read_documents
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.load_check import loading
@@ -335,7 +336,7 @@ def _in_engine(engine: str, python: EnginePython, base: OpenModel, folder: Path,
 def _text(base: OpenModel, tokens: int) -> list[int]:
     found: list[int] = []
     for document in read_documents("builtin:wikitext"):
-        found += base.tokenizer(document)["input_ids"]
+        found += tokenized(base.tokenizer, [document], special=True)[0]
         if len(found) >= tokens:
             break
     return found[:tokens]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from lbdsl.core.files import check_regular
+
 Root = Literal["cache", "engines"]
 
 LOCK = ".lock"
@@ -101,4 +103,5 @@ def alone(root: Path) -> Iterator[bool]:
 
 def _lock(root: Path) -> IO[bytes]:
     root.mkdir(parents=True, exist_ok=True)
+    check_regular(root / LOCK)
     return (root / LOCK).open("ab")

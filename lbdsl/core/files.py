@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lbdsl.core.diagnostic import fail
 
@@ -35,6 +38,27 @@ def replace_entry(path: Path, data: bytes) -> None:
     """Like `replace_file`, but create the folder if it is missing: for caches."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)
+
+
+def read_entry(path: Path) -> bytes:
+    """The bytes of a file in a cache. Raises OSError for one that is not regular: a pipe or a device may have no end."""
+    check_regular(path)
+    return path.read_bytes()
+
+
+def json_entry(path: Path) -> Any:
+    """The JSON of a file in a cache. Raises OSError as `read_entry` does, and ValueError for what is none."""
+    try:
+        return json.loads(read_entry(path))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError for a path that is there, and is no regular file."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def keep_in_cache(path: Path, data: bytes) -> None:

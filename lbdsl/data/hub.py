@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,8 @@ def read(data: str, *, offline: bool) -> Iterable[str]:
 
 def _documents(data: str, rows: Any) -> Iterator[str]:
     # A stream need not know its columns before its first record.
-    names = rows.column_names or list(next(iter(rows), {}))
+    with undecoded():
+        names = rows.column_names or list(next(iter(rows), {}))
     column = next((name for name in ("text", "messages") if name in names), None)
     if column is None:
         raise fail(
@@ -52,8 +54,29 @@ def _documents(data: str, rows: Any) -> Iterator[str]:
             f"{data} has no column `text` or `messages`, only {', '.join(names[:8])}",
             help="choose a data set, or a configuration of it, with a column `text` or `messages`",
         )
-    for number, record in enumerate(rows.select_columns([column]), 1):
+    records = enumerate(rows.select_columns([column]), 1)
+    while True:
+        with undecoded():
+            number, record = next(records, (0, None))
+        if not number:
+            return
         yield text_of_record(record, f"{data}, row {number}")
+
+
+@contextlib.contextmanager
+def undecoded() -> Iterator[None]:
+    """Context in which `datasets` opens no file or address that a row names, as a picture's: the row keeps what it says."""
+    from datasets import features
+
+    kinds = [kind for name, kind in vars(features).items() if isinstance(kind, type) and name not in ("Features", "Json")]
+    own = {kind: kind.decode_example for kind in kinds if hasattr(kind, "decode_example")}
+    for kind in own:
+        kind.decode_example = lambda self, value, **more: value
+    try:
+        yield
+    finally:
+        for kind, decode in own.items():
+            kind.decode_example = decode
 
 
 @lru_cache(maxsize=16)

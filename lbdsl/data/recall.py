@@ -18,7 +18,7 @@ import torch
 from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.core.units import tokens_text
 from lbdsl.data.blocks import TokenBlocks, Used, ids_digest, row_starts, shuffled, unused
-from lbdsl.data.chat import prefix_of
+from lbdsl.data.chat import prefix_of, tokenized
 from lbdsl.data.recall_words import HEALING, SCORING, Topic
 from lbdsl.data.records import Question, split_answer
 from lbdsl.data.sources import read_parts
@@ -218,7 +218,7 @@ class _Maker:
         return body + [token for _, ids in left for token in ids]
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return tokenized(self.tokenizer, texts)
 
     def _facts(self, kinds: Sequence[str], draw: random.Random) -> list[_Fact]:
         """Facts of which no two share a key or a value. A table has the rows of several questions."""
@@ -337,8 +337,8 @@ class _Hay:
                     ]
                     found.update(pieces)
                     if pieces:
-                        ids = self.tokenizer([piece + FOLLOWS for piece in pieces], add_special_tokens=False, verbose=False)
-                        yield from map(_Piece, pieces, ids["input_ids"], map(_key, pieces))
+                        ids = tokenized(self.tokenizer, [piece + FOLLOWS for piece in pieces])
+                        yield from map(_Piece, pieces, ids, map(_key, pieces))
 
     def _of(self, group: tuple[str, ...]) -> tuple[list[str], set[str]]:
         """The texts of a group, and the sentences of its other parts, some of which its documents repeat."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lbdsl.core.cache import WRITTEN
 from lbdsl.core.digest import digest_of
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import keep_in_cache, read_entry
 from lbdsl.core.progress import Report
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.data.split import TextPart
@@ -133,7 +133,7 @@ def written_blocks(
 def _kept(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """The ids in a file; a damaged file counts as missing."""
     try:
-        ids = load(path.read_bytes()).get("ids")
+        ids = load(read_entry(path)).get("ids")
     except (OSError, SafetensorError):
         return None
     return ids if ids is not None and tuple(ids.shape) == shape and ids.dtype == torch.int64 else None

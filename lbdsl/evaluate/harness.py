@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from lbdsl.core.extras import check_installed
 from lbdsl.core.measurement import cut_short
 from lbdsl.core.place import Folder
 from lbdsl.core.progress import Progress
+from lbdsl.data.chat import decoded, encoded
+from lbdsl.data.hub import undecoded
 from lbdsl.evaluate.task_files import check_name, keep_templates_in, manager_for, quiet, task_file
 from lbdsl.evaluate.tasks import TaskResult, answers_of, summed
 from lbdsl.measure.layer_source import LayerSource
@@ -182,12 +185,32 @@ def right_of_given(name: str, task: Any, document: Any, given: Sequence[tuple[fl
     return min(right_share(name, task.process_results(document, way), metric) for way in ways)
 
 
+@cache
+def bounded_model() -> Any:
+    """The harness's class of models, with the tokenizer in its bounds."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Bounded(HFLM):
+        def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> Any:
+            own = super().tok_encode
+            return encoded(self.tokenizer, [string], lambda texts: own(*texts, *args, **kwargs))
+
+        def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
+            own = super().tok_batch_encode
+            return encoded(self.tokenizer, strings, lambda texts: own(texts, *args, **kwargs))
+
+        def tok_decode(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+            own = super().tok_decode
+            return decoded(self.tokenizer, lambda: own(tokens, *args, **kwargs))
+
+    return Bounded
+
+
 def _model(source: LayerSource, tokenizer: Any, batch: int, told: Callable[[float], None]) -> Any:
     """The harness's model, which tells what share of the given answers it has looked at, whether its likelihoods are
     `finite` where it writes, and all tokens `alike` somewhere; and how many questions were `cut` to its positions."""
-    from lm_eval.models.huggingface import HFLM
 
-    class Model(HFLM):
+    class Model(bounded_model()):  # type: ignore[misc]
         finite, alike, cut = True, False, 0
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
@@ -260,7 +283,8 @@ def asking(name: str, path: Path | None) -> Iterator[str]:
     """What the harness calls the task, in the folder that its paths are relative to."""
     keep_templates_in()
     try:
-        with quiet(), contextlib.chdir(path.parent if path else "."), _prepared_in(default_cache_dir() if path else None):
+        prepared = _prepared_in(default_cache_dir() if path else None)
+        with quiet(), undecoded(), prepared, contextlib.chdir(path.parent if path else "."):
             yield str(path) if path else name
     except (LbdslError, MemoryError, torch.OutOfMemoryError):
         raise

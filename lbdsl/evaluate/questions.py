@@ -16,7 +16,8 @@ from lbdsl.core.digest import digest_of
 from lbdsl.core.measurement import Measurement, clustered_mean
 from lbdsl.core.units import Unit
 from lbdsl.data.blocks import TokenBlocks
-from lbdsl.evaluate.harness import asking, preferred, right_of_given
+from lbdsl.data.chat import tokenized
+from lbdsl.evaluate.harness import asking, bounded_model, preferred, right_of_given
 from lbdsl.evaluate.task_files import manager_for
 from lbdsl.measure.answers import Answered
 from lbdsl.measure.rows import AnswerRows, Pair, answer_rows
@@ -108,16 +109,15 @@ def tokens_asked(name: str, path: Path | None, model: Any, tokenizer: Any, limit
             for one in task.instances:
                 if one.request_type == "generate_until":
                     before, how = one.args
-                    tokens += len(tokenizer(before, verbose=False)["input_ids"]) + WRITTEN * how.get("max_gen_toks", 256)
+                    tokens += len(tokenized(tokenizer, [before], special=True)[0]) + WRITTEN * how.get("max_gen_toks", 256)
             found += tokens * count / len({one.doc_id for one in task.instances})
     return found
 
 
 def _encoder(model: Any, tokenizer: Any) -> Any:
     """A function from requests of the harness to (tokens before, tokens of the answer) of each."""
-    from lm_eval.models.huggingface import HFLM
 
-    class Encoder(HFLM):
+    class Encoder(bounded_model()):  # type: ignore[misc]
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             return [(before, answer) for _, before, answer in requests]
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from lbdsl.core.bounds import bounded
 from lbdsl.core.diagnostic import fail, first_line
 from lbdsl.core.extras import is_installed
 from lbdsl.core.place import FileScope, Folder, file_at
@@ -24,7 +25,8 @@ from lbdsl.data.files import must_be_file
 from lbdsl.data.sources import is_there
 from lbdsl.recipe.schema_blocks import task_name
 
-MAX_BYTES = 2**20
+MAX_BYTES, MAX_DEPTH = 2**20, 100
+TEMPLATE = "a task's template"
 # fmt: off
 FIELDS = frozenset((
     "aggregate_metric_list", "dataset_kwargs", "dataset_name", "dataset_path", "description", "doc_to_choice",
@@ -47,6 +49,7 @@ DATA_OPTIONS = frozenset((
 # fmt: on
 """The keys of `dataset_kwargs` that say which data are read and how. Others say where `datasets` writes or what runs."""
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _GLOB = re.compile(r"[*?\[\]{}]")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLAIN_NAME = re.compile(r"[\w:-]+")
@@ -135,14 +138,23 @@ def _trusted(name: str, folder: FileScope) -> bool:
 def keep_templates_in() -> None:
     """From now on the harness's templates run in a sandbox, whoever names the task: in Jinja's plain environment a template
     can call anything. They are also run long after a task was read. Each is compiled once, not for every answer."""
+    from jinja2 import Template
     from jinja2.sandbox import SandboxedEnvironment
     from lm_eval import utils
+
+    class Bounded(Template):
+        def render(self, *args: Any, **kwargs: Any) -> str:
+            return bounded(TEMPLATE, lambda: super(Bounded, self).render(*args, **kwargs))
 
     own = utils.env
     if not isinstance(own, SandboxedEnvironment):
         kept = SandboxedEnvironment(undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline)
         kept.filters.update(own.filters)
-        kept.from_string = lru_cache(kept.from_string)  # type: ignore[assignment, method-assign]
+        kept.template_class = Bounded
+        made = kept.from_string
+        # To compile one is to compute what is constant in it.
+        compiled = lru_cache(lambda text: bounded(TEMPLATE, lambda: made(text)))
+        kept.from_string = compiled  # type: ignore[assignment, method-assign]
         utils.env = kept
 
 
@@ -174,7 +186,7 @@ class _Checked:
             raise fail("LB456", f"{path} is larger than {MAX_BYTES // 2**20} MiB")
         try:
             # No tag but those of plain values: not `!function`.
-            content = yaml.safe_load(data)
+            content = bounded(str(path), lambda: _plain(data, path))
         except yaml.constructor.ConstructorError as problem:
             self._refuse(str(problem.problem))
         except (yaml.YAMLError, RecursionError, ValueError) as problem:
@@ -258,6 +270,20 @@ class _Checked:
         said = f"{task_name(self._name)} may run code, and comes with a recipe, plan or artifact: {why}"
         help = ("read that file; if you trust it, add --allow-task-code", "or name it yourself: lbdsl eval --task FILE")
         raise fail("LB479", said, help=help)
+
+
+def _plain(data: bytes, path: Path) -> Any:
+    """What YAML says. Raises LB456 where it repeats itself by anchors, of which a few lines make any amount, or is nested
+    deep."""
+    depth = 0
+    for event in yaml.parse(data, _LOADER):
+        if getattr(event, "anchor", None) is not None:
+            help = "write out what an anchor (`&`) or an alias (`*`) stands for"
+            raise fail("LB456", f"{path}, line {event.start_mark.line + 1}: the YAML of a task has no anchors", help=help)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise fail("LB456", f"{path} is nested deeper than {MAX_DEPTH}")
+    return yaml.load(data, _LOADER)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lbdsl.core.cache import SCREENS
 from lbdsl.core.digest import digest_of
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import keep_in_cache, read_entry
 from lbdsl.core.progress import Report, unreported
 from lbdsl.layer.weights import LayerChange
 from lbdsl.measure.branches import Branches, joined, shared_tokens
@@ -56,8 +56,10 @@ def answer_slopes(
     made_of = [fingerprint, "gates", VERSION, named, weights_S.tolist(), statistics_digests]
     path = SCREENS.path(folder, f"{digest_of(made_of)[:32]}.safetensors")
     try:
-        slopes_GL = load(path.read_bytes())["slopes"]
-    except (OSError, SafetensorError, KeyError):
+        slopes_GL = load(read_entry(path))["slopes"]
+        if slopes_GL.dtype != torch.float64 or slopes_GL.shape[1:] != (len(changes),) or len(slopes_GL) > len(rows.groups):
+            raise ValueError(f"{path} is of another screen")
+    except (OSError, SafetensorError, KeyError, ValueError):
         slopes_GL = torch.zeros(0, len(changes), dtype=torch.float64)
     progress(len(slopes_GL), len(rows.groups), "")
     for number in range(len(slopes_GL), len(rows.groups)):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import json_entry, keep_in_cache
 from lbdsl.cost.cost import Machine
 from lbdsl.cost.facts import ModelFacts
 
@@ -73,6 +74,8 @@ def _cpu_name() -> str:
 def _read(path: Path) -> Machine | None:
     """The cached constants; None if there are none or they are unreadable: measuring again takes only a second."""
     try:
-        return Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
+        known = Machine(**json_entry(path)["machine"])
+        sensible = all(map(math.isfinite, astuple(known))) and min(known.bandwidth, known.flops, known.mem_bytes) > 0
+        return known if sensible else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from lbdsl.core.cache import MACHINES
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import json_entry, replace_entry
 from lbdsl.core.progress import Report
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.measure.machine import machine_identity
@@ -34,7 +34,7 @@ class Pace:
     def known(self, kind: str) -> float | None:
         """Tokens per second; None if this machine has not yet done such work with this model."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))[kind]
+            found = json_entry(self._path)[kind]
             return float(found) if found > 0 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from lbdsl.core.cache import PROFILES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, short
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import keep_in_cache, read_entry
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import READ_AT_ONCE, Constants, Profile
 from lbdsl.measure.machine import machine_identity
@@ -77,7 +77,7 @@ def _shaped(engine: str, facts: ModelFacts) -> dict[str, Any]:
 def read_profile(path: Path) -> Profile | None:
     """None if there is none, or it cannot be read."""
     try:
-        return TypeAdapter(Profile).validate_json(path.read_bytes())
+        return TypeAdapter(Profile).validate_json(read_entry(path))
     except (OSError, ValueError):
         return None
 

@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from lbdsl.core.cache import SCREENS
 from lbdsl.core.digest import digest_of
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import keep_in_cache, read_entry
 from lbdsl.core.progress import Report, unreported
 from lbdsl.data.blocks import TokenBlocks
 from lbdsl.layer.weights import LayerChange
@@ -75,9 +75,15 @@ def screen(
     key = digest_of([fingerprint, seed, batch, VERSION, changed, statistics_digests])
     path = SCREENS.path(folder, f"{key[:32]}.safetensors")
     try:
-        kept = load(path.read_bytes())
+        kept = load(read_entry(path))
         squares_SP, products_PP = kept["squares"], kept["products"]
-    except (OSError, SafetensorError, KeyError):
+        shapes = squares_SP.shape[1:], products_PP.shape, squares_SP.dtype, products_PP.dtype
+        if (
+            shapes != ((len(changes),), 2 * (len(changes),), torch.float64, torch.float64)
+            or len(squares_SP) > blocks.sequences
+        ):
+            raise ValueError(f"{path} is of another screen")
+    except (OSError, SafetensorError, KeyError, ValueError):
         squares_SP = torch.zeros(0, len(changes), dtype=torch.float64)
         products_PP = torch.zeros(len(changes), len(changes), dtype=torch.float64)
     for start in range(len(squares_SP), blocks.sequences, batch):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lbdsl.core.cache import STATISTICS
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_text
-from lbdsl.core.files import keep_in_cache
+from lbdsl.core.files import keep_in_cache, read_entry
 from lbdsl.core.progress import Report, unreported
 from lbdsl.core.units import bytes_text
 from lbdsl.cost.facts import ModelFacts
@@ -214,7 +214,7 @@ def kept_values(folder: Path, fingerprint: str, layer: int, stats: Sequence[Stat
         with suppress(OSError, SafetensorError, ValueError):
             path = _path(folder, fingerprint, stat, layer)
             if path.stat().st_size <= 4 * math.prod(stat.dims) + 2**16:
-                value = load(path.read_bytes()).get("value")
+                value = load(read_entry(path)).get("value")
                 if (
                     value is not None
                     and value.dtype == torch.float32

@@ -17,6 +17,7 @@ import psutil
 
 from lbdsl.core.cache import MEASUREMENTS
 from lbdsl.core.diagnostic import LbdslError, fail
+from lbdsl.core.files import check_regular
 from lbdsl.core.measurement import Measurement, Request, clustered_mean
 from lbdsl.core.units import Unit
 
@@ -84,6 +85,11 @@ class Store:
             raise fail(
                 "LB448", f"{path.parent} cannot be made: {problem.strerror}", help="choose another folder with --cache-dir"
             ) from None
+        try:
+            _check_files(path)
+        except OSError as problem:
+            help = "delete it, or choose another folder with --cache-dir"
+            raise fail("LB448", f"{problem.filename} cannot be used: {problem.strerror}", help=help) from None
         self._connection = self._guarded(lambda: sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
         try:
             self._guarded(self._prepare)
@@ -190,9 +196,19 @@ class Store:
             ) from None
 
 
+def _check_files(path: Path) -> None:
+    """Raise OSError for one of SQLite's files that is no file, such as a pipe: it would wait for what never comes."""
+    for name in ("", "-journal", "-wal", "-shm"):
+        check_regular(Path(f"{path}{name}"))
+
+
 def in_use(path: Path) -> bool:
     """Whether another process writes to the store at `path`, or has claimed work in it. A damaged one is in use by none."""
-    if not path.is_file():
+    try:
+        _check_files(path)
+    except OSError:
+        return False
+    if not path.exists():
         return False
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:

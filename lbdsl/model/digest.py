@@ -14,7 +14,7 @@ from typing import Any
 from lbdsl.core.cache import HASHES
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_of, digest_text
-from lbdsl.core.files import replace_entry
+from lbdsl.core.files import json_entry, replace_entry
 from lbdsl.core.progress import Report, unreported
 from lbdsl.model.checkpoint import INDEX, SINGLE, TEMPLATE_FOLDER, weight_files
 from lbdsl.model.source import ModelSource
@@ -130,7 +130,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 def _read_entry(path: Path) -> dict[str, Any] | None:
     """The cache entry, or None if it is missing or invalid; then the file is hashed again."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json_entry(path)
     except (OSError, ValueError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("sha256"), str) or len(value["sha256"]) != 64:

@@ -13,7 +13,7 @@ from typing import Any
 from lbdsl.core.cache import GGUF
 from lbdsl.core.diagnostic import fail
 from lbdsl.core.digest import digest_file
-from lbdsl.core.files import umask
+from lbdsl.core.files import json_entry, umask
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.digest import default_cache_dir, file_digest, model_digest
 from lbdsl.model.gguf_header import read_gguf_header
@@ -52,7 +52,7 @@ def _copy(source: ModelSource, cache_dir: Path | None, part: str, fill: Callable
 def _as_written(folder: Path, cache: Path) -> bool:
     """Whether the files of a copy have the digests that are kept beside them."""
     try:
-        kept = json.loads((folder / DIGESTS).read_bytes())
+        kept = json_entry(folder / DIGESTS)
     except (OSError, ValueError):
         return False
     return kept == {name: file_digest(folder / name, cache) for name in _files(folder)}

@@ -12,6 +12,7 @@ from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.cost.profile import calibrate_line
 from lbdsl.data import TextPart, read_parts
+from lbdsl.data.chat import tokenized
 from lbdsl.measure.machine import machine_for
 from lbdsl.measure.pace import Pace
 from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measuring_units, units
@@ -107,7 +108,7 @@ def passes_over_text(session: Session) -> Mapping[str, float | None]:
         sample = "\n\n".join(text[:SAMPLE] for text in texts[:8])[:SAMPLE]
         if not sample.strip():
             return None
-        tokens_a_character = len(bench.tokenizer(sample, verbose=False)["input_ids"]) / len(sample)
+        tokens_a_character = len(tokenized(bench.tokenizer, [sample], special=True)[0]) / len(sample)
         return tokens / max(1.0, parts.characters(TextPart.HEAL) * tokens_a_character)
 
     tokens: dict[str | SelfText, float] = {}

@@ -87,8 +87,14 @@ class Joining:
 
     bos_token_id = None
 
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [hash(word) for word in text.replace("? 4", "?4").split()]}
+    def num_special_tokens_to_add(self) -> int:
+        return 0
+
+    def words(self, text: str) -> list[str]:
+        return text.replace("? 4", "?4").split()
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[hash(word) for word in self.words(text)] for text in texts]}
 
 
 def test_the_answers_tokens_are_those_that_the_question_does_not_decide(tmp_path: Path) -> None:
@@ -96,8 +102,8 @@ def test_the_answers_tokens_are_those_that_the_question_does_not_decide(tmp_path
     assert [one.answer, one.before[-1]] == [[hash("cranes?41")], hash("many")]
 
     class Deaf(Joining):
-        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-            return {"input_ids": [hash(word) for word in text.split() if not word.isdigit()]}
+        def words(self, text: str) -> list[str]:
+            return [word for word in text.split() if not word.isdigit()]
 
     with pytest.raises(LbdslError) as refused:
         read(tmp_path, [PORT], Deaf())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 
 from lbdsl.actions import actions
@@ -113,4 +114,9 @@ def test_an_interrupted_screen_is_taken_up(base, tmp_path: Path, monkeypatch: py
     assert torch.equal(again, whole)
     # Other weights are measured anew.
     assert not torch.equal(answer_slopes(lambda: model, changes, asked, torch.zeros(5), tmp_path / "b", "x"), whole)
+    # What is there and of another form is made anew.
+    for slopes in (torch.zeros(1, len(changes)), torch.zeros(9, len(changes)).double(), torch.zeros(1).double()):
+        for path in tmp_path.glob("a/screens/*"):
+            path.write_bytes(save({"slopes": slopes}))
+        assert torch.equal(answer_slopes(lambda: model, changes, asked, torch.ones(5), tmp_path / "a", "x"), whole)
     assert all(parameter.grad is None for parameter in model.hybrid.parameters())

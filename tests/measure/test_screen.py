@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lbdsl.actions import actions
 from lbdsl.measure import screen as module
@@ -77,3 +78,8 @@ def test_an_interrupted_screen_is_taken_up(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(torch.cat(seen), blocks.ids[2:])
     assert torch.equal(found.squares_SP, whole.squares_SP)
     assert torch.equal(found.products_PP, whole.products_PP)
+    # What is there and of another form is made anew.
+    (path,) = tmp_path.glob("screens/*")
+    for squares, products in ((torch.zeros(2, 3), torch.zeros(3, 3)), (torch.zeros(9, len(changes)), whole.products_PP)):
+        path.write_bytes(save({"squares": squares.double(), "products": products}))
+        assert torch.equal(screen(lambda: source, changes, blocks, tmp_path, "x", batch=2).squares_SP, whole.squares_SP)

@@ -156,3 +156,30 @@ def test_files_of_the_folder_are_read(given: Path, lbdsl, monkeypatch: pytest.Mo
     done = lbdsl("plan", "x.lbr", "../model")
     assert done.code == 0, done.err
     assert list((default_cache_dir() / "datasets").rglob("*.arrow"))
+
+
+def test_no_row_names_a_file_that_is_opened(given: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Parquet file says itself that a column holds pictures; a row has one, or the path of one."""
+    import datasets
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    outside = str(given.parent / "outside" / "text.txt")
+    rows = [{**json.loads(row), "seen": {"bytes": None, "path": outside}} for row in ROWS.splitlines()]
+    picture = arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
+    types = {"text": arrow.string(), "choices": arrow.list_(arrow.string()), "answer": arrow.int64(), "seen": picture}
+    table = arrow.Table.from_pylist(rows, schema=arrow.schema(types))
+    features = datasets.Features({**datasets.Features.from_arrow_schema(table.schema), "seen": datasets.Image()})
+    said = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
+    parquet.write_table(table.replace_schema_metadata(said), "own.parquet")
+    Path("own.yaml").write_text(
+        with_fields(
+            dataset_path="parquet",
+            dataset_kwargs={"data_files": {"test": "own.parquet"}},
+            doc_to_text="{{text}}{% if seen.path != 'P' %}{{ 1 / 0 }}{% endif %}".replace("P", outside),
+        )
+    )
+    decode = datasets.Image.decode_example
+    done = lbdsl("plan", "x.lbr", "../model")
+    assert done.code == 0, done.err
+    assert datasets.Image.decode_example is decode
