@@ -145,8 +145,11 @@ def _made_as_planned(output: Path, plan: Plan, no_heal: bool) -> Record | None:
     from lbdsl.artifact.contents import check_files
 
     record = read_record(output).value
-    asked = ("accepted", plan.digest, no_heal)
-    if record is None or (record.status, record.plan_digest, record.no_heal) != asked:
+    if record is None:
+        return None
+    # Its texts, of which more is known, are compared apart.
+    asked = ("accepted", plan.model_copy(update={"judged_on": record.plan.judged_on}).digest, no_heal)
+    if (record.status, record.plan_digest, record.no_heal) != asked:
         return None
     try:
         check_files(output, record)
@@ -347,6 +350,7 @@ def apply_saved_plan(
         data_digest=texts.score_blocks(measure, bench, folder).digest if plan.scored and not written else None,
         joint_digest=texts.joint_blocks(measure, bench, folder).digest if on and on.joint_digest and not written else None,
         recall_digest=recall_questions_of(measure, bench, folder).blocks.digest if plan.recall is not None else None,
+        judged_on=texts.judging_digests(plan.eval, bench, folder),
         statistics=statistics.digests(plan.used_statistics),
         profiles=bench.profiles(plan.profiles, of=plan.profiles),
         versions=bench.versions,

@@ -92,8 +92,8 @@ def evaluate_artifact(
         {on.data: on.scores for on in judged}, {task.name: task.post_scores() for task in answers}
     )
     found += failures(asserts)
-    sources = record.evaluation["sources"] if record.evaluation else ()
-    first = {source["data_digest"]: source["seen"] for source in sources if "seen" in source}
+    sources = record.evaluation.get("sources", ()) if record.evaluation else ()
+    first = {source.get("data_digest", ""): source["seen"] for source in sources if "seen" in source}
     seen, said = seen_by_artifact(plan, record.no_heal, first, blocks, bench, place)
     for source in quality["sources"]:
         if source["data_digest"] in seen:

@@ -176,8 +176,9 @@ Figures = dict[str, tuple[Any, Any]]
 def _figures(source: Mapping[str, Any]) -> Figures:
     """What is measured of one text. That of a record may be anything."""
     errors, found = source.get("stderr") or {}, {}
-    for name in (RISE, "ppl_increase", "kl", "agreement"):
-        found[name] = source.get(name), errors.get(name)
+    found[RISE] = source.get(RISE), errors.get(RISE)
+    for name in ("ppl_increase", "kl", "agreement"):
+        found[f"field {name}"] = source.get(name), errors.get(name)
     for model in ("base", "artifact"):
         # In nats, which the rounding of another machine moves by as much whatever the perplexity is.
         perplexity = (source.get("perplexity") or {}).get(model)

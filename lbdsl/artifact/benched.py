@@ -52,15 +52,15 @@ def measured_by(benched: Mapping[str, Any]) -> str:
 
 def label_of(cell: Mapping[str, Any]) -> str:
     """`4Ki`; `8 x 4Ki` for a batch of 8 sequences; `50 x 1Ki/256` for 50 requests that write 256 tokens each."""
-    written = f"/{tokens_text(cell['output'])}" if cell["output"] else ""
+    written = f"/{tokens_text(cell['output'])}" if cell.get("output") else ""
     return (f"{cell['batch']} x " if cell["batch"] > 1 else "") + tokens_text(cell["context"]) + written
 
 
 def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
     """The cell in COLUMNS. Counts have no interval; `again` is the ratio of a model to itself."""
-    timed = cell["again"] is not None
+    timed = cell.get("again") is not None
     between = cell.get("between")
-    how = " (formula)" if cell["bound"] else f" ({between[0]:.2f}-{between[1]:.2f})" if between else ""
+    how = " (formula)" if cell.get("bound") else f" ({between[0]:.2f}-{between[1]:.2f})" if between else ""
     return (
         cell["metric"] + _UNITS[cell["unit"]],
         label_of(cell),
@@ -68,13 +68,13 @@ def row_of(cell: Mapping[str, Any]) -> tuple[str, ...]:
         _value(cell["artifact"], cell["unit"]),
         f"x{cell['ratio']:.2f}" + (f" ({cell['low']:.2f}-{cell['high']:.2f})" if timed else ""),
         f"x{cell['again']:.2f}" if timed else "",
-        "" if cell["predicted"] is None else f"x{cell['predicted']:.2f}{how}",
+        "" if cell.get("predicted") is None else f"x{cell['predicted']:.2f}{how}",
     )
 
 
 def noise_of(benched: Mapping[str, Any]) -> str | None:
     """What a model over itself says of the machine, if it differs by more than NOISE; else None."""
-    ratios = [cell["again"] for cell in benched["cells"] if cell["again"] is not None]
+    ratios = [cell["again"] for cell in benched["cells"] if cell.get("again") is not None]
     most = max((abs(ratio - 1) for ratio in ratios), default=0.0)
     if most <= NOISE:
         return None

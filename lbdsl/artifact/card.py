@@ -176,7 +176,7 @@ def _heal_lines(record: Record) -> list[str]:
             best = min(loss for _, loss in apart)
             lines += [
                 f"Loss on other text of the same source: {apart[0][1]:.3f} before, {best:.3f} after "
-                f"{stage['kept']} tokens, whose weights are kept.",
+                f"{stage.get('kept')} tokens, whose weights are kept.",
                 "",
             ]
     return [*lines, f"![healing loss]({HEALING})", ""] if _drawn(record) else lines

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 from lbdsl.artifact.benched import Cell
 from lbdsl.artifact.contents import RECORD_FILE, shown_hashes
@@ -29,6 +29,9 @@ CAUTIONS = ("LB328", "LB329", "LB337")
 """Findings of a plan that are also shown with its result."""
 
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 @dataclass(frozen=True)
 class _Pair:
     base: float | None
@@ -37,36 +40,103 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Score:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     value: float | None
     stderr: float | None
     unit: Unit
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """The fields that are read from `evaluation`; null means NaN or infinity."""
-
-    data: str
-    tokens: int
-    perplexity: _Pair
-    scores: dict[str, _Score]
-    state_shares: dict[int, float] = field(default_factory=dict)
+class _Errors:
+    perplexity_base: float | None
+    perplexity_artifact: float | None
+    loss_rise: float | None
 
 
 @dataclass(frozen=True)
-class _Healed:
-    """The fields that are read from `heal`; a point of a curve is (tokens seen, loss)."""
+class _Text:
+    """The fields that are read of one text that judged; null means NaN or infinity."""
 
     data: str
-    steps: int
-    tokens: int
+    tokens: Count
+    perplexity: _Pair
+    loss_rise: float | None
+    scores: dict[str, _Score]
+    stderr: _Errors
+    sequences: Count = 0
+    nll: _Pair | None = None
+    state_shares: dict[int, float] = field(default_factory=dict)
+    seen: Annotated[float, Field(ge=0, le=1)] = 0.0
+    data_digest: str = ""
+    before_healing: _Text | None = None
+
+
+@dataclass(frozen=True)
+class _Shares:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    base: float | None
+    artifact: float | None
+    recovery: float | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The fields that are read of one task."""
+
+    name: str
+    metric: str
+    questions: Count
+    base: float | None
+    artifact: float | None
+    recovery: float | None
+    stderr: _Shares
+    parts: dict[str, _Pair]
+    kinds: dict[str, _Pair] = field(default_factory=dict)
+    missed: dict[str, list[Count]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Judged(_Text):
+    """The fields that are read from `evaluation`: those of the first text, of each, and of each task."""
+
+    sources: Annotated[list[_Text], Field(min_length=1)] = field(default_factory=list)
+    tasks: list[_Task] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """The fields that are read of one stage of healing; a point of a curve is (tokens seen, loss)."""
+
+    data: str
+    steps: Count
+    tokens: Count
     passes: float
-    trained_params: int
+    trained_params: Count
     curve: list[tuple[float, float]]
     seconds: float
     validation: list[tuple[float, float]] = field(default_factory=list)
-    kept: int | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    kept: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NamedStage(_Stage):
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Healed(_Stage):
+    """The fields that are read from `heal`."""
+
+    stages: list[_NamedStage] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    name: str
+    threads: Count | None
+    dtype: str | None
 
 
 @dataclass(frozen=True)
@@ -76,8 +146,8 @@ class _Benched:
     engine: str
     engine_version: str
     export: str | None
-    machine: dict[str, Any]
-    cells: list[Cell]
+    machine: _Machine
+    cells: Annotated[list[Cell], Field(min_length=1)]
     served: bool = False
 
 
@@ -120,7 +190,7 @@ class Record(BaseModel):
         """Check that the fields read by cards and reports are present; other fields are kept unchanged."""
         if value is not None:
             read = {"evaluation": _Judged, "heal": _Healed, "bench": dict[str, _Benched]}[info.field_name or ""]
-            TypeAdapter(read).validate_python(value)
+            TypeAdapter(read).validate_json(json.dumps(value), strict=True)
         return value
 
 

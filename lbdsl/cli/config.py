@@ -12,6 +12,8 @@ import click
 from lbdsl.cli import VERBS
 
 PROJECT_FILE = "lbdsl.toml"
+MAX_BYTES = 2**14
+"""Of a file of settings: the time that TOML takes grows with the square of a name's parts."""
 
 COMMON = ("device", "dtype", "batch", "cache-dir", "offline", "quiet", "allow-path")
 """Options of all commands that run a model; allowed at the top level of a file and as LBDSL_<OPTION>."""
@@ -155,6 +157,12 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as problem:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES // 2**10} KiB")
+        return tomllib.loads(data.decode())
+    except RecursionError:
+        raise _refused(f"{path} cannot be read: it is nested too deep") from None
+    except (ValueError, OSError) as problem:
         raise _refused(f"{path} cannot be read: {problem}") from None

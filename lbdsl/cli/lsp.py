@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import BinaryIO, cast
 
 import click
 
@@ -25,6 +26,7 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
 
     check_installed("pygls", "the language server")
     from lbdsl.editor.features import make_server
+    from lbdsl.editor.server import Messages
 
     # Standard output is reserved for the protocol; everything else that is printed goes to standard error.
     protocol = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -34,4 +36,4 @@ def lsp(ctx: click.Context, model: str | None, stdio: bool) -> None:
     # What is imported is no garbage, and each edit makes tens of thousands of objects: a tenth of an answer's time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
-    server.start_io(stdout=protocol)
+    server.start_io(stdin=cast(BinaryIO, Messages(sys.stdin.buffer)), stdout=protocol)

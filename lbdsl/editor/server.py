@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lsprotocol import types as lsp
 from pygls.capabilities import get_capability
 from pygls.lsp.server import LanguageServer
 
-from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.diagnostic import LbdslError, fail
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.editor.documents import UNITS, Text
 from lbdsl.editor.hints import configured_model, facts_of
@@ -26,6 +26,25 @@ DELAY = 0.015
 
 LARGE = 100_000
 """Number of characters above which a text is checked in a thread instead of in the event loop."""
+
+
+MOST_DIGITS, MOST_HEADER = 8, 1000
+"""Of the length of a message in bytes, and the bytes of a line before it."""
+
+
+class Messages:
+    """Standard input as pygls reads it, taking as much memory as a header says. Raises LB062 for what no editor sends."""
+
+    def __init__(self, stream: BinaryIO):
+        self.read, self._readline = stream.read, stream.readline
+
+    def readline(self) -> bytes:
+        line = self._readline(MOST_HEADER)
+        name, _, length = line.partition(b":")
+        if len(line) == MOST_HEADER or (name == b"Content-Length" and len(length.strip()) > MOST_DIGITS):
+            said = line[:40].decode(errors="replace").strip()
+            raise fail("LB062", f"no message of an editor begins with `{said}`", help="start `lbdsl lsp` from an editor")
+        return line
 
 
 class RecipeServer(LanguageServer):

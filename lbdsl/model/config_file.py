@@ -19,7 +19,8 @@ SIZE_CAP = 64 * 2**20
 def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
     """The object in a JSON file. Raises LbdslError with `code` if it is missing, too large or not an object.
 
-    NaN and infinities are refused: JSON does not have them but Python's parser accepts them, and no setting needs them.
+    NaN and infinities are refused: JSON does not have them but Python's parser accepts them, and no setting needs them; so
+    are numbers of which a float is infinite.
     """
     try:
         status = path.stat()
@@ -34,7 +35,9 @@ def read_json_object(path: Path, code: str = "LB402") -> dict[str, Any]:
     except OSError as problem:
         raise fail(code, f"cannot read {path}: {problem.strerror}") from problem
     try:
-        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=no_constant)
+        value = json.loads(
+            text, object_pairs_hook=unique_keys, parse_constant=no_constant, parse_int=short_int, parse_float=finite_float
+        )
     except json.JSONDecodeError as problem:
         raise fail(code, f"{path.name} is not JSON: {problem.msg} in line {problem.lineno}") from problem
     except (ValueError, RecursionError) as problem:
@@ -55,6 +58,19 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def no_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
+
+
+def short_int(digits: str) -> int:
+    """The largest that is in use is the 10^30 of tokenizers without a length."""
+    if len(digits) > 64:
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def finite_float(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise ValueError(f"it holds {digits[:40]}")
+    return value
 
 
 def check_positive(config: Mapping[str, Any], field: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail
+from lbdsl.core.diagnostic import Diagnosed, LbdslError, fail, first_line
 from lbdsl.core.digest import canonical_json, digest_of
 from lbdsl.core.files import replace_file
 from lbdsl.core.paths import did_you_mean
@@ -102,9 +102,13 @@ def _checked(path: Path, fields: dict[str, Any]) -> Plan:
         raise fail("LB332", message, help="change the recipe and run `lbdsl plan` again; a plan is never edited")
     try:
         return Plan.model_validate(fields)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        message = f"{path} is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        if isinstance(problem, ValidationError):
+            first = problem.errors()[0]
+            message = f"{path} is not valid at {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        else:
+            # What an action makes of values that it does not have.
+            message = f"{path} is not valid: {first_line(problem)}"
         help = "an action of a plug-in needs that plug-in installed, or named in LBDSL_PLUGINS"
         raise fail("LB334", message, help=help) from problem
 

@@ -293,7 +293,8 @@ PREDICTED = ("speeds", "estimate", "serving")
 class Plan(Chosen, PlanValue):
     """A whole plan. `changes` counts layers by the change to a part of them (`windowed`), in the order of the parts.
     `statistics` has the sha256 of each calibration statistic that new weights are computed from, `profiles` those of the
-    engines that values are predicted from.
+    engines that values are predicted from, `judged_on` the sha256 of each text, needle and task of `eval`, by name (None:
+    not kept).
     `complete`: nothing is left to measure; `applyable`: complete, no static or measured assert failed, and no error was
     found; `errored`: errors were found. See `PREDICTED` for the last three fields."""
 
@@ -313,6 +314,7 @@ class Plan(Chosen, PlanValue):
     measure: Measure
     heal: Heal | None = None
     eval: Evaluate | None = None
+    judged_on: dict[str, str] | None = None
     findings: tuple[Finding, ...] = ()
     statistics: dict[str, str] = {}
     profiles: dict[str, Profile] = {}
@@ -324,6 +326,14 @@ class Plan(Chosen, PlanValue):
     speeds: tuple[Speed, ...] = ()
     estimate: Estimate | None = None
     serving: tuple[Served, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The digest of a plan of an earlier version is of the fields that it had."""
+        fields: dict[str, Any] = as_usual(self)
+        if self.judged_on is None:
+            fields.pop("judged_on", None)
+        return fields
 
     @property
     def joint(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ def staleness(
     data_digest: str | None = None,
     joint_digest: str | None = None,
     recall_digest: str | None = None,
+    judged_on: Mapping[str, str] | None = None,
     statistics: Mapping[str, str] | None = None,
     profiles: Mapping[str, Profile] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -35,9 +36,9 @@ def staleness(
 
     Each argument is the current value; None means that it is not compared. `files` has the sha256 of the recipe's text
     and of the files it includes, by path, for those that exist. `data_digest` is of the text of the scores,
-    `joint_digest` of that of the joint loss, `recall_digest` of what the plan was asked; `statistics` has the sha256 of
-    the stored calibration statistics, `profiles` those of engines on this machine; `versions` as in `MeasuredOn`.
-    `model` is where the user says that the model is now.
+    `joint_digest` of that of the joint loss, `recall_digest` of what the plan was asked; `judged_on` has those of what
+    judges the result, by name; `statistics` has the sha256 of the stored calibration statistics, `profiles` those of
+    engines on this machine; `versions` as in `MeasuredOn`. `model` is where the user says that the model is now.
     """
     found = [
         difference
@@ -72,6 +73,12 @@ def staleness(
     found += _changed("LB343", "the calibration text", on.digest if on else None, data_digest)
     found += _changed("LB343", "the text of the joint loss", on.joint_digest if on else None, joint_digest)
     found += _changed("LB343", "what recall asks", plan.recall.digest if plan.recall else None, recall_digest)
+    if plan.judged_on is None and judged_on:
+        said = "the plan is of an earlier version: it does not say on which text the result was to be judged"
+        found.append(note("LB343", f"{said}, and that may be another one now", help=_AGAIN))
+    elif plan.judged_on is not None:
+        for name, now in sorted((judged_on or {}).items()):
+            found += _changed("LB343", f"{name}, which judges the result,", plan.judged_on.get(name), now)
     for name, digest in plan.statistics.items():
         if statistics is not None and statistics.get(name) != digest:
             said = "is another one than when planned" if name in statistics else "is not in the cache folder"

@@ -40,7 +40,7 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
         console.print(f"  loss        {_sparkline([loss for _, loss in stage['curve']], console)}")
         if stage.get("validation"):
             shown = _sparkline([loss for _, loss in stage["validation"]], console)
-            kept = f"those after {stage['kept']} tokens" if stage["kept"] else "those before healing"
+            kept = f"those after {stage['kept']} tokens" if stage.get("kept") else "those before healing"
             console.print(f"  other text  {shown}, kept are the weights that were best on it: {kept}")
     for weights in packed_weights(record):
         console.print(f"  stored      {weights}")
@@ -107,7 +107,7 @@ def _sparkline(losses: Sequence[float], console: Console) -> str:
     if not losses:
         return "not logged"
     marks = ASCII_BARS if ascii_only(console) else LEVELS
-    top = max(losses) or 1.0
+    top = max(0.0, *losses) or 1.0
     shown = [losses[place * len(losses) // SPARKLINE] for place in range(SPARKLINE)] if len(losses) > SPARKLINE else losses
-    line = "".join(marks[min(len(marks) - 1, int(loss / top * (len(marks) - 1) + 0.5))] for loss in shown)
+    line = "".join(marks[min(len(marks) - 1, int(max(0.0, loss / top) * (len(marks) - 1) + 0.5))] for loss in shown)
     return f"{losses[0]:.3f} {line} {losses[-1]:.3f}"

@@ -41,6 +41,10 @@ def check_place(output: Path, inputs: Iterable[Input], role: str = "") -> None:
     folder, or is not a folder; LB463 if it cannot be looked at. Called before any work. `role` is what `output` is for."""
     named = f"{output}{role}"
     try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise fail("LB463", f"{named} is no name in UTF-8", help="choose another folder with -o") from None
+    try:
         output.exists()
     except OSError as problem:
         raise fail(
@@ -50,9 +54,9 @@ def check_place(output: Path, inputs: Iterable[Input], role: str = "") -> None:
         raise _refused(f"{named} is a link to {os.readlink(output)}, which does not exist")
     if output.exists() and not output.is_dir():
         raise _refused(f"{named} already exists, and it is not a folder")
-    place = output.resolve()
+    place = _resolved(output)
     for what, path, whole in (*inputs, Input("the present folder", Path.cwd())):
-        read = path.resolve()
+        read = _resolved(path)
         if place == read:
             raise _refused(f"{named} is {what}")
         if place in read.parents:
@@ -82,6 +86,14 @@ def move_aside(path: Path) -> Path:
         count += 1
         aside = path.with_name(f"{path.name}.old-{count}")
     return path.rename(aside)
+
+
+def _resolved(path: Path) -> Path:
+    """Where links lead; what can be no path is left as it is: nothing is there."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path.absolute()
 
 
 def _refused(message: str) -> LbdslError:

@@ -29,11 +29,12 @@ MADE = (
 
 
 class WorkFolder:
-    """State of one run, beside its output. The output path appears only in `publish`, by renaming."""
+    """State of one run, beside its output, at `path` if it is not that of an `apply`. The output path appears only by
+    renaming, as in `publish`."""
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, path: Path | None = None):
         self.output = output
-        self.path = work_of(output)
+        self.path = path or work_of(output)
         self.heal = self.path / "heal"
         self.unpacked = self.path / "unpacked"
         self.artifact = self.path / "artifact"

@@ -23,6 +23,7 @@ from lbdsl.families import FAMILIES
 from lbdsl.model.config_file import read_json_object
 from lbdsl.model.layout import artifact_specs
 from lbdsl.run.output import Input, check_free, check_place, is_taken, move_aside
+from lbdsl.run.workdir import WorkFolder
 from lbdsl.session.claims import read_artifact
 
 
@@ -92,6 +93,7 @@ def export_artifact(
     if base.is_absolute() and os.path.exists(base):  # It is no hub id.
         inputs.append(Input("the base model", base, base.is_dir()))
     check_place(target, inputs)
+    check_place(_work_of(target), inputs, ", where it is made,")
     check_free(target, force)
     with progress.stage("checking the artifact"):
         shown = check_files(folder, record)
@@ -104,7 +106,10 @@ def export_artifact(
         raise LbdslError([*errors, *can])
     if record.status != "accepted":
         found.append(warning("LB507", f"{folder} failed an assert of its recipe", help=f"`lbdsl show {folder}` says which"))
-    with _beside(target) as place:
+    with _beside(target, force) as work:
+        place = work.artifact
+        if work.moved_aside is not None:
+            found.append(note("LB469", f"the previous {work.path} was moved to {work.moved_aside}"))
         with progress.stage(f"writing {kind}") as report:
             exporter.write(folder, subject, place, report)
             if not (place / "README.md").exists():
@@ -133,23 +138,29 @@ def artifact_subject(folder: Path, record: Record) -> Subject:
     return subject_of(config, facts, artifact_specs(stub, facts.layers))
 
 
+def _work_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.lbdsl-export")
+
+
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A temporary folder on the target's file system, always removed at the end. Raises LB463 for failed writes."""
-    place = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def _beside(target: Path, force: bool) -> Iterator[WorkFolder]:
+    """A folder on the target's file system to write into, always removed at the end, as is what a killed export left there.
+    Raises LB461 if another process writes it, LB462 as `WorkFolder.opened` does, LB463 for failed writes."""
+    work = WorkFolder(target, _work_of(target))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        yield place
+        with work.opened({"verb": "export"}, resume=True, force=force):
+            try:
+                shutil.rmtree(work.artifact, ignore_errors=True)
+                work.artifact.mkdir()
+                yield work
+            finally:
+                shutil.rmtree(work.path, ignore_errors=True)
     except OSError as problem:
         known = {errno.ENOSPC: "the disk is full", errno.EROFS: "the file system is read-only"}
         known |= dict.fromkeys((errno.EACCES, errno.EPERM), "no permission")
         message = f"{target} could not be written: {known.get(problem.errno or 0, str(problem))}"
         help = "free space" if problem.errno == errno.ENOSPC else "choose another folder with -o"
         raise fail("LB463", message, help=help) from problem
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _files(folder: Path) -> tuple[Written, ...]:

@@ -43,7 +43,7 @@ def plan(
     best_so_far: bool = False,
 ) -> tuple[Plan, Session, tuple[Diagnostic, ...]]:
     """The plan with the diagnostics of making it. Raises LbdslError; a failed assert is in the diagnostics."""
-    from lbdsl.session.texts import unwritten
+    from lbdsl.session.texts import judging_digests, unwritten
 
     session, settled = settle(loaded, model, again=again)
     scored = measure(session)
@@ -70,6 +70,7 @@ def plan(
     )
     assert built.value is not None, "a plan whose asserts fail is a plan, too"
     made = _decided(built.value, model.facts, patched.statistics)
+    made = made.model_copy(update={"judged_on": judging_digests(made.eval, model, session.place)})
     asked = tokens_of_tasks(made.eval, model, session.place)
     asked += recall.tokens if recall is not None and made.eval is not None else 0
     return with_predictions(made, model, passes, asked), session, (*found, *built.diagnostics)

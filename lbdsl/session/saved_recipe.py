@@ -17,7 +17,7 @@ from lbdsl.language.lexer import string_text
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.exchange import to_exchange
 from lbdsl.recipe.load import recipe_from_text
-from lbdsl.recipe.reading import TextsReader, decode, joined
+from lbdsl.recipe.reading import TextsReader, decode, joined, read_bytes
 from lbdsl.recipe.schema import Recipe
 
 
@@ -50,10 +50,12 @@ def files_of(plan: Plan) -> tuple[dict[str, str], tuple[Diagnostic, ...]]:
     pinned = _pinned(plan)
     for file in plan.recipe.files:
         path, was = file.path, file.sha256
-        if not (os.path.isfile(path) and os.access(path, os.R_OK)):
+        readable = os.path.isfile(path) and os.access(path, os.R_OK)
+        # A plan may name any file, and those of the system, which may block, have no size.
+        data = read_bytes(path).value if readable and os.path.getsize(path) else b"" if readable else None
+        if data is None:
             gone.append(path)
             continue
-        data = Path(path).read_bytes()
         now[path] = sha256(data).hexdigest()
         # A file that is not valid text has changed, whatever its hash.
         with suppress(UnicodeDecodeError):

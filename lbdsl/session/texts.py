@@ -51,17 +51,27 @@ def text_digests(plan: Plan, bench: OpenModel, *, heal: bool) -> dict[str, str]:
     """The sha256 of what a plan's result depends on besides the plan, by name: of each text source over its documents, of
     each text with needles, and of each task over the files that it names, or its version. Text that the model writes itself
     follows from the model."""
-    folder, offline = bench.place(plan.recipe.path), bench.options.offline
-    named = texts_of(plan if heal else plan.model_copy(update={"heal": None}))
-    found = {
-        data: digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=offline)))) for data in named
-    }
+    folder = bench.place(plan.recipe.path)
+    named = texts_of(plan.model_copy(update={"eval": None} if heal else {"eval": None, "heal": None}))
+    found = {data: _documents_digest(data, bench, folder) for data in named}
     if RECALL in found:
         found[RECALL] = digest_of([recall.VERSION, found[RECALL]])
-    if plan.eval is not None:
-        found |= {test.name: test.digest for test in needles_of(plan.eval, bench, folder)}
-        found |= {task_name(task): _task_digest(task, folder) for task in plan.eval.tasks}
-    return found
+    return found | judging_digests(plan.eval, bench, folder)
+
+
+def judging_digests(wanted: Evaluate | None, bench: OpenModel, folder: Folder) -> dict[str, str]:
+    """As `text_digests`, of what judges the result alone."""
+    if wanted is None:
+        return {}
+    return {
+        **{data: _documents_digest(data, bench, folder) for data in wanted.data},
+        **{test.name: test.digest for test in needles_of(wanted, bench, folder)},
+        **{task_name(task): _task_digest(task, folder) for task in wanted.tasks},
+    }
+
+
+def _documents_digest(data: str, bench: OpenModel, folder: Folder) -> str:
+    return digest_of(sorted(map(digest_text, read_documents(data, base_dir=folder, offline=bench.options.offline))))
 
 
 def _task_digest(task: str, folder: Folder) -> str:

@@ -13,7 +13,11 @@ import pytest
 
 from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import read_record
+from lbdsl.session.exporting import _beside
 from tests.clean_process import LBDSL, CleanProcess
+from tests.pipeline.conftest import Made
+from tests.pipeline.test_export import RECIPE as SMALL
+from tests.tiny_model import RECIPE
 
 LESS = "import lbdsl.heal.validation; lbdsl.heal.validation.TOKENS = 512\n"
 """As in the other tests, these models are watched on less text."""
@@ -85,7 +89,6 @@ def unbroken(
     new_cache: Callable[[Path], Path],
 ) -> tuple[dict[str, str], float]:
     """Weights of a run that nothing disturbs, and its seconds."""
-    from tests.tiny_model import RECIPE
 
     folder = tmp_path_factory.mktemp("unbroken")
     (folder / "tiny.lbr").write_text(RECIPE)
@@ -134,7 +137,7 @@ def test_qwen3_5_and_gpt_oss_killed_at(
     family: str, moment: str, tmp_path: Path, new_cache: Callable[[Path], Path], clean_process: CleanProcess
 ) -> None:
     from tests.family_cases import family_base
-    from tests.tiny_model import RECIPE, byte_tokenizer
+    from tests.tiny_model import byte_tokenizer
 
     family_base(family, vocab_size=260).save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
@@ -169,3 +172,41 @@ def test_ctrl_c_while_healing_leaves_a_checkpoint_and_says_how_to_go_on(
     assert refused.returncode == 1
     assert "LB462" in refused.stderr
     assert finish(workplace, cache, clean_process) == unbroken[0]
+
+
+@pytest.mark.parametrize("theirs", ["nothing", "a file", "a link", "a name with a number"])
+def test_a_killed_export_is_swept_by_the_next_one(
+    workplace: Path, made: Callable[..., Made], clean_process: CleanProcess, lbdsl, theirs: str
+) -> None:
+    """And nothing else is."""
+    (workplace / "out").symlink_to(made(SMALL).place / "out")
+    words, place = ("export", "out", "--to", "decilm", "-o", "e", "--quiet"), workplace / "e.lbdsl-export"
+    driven = "lbdsl.session.exporting:export_card", "before", 1, *words
+    done = clean_process.run(DRIVER, *driven, cwd=workplace)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert not (workplace / "e").exists()
+    assert (place / "artifact" / "config.json").is_file()
+    mine = {"a file": place / "mine.txt", "a link": place / "heal"}.get(theirs, workplace / ".e.999999.tmp")
+    if theirs == "a link":
+        (workplace / "there").write_text("mine")
+        mine.symlink_to("../there")
+    elif theirs != "nothing":
+        mine.write_text("mine")
+    again = lbdsl(*words)
+    if theirs in ("a file", "a link"):
+        assert (again.code, "LB462" in again.err) == (1, True), again.err
+    else:
+        assert again.code == 0, again.err
+        assert not place.exists()
+    assert theirs == "nothing" or mine.read_text() == "mine"
+    if theirs == "a file":
+        again = lbdsl(*words, "--force")
+        assert (again.code, "e.lbdsl-export.old" in again.err) == (0, True), again.err
+        assert (workplace / "e.lbdsl-export.old" / "mine.txt").read_text() == "mine"
+
+
+def test_two_exports_do_not_mix(workplace: Path, made: Callable[..., Made], lbdsl) -> None:
+    (workplace / "out").symlink_to(made(SMALL).place / "out")
+    with _beside(workplace / "e", force=False):
+        done = lbdsl("export", "out", "--to", "decilm", "-o", "e")
+    assert (done.code, "LB461" in done.err) == (1, True), done.err

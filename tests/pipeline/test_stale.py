@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from hashlib import sha256
 from importlib.metadata import version
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.core.digest import digest_of
 from lbdsl.measure import fingerprint
+from lbdsl.plan.file import load_plan as read_plan
+from lbdsl.plan.schema import PREDICTED
 
 
 @pytest.fixture
@@ -82,6 +86,46 @@ def test_other_calibration_text(planned: Path, lbdsl) -> None:
     assert lbdsl("plan", "tiny.lbr", "model", "-o", "y.lbplan").code == 0
     text.write_text(text.read_text().replace("many words", "more words"))
     refused(lbdsl("apply", "y.lbplan", "-o", "out"), "calibration text")
+
+
+JUDGED = """lbr 1
+measure { data = "builtin:pydoc"; tokens = 256; seq = 64 }
+layers 1 drop
+eval { data = ["own.txt", "builtin:pydoc"]; tokens = 128; seq = 64; needle = "own.jsonl" }
+assert ppl_increase < 1000%
+"""
+QUESTION = '{"text": "It is said that Ann lives in %s. %s", "question": "Ann lives in", "answer": "%s"}\n'
+
+
+@pytest.mark.parametrize("other", ["own.txt", "own.jsonl"])
+def test_another_text_that_judges(workplace: Path, lbdsl, other: str) -> None:
+    own = {
+        "own.txt": "Some text of the recipe's own folder, over and over. " * 300,
+        "own.jsonl": "".join(QUESTION % (town, "And so on. " * 9, town) for town in ("Oslo", "Rome")),
+    }
+    for name, text in own.items():
+        Path(name).write_text(text)
+    Path("judged.lbr").write_text(JUDGED)
+    done = lbdsl("plan", "judged.lbr", "model", "-o", "x.lbplan")
+    assert done.code == 0, done.err
+    assert set(json.loads(Path("x.lbplan").read_text())["judged_on"]) == {"own.txt", "builtin:pydoc", 'needle("own.jsonl")'}
+    Path(other).write_text(own[other].replace("Some", "Other").replace("Rome", "Bonn"))
+    refused(lbdsl("apply", "x.lbplan", "-o", "out"), "LB343", other, "which judges the result, changed")
+    Path(other).write_text(own[other])
+    done = lbdsl("apply", "x.lbplan", "-o", "out")
+    assert (done.code, "LB343" in done.err) == (0, False), done.err
+
+
+def test_a_plan_without_a_name_for_what_judges_it_is_said_to_be_so(planned: Path, lbdsl) -> None:
+    fields = json.loads(Path("x.lbplan").read_text())
+    del fields["judged_on"], fields["sha256"]
+    fields["sha256"] = digest_of({name: value for name, value in fields.items() if name not in PREDICTED})
+    Path("x.lbplan").write_text(json.dumps(fields))
+    assert read_plan(Path("x.lbplan")).unwrap().digest == fields["sha256"]
+    done = lbdsl("apply", "x.lbplan", "-o", "out", "--no-heal")
+    assert done.code == 0, done.err
+    assert "note[LB343]" in done.err
+    assert "does not say on which text" in " ".join(done.err.split())
 
 
 def test_an_edited_plan(planned: Path, lbdsl) -> None:
