@@ -28,9 +28,6 @@ from lbdsl.recipe.types import unit_of, value_of, without_bytes
 
 M = TypeVar("M", bound=BaseModel)
 
-SET = "--set"
-"""The source name of values from the command line."""
-
 _WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
 
 
