@@ -230,8 +230,8 @@ def _left(action: Action, roots: Sequence[str], layers: int, claimed: Mapping[st
 def _crossed(
     rule: Rule, layers: int, left: int, owners: Sequence[tuple[Rule, int, tuple[str, ...]]], roots: Sequence[str]
 ) -> Iterator[Diagnostic]:
-    """LB373 for a rule that loses some of its layers to one about other layers, too. An exception stands before its rule, as
-    `layers 3 keep` before `layers 0-9 drop`, and is none."""
+    """LB373 for a rule that loses some of its layers to one about other layers, too. An exception stands before its
+    rule, as `layers 3 keep` before `layers 0-9 drop`, and is none."""
     for owner, theirs, paths in owners:
         lost = theirs & layers & ~left
         if layers >= 0 and lost and theirs & ~layers and _touch(paths, roots):
