@@ -23,7 +23,7 @@ FIRST_SHARE = 0.03
 
 
 class _Eta:
-    """How long the rest takes at the rate of the last half of what is done: what is slow at first does not count for long."""
+    """How long the rest takes, at the rate of the last half of what is done: a slow beginning does not count for long."""
 
     def __init__(self) -> None:
         self._reports: deque[tuple[float, float]] = deque()
