@@ -18,7 +18,7 @@ from lbdsl.core.units import tokens_of
 from lbdsl.plan.file import load_plan as read_plan
 from lbdsl.plan.file import save_plan
 from lbdsl.plan.made_from import MeasuredOn
-from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, Plan
+from lbdsl.plan.schema import AssertResult, Costs, LayerPlan, Loss, Plan
 from lbdsl.recipe.load import load_recipe, recipe_from_text
 from lbdsl.recipe.reading import FolderReader
 from lbdsl.recipe.schema import Recipe
@@ -83,6 +83,11 @@ class Planned(NotebookResult):
     def costs(self) -> Costs:
         """Sizes of the whole model before and after: `costs.kv_bytes[8192].after`."""
         return self.plan.costs
+
+    @property
+    def loss(self) -> Loss:
+        """The damage of the whole plan before healing: `loss["kl"]`, and with its error `loss.scores["kl"]`."""
+        return self.plan.loss
 
     @property
     def asserts(self) -> tuple[AssertResult, ...]:

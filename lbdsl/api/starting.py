@@ -26,8 +26,6 @@ from lbdsl.recipe.schema import Recipe, action_from
 from lbdsl.solve.case import Case
 
 SWA = "swa(window=$window)"
-BY_WINDOW = f"kl({SWA})"
-"""What windows are ranked by: a score of the windows themselves."""
 
 MAX_CONTEXT = 8 * 1024
 """Context length in tokens of cost asserts and of evaluation; the model's positions when those are fewer. The built-in
@@ -46,7 +44,8 @@ class Start:
 def starting_recipe(model: str | Path, *, goals: Sequence[str] = (), offline: bool = False) -> Start:
     """A recipe for a local folder, a GGUF file or a hub id; no weights are read. Raises LbdslError.
 
-    A few attentions are dropped and about half windowed; the numbers are only a starting point: nothing is measured.
+    Two thirds of the attentions get windows, those that hold least of what stands far back, as in recipes/quickstart.lbr;
+    the numbers are only a starting point: nothing is measured.
     With `goals`, conditions such as `kv(8Ki) <= 50%`, the plan is chosen that meets them with the least damage; one that
     they cannot be met with is LB356. One on a predicted value gives a note with the line that calibrates for it.
     """
@@ -74,14 +73,14 @@ def _profiles_needed(recipe: Recipe, model: str) -> Iterator[Diagnostic]:
 def recipe_for(found: Inspected, goals: Sequence[str] = ()) -> str:
     """The canonical text for a model that was inspected. Raises LbdslError for a goal that does not parse."""
     wanted = Goals.of(goals)
-    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=wanted.smallest)
+    shape = _Shape.of(found.facts, plain_name(found.source.short_name, "model"), whole=wanted.smallest or not goals)
     rules = _goal(shape, wanted) if goals else _balanced(shape)
-    # Where whole plans are measured, too: alone a screen may rank worse.
-    screens = any(line.startswith("choose ") for line in rules) and any("kl" in line for line in rules)
     remembers = any("recall" in line for line in rules)
+    # Of `kl` only where whole plans are measured, too: alone a screen may rank worse.
+    screens = any("kl" in line for line in rules) if goals else remembers
     widest = max(_sizes(shape, wanted)) if wanted.smallest else 0
     name = f"{shape.name}-{'goal' if goals else 'start'}"
-    head = _head(shape, name, screens, screens and remembers, widest)
+    head = _head(shape, name, screens, bool(goals) and screens and remembers, widest)
     text = "\n".join([*head, *rules, *_tail(shape, wanted, remembers, widest)])
     return format_text(text, "--goal" if goals else "<string>").unwrap()
 
@@ -212,13 +211,21 @@ def _head(shape: _Shape, name: str, screens: bool, asks: bool, widest: int) -> l
 
 
 def _balanced(shape: _Shape) -> list[str]:
-    drops, windows = shape.part(0.2), max(1, shape.part(0.45))
-    drop, swa = action_from({"kind": "drop"}), action_from({"kind": "swa", "window": shape.window})
+    """The form of recipes/quickstart.lbr; windows by `kl` where texts are too short to ask for what stands beyond them."""
+    count = max(1, shape.part(2 / 3))
+    remembers = _gate_beyond(shape) is not None
+    by, becomes = (SWA.replace(")", f", sinks={sinks})") for sinks in (4, "learned"))
+    ranked = f"recall({by}) {becomes}" if remembers else f"kl({SWA}) {SWA}"
+    swa = action_from({"kind": "swa", "window": shape.window})
     # In percent, rounded up to a multiple of five, so that the assert holds.
-    bound = min(100, 5 * -int(-100 * shape.cache_share([(drop, drops), (swa, windows)]) // 5))
+    bound = min(100, 5 * -int(-100 * shape.cache_share([(swa, count)]) // 5))
+    said = (
+        "# The layers that hold least of what stands far back. A learned sink begins at nothing; sink tokens show what",
+        "# the window itself takes away.",
+    )
     return [
-        *([f"lowest {drops} of rest by sensitivity drop"] if drops else []),
-        f"lowest {windows} of rest by {BY_WINDOW} {SWA}",
+        *(said if remembers else ()),
+        f"lowest {count} {'of rest ' if shape.own else ''}by {ranked}",
         "else keep",
         "",
         "# Bytes of cache, as a share of the base model's; known before anything is changed.",
@@ -303,7 +310,7 @@ def _tail(shape: _Shape, goals: Goals, remembers: bool, widest: int) -> list[str
     # Those of `builtin:recall` ask for what stands up to four windows back.
     times = 4 if remembers else 2
     seq = min(max(1024, times * (widest or shape.window)), facts.positions)
-    gate = round(100 * MOST_RISE) if goals.smallest else 50
+    gate = round(100 * MOST_RISE) if goals.smallest or not goals.budgets else 50
     recall = _gate_beyond(shape)
     asked = [f"assert {goal}" for goal in goals.gates]
     perplexity = [] if any("ppl" in gate for gate in asked) else [f"assert ppl_increase < {gate}%"]

@@ -16,7 +16,7 @@ from lbdsl.artifact.contents import RECORD_FILE, shown_hashes
 from lbdsl.core.diagnostic import Diagnosed, LbdslError, error, fail, first_line
 from lbdsl.core.digest import digest_of
 from lbdsl.core.files import replace_file
-from lbdsl.core.paths import did_you_mean
+from lbdsl.core.paths import did_you_mean, inside
 from lbdsl.core.units import Unit, plural
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.config_file import read_json_object
@@ -303,7 +303,7 @@ def read_record(folder: Path) -> Diagnosed[Record]:
         if not folder.exists():
             raise fail("LB466", f"there is no folder {folder}", help=did_you_mean(folder))
         if not path.is_file():
-            help = "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one"
+            help = (*inside(folder, RECORD_FILE), "`lbdsl apply RECIPE MODEL`, or `lbdsl apply PLAN`, makes one")
             raise fail("LB466", f"{folder} is not an artifact of lbdsl: it has no {RECORD_FILE}", help=help)
         content = read_json_object(path, "LB465")
         claimed = content.pop("digest", None)

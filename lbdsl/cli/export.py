@@ -11,7 +11,7 @@ from lbdsl.cli.options import PATH, artifact_argument, export_option, json_optio
 
 @click.command()
 @artifact_argument
-@export_option(required=True, help="The format: decilm, gguf, granite, native, vllm.")
+@export_option(default="", help="The format: decilm, gguf, granite, native, vllm.")
 @click.option("-o", "--output", type=PATH, help="Where to write it. Default: ARTIFACT-KIND")
 @click.option("--force", is_flag=True, help="Move an existing output aside.")
 @quiet_option

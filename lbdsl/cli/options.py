@@ -202,7 +202,16 @@ ASSIGNMENT = Parsed("NAME=VALUE", _assignment)
 TOKENS = Parsed("TOKENS", tokens_of)
 """A number of tokens in recipe syntax: 512, 8Ki, 10k."""
 
-NEEDLE = Parsed("TOKENS|FILE", lambda value: value if is_questions_file(value) else tokens_of(value))
+
+def _needle(value: Any) -> Any:
+    if is_questions_file(value):
+        return value
+    if Path(str(value)).suffix[1:].isalpha():
+        raise ValueError(f"questions are lines of a .jsonl file, and {str(value)!r} is none")
+    return tokens_of(value)
+
+
+NEEDLE = Parsed("TOKENS|FILE", _needle)
 """A number of tokens, or a file of questions."""
 
 

@@ -37,6 +37,15 @@ def did_you_mean(path: str | Path) -> tuple[str, ...]:
     return (f"did you mean {near}?",) if near else ()
 
 
+def inside(folder: Path, *names: str) -> tuple[str, ...]:
+    """A help line with the only folder in `folder` that has a file of the first of `names` that any has."""
+    for name in names:
+        having = [path.parent for path in sorted(folder.glob(f"*/{name}")) if path.is_file()]
+        if having:
+            return (f"did you mean {having[0]}?",) if len(having) == 1 else ()
+    return ()
+
+
 def is_model(path: str | Path) -> bool:
     """Whether a path looks like a model: a folder with a config.json or a .gguf file, or a file of weights."""
     place = Path(path).expanduser()

@@ -12,11 +12,13 @@ class Source:
     """A text with its name in messages (a path, or `<string>`).
 
     `base` is its offset when the texts of a recipe and of the files it includes are concatenated: 0 for the recipe itself.
+    `has_lines` is False for one value that stands in no file.
     """
 
     name: str
     text: str
     base: int = 0
+    has_lines: bool = True
 
     @cached_property
     def _line_starts(self) -> tuple[int, ...]:
@@ -32,6 +34,11 @@ class Source:
         start = self._line_starts[line - 1]
         end = self.text.find("\n", start)
         return self.text[start : end if end >= 0 else len(self.text)].rstrip("\r")
+
+    def place(self, offset: int) -> str:
+        """`recipe.lbr:3:7`; for a value, its name alone."""
+        line, column = self.line_column(offset)
+        return f"{self.name}:{line}:{column}" if self.has_lines else self.name
 
     def span(self, start: int, end: int) -> Span:
         return Span(self, start, end)

@@ -79,7 +79,8 @@ class Gguf(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f"llama-cli -fa on -m {quote(str(output / FILE))}"
+        file = quote(str(output / FILE))
+        return f"llama-cli -fa on -m {file}\nllama-server -fa on -m {file}"
 
 
 def k_quants(target: GgufModel) -> str | None:

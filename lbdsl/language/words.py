@@ -67,20 +67,28 @@ def wishes() -> Mapping[str, Mapping[str, str]]:
 
 @cache
 def _answers() -> Mapping[tuple[str, str], str]:
-    """The answer by place and single word."""
+    """The answer by place and single word, which is written without its joins."""
     return {
-        (place, word): said for place, rows in wishes().items() for words, said in rows.items() for word in words.split()
+        (place, _joined(word)): said
+        for place, rows in wishes().items()
+        for words, said in rows.items()
+        for word in words.split()
     }
+
+
+def _joined(word: str) -> str:
+    """`slidingwindow` for Sliding-Window and sliding_window, which are one word."""
+    return word.lower().replace("-", "").replace("_", "")
 
 
 def wish(name: str, where: str) -> str | None:
     """The answer for a word that the language does not have; None if there is none. `where` is its place: action, score,
     value, setting, choice, fact, parameter, statement or set."""
-    word = name.lower().replace("-", "_")
+    word = _joined(name)
     return _answers().get((where, word)) or _answers().get(("anywhere", word))
 
 
 def slip(name: str, choices: Iterable[str]) -> str | None:
     """The only choice that `name` can be a typo of, else None; a word that has an answer is never a typo."""
-    known = any(word == name.lower() for _, word in _answers())
-    return None if known else nearest.slip(name, choices)
+    joined = _joined(name)
+    return None if any(word == joined for _, word in _answers()) else nearest.slip(name, choices)

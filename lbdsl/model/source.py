@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbdsl.core.diagnostic import fail
-from lbdsl.core.paths import did_you_mean
+from lbdsl.core.paths import did_you_mean, inside
 
 ARTIFACT_FILE = "lbdsl.json"
 
@@ -114,7 +114,10 @@ def _local(text: str, path: Path) -> ModelSource:
         raise fail(
             "LB401",
             f"{text} holds no config.json and no .gguf file",
-            help="give the folder that a model was saved to with save_pretrained, or a .gguf file",
+            help=(
+                *inside(Path(text).expanduser(), ARTIFACT_FILE, "config.json"),
+                "give the folder that a model was saved to with save_pretrained, or a .gguf file",
+            ),
         )
     snapshot = _SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
     if snapshot is not None and _COMMIT.fullmatch(path.name):

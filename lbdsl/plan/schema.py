@@ -158,6 +158,10 @@ class Loss(PlanValue):
     sum: float | None = None
     tokens: int = 0
 
+    def __getitem__(self, name: str) -> float:
+        """The value of a score: `loss["kl"]`."""
+        return self.scores[name].value
+
     @property
     def rise(self) -> ScoreValue | None:
         """The rise of the next-token loss; None if nothing is measured."""

@@ -13,6 +13,7 @@ from lbdsl.actions import Action
 from lbdsl.actions.base import acts_on_weights, touching
 from lbdsl.core.diagnostic import Diagnostic, Edit, Fix, Label, error, note, warning
 from lbdsl.core.span import Span
+from lbdsl.core.units import layers_text
 from lbdsl.language import tree
 from lbdsl.language.lexer import one_line
 from lbdsl.language.tree import AllLayers, ElseSelector, LayerSet, LayersSelector, Range, UnionSet, walk
@@ -160,7 +161,8 @@ _MOST_LAYERS = 2**16
 
 
 def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
-    """Rules whose sets are covered by earlier rules that claim the same parts of a layer without a condition."""
+    """Rules whose sets are covered by earlier rules that claim the same parts of a layer without a condition, in whole or
+    in part."""
     weights = any(touch(root, Slot.WEIGHTS) for rule in rules for a in rule.actions if not a.keeps for root in a.claims())
     mixer = (Slot.MIXER.value,)
     claimed: dict[str, int] = {}
@@ -185,7 +187,8 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
             for action in rule.actions
         }
         every = tuple(dict.fromkeys(root for of_action in roots.values() for root in of_action))
-        if all(_nothing_left(action, of_action, layers, claimed) for action, of_action in roots.items()):
+        left = reduce(or_, (_left(action, of_action, layers, claimed) for action, of_action in roots.items()), 0)
+        if not left:
             count = f"{layers.bit_count()} of {layers.bit_count()} claimed" if layers >= 0 else "all layers claimed"
             yield _shadow(rule, owners_of(layers, every), f"shadowed: {count} by {{}}", "them", "move it up, or remove it")
             continue
@@ -195,6 +198,7 @@ def _shadowed(rules: Sequence[Rule]) -> Iterator[Diagnostic]:
             message = "shadowed: the attention of these layers is claimed by {}; only their MLPs are kept"
             yield _shadow(rule, owners_of(layers, mixer), message, "it", "move it up to keep them whole")
         if selector.where is None:
+            yield from _crossed(rule, layers, left, owners, every)
             taken = {a: layers if a.divisible else layers & ~_taken(of_action, claimed) for a, of_action in roots.items()}
             for action, of_action in roots.items():
                 for root in of_action:
@@ -211,16 +215,34 @@ def _taken(roots: Sequence[str], claimed: Mapping[str, int]) -> int:
     return reduce(or_, (layers for path, layers in claimed.items() if _touch((path,), roots)), 0)
 
 
-def _nothing_left(action: Action, roots: Sequence[str], layers: int, claimed: Mapping[str, int]) -> bool:
-    """Whether nothing is left for an action in `layers`. For a divisible action: all that it claims is claimed already; for
-    another one: some of it is claimed already in every layer."""
+def _left(action: Action, roots: Sequence[str], layers: int, claimed: Mapping[str, int]) -> int:
+    """Those of `layers` where something is left for an action: for a divisible one, something of what it claims is not
+    claimed already; for another one, nothing is."""
     if not action.divisible:
-        return not layers & ~_taken(roots, claimed)
+        return layers & ~_taken(roots, claimed)
 
     def covered(root: str) -> int:
         return reduce(or_, (there for path, there in claimed.items() if f"{root}.".startswith(f"{path}.")), 0)
 
-    return not any(layers & ~covered(root) for root in roots)
+    return reduce(or_, (layers & ~covered(root) for root in roots), 0)
+
+
+def _crossed(
+    rule: Rule, layers: int, left: int, owners: Sequence[tuple[Rule, int, tuple[str, ...]]], roots: Sequence[str]
+) -> Iterator[Diagnostic]:
+    """LB373 for a rule that loses some of its layers to one about other layers, too. An exception stands before its
+    rule, as `layers 3 keep` before `layers 0-9 drop`, and is none."""
+    for owner, theirs, paths in owners:
+        lost = theirs & layers & ~left
+        if layers >= 0 and lost and theirs & ~layers and _touch(paths, roots):
+            message = f"rule {owner.number} claims {layers_text(_members(lost))} of this rule"
+            help = f"it gets {layers_text(_members(left))}; move it up to have all of its own"
+            yield note("LB373", message, rule.span, help=help, labels=Label(owner.span, "claims them first"))
+            return
+
+
+def _members(layers: int) -> list[int]:
+    return [layer for layer, bit in enumerate(reversed(f"{layers:b}")) if bit == "1"]
 
 
 def _shadow(rule: Rule, owners: Sequence[Rule], message: str, it: str, help: str) -> Diagnostic:

@@ -28,9 +28,6 @@ from lbdsl.recipe.types import unit_of, value_of, without_bytes
 
 M = TypeVar("M", bound=BaseModel)
 
-SET = "--set"
-"""The source name of values from the command line."""
-
 _WHAT = "a number, text, `true`, `false`, a `$variable` or arithmetic over them"
 
 
@@ -331,12 +328,11 @@ def _explain(
         scope.error(*refusal(item), span, help=item.get("ctx", {}).get("help", form))
     else:
         expected, given = str(item["ctx"]["expected"]).replace("'", "`"), item["input"]
-        help = f"it can be {expected}"
+        help, said = f"it can be {expected}", filter(None, [wish(str(given), "parameter")])
         if isinstance(given, str) and "`" not in expected:
-            others = (
+            others = [
                 f"`{other}={given}`" for other in _parameters(cls) if given in choices(cls, other) and given.isidentifier()
-            )
-            scope.error("LB106", f"`{name}` must be a whole number", span, help=(*others, help))
+            ]
+            scope.error("LB106", f"`{name}` must be a whole number", span, help=(*(others or said), help))
         else:
-            said = wish(str(given), "parameter")
-            scope.error("LB105", f"`{name}` of `{kind}` cannot be `{given}`", span, help=(said, help) if said else help)
+            scope.error("LB105", f"`{name}` of `{kind}` cannot be `{given}`", span, help=(*said, help))

@@ -21,7 +21,7 @@ from lbdsl.language.tree import Number, String, walk
 from lbdsl.recipe.expressions import MAX_EXPANDED, resolve_expr
 from lbdsl.recipe.scope import Constant, Named, Plain, Scope, Unresolved, attempt, rebuilt, size_of
 from lbdsl.recipe.types import Clause, kind_of, unit_of
-from lbdsl.recipe.values import SET, constant, described, literals, placed
+from lbdsl.recipe.values import constant, described, literals, placed
 
 MAX_SIZE = 1000
 MAX_DEPTH = 50
@@ -125,15 +125,20 @@ def outside_values(
             read = attempt(_read, scope, text, declared[name]) or Outside(None)
             found[name] = read._replace(is_number=not isinstance(value, str))
         else:
-            written = tree.Ident(Span(Source(SET, f"{given}={text}"), 0, len(given)), name)
+            written = tree.Ident(Span(_outside(name, f"{given}={text}"), 0, len(given)), name)
             attempt(scope.unknown, "LB118", f"the recipe has no parameter `${name}`", written, declared, "parameters")
     return found
+
+
+def _outside(name: str, text: str) -> Source:
+    """The text of a value of `--set`, `--sweep` or `set_params`."""
+    return Source(f"the value given for ${name}", text, has_lines=False)
 
 
 def _read(scope: Scope, text: str, param: tree.Param) -> Outside:
     """`--set` text as a constant. Text for a `str` needs no quotes."""
     name = param.name.name
-    source = Source(f"{SET} {name}", text)
+    source = _outside(name, text)
     span = Span(source, 0, len(text))
     try:
         text.encode()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from lbdsl.core.digest import short
-from lbdsl.core.pictures import picture
+from lbdsl.core.pictures import Target, picture
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.layer.difference import changes_text
@@ -71,21 +70,34 @@ def differences(first: Plan, second: Plan, arrow: str) -> Iterator[str]:
         yield from (f"assert {text}: only in the {which}" for text in own if text not in others)
 
 
-def draw_front(plans: Mapping[str, Plan], what: str, path: Path, at: int | None = None) -> None:
-    """Draw the joint KL of each plan over its cache, as a share of the base's."""
-    with picture(path, figsize=(6, 4)) as (_, axes):
+def draw_front(plans: Mapping[str, Plan], what: str, path: Target, at: int | None = None) -> None:
+    """Draw the joint KL of each plan over its cache, as a share of the base's, and the answers that it finds, where any was
+    asked."""
+    asked = any(plan.recall is not None for plan in plans.values())
+    with picture(path, 1 + asked, figsize=(10 if asked else 6, 4)) as (figure, axes):
         context = at or _context(plans)
-        points = [(_cache_share(plan, context), plan.loss.scores.get("kl"), label) for label, plan in plans.items()]
-        for share, kl, label in points:
-            # A plan that changes nothing has no loss.
-            joint, error = (kl.value, kl.stderr or 0.0) if kl is not None else (0.0, 0.0)
-            axes.errorbar(100 * share, joint, yerr=error, fmt="o", color="#1f5fa8", capsize=2)
-            axes.annotate(label, (100 * share, joint), textcoords="offset points", xytext=(0, 6), ha="center")
-        axes.set_xlabel(f"cache at {tokens_text(context)} tokens, % of the base's")
-        axes.set_ylabel("KL to the base before healing, nats/token")
-        axes.set_title(what)
-        # Room for the labels.
-        axes.margins(x=0.2)
+        kls = {label: plan.loss.scores.get("kl") for label, plan in plans.items()}
+        # A plan that changes nothing has no loss.
+        joint = {label: (kl.value, kl.stderr or 0.0) if kl is not None else (0.0, 0.0) for label, kl in kls.items()}
+        found = {
+            label: (100 * plan.recall.found / plan.recall.base, 0.0)
+            for label, plan in plans.items()
+            if plan.recall is not None
+        }
+        panels = (
+            ("KL to the base before healing, nats/token", joint),
+            ("answers found before healing, % of the base's", found),
+        )
+        for axis, (name, points) in zip(axes if asked else [axes], panels, strict=False):
+            for label, (value, error) in points.items():
+                share = 100 * _cache_share(plans[label], context)
+                axis.errorbar(share, value, yerr=error, fmt="o", color="#1f5fa8", capsize=2)
+                axis.annotate(label, (share, value), textcoords="offset points", xytext=(0, 6), ha="center")
+            axis.set_xlabel(f"cache at {tokens_text(context)} tokens, % of the base's")
+            axis.set_ylabel(name)
+            # Room for the labels.
+            axis.margins(x=0.2)
+        figure.suptitle(what)
 
 
 def _context(plans: Mapping[str, Plan]) -> int:

@@ -55,8 +55,7 @@ def concise_text(diagnostics: Iterable[Diagnostic], file: str = "") -> str:
     for diagnostic in diagnostics:
         where = f"{_safe(file)}: " if file else ""
         if diagnostic.span is not None:
-            line, column = diagnostic.span.start_line_column
-            where = f"{_safe(diagnostic.span.source.name)}:{line}:{column}: "
+            where = f"{_safe(diagnostic.span.source.place(diagnostic.span.start))}: "
         lines.append(f"{where}{diagnostic.severity.value}[{diagnostic.code}] {_safe(diagnostic.message)}\n")
     return "".join(lines)
 
@@ -201,13 +200,12 @@ def _line_of(mark: _Mark) -> int:
 def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style) -> list[str]:
     """The marked lines of one source, each with its underlines below it."""
     bar, arrow = ("│", "──▶") if style.unicode else ("|", "-->")
-    line, column = marks[0].span.start_line_column
     margin = " " * (gutter + 1)
     # A path below the working directory as a relative path, as users type it.
-    near = source.name.removeprefix(os.getcwd() + os.sep)
+    near = source.place(marks[0].span.start).removeprefix(os.getcwd() + os.sep)
     lead = ":::" if marks[0].kind == "gutter" else arrow
     out = [
-        f"{' ' * gutter}{style.paint('gutter', lead)} {_safe(near)}:{line}:{column}",
+        f"{' ' * gutter}{style.paint('gutter', lead)} {_safe(near)}",
         margin + style.paint("gutter", bar),
     ]
     previous = None

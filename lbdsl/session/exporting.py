@@ -14,7 +14,7 @@ from typing import Any
 from lbdsl.artifact.contents import check_files
 from lbdsl.artifact.record import Record, facts_of
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, fail, note, warning
-from lbdsl.core.nearest import known_hints
+from lbdsl.core.nearest import nearest
 from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.export import Subject, exporters
 from lbdsl.export.base import subject_of
@@ -84,7 +84,8 @@ def export_artifact(
     """
     progress = progress_of(progress)
     if kind not in exporters():
-        raise fail("LB501", f"no export format `{kind}`", help=known_hints(kind, exporters(), "formats"))
+        said = f"no export format `{kind}`" if kind else "no export format is given"
+        raise fail("LB501", said, help=_formats(kind, Path(artifact)))
     exporter = exporters()[kind]
     folder = Path(artifact)
     record = record or read_artifact(folder)
@@ -122,6 +123,16 @@ def export_artifact(
             found.append(note("LB469", f"the previous {target} was moved to {aside}"))
         place.rename(target)
     return Exported(kind, exporter.engine, target, _files(target), exporter.how_to_load(target), tuple(found))
+
+
+def _formats(kind: str, artifact: Path) -> tuple[str, ...]:
+    """Help for what is no format: the one that was meant, if only by its engine, and each with the engine that reads it."""
+    engine = "".join(filter(str.isalnum, kind.lower()))
+    read = [name for name, exporter in exporters().items() if exporter.engine == engine]
+    meant = read[0] if len(read) == 1 else nearest(kind, exporters())
+    listed = ", ".join(f"`{name}` ({exporter.engine})" for name, exporter in exporters().items())
+    example = f"as in `lbdsl export {artifact} --to {meant or 'gguf'}`"
+    return (*([f"did you mean `{meant}`?"] if meant else []), f"formats, and what reads them: {listed}", example)
 
 
 def artifact_subject(folder: Path, record: Record) -> Subject:

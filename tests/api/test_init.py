@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -100,12 +101,11 @@ def test_shapes(tmp_path: Path, name: str) -> None:
 def test_what_a_real_shape_gets() -> None:
     text = recipe_for(replace(_some(), facts=SHAPES["llama3-8b"]))
     assert "param $window: tokens in 128..64Ki = 1Ki\n" in text
-    assert (
-        "lowest 6 of rest by sensitivity drop\nlowest 13 of rest by kl(swa(window=$window)) swa(window=$window)\n" in text
-    )
+    assert "lowest 21 by recall(swa(window=$window, sinks=4)) swa(window=$window, sinks=learned)\n" in text
     assert "tokens = 2M" in text
+    assert "screen" not in text, "it needs the whole model in memory"
     text = recipe_for(replace(_some(), facts=SHAPES["gemma3"]))
-    assert 'layers 2-4, 6-10, 12-16, 18-22, 24 keep because "these do not attend to all tokens"\n' in text
+    assert 'layers 0-4, 6-10, 12-16, 18-22, 24-25 keep because "these do not attend to all tokens"\n' in text
 
 
 def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them() -> None:
@@ -114,8 +114,29 @@ def test_windows_are_ranked_by_what_they_do_and_gated_on_what_stands_beyond_them
         text = recipe_for(found)
         gates = [line for line in text.splitlines() if line.startswith("assert recovery")]
         assert gates == ([f"assert recovery(needle({asked})) >= 80%"] if asked else []), name
-        (ranking,) = (line for line in text.splitlines() if line.startswith("lowest") and line.endswith("$window)"))
-        assert " by kl(swa(window=$window)) " in ranking
+        (rank,) = (line for line in text.splitlines() if line.startswith("lowest"))
+        by_recall = " by recall(swa(window=$window, sinks=4)) swa(window=$window, sinks=learned)"
+        assert rank.endswith(by_recall if asked else " by kl(swa(window=$window)) swa(window=$window)"), name
+        assert ('"builtin:recall"' in text) is (asked is not None), name
+
+
+def test_the_plain_starter_has_the_form_of_quickstart() -> None:
+    """Its layers, score, action, data and kinds of gates; the sizes of windows and budgets are larger."""
+    quick = recipe_from_text((ROOT / "recipes" / "quickstart.lbr").read_text()).unwrap()
+    start = recipe_from_text(recipe_for(replace(_some(), facts=SHAPES["smollm2"]))).unwrap()
+    said = [
+        re.sub(
+            r"window=\d+",
+            "window=N",
+            " ".join([rule.selector.span.text.replace("$window", "512"), *map(str, rule.actions)]),
+        )
+        for recipe in (quick, start)
+        for rule in recipe.rules
+    ]
+    assert said[:2] == said[2:]
+    for one, other in zip(quick.asserts, start.asserts, strict=True):
+        assert one.text.split("(")[0].split(" ")[0] == other.text.split("(")[0].split(" ")[0]
+    assert quick.measure.strategy == start.measure.strategy == "screen"
     goal = recipe_for(replace(_some(), facts=SHAPES["smollm2"]), ("kv(8Ki) <= 40%",))
     assert goal.endswith("assert recovery(needle(2Ki)) >= 80%\n")
     assert "minimizing kl + 0.2 * recall" in goal

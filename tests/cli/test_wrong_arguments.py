@@ -76,6 +76,12 @@ def test_the_right_command_is_printed(folder: Path, capsys: pytest.CaptureFixtur
         ("fmt model", 1, "the recipe comes first"),
         ("plan my.lbr model --ctx 8K", 2, "write 8Ki (8192) or 8k (8000)"),
         ("plan my.lbr model --ctx 4ki", 2, "write 4Ki"),
+        ("eval model --needle t.csv", 2, "questions are lines of a .jsonl file, and 't.csv' is none"),
+        ("eval model --needle 4K", 2, "write 4Ki (4096) or 4k (4000)"),
+        ("export model", 2, "`gguf` (llamacpp), `granite` (vllm)"),
+        ("export model", 2, "as in `lbdsl export model --to gguf`"),
+        ("export model --to llama.cpp", 2, "did you mean `gguf`?"),
+        ("export model --to granit", 2, "did you mean `granite`?"),
     ],
 )
 def test_what_was_meant(folder: Path, capsys: pytest.CaptureFixture[str], written: str, code: int, words: str) -> None:

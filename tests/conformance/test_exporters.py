@@ -112,6 +112,7 @@ def test_it_writes_what_belongs_to_the_model(kind: str, exported: dict[str, Expo
     if not any(name.endswith(".gguf") for name in names):  # which has them inside
         assert names >= set(companions(expressible(kind, artifacts)))
     assert str(done.folder) in done.how_to_load
+    assert kind != "gguf" or f"llama-server -fa on -m {done.folder}/model.gguf" in done.how_to_load
     assert done.bytes > 10_000
     assert not [path for path in done.folder.parent.iterdir() if path.name.startswith(".")]
 

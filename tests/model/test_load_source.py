@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from lbdsl.artifact.record import read_record
 from lbdsl.core.diagnostic import LbdslError
 from lbdsl.model.inspect import inspect_model
 from lbdsl.model.source import resolve_source
@@ -59,6 +60,24 @@ def test_folders_and_files_that_are_no_model(tmp_path):
     both = refused(str(tmp_path))
     assert both.code == "LB401"
     assert "a.gguf, b.gguf" in both.message
+
+
+def test_the_model_in_a_folder_of_what_the_demo_made(tmp_path):
+    def help() -> bool:
+        return f"did you mean {tmp_path / 'compressed'}?" in refused(str(tmp_path)).help
+
+    (tmp_path / "report.html").write_bytes(b"")
+    assert not help()
+    for name in ("compressed", "for-vllm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(b"{}")
+        assert help() == (name == "compressed"), "of two models neither is meant"
+    (tmp_path / "compressed/lbdsl.json").write_bytes(b"{}")
+    assert help()
+    with pytest.raises(LbdslError) as unread:
+        read_record(tmp_path).unwrap()
+    assert [d.code for d in unread.value.diagnostics] == ["LB466"]
+    assert f"did you mean {tmp_path / 'compressed'}?" in unread.value.diagnostics[0].help
 
 
 def test_a_pipe_is_no_gguf_file(tmp_path):

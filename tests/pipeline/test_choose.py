@@ -292,6 +292,8 @@ def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> 
     # Before the first value is planned.
     typo = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%,abc")
     assert (typo.code, "LB118" in typo.err, "$budget = 30%" in typo.err) == (1, True, False), typo.err
+    assert "▶ the value given for $budget\n" in typo.err
+    assert "--set" not in typo.err
     both = lbdsl("plan", "r.lbr", "model", "--sweep", "budget=30%", "--set", "budget=40%")
     assert (both.code, "both give $budget a value" in both.err) == (2, True)
     # A context that only some of the plans have is not compared.

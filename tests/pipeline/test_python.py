@@ -48,6 +48,9 @@ def test_a_plan_answers_by_guessable_names(planned, workplace: Path, lbdsl) -> N
     assert (cache.before, cache.after) == (plan.before.kv_bytes["1024"], plan.after.kv_bytes["1024"])
     assert costs.flops_per_token[1024].after == plan.after.flops_per_token["1024"]
     assert costs.weights.before == plan.before.weights
+    assert planned.loss["kl"] == plan.loss.scores["kl"].value > 0
+    with pytest.raises(KeyError):
+        planned.loss["recall"]
 
 
 def test_a_plan_prints_as_the_terminal_shows_it(

@@ -8,8 +8,11 @@ import pytest
 from rich.console import Console
 
 from lbdsl.artifact.record import Record
+from lbdsl.core.pictures import svg_of
 from lbdsl.core.units import Unit
+from lbdsl.plan.recall import RecallLoss, RecallOfKind
 from lbdsl.plan.schema import ScoreValue, Speed
+from lbdsl.report.compared import draw_front
 from lbdsl.report.console import ascii_only, make_console, printable, stderr_console, stdout_console
 from lbdsl.report.facts import render_facts
 from lbdsl.report.plan import render_plan, score_labels
@@ -297,3 +300,20 @@ def test_losses_say_the_length_of_their_sequences(eval: str, said: str) -> None:
     assert said in text
     assert ("layers were chosen on" in text) is bool(said)
     assert plan.to_json()["measured_on"]["seq"] == 1024
+
+
+def test_a_sweep_draws_what_is_found_beside_the_loss(plan) -> None:
+    kinds = {"words": RecallOfKind(asked=10, base=8, found=6, rise=0.4)}
+    recall = RecallLoss(value=0.4, kinds=kinds, longest=1024, tokens=4096, digest="0")
+
+    def svg(**plans) -> str:
+        draw_front(plans, "a sweep", file := io.StringIO())
+        return svg_of(file)
+
+    one = svg(a=plan, b=plan)
+    assert "KL to the base" in one
+    assert "answers found" not in one
+    both = svg(a=plan, b=plan.model_copy(update={"recall": recall}))
+    assert "KL to the base" in both
+    assert "answers found before healing, % of the base" in both
+    assert (one.count(">a<"), both.count(">a<"), both.count(">b<")) == (1, 1, 2)

@@ -15,6 +15,7 @@ from lbdsl.language.words import BLOCKS
 
 _CURLY = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _LAYERS = ("INT", "REF")
+_OF_RANGES = ("COLON", "_DOTS", "TO")
 _OTHER_SIGNS = {"&&": "and", "&": "and", "||": "or", "|": "or", "!": "not "}
 
 _VALUE_FOLLOWS = ("EQUAL", "LSQB", "COMMA", "LPAR")
@@ -102,15 +103,15 @@ def comment_sign(p: Mistake) -> Diagnostic | None:
 
 
 def sign_of_a_range(p: Mistake) -> Diagnostic | None:
-    """`layers 0:4 keep`, `layers 0..3 keep`."""
+    """`layers 0:4 keep`, `layers 0..3 keep`, `layers 0 to 3 keep`."""
     start, end, sign = p.at(-1), p.at(1), p.token.text
-    if p.type not in ("COLON", "_DOTS") or not start.type == end.type == "INT" or not (p.is_rule or p.first == "group"):
+    if p.type not in _OF_RANGES or not start.type == end.type == "INT" or not (p.is_rule or p.first == "group"):
         return None
     if not p.expects("EXCEPT"):
         return None  # A number of a condition, and not of a set of layers.
     said = f"a range of layers is written with `-`, not `{sign}`"
     low, last = int(start.text), int(end.text) - (sign == ":")
-    if last < low or p.at(2).type in ("COLON", "_DOTS"):
+    if last < low or p.at(2).type in _OF_RANGES:
         help = "both ends belong to it: `0-3` is four layers; a step is `every 2 and 0-3`"
         return p.error("LB010", said, start, end, help=help)
     right = f"{low}-{last}" if last > low else str(low)

@@ -14,6 +14,9 @@ from lbdsl.language.words import BLOCKS, keywords, slip, statements, ticked, wis
 
 _TRIALS = 6
 
+_FORMS = dict.fromkeys(("minimise", "minimize", "minimises", "minimizes"), "minimizing")
+"""Other forms of keywords, too far from them to be typos."""
+
 
 def unknown_statement(p: Mistake) -> Diagnostic | None:
     word = p.token.text
@@ -88,7 +91,8 @@ def misspelt_keyword(p: Mistake) -> Diagnostic | None:
     if best is None:
         return None
     token, word = best
-    write = word if slip(token.text, keywords().keys()) == word else None
+    sure = word in (_FORMS.get(token.text.lower()), slip(token.text, keywords().keys()))
+    write = word if sure else None
     return p.error("LB050", f"unexpected `{token.text}`", token, help=(f"did you mean `{word}`?", *p.form), write=write)
 
 
@@ -96,7 +100,9 @@ def _candidates(p: Mistake) -> Iterator[tuple[int, str]]:
     """Words of the statement near its failure, each with similar keywords, the closest first."""
     for index in _words_near(p, 2):
         word = p.tokens[index].text
-        if wish(word, "set") is None and word not in keywords():
+        if word.lower() in _FORMS:
+            yield index, _FORMS[word.lower()]
+        elif wish(word, "set") is None and word not in keywords():
             yield from ((index, near) for near in close_words(word, keywords().keys())[:3])
 
 
