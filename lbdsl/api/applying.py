@@ -20,7 +20,6 @@ from lbdsl.core.progress import AnyProgress, progress_of
 from lbdsl.data.sources import is_there, path_of
 from lbdsl.model.inspect import normal_dtype
 from lbdsl.plan.estimate import HEAL_FORWARDS
-from lbdsl.plan.file import load_plan
 from lbdsl.plan.gates import failures, gate_of
 from lbdsl.plan.made_from import RecipeRef
 from lbdsl.plan.schema import Plan
@@ -30,7 +29,7 @@ from lbdsl.recipe.schema_blocks import Heal, SelfText, sources_of
 from lbdsl.run.output import Input, check_free, check_places
 from lbdsl.session import texts
 from lbdsl.session.asking import recall_questions_of
-from lbdsl.session.claims import check_plan
+from lbdsl.session.claims import check_plan, read_plan
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
 from lbdsl.session.predicting import pace_of
@@ -316,7 +315,7 @@ def apply_saved_plan(
     Raises LbdslError with exit code 3 that names everything that changed since: recipe, parameters, model, calibration
     text or version. `model` is the model's new location when it moved.
     """
-    plan = load_plan(Path(path)).unwrap()
+    plan = read_plan(Path(path))
     # A plan does not fix the device, but it does fix the dtype: it runs in the dtype it was made for.
     options = options or RunOptions()
     if options.dtype is not None and normal_dtype(options.dtype) != plan.model.dtype:

@@ -27,7 +27,7 @@ class FileScope:
         """The path of a file that need not exist. Raises LB479 for one outside: no link leads out either."""
         path = self.folder / os.path.expanduser(name)
         if name not in self.given and not self.holds(path):
-            outside = Path(os.path.realpath(path)).parent
+            outside = _real(path).parent
             own = " and ".join(dict.fromkeys(map(os.path.realpath, self.own)))
             raise fail(
                 "LB479",
@@ -39,7 +39,14 @@ class FileScope:
 
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether a file is in a folder or below it, wherever links lead."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return _real(path).is_relative_to(_real(folder))
+
+
+def _real(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # It can be no path, as with a zero byte.
+        return path.absolute()
 
 
 Folder = FileScope | Path | str | None

@@ -100,7 +100,7 @@ def _no_negatives(value: Any) -> bool:
 def _settings(plan: Plan, recipe: Recipe, facts: ModelFacts) -> Iterator[str]:
     """The blocks, with the lengths that they get on the model."""
     settled = with_lengths(Case(replace(recipe, profiles=plan.profiles), facts)).unwrap().recipe
-    for name in ("heal", "eval"):
+    for name in ("measure", "heal", "eval"):
         said, follows = getattr(plan, name), getattr(settled, name)
         if (said and said.model_dump(mode="json")) != (follows and follows.model_dump(mode="json")):
             yield f"the settings of `{name}`"

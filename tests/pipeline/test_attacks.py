@@ -347,6 +347,8 @@ class TestPlans:
         fields.pop(DIGEST_KEY)
         fields["recipe"]["path"] = str(workplace / "outside" / "x.lbr")
         fields["eval"]["data"] = ["text.txt"]
+        fields["recipe"]["text"] = fields["recipe"]["text"].replace("mine.txt", "text.txt")
+        fields["recipe"]["sha256"] = digest_text(fields["recipe"]["text"])
         fields[DIGEST_KEY] = digest_of({name: value for name, value in fields.items() if name not in PREDICTED})
         plan.write_text(json.dumps(fields))
         done = lbdsl("apply", "x.lbplan", "-o", "out")
