@@ -14,13 +14,14 @@ from lbdsl.core.diagnostic import LbdslError
 from lbdsl.cost.devices import Devices
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.measure.machine import machine_for
-from lbdsl.plan.estimate import HEAL_FORWARDS, REACHED, judged_tokens, measuring_units, units
-from lbdsl.plan.lengths import joint_tokens, with_lengths
+from lbdsl.plan.estimate import HEAL_FORWARDS, REACHED, judged_tokens
+from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.memory import RUNTIME, Held, healing_bytes, model_bytes
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import Heal, HealSettings
 from lbdsl.session.model import OpenModel
 from lbdsl.session.options import RunOptions
+from lbdsl.session.predicting import measuring_tokens
 from lbdsl.solve.case import Case
 
 
@@ -130,25 +131,10 @@ def _flops(recipe: Recipe, case: Case, facts: ModelFacts) -> Mapping[str, float]
         seq = seq or 1024
         return tokens * (facts.cost.prefill_flops(seq) / seq + 2 * facts.hidden * facts.vocab * (seq - 1) / seq)
 
-    measure = recipe.measure
-    asked = {(r.layer, r.action) for r in case.requests if r.action}
-    screened = {(r.layer, r.action) for r in case.screened}
-    passes = measuring_units(facts, [layer for layer, _ in asked - screened], 1) / units(facts, 1) if case.requests else 0.0
-    if screened:
-        from lbdsl.measure.screen import SAMPLES
-
-        # A backward pass for the hidden states alone takes as long as one forward.
-        passes += 1 + SAMPLES + len(screened) / facts.layers
-    wholes = 0
-    if case.choose is not None:
-        wholes += measure.tries * (2 if measure.strategy == "greedy" else 1)
-    if any(known.while_ is not None for known in case.rules):
-        wholes += facts.layers.bit_length()
-    joint = joint_tokens(measure) * 2 + wholes * measure.tokens
     stages = recipe.heal.runs if recipe.heal is not None else ()
     judged = judged_tokens(recipe.eval, healed=recipe.heal is not None)
     return {
-        "measuring": forward(passes * measure.tokens + joint, measure.seq),
+        "measuring": forward(measuring_tokens(recipe, case, facts), recipe.measure.seq),
         "healing": sum((HEAL_FORWARDS * forward(stage.tokens_seen, stage.seq) for stage in stages), 0.0),
         "judging": forward(judged, recipe.eval.seq if recipe.eval is not None else None),
     }

@@ -24,7 +24,7 @@ from lbdsl.session.choosing import choose_layers
 from lbdsl.session.measuring import check_screen, measure
 from lbdsl.session.model import OpenModel
 from lbdsl.session.patching import helpful_patches
-from lbdsl.session.predicting import passes_over_text, repeated_text, with_predictions, with_profiles
+from lbdsl.session.predicting import passes_over_text, repeated_text, say_all_measuring, with_predictions, with_profiles
 from lbdsl.session.session import Session
 from lbdsl.session.targets import forms_of
 from lbdsl.session.whole_plans import join
@@ -46,6 +46,7 @@ def plan(
     from lbdsl.session.texts import judging_digests, unwritten
 
     session, settled = settle(loaded, model, again=again)
+    say_all_measuring(session)
     scored = measure(session)
     selected = choose_layers(session, scored, (*settled, *scored.diagnostics), best_so_far=best_so_far)
     patched = helpful_patches(session, scored.scores, selected)

@@ -10,22 +10,35 @@ from lbdsl.core.measurement import Request
 from lbdsl.core.processes import process_count, shares_model
 from lbdsl.core.units import bytes_text, duration_text, plural, tokens_text
 from lbdsl.cost.cost import model_cost
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.cost.profile import calibrate_line
 from lbdsl.data import TextPart, read_parts
 from lbdsl.data.chat import tokenized
 from lbdsl.measure.machine import machine_for
 from lbdsl.measure.pace import Pace
+from lbdsl.metrics import metric_of
 from lbdsl.plan.estimate import MANY, REACHED, decode_bounds, estimate, measuring_units, units
+from lbdsl.plan.lengths import joint_tokens
 from lbdsl.plan.memory import Held, healing_bytes
 from lbdsl.plan.schema import Plan
 from lbdsl.recipe.schema import Recipe
 from lbdsl.recipe.schema_blocks import RECALL, Mix, SelfText, sources_of
 from lbdsl.session.model import OpenModel
 from lbdsl.session.session import Session
+from lbdsl.solve.case import Case
 from lbdsl.solve.evaluate import World, evaluate
 
 SAMPLE = 100_000
 """Characters of text from which tokens per character are estimated."""
+
+SHARED = 0.125
+"""Tokens of a question of recall, as a share of those of its text: about eight questions share what stands before them."""
+
+SCREEN = 3.0
+"""Forward passes that take as long as the screen of one action by answers: one, and a backward pass."""
+
+LONG = 30.0
+"""Seconds of measuring that are said before it begins."""
 
 SPEED_CONTEXT = 8192
 SPEED_BATCHES = (1, 16)
@@ -54,6 +67,49 @@ def with_predictions(plan: Plan, bench: OpenModel, passes: Mapping[str, float | 
     cells = [(min(SPEED_CONTEXT, bench.facts.positions), batch) for batch in SPEED_BATCHES]
     speeds = decode_bounds(bench.computed.cost, model_cost(bench.computed, plan.specs), machine, cells)
     return plan.model_copy(update={"speeds": speeds, "estimate": found, "serving": serving_of(plan, bench)})
+
+
+def measuring_tokens(recipe: Recipe, case: Case, facts: ModelFacts) -> float:
+    """Tokens through the whole model and its head that the scores take, and the whole plan or those that `choose` tries.
+    Questions of tasks and of one's own are not counted."""
+    measure = recipe.measure
+    questions = measure.recall_questions * (measure.recall_seq or 0) * SHARED
+
+    def passes(asks: bool) -> float:
+        """Of the scores by text, or by questions."""
+        requests = [r for r in case.requests if r.action and metric_of(r.metric).asks == asks]
+        runs = {(r.layer, r.action) for r in requests if r not in case.screened}
+        found = measuring_units(facts, [layer for layer, _ in runs], 1) / units(facts, 1) if requests else 0.0
+        screened = {(r.layer, r.action) for r in requests if r in case.screened}
+        if screened and asks:
+            return found + SCREEN * len({action for _, action in screened})
+        if screened:
+            from lbdsl.measure.screen import SAMPLES
+
+            # A backward pass for the hidden states alone takes as long as one forward.
+            found += 1 + SAMPLES + len(screened) / facts.layers
+        return found
+
+    wholes = 0
+    if case.choose is not None:
+        wholes += measure.tries * (2 if measure.strategy == "greedy" else 1)
+    if any(known.while_ is not None for known in case.rules):
+        wholes += facts.layers.bit_length()
+    asked = questions if "recall" in recipe.metrics_asked else 0.0
+    return (
+        passes(asks=False) * measure.tokens
+        + passes(asks=True) * questions
+        + wholes * (measure.tokens + asked)
+        + 2 * (joint_tokens(measure) + questions)
+    )
+
+
+def say_all_measuring(session: Session) -> None:
+    """Report how long all that a plan measures will take, if that is long."""
+    bench = session.model
+    seconds = measuring_tokens(session.recipe, session.case, bench.facts) / forward_pace(bench)
+    if seconds >= LONG:
+        bench.progress.say(f"measuring takes about {duration_text(seconds)} in all, less what is kept from before")
 
 
 def say_measuring(bench: OpenModel, missing: list[Request], tokens: int) -> None:

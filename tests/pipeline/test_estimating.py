@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from lbdsl.plan.estimate import head_layers
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.recipe.load import recipe_from_text
+from lbdsl.session import predicting
+from lbdsl.session.predicting import measuring_tokens
+from lbdsl.solve.case import Case
+from tests.plan_cases import llama_facts
 from tests.tiny_model import RECIPE
 
 STAGES = "heal { batch = 4; stage match { tokens = 4Ki }; stage distill { tokens = 4Ki; method = full } }\n"
@@ -75,3 +82,31 @@ def test_without_healing_there_is_one_way(workplace: Path, lbdsl) -> None:
 def test_what_is_no_device(workplace: Path, lbdsl, devices: str, more: tuple[str, ...], said: str) -> None:
     done = lbdsl("plan", "tiny.lbr", "model", "--estimate", devices, *more)
     assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_a_plan_says_first_how_long_it_measures(workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "measuring takes about"
+    assert said not in lbdsl("plan", "tiny.lbr", "model").err, "a second is not worth a line"
+    monkeypatch.setattr(predicting, "LONG", 0.0)
+    err = lbdsl("plan", "tiny.lbr", "model").err
+    assert "s in all, less what is kept from before" in err
+    assert err.index(said) < err.index("measuring layers")
+
+
+def test_scores_and_questions_are_counted_in_tokens() -> None:
+    facts = llama_facts(layers=6)
+    head = head_layers(facts)
+    of_one = "measure {{ tokens = 4Ki; seq = 512; recall_questions = 80; recall_seq = 512{} }}\n{} drop\nelse keep"
+
+    def tokens(ranking: str, more: str = "") -> float:
+        case = Case(recipe_from_text(of_one.format(more, ranking)).unwrap(), facts)
+        settled = with_lengths(case).unwrap()
+        return measuring_tokens(settled.recipe, settled, facts)
+
+    # Joint loss and recall, of the base and of the whole plan: on half the text, and on 80 questions.
+    whole = 2 * (2048 + 80 * 512 / 8)
+    assert tokens("layers 0") == whole
+    # The base, and from each layer to the end.
+    passes = 1 + sum(6 - layer + head for layer in range(6)) / (6 + head)
+    assert tokens("lowest 2 by nll(drop)") == pytest.approx(whole + passes * 4096)
+    assert tokens("lowest 2 by recall(drop)") == pytest.approx(whole + passes * 80 * 512 / 8)
