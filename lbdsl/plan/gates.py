@@ -13,7 +13,7 @@ from lbdsl.core.units import Unit, tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.language.tree import Expr, walk
-from lbdsl.plan.schema import AssertResult, Plan, Status
+from lbdsl.plan.schema import BARELY, AssertResult, Plan, Status
 from lbdsl.plan.words import value_text
 from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import OwnQuestions, task_name
@@ -86,12 +86,12 @@ def _judged(assertion: ResolvedAssertion, worlds: Mapping[str, World], wanted: E
         room = min(rooms(assertion.expr, world), default=math.inf)
         result = _on_one(assertion, world, wanted, healing, room, on)
         results.append(((room, -abs(result.value or 0.0)), result))
-    # Of several texts, show the first that fails, else the one that is nearest to failing; of those for which that is not
-    # known, the one with the largest value.
-    for status in ("fail", "undecided"):
-        failing = next((result for _, result in results if result.status == status), None)
-        if failing is not None:
-            return failing
+    # Of several texts, show the first that fails, or is left open by its error, else the one that is nearest to failing; of
+    # those for which that is not known, the one with the largest value.
+    for status in ("fail", "undecided", BARELY):
+        found = next((result for _, result in results if result.status == status), None)
+        if found is not None:
+            return found
     return min(results, key=lambda item: item[0])[1]
 
 
@@ -108,23 +108,22 @@ def _on_one(
     scores = {score: world.post[score.source or ""][score.metric] for score in _scores(assertion.expr)}
     error = next((item.stderr for item in scores.values() if shown is not None and item.value == shown.value), None)
     result = _result(assertion, "pass", shown, on).model_copy(update={"error": error})
-    if truth:
-        return result
-    failing = [score for side in decisive(assertion.expr, world) for score in _scores(side)]
-    if not _may_hold(assertion, world, scores):
-        help = tuple(dict.fromkeys(_remedy(score, healing) for score in failing))
-        return result.model_copy(update={"status": "fail", "help": help})
-    times = (error / room) ** 2 if error and room < 0 and len(scores) == 1 else None
-    why, help = "the bound lies within the standard error", tuple(dict.fromkeys(_more(s, wanted, times) for s in failing))
-    return result.model_copy(update={"status": "undecided", "why": why, "help": help})
+    decided = [score for side in decisive(assertion.expr, world) for score in _scores(side)]
+    if not _may_change(assertion, world, scores, bool(truth)):
+        help = () if truth else tuple(dict.fromkeys(_remedy(score, healing) for score in decided))
+        return result if truth else result.model_copy(update={"status": "fail", "help": help})
+    times = (error / room) ** 2 if error and room and math.isfinite(room) and len(scores) == 1 else None
+    help = tuple(dict.fromkeys(_more(score, world.post[score.source or ""], wanted, times) for score in decided))
+    why = "the bound lies within the standard error"
+    return result.model_copy(update={"status": BARELY if truth else "undecided", "why": why, "help": help})
 
 
 def _scores(expr: Expr) -> Iterator[PostScore]:
     return (part for part in walk(expr) if isinstance(part, PostScore))
 
 
-def _may_hold(assertion: ResolvedAssertion, world: World, scores: Iterable[PostScore]) -> bool:
-    """Whether a condition that does not hold would, were each score one standard error more, or less."""
+def _may_change(assertion: ResolvedAssertion, world: World, scores: Iterable[PostScore], truth: bool) -> bool:
+    """Whether a condition would no longer be `truth`, were each score one standard error more, or less."""
     keys = list(dict.fromkeys((score.source or "", score.metric) for score in scores))
     signs = product((-1, 1), repeat=len(keys)) if len(keys) <= MOVED else ((sign,) * len(keys) for sign in (-1, 1))
     for moves in signs:
@@ -132,15 +131,19 @@ def _may_hold(assertion: ResolvedAssertion, world: World, scores: Iterable[PostS
         for (source, name), sign in zip(keys, moves, strict=True):
             found = post[source][name]
             post[source][name] = replace(found, value=found.value + sign * found.stderr)
-        if evaluate(assertion.expr, replace(world, post=post)).value:
+        if evaluate(assertion.expr, replace(world, post=post)).value is not truth:
             return True
     return False
 
 
-def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
-    """The setting that makes an error smaller; it falls with the square root of what is asked."""
+def _more(score: PostScore, answers: Mapping[str, Measurement], wanted: Evaluate, times: float | None) -> str:
+    """The setting that makes an error smaller; it falls with the square root of what is asked. `answers` are the scores of
+    the same text or task, whose largest count is that of its questions: a recovery is of those that the base has right."""
+    factor = 2.0 if times is None or times > SENSIBLE else max(2.0, 1.1 * times)
+    asked = max(found.tokens for found in answers.values())
+    questions = f"about {math.ceil(factor * asked)} questions decide, and {asked} were asked"
     if isinstance(score.task, OwnQuestions):
-        return f"ask more: write further questions, about other texts, into {score.task.file}; or move the bound"
+        return f"{questions}: write further ones, about other texts, into {score.task.file}; or move the bound"
     if isinstance(score.task, int):
         setting, now = "needle_texts", wanted.needle_texts
     elif score.task is not None:
@@ -149,9 +152,9 @@ def _more(score: PostScore, wanted: Evaluate, times: float | None) -> str:
         setting, now = "tokens", wanted.tokens
     if setting == "limit" and not now:
         return f"ask more questions than {task_name(score.task or '')} has, or move the bound"
-    needed = 2 * now if times is None or times > SENSIBLE else math.ceil(max(2.0, 1.1 * times) * now)
+    needed = math.ceil(factor * now)
     said = tokens_text(needed) if setting == "tokens" else str(needed)
-    return f"more of it decides: `{setting} = {said}` in the `eval` block"
+    return f"{questions if setting == 'needle_texts' else 'more of it decides'}: `{setting} = {said}` in the `eval` block"
 
 
 def _remedy(score: PostScore, healing: str) -> str:
