@@ -9,13 +9,15 @@ from itertools import product
 
 from lbdsl.core.diagnostic import Diagnostic, error
 from lbdsl.core.measurement import Measurement
-from lbdsl.core.units import Unit, tokens_text
-from lbdsl.cost.cost import model_cost
+from lbdsl.core.units import Unit, amount_text, tokens_text
+from lbdsl.cost.cost import STATIC_VALUES, ModelCost, model_cost
 from lbdsl.cost.facts import ModelFacts
-from lbdsl.language.tree import Expr, walk
+from lbdsl.language.tree import Compare, Expr, walk
+from lbdsl.parts import Slot
+from lbdsl.parts.base import WORDS
 from lbdsl.plan.schema import BARELY, AssertResult, Plan, Status
 from lbdsl.plan.words import value_text
-from lbdsl.recipe.schema import Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
+from lbdsl.recipe.schema import CostOf, Evaluate, Phase, PostScore, Recipe, ResolvedAssertion
 from lbdsl.recipe.schema_blocks import OwnQuestions, task_name
 from lbdsl.solve.evaluate import DecidingValue, World, deciding, decisive, evaluate, rooms
 
@@ -38,17 +40,54 @@ def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertRes
         return _result(assertion, "not measured" if all(d.code == "LB323" for d in found) else "fail"), found
     # Before selection, asserts are only about facts of the base, which their text names.
     shown = deciding(assertion.expr, world) if world.cost is not None else None
-    return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, shown),)
+    return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, world, shown),)
 
 
-def _failed(assertion: ResolvedAssertion, shown: DecidingValue | None) -> Diagnostic:
+def _failed(assertion: ResolvedAssertion, world: World, shown: DecidingValue | None) -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
-    help = "change more layers, or loosen the assert"
-    if not static:
-        help = "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
+    help = "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
+    if static:
+        left = _left(assertion, world)
+        help = f"{left}: change layers in another way" if left else "change more layers"
+        help += ", or loosen the assert"
     message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
     return error("LB321" if static else "LB322", message, assertion.span, help=help)
+
+
+def _left(assertion: ResolvedAssertion, world: World) -> str:
+    """Which shares of a cost that is too large stay as they are; empty where more layers can be changed as others are."""
+    below = (
+        part for side in _bounded_above(assertion.expr) if side in decisive(assertion.expr, world) for part in walk(side)
+    )
+    of = next((part for part in below if isinstance(part, CostOf) and part.name in STATIC_VALUES), None)
+    if of is None or world.cost is None:
+        return ""
+    base, static, ctx = world.facts.cost, STATIC_VALUES[of.name], of.ctx or 0
+    every = all(one.spec != other.spec for one, other in zip(base.layers, world.cost.layers, strict=True))
+    if not every and world.cost.value(of.name, ctx) != base.value(of.name, ctx):
+        return ""
+
+    def amount(cost: ModelCost, slot: Slot) -> int:
+        alone = (layer.spec.replace(**{other: None for other in WORDS if other is not slot}) for layer in cost.layers)
+        return sum(static.of(layer, ctx) for layer in model_cost(world.facts, alone).layers)
+
+    shares = {slot: (amount(base, slot), amount(world.cost, slot)) for slot in WORDS}
+    names = {Slot.MIXER: "attention", Slot.FFN: "the MLPs"}
+    kept = sorted(((was, names[slot]) for slot, (was, becomes) in shares.items() if was == becomes > 0), reverse=True)
+    ruled = " and ".join(f"{name} ({amount_text(size, static.unit)})" for size, name in kept)
+    outside = static.outside(world.facts)
+    fixed = f"the {'output head' if of.name == 'flops' else 'embeddings'} ({amount_text(outside, static.unit)})"
+    said = [*([f"no rule changes {ruled}"] if kept else []), *([f"no action changes {fixed}"] if outside else [])]
+    return ", and ".join(said) or "every layer is changed already"
+
+
+def _bounded_above(expr: Expr) -> Iterator[Expr]:
+    """The sides of comparisons that are to be less than something."""
+    for part in walk(expr):
+        if isinstance(part, Compare):
+            for op, left, right in zip(part.ops, part.operands, part.operands[1:], strict=False):
+                yield from {"<": (left,), ">": (right,)}.get(op.text[0], ())
 
 
 def gate_of(

@@ -86,6 +86,34 @@ def test_a_failed_assert_says_what_the_value_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("rules", "line", "said"),
+    [
+        (
+            "else swa(window=64)",
+            "weights <= 80MB",
+            "the MLPs (151.9 MiB) and attention (50.7 MiB), and no action changes the embeddings (54.0 MiB)",
+        ),
+        # More of the same does nothing.
+        ("layers 0-2 swa(window=64)\nelse keep", "80MB >= weights", "no rule changes the MLPs (151.9 MiB) and attention"),
+        (
+            "else swa(window=64) + drop(mlp)",
+            "params <= 10%",
+            "attention (26.6 M), and no action changes the embeddings (28.3 M)",
+        ),
+        ("else swa(window=64) + drop(mlp)", "flops(8Ki) <= 1%", "no action changes the output head (56.6 MFLOPs)"),
+        ("else swa(window=64)", "kv(8Ki) <= 0.1%", "every layer is changed already"),
+        ("else width(768)", "kv(8Ki) <= 50%", "no rule changes attention (180.0 MiB)"),
+        ("layers 0-2 drop\nelse keep", "weights <= 80MB", "change more layers"),
+        ("else swa(window=64)", "weights >= 300MB", "change more layers"),
+    ],
+)
+def test_a_cost_that_is_too_large_says_what_stays_as_it_is(rules, line, said):
+    (found,) = (d for d in built(f"{rules}\nassert {line}").diagnostics if d.code == "LB321")
+    assert said in found.help[0]
+    assert found.help[0].endswith(", or loosen the assert")
+
+
 def test_a_plan_that_is_not_measured_jointly_is_incomplete():
     found = built(RULES + "assert nll < 0.5", joint=None)
     assert found.value.asserts[0].status == "not measured"
