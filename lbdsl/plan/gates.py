@@ -31,8 +31,11 @@ SENSIBLE = 1000
 """A score so near to its bound that it would take so many times the text is as good as on it."""
 
 
-def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
-    """The result of an assert before the model is changed, and an error if it fails or has no value."""
+def assert_result(
+    assertion: ResolvedAssertion, world: World, *, at_best: bool = False
+) -> tuple[AssertResult, tuple[Diagnostic, ...]]:
+    """The result of an assert before the model is changed, and an error if it fails or has no value. `at_best`: of all that
+    the recipe can make, the model is the nearest to its bound."""
     if assertion.phase is Phase.POST:
         return _result(assertion, "after healing"), ()
     truth, found = evaluate(assertion.expr, world)
@@ -40,10 +43,11 @@ def assert_result(assertion: ResolvedAssertion, world: World) -> tuple[AssertRes
         return _result(assertion, "not measured" if all(d.code == "LB323" for d in found) else "fail"), found
     # Before selection, asserts are only about facts of the base, which their text names.
     shown = deciding(assertion.expr, world) if world.cost is not None else None
-    return _result(assertion, "pass" if truth else "fail", shown), () if truth else (_failed(assertion, world, shown),)
+    failed = () if truth else (_failed(assertion, world, shown, " at best" if at_best else ""),)
+    return _result(assertion, "pass" if truth else "fail", shown), failed
 
 
-def _failed(assertion: ResolvedAssertion, world: World, shown: DecidingValue | None) -> Diagnostic:
+def _failed(assertion: ResolvedAssertion, world: World, shown: DecidingValue | None, how: str = "") -> Diagnostic:
     """The error for an assert that does not hold; `shown` is the value that decides it."""
     static = assertion.phase is Phase.STATIC
     help = "change fewer layers; what healing should repair is gated with `ppl_increase` or `kl_healed`"
@@ -51,7 +55,7 @@ def _failed(assertion: ResolvedAssertion, world: World, shown: DecidingValue | N
         left = _left(assertion, world)
         help = f"{left}: change layers in another way" if left else "change more layers"
         help += ", or loosen the assert"
-    message = f"`assert {assertion.text}` fails" + (f": {shown}" if shown is not None else "")
+    message = f"`assert {assertion.text}` fails" + (f": {shown}{how}" if shown is not None else "")
     return error("LB321" if static else "LB322", message, assertion.span, help=help)
 
 
