@@ -148,7 +148,8 @@ def plan_recipe(
     32Ki within the model's positions. `again` allows an lbdsl artifact as the model. With `best_so_far` a KeyboardInterrupt
     in the search of a `choose` gives the best plan that was found. `ready` is called before anything is read or measured,
     and may raise. Nothing is written to disk except measurements in the cache folder. A failed assert is in the diagnostics
-    and makes the plan not applyable; other errors raise LbdslError, and a context that is no number of tokens ValueError.
+    and makes the plan not applyable; one that no scores could meet raises LbdslError before anything is measured, as other
+    errors do, and a context that is no number of tokens ValueError.
     """
     contexts = tuple(map(tokens_of, (ctx,) if isinstance(ctx, int | str) else ctx))
     loaded = read_recipe(recipe, set_params)

@@ -21,7 +21,17 @@ from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
 from lbdsl.plan.made_from import ModelRef
 from lbdsl.plan.schema import Plan
-from lbdsl.plan.words import AS_SAVED, PREFILL, joint_text, part_text, parts_of, quality_rows, shares_of, value_text
+from lbdsl.plan.words import (
+    AS_SAVED,
+    PREFILL,
+    joint_text,
+    part_text,
+    parts_of,
+    quality_rows,
+    shares_of,
+    undecided_text,
+    value_text,
+)
 
 HEALING, NEEDLE = "healing.png", "needle.png"
 
@@ -210,7 +220,8 @@ def _quality_lines(record: Record) -> list[str]:
     for item in record.asserts:
         value = f" ({value_text(item)}{f' on `{item.on}`' if item.on else ''})" if item.value is not None else ""
         lines.append(f"- `assert {item.text}`: {item.status}{value}")
-    return [*lines, ""] if record.asserts else lines
+    undecided = undecided_text(record.asserts)
+    return [*lines, "", *([f"{undecided}.", ""] if undecided else [])] if record.asserts else lines
 
 
 def _quality_table(source: dict[str, Any]) -> list[str]:

@@ -56,8 +56,8 @@ CHANGES_PRESENT = 10
     multiple=True,
     metavar="ENGINE[@DEVICE]",
     shell_complete=engines,
-    help="Say what an engine can serve of it: vllm, llamacpp, transformers; vllm@H100, vllm@cpu: there, and predict with "
-    "its profile. May be repeated.",
+    help="Say what an engine can serve of it: vllm, llamacpp, transformers; vllm@H100, vllm@cpu: there, with the requests "
+    "that fit and bounds of tokens a second of a GPU, and predict with its profile. May be repeated.",
 )
 @click.option(
     "--sweep",

@@ -175,15 +175,20 @@ class Machine:
     bandwidth: bytes/s, read and written, of a large copy. flops: FLOP/s of a large matrix product (a multiply and an
     add are two). mem_bytes: memory of the device. t_attn, t_mlp: seconds that one attention and one MLP sub-block of
     a decode step take when their matrices are tiny, that is launch and overhead time; t_head: the same for everything
-    outside the layers.
+    outside the layers. packed_flops: FLOP/s of products with quantized weights, if they differ.
     """
 
     bandwidth: float
     flops: float
     mem_bytes: float
-    t_attn: float
-    t_mlp: float
-    t_head: float
+    t_attn: float = 0.0
+    t_mlp: float = 0.0
+    t_head: float = 0.0
+    packed_flops: float | None = None
+
+    def product_seconds(self, matrix: float, packed: float) -> float:
+        """Seconds of arithmetic of products with so many elements of matrices, of which `packed` are quantized."""
+        return 2 * ((matrix - packed) / self.flops + packed / (self.packed_flops or self.flops))
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,11 @@ class ModelCost:
         """Elements of matrices that a decoded token is multiplied with, including the head (hidden x vocabulary)."""
         return self._head + sum(layer.matrix for layer in self.layers)
 
+    @property
+    def packed(self) -> int:
+        """Those of them that are quantized."""
+        return sum(layer.packed for layer in self.layers)
+
     def step_bytes(self, batch: float) -> float:
         """Bytes of these matrices, as they are stored, that a step of `batch` sequences reads."""
         return self._head * self.facts.dtype_bytes + sum(layer.step_bytes(batch) for layer in self.layers)
@@ -237,12 +247,19 @@ class ModelCost:
 
     def step_seconds(self, machine: Machine, ctx: int, batch: float) -> float:
         """Seconds of one decode step of `batch` sequences at context `ctx`."""
-        products = max(self.step_bytes(batch) / machine.bandwidth, 2 * batch * self.matrix / machine.flops)
+        arithmetic = machine.product_seconds(batch * self.matrix, batch * self.packed)
+        products = max(self.step_bytes(batch) / machine.bandwidth, arithmetic)
         beyond_weights = sum(layer.beyond_weights(ctx) for layer in self.layers)
         attention = batch * max(self.kv_bytes(ctx) / machine.bandwidth, beyond_weights / machine.flops)
         mixers = sum(layer.spec.mixer is not None for layer in self.layers)
         ffns = sum(layer.spec.ffn is not None for layer in self.layers)
         return products + attention + mixers * machine.t_attn + ffns * machine.t_mlp + machine.t_head
+
+    def prefill_seconds(self, machine: Machine, n: int) -> float:
+        """Seconds of a prefill of `n` tokens."""
+        packed = n * self.packed
+        arithmetic = (self.prefill_flops(n) - 2 * packed) / machine.flops + machine.product_seconds(packed, packed)
+        return max(self.step_bytes(n) / machine.bandwidth, arithmetic)
 
     def fitting_batch(self, machine: Machine, ctx: int) -> float:
         """The number of sequences of `ctx` tokens that fit in memory with the weights; infinite without a cache, 0 if the

@@ -27,6 +27,10 @@ MANY = 4
 """Passes over one text that are worth almost as much as new text (Muennighoff et al., arXiv 2305.16264)."""
 
 
+OF_REQUESTS = 8192
+"""Tokens of the requests that are counted on a device."""
+
+
 def head_layers(facts: ModelFacts) -> float:
     """The number of layers that take as long as the head with its softmax."""
     layer = LayerCost.of(facts.layer_specs[-1], facts).params
@@ -80,6 +84,22 @@ def judged_tokens(wanted: Evaluate | None, *, healed: bool, asked: float = 0.0) 
 
 def _seconds(tokens: float, pace: float | None) -> float | None:
     return 0.0 if not tokens else None if pace is None else round(tokens / pace, 1)
+
+
+def on_device(cost: ModelCost, machine: Machine, ctx: int, requests: int) -> dict[str, float | None]:
+    """Upper bounds of tokens a second on a device whose time goes into bytes and products alone: written by one request of
+    `ctx` tokens and by as many as fit, and read of a prompt; None where not one fits. Products with quantized weights are
+    bounded by their bytes alone, for devices multiply them in several ways."""
+
+    def written(batch: int) -> float:
+        return batch / cost.step_seconds(machine, ctx, batch)
+
+    fits = requests > 0
+    return {
+        "written_by_one": written(1) if fits else None,
+        "written": written(requests) if fits else None,
+        "read": ctx / cost.prefill_seconds(machine, ctx) if fits else None,
+    }
 
 
 def decode_bounds(

@@ -11,18 +11,20 @@ from lbdsl.core.measurement import Measurement
 from lbdsl.core.units import Unit, tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.language.lexer import one_line
-from lbdsl.language.tree import Node, walk
+from lbdsl.language.tree import Arithmetic, Compare, Expr, Logic, Node, walk
 from lbdsl.layer.difference import given_windows
 from lbdsl.layer.paths import touch
 from lbdsl.parts import Slot
 from lbdsl.plan.gates import assert_result
 from lbdsl.plan.lengths import windows_of, with_lengths
 from lbdsl.recipe.beyond import nothing_beyond
-from lbdsl.recipe.schema import ENGINES, Phase, PredictedOf, Recipe
+from lbdsl.recipe.schema import ENGINES, CostOf, Phase, PostScore, PredictedOf, Recipe, Score, Serves
+from lbdsl.recipe.types import has_cost
 from lbdsl.solve.case import Case, action_findings
 from lbdsl.solve.choose import Forms
-from lbdsl.solve.evaluate import World, facts_only
+from lbdsl.solve.evaluate import World, evaluate, facts_only, rooms
 from lbdsl.solve.lint import lacking_part
+from lbdsl.solve.reach import Reach, reach
 from lbdsl.solve.select import Selection, select
 
 
@@ -42,7 +44,7 @@ def static_findings(case: Case, forms: Forms | None = None) -> tuple[Diagnostic,
         found = [*_unreachable(case), *action_findings(case)]
         windows = windows_of((action for rule in recipe.rules for action in rule.actions), facts)
         found += nothing_beyond(recipe, windows, facts.positions)
-        found += [*_failing_asserts(case), *context_findings(case)]
+        found += [*impossible_asserts(case), *context_findings(case)]
     else:
         selection, chosen = select(case, {})
         if selection is None:
@@ -130,11 +132,62 @@ def _needs_profile(node: Node, recipe: Recipe) -> bool:
     return not recipe.profiles and any(isinstance(part, PredictedOf) for part in walk(node))
 
 
-def _failing_asserts(case: Case, selection: Selection | None = None) -> Iterator[Diagnostic]:
-    """Static asserts that fail; without a selection only those on facts of the base."""
-    cost = None if selection is None else model_cost(case.facts, selection.specs)
-    world = World(case.facts, cost=cost, profiles=case.recipe.profiles)
+def _failing_asserts(case: Case, selection: Selection) -> Iterator[Diagnostic]:
+    """Static asserts that fail."""
+    world = World(case.facts, cost=model_cost(case.facts, selection.specs), profiles=case.recipe.profiles)
     for assertion in case.recipe.asserts:
-        known = selection is not None and not _needs_profile(assertion, case.recipe)
-        if assertion.phase is Phase.STATIC and (known or facts_only(assertion.expr)):
+        known = not _needs_profile(assertion, case.recipe) or facts_only(assertion.expr)
+        if assertion.phase is Phase.STATIC and known:
             yield from assert_result(assertion, world)[1]
+
+
+def impossible_asserts(case: Case) -> tuple[Diagnostic, ...]:
+    """LB321 for static asserts that fail whatever the scores are: on facts of the base, or with a bound on a cost that the
+    rules cannot reach."""
+    static = [assertion for assertion in case.recipe.asserts if assertion.phase is Phase.STATIC]
+    of_facts = [assertion for assertion in static if facts_only(assertion.expr)]
+    found = [d for assertion in of_facts for d in assert_result(assertion, World(case.facts))[1]]
+    reached = reach(case) if len(static) > len(of_facts) else None
+    for assertion in static if reached is not None else ():
+        for part, world in _failing_at_best(assertion.expr, reached)[:1]:
+            found += assert_result(assertion.replace(expr=part), world, at_best=True)[1]
+    return tuple(found)
+
+
+def _failing_at_best(expr: Expr, reached: Reach | None) -> tuple[tuple[Expr, World], ...]:
+    """The comparisons for which a condition fails in every plan, each with a plan that comes nearest to it; nothing where
+    some plan may hold it, or where that is not known."""
+    match expr:
+        case _ if reached is None:
+            return ()
+        case Logic(op="and"):
+            return next(filter(None, (_failing_at_best(part, reached) for part in expr.operands)), ())
+        case Logic():
+            each = [_failing_at_best(part, reached) for part in expr.operands]
+            return tuple(found for of in each for found in of) if all(each) else ()
+        case Compare():
+            pairs = zip(expr.ops, expr.operands, expr.operands[1:], strict=False)
+            ones = (expr.replace(ops=(op,), operands=(left, right)) for op, left, right in pairs)
+            return next(filter(None, (_never(one, reached) for one in ones)), ())
+        case _:
+            return ()
+
+
+def _never(one: Compare, reached: Reach) -> tuple[tuple[Expr, World], ...]:
+    """Of one comparison. It is monotone in a cost that occurs once and not below a fraction's line: where it holds neither
+    for the least of it nor for the most, it never does."""
+    parts = list(walk(one))
+    costs = [part for part in parts if isinstance(part, CostOf)]
+    other = any(isinstance(part, PredictedOf | Score | PostScore | Serves) for part in parts)
+    divided = any(
+        isinstance(part, Arithmetic) and "/" in part.ops and any(map(has_cost, part.operands[1:])) for part in parts
+    )
+    if len(costs) != 1 or other or divided or one.ops[0].text[0] not in "<>":
+        return ()
+    facts = reached.case.facts
+    worlds = []
+    for most in (False, True):
+        worlds.append(World(facts, cost=reached.end(costs[0], most=most)))
+        if evaluate(one, worlds[-1]).value is not False:
+            return ()
+    return ((one, max(worlds, key=lambda world: rooms(one, world)[0])),)

@@ -232,7 +232,8 @@ class Choice(PlanValue):
     passed_over: ScoreValue | None = None
 
 
-Status = Literal["pass", "fail", "undecided", "after healing", "not measured"]
+Status = Literal["pass", "pass, by less than its error", "fail", "undecided", "after healing", "not measured"]
+BARELY: Status = "pass, by less than its error"
 
 
 class AssertResult(PlanValue):
@@ -241,7 +242,8 @@ class AssertResult(PlanValue):
     joint loss. `on` is the deciding text, if there are several.
 
     Of the finished model: `error` is the value's standard error, `why` the reason for a failure that the value does not
-    show, `help` what may be done. A failed assert is "undecided" where its bound lies within the error. `between`: what a
+    show, `help` what may be done. Where its bound lies within the error a failed assert is "undecided", and one that holds
+    is `BARELY`: both count as undecided. `between`: what a
     predicted value may be; the assert is held against the worse end."""
 
     text: str
@@ -265,6 +267,10 @@ class AssertResult(PlanValue):
     @property
     def failed(self) -> bool:
         return self.status in ("fail", "undecided")
+
+    @property
+    def undecided(self) -> bool:
+        return self.status in ("undecided", BARELY)
 
 
 class Finding(PlanValue):

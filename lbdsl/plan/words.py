@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lbdsl.core.units import Unit, amount_text, count_text
+from lbdsl.core.units import Unit, amount_text, count_text, plural
 from lbdsl.metrics import title_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ def value_text(item: AssertResult, pm: str = "±") -> str:
         return f"{factor * item.value:.4g} {pm}{factor * item.error:.2g}{words}"
     said, *ends = (_amount(value, item.unit) for value in (item.value, *(item.between or ())))
     return f"{said} ({ends[0]} to {ends[1]})" if ends else said
+
+
+def undecided_text(asserts: Sequence[AssertResult]) -> str:
+    """How many asserts another sample could decide otherwise; empty if there are none."""
+    count = sum(item.undecided for item in asserts)
+    return f"{count} of {plural(len(asserts), 'assert')} undecided: another sample may say otherwise" if count else ""
 
 
 def _amount(value: float, unit: Unit | None) -> str:

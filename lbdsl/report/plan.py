@@ -315,7 +315,33 @@ def _finding(finding: Finding | Diagnostic, where: str = "") -> Lines:
 def render_targets(targets: Sequence[Target], console: Console) -> None:
     """Print one paragraph per engine: every finding with its code and help."""
     for target in targets:
-        _write(console, [Text(), *(item for found in target.findings for item in _finding(found))])
+        _write(console, [Text(), *_gain_lines(target), *(item for found in target.findings for item in _finding(found))])
+
+
+def _gain_lines(target: Target) -> Lines:
+    """What a device holds and computes of both models at most."""
+    if target.gain is None:
+        return
+    settings, base, changed = (target.gain[name] for name in ("settings", "base", "changed"))
+    ctx = tokens_text(settings["context"])
+    title = f" on {target.device}, at most"
+    yield Text(f"{title:<40}{'before':>12}{'after':>12}{'ratio':>9}", style="bold")
+    for key, name in (
+        ("requests", f"requests of {ctx} that fit in its memory"),
+        ("written_by_one", "tokens a second written by one"),
+        ("written", "tokens a second written by all that fit"),
+        ("read", f"tokens a second read, of prompts of {ctx}"),
+    ):
+        was, becomes = base[key], changed[key]
+        shown = ("none" if value is None else f"{value:,.0f}" for value in (was, becomes))
+        ratio = f"x{becomes / was:.2f}" if was and becomes else ""
+        yield Text(f" {name:<39}" + "".join(f"{each:>12}" for each in shown) + f"{ratio:>9}")
+    rates = f"{settings['bandwidth'] / 1e12:.3g} TB/s and {settings['flops'] / 1e12:.4g} TFLOP/s"
+    said = (
+        f" bounds from bytes and FLOPs: weights ({bytes_text(base['weights'])}, then {bytes_text(changed['weights'])}) and "
+    )
+    said += f"caches are read at the data sheet's {rates}, each once a step; nothing was measured"
+    yield Paragraph(said, 2, "dim")
 
 
 def _closing(plan: Plan) -> Lines:

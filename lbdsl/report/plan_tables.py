@@ -13,8 +13,8 @@ from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens
 from lbdsl.language.highlight import GROUP, STATEMENT, pieces
 from lbdsl.layer.difference import changes_text, window_size
 from lbdsl.parts import Mark
-from lbdsl.plan.schema import AssertResult, LayerPlan, Plan
-from lbdsl.plan.words import value_text
+from lbdsl.plan.schema import BARELY, AssertResult, LayerPlan, Plan
+from lbdsl.plan.words import undecided_text, value_text
 from lbdsl.report.console import USUAL, printable
 from lbdsl.report.strip import STYLES, Scale
 
@@ -25,6 +25,7 @@ _STATUS_STYLES = {
     "pass": "green",
     "fail": "bold red",
     "undecided": "bold red",
+    BARELY: "yellow",
     "after healing": "cyan",
     "not measured": "yellow",
 }
@@ -194,7 +195,7 @@ def _cost(name: str, was: int, becomes: int, text: Callable[[int], str]) -> Text
 
 
 def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, heals: bool = True) -> Iterator[Text]:
-    """One line per assert: text, status and value. `heals`: whether the plan does."""
+    """One line per assert: text, status and value; then how many are undecided. `heals`: whether the plan does."""
     room, dots = max(width, USUAL) - 30, "..." if ascii_ else "…"
     whole = (printable(item.text) for item in results)
     texts = [text if len(text) <= room else text[: room - len(dots)] + dots for text in whole]
@@ -208,3 +209,10 @@ def result_lines(results: Sequence[AssertResult], width: int, ascii_: bool, heal
         if value:
             line.append(f"   {value}", style="dim")
         yield line
+    # What failed says what would decide it where it is reported.
+    help = dict.fromkeys(said for item in results if not item.failed for said in item.help)
+    for said in filter(None, (undecided_text(results), *help)):
+        yield from (
+            Text(f"{'':10}{line}", style="yellow")
+            for line in textwrap.wrap(printable(said), max(width, USUAL) - 10, break_on_hyphens=False)
+        )

@@ -209,7 +209,7 @@ def _held(before: list[dict[str, Any]], gate: Gate) -> bool:
     """Whether the asserts on the finished model already hold before healing."""
     asserts = gate({source["data"]: scores_in(source) for source in before}, {}) if before else ()
     post = [item for item in asserts if item.phase == "post"]
-    return bool(post) and all(item.status == "pass" for item in post)
+    return bool(post) and not any(item.failed for item in post)
 
 
 def _record(

@@ -13,7 +13,7 @@ from lbdsl.layer.weights import AnyExpr, Largest, substituted
 from lbdsl.measure.taken import LayerStatistics, Statistics
 from lbdsl.model.source import is_artifact
 from lbdsl.plan.build import build
-from lbdsl.plan.findings import impossible_untils
+from lbdsl.plan.findings import impossible_asserts, impossible_untils
 from lbdsl.plan.lengths import with_lengths
 from lbdsl.plan.made_from import ModelRef
 from lbdsl.plan.schema import LayerPlan, Plan
@@ -106,6 +106,8 @@ def settle(
         choosing = session.case.choosing
         forms = forms_of(model.source, model.facts, engines_of(choosing)) if choosing is not None else None
         raise_errors(loaded.diagnostics + impossible_untils(session.case, forms))
+        if session.case.requests:
+            raise_errors(loaded.diagnostics + impossible_asserts(session.case))
         check_texts(recipe, model)
         check_own_questions(session)
     else:

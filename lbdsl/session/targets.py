@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lbdsl.core.diagnostic import Diagnostic, Severity, fail, note, warning
 from lbdsl.core.nearest import known_hints
 from lbdsl.core.units import bytes_text, plural, tokens_text
-from lbdsl.cost.devices import KINDS, devices_of
+from lbdsl.cost.cost import MEMORY_SHARE, Machine, ModelCost, model_cost
+from lbdsl.cost.devices import KINDS, Devices, devices_of
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.export import Exporter, Subject, exporters
 from lbdsl.export.base import subject_of
@@ -21,6 +23,7 @@ from lbdsl.layer.spec import LayerSpec
 from lbdsl.model.gguf_model import gguf_checkpoint
 from lbdsl.model.source import ModelSource, is_artifact
 from lbdsl.model.tensor_names import model_config
+from lbdsl.plan.estimate import OF_REQUESTS, on_device
 from lbdsl.plan.schema import Plan, Served
 from lbdsl.plan.words import AS_SAVED
 from lbdsl.solve.choose import Form, Forms
@@ -51,7 +54,8 @@ class Answer:
 class Target:
     """An engine's answers, and findings for the user: never errors, because the plan can be applied anyway.
 
-    `cache` is the predicted vLLM KV cache as JSON fields, None for other engines; `device` what it is to run on.
+    `cache` is the predicted vLLM KV cache as JSON fields, None for other engines; `device` what it is to run on, and
+    `gain` what it holds and computes there at most, None where the data sheet is not known.
     """
 
     engine: str
@@ -59,6 +63,7 @@ class Target:
     findings: tuple[Diagnostic, ...]
     cache: Mapping[str, Any] | None = None
     device: str | None = None
+    gain: Mapping[str, Any] | None = None
 
     @property
     def can(self) -> bool:
@@ -76,6 +81,7 @@ class Target:
             ],
             "findings": [finding.to_json() for finding in self.findings],
             "cache": self.cache,
+            **({"gain": self.gain} if self.gain is not None else {}),
         }
 
 
@@ -178,11 +184,12 @@ def check_target(subject: Subject, engine: str, device: str | None = None, folde
         for kind, exporter in asked
     )
     findings = list(_which(engine, answers, device))
-    cache = None
+    cache = gain = None
     if engine == VLLM and any(answer.can for answer in answers):
         prediction, cache = _cache(subject, device)
         findings += prediction
-    return Target(engine, answers, tuple(findings), cache, device)
+        gain = _gain(subject, devices_of(device), by_layout=cache is not None) if device else None
+    return Target(engine, answers, tuple(findings), cache, device, gain)
 
 
 def base_config(source: ModelSource, facts: ModelFacts) -> dict[str, Any]:
@@ -290,6 +297,29 @@ def _cache(subject: Subject, device: str | None) -> tuple[list[Diagnostic], dict
         "concurrent_batches": serving.batches,
     }
     return said, {"settings": settings, "base": base.to_json(serving), "changed": changed.to_json(serving)}
+
+
+def _gain(subject: Subject, devices: Devices, *, by_layout: bool) -> dict[str, Any] | None:
+    """How many requests of 8Ki tokens fit beside the weights, as vLLM lays out their caches if it is known how, and bounds
+    of tokens a second, of the base and of what becomes of it."""
+    facts, ctx = subject.facts, min(OF_REQUESTS, subject.facts.positions)
+    base, changed = facts.cost, model_cost(facts, subject.specs)
+    known = devices.memory is not None and devices.flops is not None and devices.bandwidth is not None
+    if not known or not changed.kv_bytes(ctx):
+        return None
+    bandwidth, flops, memory = (devices.count * (each or 0) for each in (devices.bandwidth, devices.flops, devices.memory))
+    machine = Machine(bandwidth, flops, int(memory), packed_flops=math.inf)
+
+    def of(cost: ModelCost) -> dict[str, Any]:
+        requests = int(cost.fitting_batch(machine, ctx))
+        if by_layout and requests:
+            room = Serving(max_model_len=ctx, memory=int(MEMORY_SHARE * memory) - cost.weights)
+            requests = layout_of_layers([layer.spec for layer in cost.layers], facts).capacity(room) // ctx
+        rates = on_device(cost, machine, ctx, requests)
+        return {"weights": cost.weights, "cache_bytes": cost.kv_bytes(ctx), "requests": requests, **rates}
+
+    settings = {"memory_bytes": int(memory), "bandwidth": bandwidth, "flops": flops, "context": ctx}
+    return {"settings": settings, "base": of(base), "changed": of(changed)}
 
 
 def _groups_text(layout: CacheLayout, serving: Serving) -> str:

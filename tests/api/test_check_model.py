@@ -232,6 +232,11 @@ def codes(text: str, facts=None) -> list[str]:
         ("lowest 3 by nll drop\nassert kv(32Ki) <= 50%", "LB324"),
         ("layers 3 drop", "LB311"),
         ("lowest 3 by nll drop\nassert model.layers < 20", "LB321"),
+        ("lowest 8 by nll swa(window=64)\nelse keep\nassert weights <= 80MB", "LB321"),
+        # Of 30 layers 22 stay as they are.
+        ("lowest 8 by nll swa(window=64)\nelse keep\nassert kv(8Ki) <= 73%", "LB321"),
+        ("lowest 8 by nll keep\nelse swa(window=64)\nassert kv(8Ki) <= 27%", "LB321"),
+        ("where nll < 0.1 drop\nelse keep\nassert kv(8Ki) < 50% and params < 80%", "LB321"),
         ("lowest 31 of rest by nll drop", "LB302"),
     ],
 )
@@ -247,6 +252,9 @@ def test_findings_without_measuring(text: str, wanted: str) -> None:
         "layers 0-14 keep\nlowest 3 of rest by nll drop\nelse keep" + GATED,
         "layers 0-3 keep\nlayers 2-4 drop\nelse swa(window=512)" + GATED,
         "layers 3 keep\nlayers 3 drop(mlp)\nelse keep" + GATED,
+        "lowest 8 by nll swa(window=64)\nelse keep\nassert kv(8Ki) <= 74%" + GATED,
+        "lowest 8 by nll keep\nelse swa(window=64)\nassert kv(8Ki) <= 28%" + GATED,
+        "where nll < 0.1 drop\nelse keep\nassert kv(8Ki) < 50% and params > 80% or weights < 1GB" + GATED,
     ],
 )
 def test_what_fits_has_no_errors(text: str) -> None:

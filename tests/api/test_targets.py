@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from lbdsl.core.diagnostic import Diagnostic, LbdslError, Severity
+from lbdsl.cost.facts import ModelFacts
 from lbdsl.export.base import subject_of
+from lbdsl.layer.spec import LayerSpec
 from lbdsl.parts.fp8_weights import Fp8
 from lbdsl.parts.int_weights import Int
 from lbdsl.parts.nvfp4_weights import Nvfp4
-from lbdsl.session.targets import _capability, check_engines, check_target
+from lbdsl.report.console import make_console
+from lbdsl.report.plan import render_targets
+from lbdsl.session.targets import Target, _capability, check_engines, check_target
 from tests.export.test_decilm import CONFIG, subject
 from tests.export_cases import base_facts
 from tests.layer_changes import NONE, OWN, Layer, changed_specs, sized, swa
-from tests.plan_cases import llama_facts
+from tests.plan_cases import llama_facts, smollm2_facts, windowed
 
 
 def said_of_the_cache(*layers: Layer) -> list[Diagnostic]:
@@ -116,3 +122,96 @@ def test_a_device_that_says_nothing_is_refused(name: str) -> None:
     with pytest.raises(LbdslError) as problem:
         check_engines([name])
     assert [d.code for d in problem.value.diagnostics] == ["LB501"]
+
+
+def gain_of(specs: tuple[LayerSpec, ...], facts: ModelFacts, device: str = "H100") -> dict[str, Any]:
+    sizes = {"hidden_size": facts.hidden, "vocab_size": facts.vocab, "max_position_embeddings": facts.positions}
+    sizes |= {"intermediate_size": facts.intermediate, "head_dim": 64, "num_hidden_layers": 30}
+    config = {**CONFIG, "num_attention_heads": 9, "num_key_value_heads": 3, **sizes}
+    asked = replace(subject_of(config, facts, specs), capability=_capability(device))
+    gain = check_target(asked, "vllm", device).gain
+    assert gain is not None
+    return dict(gain)
+
+
+def test_what_a_device_gains_by_hand() -> None:
+    facts = smollm2_facts()
+    specs = windowed(facts, [None, 512, 512] * 10).layer_specs
+    gain = gain_of(specs, facts)
+    assert gain["settings"] == {"memory_bytes": 80e9, "bandwidth": 3350e9, "flops": 989e12, "context": 8192}
+    token, weights = 2 * 3 * 64 * 2, 2 * 134_515_008
+    cache = 30 * 8192 * token
+    room = 0.9 * 80e9 - weights
+    base, changed = gain["base"], gain["changed"]
+    assert (base["requests"], base["cache_bytes"], base["weights"]) == (int(room / cache), cache, weights)
+    # vLLM reserves two batches of 2048 tokens in each group of windows: 3 groups of 10 layers in one pool of blocks.
+    blocks = room // (10 * 16 * token)
+    assert changed["requests"] == int(blocks / (512 + 2 * (-(-(511 + 4096) // 16) + 1)))
+    # What a step reads, or multiplies: norms are not matrices, and the head is one with the embeddings.
+    matrices = 30 * (576 * 64 * (9 + 3 + 3 + 9) + 3 * 576 * 1536) + 49152 * 576
+    for one, keys in ((base, 30 * 8192), (changed, 10 * 8192 + 20 * 512)):
+        for name, batch in (("written_by_one", 1), ("written", one["requests"])):
+            products = max(2 * matrices / 3350e9, 2 * batch * matrices / 989e12)
+            attention = batch * max(keys * token / 3350e9, keys * 4 * 9 * 64 / 989e12)
+            assert one[name] == pytest.approx(batch / (products + attention))
+    assert base["read"] == pytest.approx(
+        8192 / ((2 * 8192 * (matrices - 49152 * 576) + 2 * 49152 * 576 + 30 * 2 * 9 * 64 * 8192**2) / 989e12), rel=1e-3
+    )
+    assert changed["read"] > base["read"]
+
+
+def test_a_model_that_does_not_fit_gains_what_has_no_ratio() -> None:
+    large = llama_facts(
+        layers=30, hidden=8192, heads=9, kv_heads=3, head_dim=64, intermediate=40000, vocab=49152, positions=4096
+    )
+    specs = tuple(spec.replace(ffn=None) for spec in large.layer_specs)
+    gain = gain_of(specs, large, "L4")
+    assert (gain["base"]["requests"], gain["base"]["written"], gain["settings"]["context"]) == (0, None, 4096)
+    assert gain["changed"]["requests"] > 0
+    lines = drawn(gain).splitlines()
+    assert next(line.split() for line in lines if "that fit in its memory" in line)[-2:] == [
+        "0",
+        str(gain["changed"]["requests"]),
+    ]
+    assert "none" in next(line for line in lines if "written by one" in line)
+
+
+def test_quantized_products_are_bounded_by_their_bytes() -> None:
+    facts = smollm2_facts()
+    specs = tuple(
+        spec.replace(weights=dict.fromkeys(facts.linear_maps[layer], Fp8())) for layer, spec in enumerate(facts.layer_specs)
+    )
+    gain = gain_of(specs, facts)
+    assert gain["changed"]["weights"] < 0.65 * gain["base"]["weights"]
+    assert gain["changed"]["read"] > 1.5 * gain["base"]["read"]
+
+
+def test_the_gain_on_a_device_is_one_table() -> None:
+    facts = smollm2_facts()
+    gain = gain_of((facts.layer_specs[0], *(spec.replace(mixer=None) for spec in facts.layer_specs[1:])), facts)
+    text = drawn(gain)
+    rows = {line[1:40].strip(): line[40:].split() for line in text.splitlines()[1:5]}
+    assert list(rows) == [
+        "requests of 8Ki that fit in its memory",
+        "tokens a second written by one",
+        "tokens a second written by all that fit",
+        "tokens a second read, of prompts of 8Ki",
+    ]
+    requests = [gain[of]["requests"] for of in ("base", "changed")]
+    assert rows["requests of 8Ki that fit in its memory"] == [
+        *(f"{n:,}" for n in requests),
+        f"x{requests[1] / requests[0]:.2f}",
+    ]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "3.35 TB/s and 989 TFLOP/s" in " ".join(text.split())
+
+
+def drawn(gain: dict[str, Any]) -> str:
+    written = io.StringIO()
+    render_targets([Target("vllm", (), (), None, "H100", gain)], make_console(written, 80))
+    return written.getvalue().strip("\n")
+
+
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_where_no_data_sheet_is_known_nothing_is_gained(device: str | None) -> None:
+    assert check_target(subject(OWN, swa(16)), "vllm", device).gain is None

@@ -8,7 +8,8 @@ from lbdsl.artifact.card import card_text
 from lbdsl.artifact.record import Record, cautions_of
 from lbdsl.core.digest import canonical_json
 from lbdsl.export.card import export_card
-from lbdsl.plan.schema import Plan
+from lbdsl.plan.schema import BARELY, AssertResult, Plan
+from lbdsl.recipe.schema import Phase
 from tests.plan_cases import plan_of, smollm2_facts
 
 COMMIT = "0123456789" * 4
@@ -99,3 +100,15 @@ def test_healing_that_made_a_text_worse_is_a_caution(plan: Plan, now: float | No
     card = card_text(record)
     assert all(f"**Caution:** {caution}." in card for caution in found)
     assert "| perplexity | 1.00 ±0.10 | 2.00 ±0.20 | 2.00 ±0.20 |" in card
+
+
+def test_asserts_that_their_error_leaves_open_are_counted(plan: Plan) -> None:
+    one = AssertResult(text="recovery(needle(1Ki)) >= 90%", phase=Phase.POST, status="pass", value=0.95, error=0.1)
+    card = card_text(record_of(plan).model_copy(update={"asserts": (one, one)}))
+    assert "undecided" not in card
+    barely = one.model_copy(update={"status": BARELY})
+    card = card_text(
+        record_of(plan).model_copy(update={"asserts": (one, barely, one.model_copy(update={"status": "undecided"}))})
+    )
+    assert f"- `assert {one.text}`: {BARELY}" in card
+    assert "2 of 3 asserts undecided" in card

@@ -9,23 +9,12 @@ import pytest
 from lbdsl.actions.drop import Drop
 from lbdsl.actions.keep import Keep
 from lbdsl.actions.swa import SlidingWindow
-from lbdsl.cost.cost import LayerCost, ModelCost
+from lbdsl.cost.cost import LayerCost, Machine, ModelCost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.plan.estimate import decode_bounds
 from tests.plan_cases import changed_cost, llama_facts, smollm2_facts, token_bytes
 
-
-@dataclass(frozen=True)
-class Constants:
-    bandwidth: float
-    flops: float
-    mem_bytes: float
-    t_attn: float = 0.0
-    t_mlp: float = 0.0
-    t_head: float = 0.0
-
-
-H100 = Constants(3.35e12, 989e12, 80e9)
+H100 = Machine(3.35e12, 989e12, 80e9)
 
 
 def quarter_plan(facts: ModelFacts) -> ModelCost:
@@ -119,7 +108,7 @@ def test_native_window_bounds_a_kept_layer():
 
 
 def test_a_base_that_does_not_fit_has_no_bound():
-    small = Constants(1e9, 1e9, 1000)
+    small = Machine(1e9, 1e9, 1000)
     cost = llama_facts().cost
     assert cost.tokens_per_second(small, 64, 1) == 0.0
     assert decode_bounds(cost, cost, small, [(64, 1)]) == ()
@@ -127,6 +116,6 @@ def test_a_base_that_does_not_fit_has_no_bound():
 
 def test_per_layer_times_count_the_sub_blocks_that_are_left():
     facts = llama_facts(layers=3)
-    slow = Constants(1e30, 1e30, 1e12, t_attn=1.0, t_mlp=10.0, t_head=100.0)
+    slow = Machine(1e30, 1e30, 1e12, t_attn=1.0, t_mlp=10.0, t_head=100.0)
     cost = changed_cost(facts, [[Drop()], [Keep()], [SlidingWindow(window=4)]])
     assert cost.step_seconds(slow, 64, 1) == pytest.approx(2 * 1.0 + 3 * 10.0 + 100.0)

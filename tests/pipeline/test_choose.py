@@ -263,6 +263,26 @@ def test_while_takes_as_many_layers_as_keep_its_condition(workplace: Path, lbdsl
     assert (done.code, "LB217" in done.err, "LB312" in done.err) == (1, True, False)
 
 
+def test_a_bound_that_no_scores_can_meet_is_refused_before_measuring(
+    workplace: Path, lbdsl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("measured")
+
+    text = LITTLE + "lowest 2 by kl(swa(window=8)) swa(window=8)\nelse keep\nassert weights <= "
+    Path("r.lbr").write_text(text + "10%\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("lbdsl.session.planning.measure", measured)
+        for command in ("plan", "apply"):
+            done = lbdsl(command, "r.lbr", "model", *(["--yes"] if command == "apply" else []))
+            assert (done.code, "LB321" in done.err) == (5, True), done.err
+            assert "of the base model's at best" in " ".join(done.err.split())
+        Path("r.lbr").write_text(text + "100%\n")
+        with pytest.raises(AssertionError, match="measured"):
+            lbdsl("plan", "r.lbr", "model")
+    assert lbdsl("plan", "r.lbr", "model").code == 0
+
+
 def test_a_sweep_plans_for_each_value_and_draws_them(workplace: Path, lbdsl) -> None:
     text = RECIPE.format(tries=0).replace("measure", "param $budget: ratio = 50%\nmeasure", 1).replace("40%", "$budget")
     Path("r.lbr").write_text(text)

@@ -133,6 +133,16 @@ def test_plan_target_in_json_and_not_in_the_plan(workplace: Path, lbdsl) -> None
     found = json.loads(lbdsl("plan", "small.lbr", "model", "--json", "--target", "vllm", "-q").out)
     assert plain["targets"] == []
     assert plain["digest"] == found["digest"]
+    assert "gain" not in found["targets"][0]
+    there = json.loads(lbdsl("plan", "small.lbr", "model", "--json", "--target", "vllm@H100", "-q").out)
+    gain = there["targets"][0]["gain"]
+    assert there["digest"] == found["digest"]
+    assert gain["settings"]["memory_bytes"] == 80_000_000_000
+    # With contexts so short, what vLLM reserves for windows outweighs what they save.
+    assert 0 < gain["changed"]["requests"] < gain["base"]["requests"]
+    assert gain["base"]["written_by_one"] < gain["changed"]["written_by_one"]
+    said = lbdsl("plan", "small.lbr", "model", "--target", "vllm@H100", "-q").out
+    assert "fit in its memory" in said.partition("LB508")[0]
     (target,) = found["targets"]
     assert (target["engine"], target["can"]) == ("vllm", True)
     assert {answer["kind"]: answer["can"] for answer in target["exports"]} == {

@@ -272,7 +272,7 @@ def test_a_metrics_name_from_a_file_is_text():
 
 
 def test_values_of_asserts_have_their_standard_error() -> None:
-    from lbdsl.plan.schema import AssertResult
+    from lbdsl.plan.schema import BARELY, AssertResult
     from lbdsl.recipe.schema import Phase
     from lbdsl.report.plan_tables import result_lines
 
@@ -283,6 +283,11 @@ def test_values_of_asserts_have_their_standard_error() -> None:
     )
     lines = [line.plain for line in result_lines(results, 80, False)]
     assert [line.split("pass")[1].strip() for line in lines] == ["", "50 %", "50 ±1 % on a"]
+    help = ("about 40 questions decide",)
+    barely = results[2].model_copy(update={"status": BARELY, "help": help})
+    text = "\n".join(line.plain.strip() for line in result_lines((*results[:2], barely), 80, False))
+    assert "pass, by less than its error   50 ±1 % on a\n1 of 3 asserts undecided: another sample may say" in text
+    assert text.endswith("about 40 questions decide")
 
 
 @pytest.mark.parametrize(
