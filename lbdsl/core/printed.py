@@ -5,11 +5,12 @@ Each place has its form: `visible` is for terminals, the others for Markdown, YA
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _RUN = re.compile("`+")
 _SPAN = re.compile("`([^`]+)`")
-_LINK = re.compile(r"://|www\.|(?:mailto|xmpp):|@[\w-]+\.", re.IGNORECASE)
+_LINK = re.compile(r"://|www\.|(?:mailto|xmpp):|@[^@\s]*\.", re.IGNORECASE)
 """What readers of Markdown make a link of by themselves."""
 _SIGN = re.compile(r"[\\`*\[\]<>|&~#$]|(?<![^\W_])_|_(?![^\W_])")
 _WORD = re.compile(r"[a-z][\w.-]*(/[\w.-]+)?", re.ASCII | re.IGNORECASE)
@@ -57,9 +58,17 @@ def as_code_block(text: str, language: str = "") -> str:
 def as_markdown(text: str) -> str:
     """Text in a line or in a cell of a table of Markdown: no HTML, link, heading or other cell. Backticks around
     code stay, and what looks like an address is code."""
-    first, *rest = _SPAN.split(printable(text))
-    parts = (_coded(part) if number % 2 == 0 else _escaped(part) for number, part in enumerate(rest))
-    return _escaped(first) + "".join(parts)
+    written = ""
+    for number, part in enumerate(_SPAN.split(printable(text))):
+        shown = _coded(part) if number % 2 else _escaped(part)
+        # Side by side the ends of two pieces of code would be one longer run of backticks.
+        written += " " + shown if written.endswith("`") and shown.startswith("`") else shown
+    return written
+
+
+def as_row(cells: Iterable[str]) -> str:
+    """A row of a table of Markdown."""
+    return f"| {' | '.join(map(as_markdown, cells))} |"
 
 
 def _longer_than(text: str) -> int:
