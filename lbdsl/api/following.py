@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from lbdsl.core.cache import UNFINISHED
 from lbdsl.core.diagnostic import LbdslError
+from lbdsl.core.printed import printable
 from lbdsl.core.processes import process_count, process_number
 from lbdsl.core.progress import progress_of
 from lbdsl.model.digest import default_cache_dir
@@ -75,7 +76,7 @@ def follow(options: RunOptions, relocated: str | None, measured: Callable[[], ob
         for found in problem.diagnostics:
             if found.is_error and found.code != "LB459":
                 said = f"error[{found.code}] of process {process_number()}: {found.message}"
-                print(said, *found.help, sep="\n  = help: ", file=sys.stderr)
+                print(*map(printable, (said, *found.help)), sep="\n  = help: ", file=sys.stderr)
         raise
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lbdsl.core.printed import printable
 from lbdsl.core.processes import Killed, process_count
 
 
@@ -38,7 +39,7 @@ def stop_on_ctrl_c(resume_command: str) -> Iterator[Callable[[], bool]]:
     try:
         yield poll
     except KeyboardInterrupt:
-        print(f"to resume, run:  {resume_command}", file=sys.stderr)
+        print(printable(f"to resume, run:  {resume_command}"), file=sys.stderr)
         raise
     finally:
         if in_main_thread:

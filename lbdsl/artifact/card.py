@@ -16,6 +16,7 @@ from lbdsl.artifact.needle import draw_needles, needles_in
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
 from lbdsl.core.files import replace_file
 from lbdsl.core.pictures import Target, picture
+from lbdsl.core.printed import as_code, as_code_block, as_markdown, as_row, as_yaml, printable
 from lbdsl.core.units import bytes_text, count_text, layers_text, ranges_text, tokens_text
 from lbdsl.data.contamination import GRAM, NOTABLE
 from lbdsl.model.source import hub_repository
@@ -66,23 +67,23 @@ def write_speed(record: Record, folder: Path) -> None:
 def card_text(record: Record) -> str:
     """README.md of an artifact."""
     plan = record.plan
-    name = plan.recipe.name or Path(plan.recipe.path).stem
-    base = base_name(plan.model)
-    version = "" if plan.model.revision is None else f"revision `{plan.model.revision}`, "
+    base, (model, recipe) = base_name(plan.model), names_of(plan)
+    version = "" if plan.model.revision is None else f"revision {as_code(plan.model.revision)}, "
     lines = [
         "---",
-        f"base_model: {base}",
+        f"base_model: {as_yaml(base)}",
         "library_name: transformers",
         "tags: [lbdsl, compressed]",
         "---",
         "",
-        f"# {plan.model.name or plan.model.source}, compressed by `{name}`",
+        f"# {as_markdown(model)}, compressed by {as_code(recipe)}",
         "",
     ]
     if record.status != "accepted":
         lines += ["> **Rejected.** A quality gate of the recipe failed; see the asserts below.", ""]
     lines += [
-        f"Made by lbdsl {record.lbdsl_version} from `{base}` ({version}sha256 `{plan.model.digest[:16]}`). Load it with",
+        f"Made by lbdsl {as_markdown(record.lbdsl_version)} from {as_code(base)} "
+        f"({version}sha256 {as_code(plan.model.digest[:16])}). Load it with",
         "",
         "    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "",
@@ -93,11 +94,11 @@ def card_text(record: Record) -> str:
     ]
     lines += _plan_lines(record) + _cost_lines(record) + _weights_lines(record) + _heal_lines(record)
     lines += _quality_lines(record) + _bench_lines(record)
-    lines += ["## Recipe", "", "```lbr", plan.recipe.text.rstrip("\n"), "```", ""]
+    lines += ["## Recipe", "", as_code_block(plan.recipe.text, "lbr"), ""]
     for item in plan.recipe.included:
-        lines += [f"It includes `{item.path}`:", "", "```lbr", item.text.rstrip("\n"), "```", ""]
+        lines += [f"It includes {as_code(item.path)}:", "", as_code_block(item.text, "lbr"), ""]
     if plan.recipe.params:
-        values = ", ".join(f"${k} = {v}" for k, v in sorted(plan.recipe.params.items()))
+        values = ", ".join(as_code(f"${k} = {v}") for k, v in sorted(plan.recipe.params.items()))
         lines += [f"Parameters: {values}.", ""]
     return "\n".join(lines)
 
@@ -109,6 +110,11 @@ def base_name(model: ModelRef) -> str:
     return repository or model.name or model.source
 
 
+def names_of(plan: Plan) -> tuple[str, str]:
+    """Those of the model and of the recipe."""
+    return plan.model.name or plan.model.source, plan.recipe.name or Path(plan.recipe.path).stem
+
+
 def _plan_lines(record: Record) -> list[str]:
     lines = ["## Layers", "", "| layers | what became of them | rule |", "|---|---|---|"]
     alike: dict[tuple[str, str], list[int]] = {}
@@ -116,7 +122,7 @@ def _plan_lines(record: Record) -> list[str]:
         done = " + ".join([*(planned.action.text() for planned in layer.acting), *patch_texts(layer.weights)])
         rules = ", ".join(map(str, sorted({planned.rule for planned in layer.acting})))
         alike.setdefault((done, rules), []).append(layer.index)
-    lines += [f"| {ranges_text(layers)} | `{done}` | {rules} |" for (done, rules), layers in alike.items()]
+    lines += [as_row((ranges_text(layers), f"`{done}`", rules)) for (done, rules), layers in alike.items()]
     kept = [layer.index for layer in record.plan.layers if not layer.changed]
     said = layers_text(kept) if kept else "no layer"
     when = " before healing, which trains the layers behind the first change, too" if record.heal is not None else ""
@@ -144,10 +150,10 @@ def _predicted_lines(plan: Plan) -> list[str]:
     if plan.windowed:
         lines.append(f"- prefill: {PREFILL}")
     for item in plan.serving:
-        exports = ", ".join(f"`{name}`" for name in item.formats if name != AS_SAVED)
+        exports = ", ".join(as_code(name) for name in item.formats if name != AS_SAVED)
         ways = ([AS_SAVED] if AS_SAVED in item.formats else []) + ([f"exported to {exports}"] if exports else [])
-        how = "; ".join(ways) or f"no: {item.obstacle}"
-        lines.append(f"- {item.engine}: {how}")
+        how = "; ".join(ways) or f"no: {as_markdown(item.obstacle or '')}"
+        lines.append(f"- {as_markdown(item.engine)}: {how}")
     return [*lines, ""] if lines else []
 
 
@@ -163,7 +169,7 @@ def needed(record: Record) -> list[str]:
 
 
 def _weights_lines(record: Record) -> list[str]:
-    rows = [f"- {weights}" for weights in packed_weights(record)]
+    rows = [f"- {as_markdown(str(weights))}" for weights in packed_weights(record)]
     return ["## Weights", "", *rows, ""] if rows else []
 
 
@@ -175,9 +181,9 @@ def _heal_lines(record: Record) -> list[str]:
     lines = ["## Healing", ""]
     for stage in healing_stages(heal):
         name = f"Stage `{stage['stage']}`: " if "stages" in heal else ""
+        seen = f"{name}{stage['steps']} steps, {stage['tokens']} tokens seen of `{stage['data']}`"
         lines += [
-            f"{name}{stage['steps']} steps, {stage['tokens']} tokens seen of `{stage['data']}` "
-            f"({stage['passes']:.1f} passes), {count_text(stage['trained_params'])} weights trained in "
+            f"{as_markdown(seen)} ({stage['passes']:.1f} passes), {count_text(stage['trained_params'])} weights trained in "
             f"{stage['seconds']:.0f} s.",
             "",
         ]
@@ -186,7 +192,7 @@ def _heal_lines(record: Record) -> list[str]:
             best = min(loss for _, loss in apart)
             lines += [
                 f"Loss on other text of the same source: {apart[0][1]:.3f} before, {best:.3f} after "
-                f"{stage.get('kept')} tokens, whose weights are kept.",
+                f"{as_markdown(str(stage.get('kept')))} tokens, whose weights are kept.",
                 "",
             ]
     return [*lines, f"![healing loss]({HEALING})", ""] if _drawn(record) else lines
@@ -198,14 +204,15 @@ def _quality_lines(record: Record) -> list[str]:
     when = "The" if record.heal is None else "Before healing the"
     if loss.rise is not None:
         error = f" ± {loss.rise.stderr:.3f}" if loss.rise.stderr is not None else ""
-        others = "".join(f", {joint_text(name, score)}" for name, score in loss.others.items())
+        others = "".join(f", {as_markdown(joint_text(name, score))}" for name, score in loss.others.items())
         lines += [
             f"{when} loss rose by {loss.rise.value:.3f}{error} nats a token{others} "
             f"(measured on calibration text, {loss.tokens} tokens).",
             "",
         ]
     if record.plan.recall is not None:
-        lines += [f"Of what stands far back in a text, {when.lower()} model lost: {record.plan.recall.text('±')}.", ""]
+        lost = as_markdown(record.plan.recall.text("±"))
+        lines += [f"Of what stands far back in a text, {when.lower()} model lost: {lost}.", ""]
     if record.evaluation is None:
         lines += ["The finished model was not judged: the recipe has no `eval` block and no assert on it.", ""]
     else:
@@ -215,21 +222,22 @@ def _quality_lines(record: Record) -> list[str]:
             lines += _task_table(task)
         if needles_in(record.evaluation):
             lines += [f"![facts found by length and depth]({NEEDLE})", ""]
-    said = [f"**Caution:** {caution}." for caution in cautions_of(record)]
+    said = [f"**Caution:** {as_markdown(caution)}." for caution in cautions_of(record)]
     lines += [*said, ""] if said else []
     for item in record.asserts:
-        value = f" ({value_text(item)}{f' on `{item.on}`' if item.on else ''})" if item.value is not None else ""
-        lines.append(f"- `assert {item.text}`: {item.status}{value}")
+        value = f" ({value_text(item)}{f' on {as_code(item.on)}' if item.on else ''})" if item.value is not None else ""
+        lines.append(f"- {as_code(f'assert {item.text}')}: {item.status}{value}")
     undecided = undecided_text(record.asserts)
     return [*lines, "", *([f"{undecided}.", ""] if undecided else [])] if record.asserts else lines
 
 
 def _quality_table(source: dict[str, Any]) -> list[str]:
     head, *rows = quality_rows(source)
+    on = f"On `{source['data']}`, {source['tokens']} tokens"
     return [
-        f"On `{source['data']}`, {source['tokens']} tokens apart from calibration and healing:",
+        f"{as_markdown(on)} apart from calibration and healing:",
         "",
-        *[f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)],
+        *map(as_row, (head, ["---"] * len(head), *rows)),
         "",
         *_seen_lines(source),
     ]
@@ -241,11 +249,11 @@ def _task_table(task: dict[str, Any]) -> list[str]:
     parts = [(name, part_text(part["base"]), part_text(part["artifact"]), "") for name, part in parts_of(task).items()]
     rows = [("all", shown["base"], shown["artifact"], shown["recovery"]), *parts]
     return [
-        f"`{task['name']}`, {task['questions']} questions, {task['metric']}:",
+        as_markdown(f"`{task['name']}`, {task['questions']} questions, {task['metric']}:"),
         "",
         "| | base | this model | recovery |",
         "|---|---|---|---|",
-        *[f"| {' | '.join(row)} |" for row in rows],
+        *map(as_row, rows),
         "",
     ]
 
@@ -262,7 +270,7 @@ def _bench_lines(record: Record) -> list[str]:
     lines = ["## Speed", "", "A ratio is this model's figure over the base's; `again` is a model's over itself.", ""]
     for benched in record.bench.values():
         rows = [COLUMNS, tuple("---" for _ in COLUMNS), *map(row_of, benched["cells"])]
-        lines += [f"{measured_by(benched)}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+        lines += [f"{as_markdown(measured_by(benched))}:", "", *map(as_row, rows), ""]
         if noise := noise_of(benched):
             lines += [noise, ""]
     return lines
@@ -284,6 +292,6 @@ def draw_healing(stages: list[dict[str, Any]], to: Target) -> None:
                     axes.plot([tokens / 1000 for tokens, _ in points], losses, marker=".", color=colour, label=label)
             axes.legend()
             axes.set_xlabel("thousand tokens seen")
-            axes.set_ylabel(f"loss of the stage {stage['stage']}" if len(stages) > 1 else "loss")
+            axes.set_ylabel(printable(f"loss of the stage {stage['stage']}") if len(stages) > 1 else "loss")
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lbdsl.core.pictures import Target, picture
+from lbdsl.core.printed import printable
 
 
 def needles_in(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,6 +44,6 @@ def draw_needles(tasks: Sequence[dict[str, Any]], to: Target) -> None:
             axes.set_xlabel("depth of the fact, % of the text", fontsize=8)
             axes.set_xlim(0, 100)
             axes.tick_params(labelsize=8)
-        both[0].set_yticks(range(len(tasks)), [task["name"] for task in tasks], fontsize=8)
+        both[0].set_yticks(range(len(tasks)), [printable(task["name"]) for task in tasks], fontsize=8)
         both[0].invert_yaxis()
         figure.suptitle("facts found, %", fontsize=10)

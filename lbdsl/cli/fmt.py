@@ -7,7 +7,7 @@ import sys
 import click
 
 from lbdsl.cli.options import FILE
-from lbdsl.cli.output import write_text
+from lbdsl.cli.output import tell, write_text
 from lbdsl.core.units import plural
 
 
@@ -41,7 +41,7 @@ def fmt(ctx: click.Context, files: tuple[str, ...], check: bool, diff: bool) -> 
         if diff and formatted.changed:
             click.echo(writable(difference(name, formatted.old, formatted.new)), nl=False)
         if check and formatted.changed:
-            click.echo(f"would change {name}", err=True)
+            tell(f"would change {name}")
         if file == "-" and not (check or diff):
             write_text(formatted.new)
         elif formatted.changed and not (check or diff):

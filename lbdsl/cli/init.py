@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lbdsl.cli.options import model_argument, offline_option
-from lbdsl.cli.output import write_text
+from lbdsl.cli.output import tell, write_text
 
 
 @click.command()
@@ -48,4 +48,5 @@ def init(model: str, more: tuple[str, ...], goals: tuple[str, ...], out: str | N
         return
     path = Path(out) if out is not None else Path(f"{start.model_name}-{'goal' if goals else 'start'}.lbr")
     write_beside(path, start.text, replace=force)
-    click.echo(f"Wrote {path}\nSee what it would do:  lbdsl plan {path} {model}", err=True)
+    tell(f"Wrote {path}")
+    tell(f"See what it would do:  lbdsl plan {path} {model}")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from lbdsl.core.diagnostic import Diagnostic
+from lbdsl.core.printed import printable, visible
 from lbdsl.core.processes import process_number
 
 if TYPE_CHECKING:
     from lbdsl.report.diagnostics import Style
+
+
+_warning_text = warnings.formatwarning
 
 
 def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
@@ -31,8 +37,25 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
 
 
 def write_text(text: str) -> None:
-    """Write to standard output, as UTF-8 with LF regardless of the locale: it may be redirected to a file."""
-    click.echo(text.encode(), nl=False)
+    """Write to standard output, as UTF-8 with LF regardless of the locale: where it is redirected to a file, exactly."""
+    shown = visible(text) if sys.stdout.isatty() else text
+    click.echo(shown.encode(errors="surrogateescape"), nl=False)
+
+
+def tell(line: str) -> None:
+    """A line of a message, on standard error."""
+    click.echo(writable(printable(line), sys.stderr), err=True)
+
+
+class _Logged(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802
+        return visible(super().getMessage())
+
+
+def show_logs_as_text() -> None:
+    """What libraries log and warn of is text, whatever of a model they quote."""
+    logging.setLogRecordFactory(_Logged)
+    warnings.formatwarning = lambda *of, **more: visible(_warning_text(*of, **more))
 
 
 def print_json(value: Any) -> None:

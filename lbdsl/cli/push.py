@@ -35,6 +35,7 @@ def push(
     from lbdsl.api.pushing import sent, to_push
     from lbdsl.artifact.hub import check_token
     from lbdsl.cli.output import give, show_diagnostics
+    from lbdsl.core.printed import printable
     from lbdsl.core.units import bytes_text, plural
     from lbdsl.report.progress import TerminalProgress
 
@@ -51,7 +52,7 @@ def push(
         show_diagnostics(planned.diagnostics)
         if dry_run:
             return give(planned, as_json)
-        what = f"{plural(len(planned.files), 'file')}, {bytes_text(planned.bytes)}"
-        if not yes and not click.confirm(f"Push {what} to {repository} ({'private' if private else 'public'})?", err=True):
+        what = f"{plural(len(planned.files), 'file')}, {bytes_text(planned.bytes)} to {printable(repository)}"
+        if not yes and not click.confirm(f"Push {what} ({'private' if private else 'public'})?", err=True):
             ctx.exit(1)
         give(sent(planned), as_json)

@@ -16,10 +16,11 @@ from lbdsl.cli.options import PATH, artifact_argument
 def report(artifact: Path, output: Path | None, force: bool) -> None:
     """Write what is known of ARTIFACT as one HTML page, which needs no network: plan, scores, costs, quality, speed."""
     from lbdsl.api.writing import write_beside
+    from lbdsl.cli.output import write_text
     from lbdsl.report.page import is_page, page_of
     from lbdsl.session.claims import read_artifact
 
     record = read_artifact(artifact)
     place = output or artifact.resolve().parent / f"{artifact.resolve().name}.html"
     write_beside(place, page_of(record), replace=force or is_page(place))
-    click.echo(str(place))
+    write_text(f"{place}\n")

@@ -24,7 +24,8 @@ def picture(to: Target, columns: int = 1, **options: Any) -> Iterator[tuple[Any,
 
     in_page = isinstance(to, io.StringIO)
     looks: Any = {"svg.fonttype": "none", "svg.hashsalt": "lbdsl", "legend.frameon": False} if in_page else {}
-    with matplotlib.rc_context(looks):
+    # A dollar in a name is no formula.
+    with matplotlib.rc_context({**looks, "text.parse_math": False}):
         figure, axes = pyplot.subplots(1, columns, dpi=110, squeeze=False, layout="constrained", **options)
         try:
             yield figure, axes[0] if columns > 1 else axes[0][0]

@@ -9,6 +9,7 @@ from shlex import quote
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnostic, error, note
+from lbdsl.core.printed import as_string
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
@@ -72,7 +73,8 @@ class DeciLM(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f'vllm.LLM("{output}", trust_remote_code=True)   # vllm serve {quote(str(output))} --trust-remote-code'
+        serve = f"vllm serve {quote(str(output))} --trust-remote-code"
+        return f"vllm.LLM({as_string(output)}, trust_remote_code=True)   # {serve}"
 
 
 def decilm_config(subject: Subject) -> dict[str, Any]:

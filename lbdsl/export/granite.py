@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
+from lbdsl.core.printed import as_string
 from lbdsl.core.progress import Report
 from lbdsl.export.base import Exporter, Subject
 from lbdsl.export.expresses import ANY, ONE_WINDOW, llama_layers
@@ -73,8 +74,8 @@ class Granite(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return (
-            f'vllm.LLM("{output}")   # vllm serve {quote(str(output))}\n'
-            f'AutoModelForCausalLM.from_pretrained("{output}", attn_implementation="eager")   # in transformers'
+            f"vllm.LLM({as_string(output)})   # vllm serve {quote(str(output))}\n"
+            f'AutoModelForCausalLM.from_pretrained({as_string(output)}, attn_implementation="eager")   # in transformers'
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, error, note
+from lbdsl.core.printed import as_string
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
@@ -91,7 +92,7 @@ class Native(Exporter):
 
     @classmethod
     def how_to_load(cls, output: Path) -> str:
-        return f'AutoModelForCausalLM.from_pretrained("{output}")'
+        return f"AutoModelForCausalLM.from_pretrained({as_string(output)})"
 
 
 def _in_vllm(subject: Subject) -> bool:

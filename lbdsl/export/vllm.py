@@ -8,6 +8,7 @@ from shlex import quote
 
 from lbdsl.artifact.quantization import FIELD, with_cache
 from lbdsl.core.diagnostic import Diagnostic, error
+from lbdsl.core.printed import as_string
 from lbdsl.core.progress import Report
 from lbdsl.core.units import layers_text
 from lbdsl.export.base import Exporter, Subject
@@ -70,7 +71,7 @@ class VllmPlugin(Exporter):
     @classmethod
     def how_to_load(cls, output: Path) -> str:
         return (
-            f'vllm.LLM("{output}")   # vllm serve {quote(str(output))}\n'
+            f"vllm.LLM({as_string(output)})   # vllm serve {quote(str(output))}\n"
             "  in vLLM's environment, once, in a checkout of lbdsl: pip install --no-deps ."
         )
 

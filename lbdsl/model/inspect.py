@@ -8,6 +8,7 @@ from typing import Any
 
 from lbdsl.core.diagnostic import Diagnosed, Diagnostic, LbdslError, error, fail, note
 from lbdsl.core.nearest import nearest
+from lbdsl.core.printed import printable
 from lbdsl.core.units import bytes_text, plural
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import DTYPE_BYTES, ModelFacts
@@ -73,7 +74,7 @@ def inspect_model(source: ModelSource, dtype: str | None = None, *, weights: boo
 
 def _left_out(others: Mapping[str, int]) -> Iterator[Diagnostic]:
     if others:
-        named = ", ".join(f"{ascii(name)[1:-1][:40]} ({count})" for name, count in sorted(others.items())[:_SHOWN])
+        named = ", ".join(f"{printable(name)[:40]} ({count})" for name, count in sorted(others.items())[:_SHOWN])
         said = f"the language model alone is read, without the {plural(sum(others.values()), 'tensor')} of {named}"
         yield note("LB422", said + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""))
 
@@ -216,7 +217,7 @@ def _check_tied(layout: Layout, source: ModelSource, tensors: Mapping[str, Tenso
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(ascii(name)[1:-1][:80] for name in names[:_SHOWN])
+    shown = ", ".join(printable(name)[:80] for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lbdsl.artifact.benched import COLUMNS, LESS_IS_BETTER, label_of, measured_by, noise_of, row_of
 from lbdsl.core.pictures import Target, picture
+from lbdsl.core.printed import printable
 from lbdsl.core.units import bytes_text
 from lbdsl.report.console import USUAL
 
@@ -50,7 +51,7 @@ def render_calibration(found: Mapping[str, Any], console: Console) -> None:
 def draw_bench(benched: Mapping[str, Any], to: Target) -> None:
     """Draw the ratios, one bar a cell, with their intervals, beside 1; those where less is better in another colour."""
     cells = benched["cells"]
-    names = [f"{cell['metric']} {label_of(cell)}" for cell in cells]
+    names = [printable(f"{cell['metric']} {label_of(cell)}") for cell in cells]
     with picture(to, figsize=(7, 0.8 + 0.32 * len(cells))) as (_, axes):
         for label, colour, less in (("more is better", "#1f5fa8", False), ("less is better", "#7a9a4b", True)):
             places = [place for place, cell in enumerate(cells) if (cell["unit"] in LESS_IS_BETTER) is less]
@@ -63,7 +64,7 @@ def draw_bench(benched: Mapping[str, Any], to: Target) -> None:
             at, values = zip(*predicted, strict=True)
             axes.plot(values, at, "|", color="#d95f02", markersize=14, markeredgewidth=2.5, label="predicted")
         axes.legend(fontsize="small")
-        axes.set_title(measured_by(benched).replace("`", ""), fontsize="small")
+        axes.set_title(printable(measured_by(benched)).replace("`", ""), fontsize="small")
         axes.axvline(1, color="#444444", linewidth=1)
         axes.set_yticks(range(len(cells)), names)
         axes.invert_yaxis()

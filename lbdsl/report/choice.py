@@ -8,10 +8,10 @@ from string import ascii_lowercase
 
 from rich.text import Text
 
+from lbdsl.core.printed import printable
 from lbdsl.core.units import Unit, amount_text, plural, tokens_text
 from lbdsl.plan.schema import Budget, Choice, Plan, ScoreValue
 from lbdsl.plan.words import signed_text
-from lbdsl.report.console import printable
 from lbdsl.report.strip import Row, strip_lines
 
 STRIPS = 5

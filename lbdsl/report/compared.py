@@ -10,12 +10,13 @@ from rich.text import Text
 
 from lbdsl.core.digest import short
 from lbdsl.core.pictures import Target, picture
+from lbdsl.core.printed import printable
 from lbdsl.core.units import tokens_text
 from lbdsl.cost.cost import model_cost
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import Plan
 from lbdsl.plan.words import judged_texts, signed_text
-from lbdsl.report.console import ascii_only, printable, write_line
+from lbdsl.report.console import ascii_only, write_line
 from lbdsl.report.strip import mark_rows, strip_lines
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from rich import box
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from lbdsl.report.diagnostics import is_hidden
+from lbdsl.core.printed import printable, visible
 
 NARROWEST, USUAL, WIDEST = 40, 80, 120
 _HANGING, _DEEPEST = 4, 12
@@ -29,8 +30,18 @@ def stderr_console() -> Console:
     return make_console(sys.stderr)
 
 
-class _Console(Console):
-    """A console that survives a broken pipe, as in `| head`: later output is discarded, and the work continues."""
+class TextConsole(Console):
+    """A console on which text is only text, and that survives a broken pipe, as in `| head`: later output is discarded, and
+    the work continues."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Styles and movements of the cursor are rich's own; what the text has of them is shown."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """A string is one line."""
+        return super().render_str(printable(text), **how)
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -45,7 +56,7 @@ def make_console(file: IO[str], width: int | None = None) -> Console:
     if reconfigure is not None and getattr(file, "errors", None) == "strict":
         reconfigure(errors="replace")
     lively = file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    console = _Console(
+    console = TextConsole(
         file=file,
         force_terminal=lively,
         force_interactive=lively,
@@ -95,11 +106,6 @@ def ascii_only(console: Console) -> bool:
     except (UnicodeEncodeError, LookupError):
         return True
     return False
-
-
-def printable(text: str) -> str:
-    """Text of a recipe or a model on one line, without control characters that would move the cursor."""
-    return "".join("?" if is_hidden(char) else char for char in " ".join(text.split()))
 
 
 def headed_table(first: str, titles: Iterable[str], justify: Literal["left", "right"] = "left") -> Table:

@@ -14,6 +14,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity, note
+from lbdsl.core.printed import printable, visible
 from lbdsl.core.span import Source, Span
 from lbdsl.core.units import plural
 
@@ -53,10 +54,10 @@ def concise_text(diagnostics: Iterable[Diagnostic], file: str = "") -> str:
     """One line each: `file:line:column: error[LB102] message`; `file` is that of findings without a place."""
     lines = []
     for diagnostic in diagnostics:
-        where = f"{_safe(file)}: " if file else ""
+        where = f"{printable(file)}: " if file else ""
         if diagnostic.span is not None:
-            where = f"{_safe(diagnostic.span.source.place(diagnostic.span.start))}: "
-        lines.append(f"{where}{diagnostic.severity.value}[{diagnostic.code}] {_safe(diagnostic.message)}\n")
+            where = f"{printable(diagnostic.span.source.place(diagnostic.span.start))}: "
+        lines.append(f"{where}{diagnostic.severity.value}[{diagnostic.code}] {printable(diagnostic.message)}\n")
     return "".join(lines)
 
 
@@ -109,7 +110,7 @@ def fixes_text(file: str, fixed: Fixed, written: bool) -> str:
     whole = [("fixed" if written else "would fix", item, "") for item in fixed.applied]
     whole += [("not fixed", item, ": it would cause a new error") for item in fixed.left_out]
     return "".join(
-        f"{_safe(file)}:{item.line}: {verb} {item.code}: {_safe(item.title)}{why}\n" for verb, item, why in whole
+        f"{printable(file)}:{item.line}: {verb} {item.code}: {printable(item.title)}{why}\n" for verb, item, why in whole
     )
 
 
@@ -120,10 +121,7 @@ def difference(file: str, before: str, after: str) -> str:
     old, new = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (before, after))
     out = ""
     for line in difflib.unified_diff(old, new, file, file):
-        # A carriage return or any other control character would move the cursor of a terminal.
-        out += "".join(
-            char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line.removesuffix("\n")
-        )
+        out += visible(line.removesuffix("\n"), keep="\t")
         out += "\n" if line.endswith("\n") else "\n\\ No newline at end of file\n"
     return out
 
@@ -156,7 +154,7 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     head = f"{severity}[{diagnostic.code}]: "
     # Paths and flags stay whole, to be copied.
     wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
-    first, *rest = wrap(head + _safe(diagnostic.message), style.width, subsequent_indent="  ") or [head]
+    first, *rest = wrap(head + printable(diagnostic.message), style.width, subsequent_indent="  ") or [head]
     lines = [
         style.paint(severity, first[: len(head) - 2]) + style.paint("bold", first[len(head) - 2 :]),
         *(style.paint("bold", line) for line in rest),
@@ -174,7 +172,7 @@ def _one(diagnostic: Diagnostic, style: Style) -> str:
     lead = " " * (gutter + 1) + "= "
     width = max(20, style.width - len(lead))
     for kind, text in hints:
-        said = f"{kind}: {_safe(text)}"
+        said = f"{kind}: {printable(text)}"
         first, *rest = wrap(said, width, subsequent_indent=" " * 6)
         command = re.search(r": (lbdsl [a-z]+ .*)", said)
         if rest and command:
@@ -205,7 +203,7 @@ def _excerpt(source: Source, marks: Sequence[_Mark], gutter: int, style: Style) 
     near = source.place(marks[0].span.start).removeprefix(os.getcwd() + os.sep)
     lead = ":::" if marks[0].kind == "gutter" else arrow
     out = [
-        f"{' ' * gutter}{style.paint('gutter', lead)} {_safe(near)}",
+        f"{' ' * gutter}{style.paint('gutter', lead)} {printable(near)}",
         margin + style.paint("gutter", bar),
     ]
     previous = None
@@ -248,7 +246,7 @@ def _drawn(mark: _Mark, number: int, start: int, shown: str) -> _Drawn:
     end_line, end_column = mark.span.end_line_column
     end = end_column - 1 - start if end_line == number else len(shown)
     begin, end = max(0, min(begin, len(shown))), max(0, min(end, len(shown)))
-    return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), mark.kind, _safe(mark.note))
+    return _Drawn(_width(shown[:begin]), max(1, _width(shown[begin:end])), mark.kind, printable(mark.note))
 
 
 def _underlined(row: Sequence[_Drawn], room: int, style: Style) -> list[str]:
@@ -297,28 +295,14 @@ def _fixed(fix: Fix) -> str:
     return f"{fix.title}: `{text.strip()}`" if text.strip() else fix.title
 
 
-def is_hidden(char: str) -> bool:
-    """True for control and formatting characters, which could move the cursor or reverse the text direction."""
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _safe(text: str) -> str:
-    """Text in one line, without terminal control characters."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(" " if char in "\t\n" else f"<U+{ord(char):04X}>" if is_hidden(char) else char for char in text)
-
-
 def _cells(text: str) -> str:
-    """A source line as it is shown: each character takes as many columns as `_width` counts."""
-    return "".join(" " * _TAB if char == "\t" else "?" if is_hidden(char) else char for char in text)
+    """A source line as it is shown."""
+    return visible(text.replace("\t", " " * _TAB))
 
 
 def _width(text: str) -> int:
     """The number of columns that a part of a source line takes."""
-    if text.isascii():
-        return len(text) + (_TAB - 1) * text.count("\t")
-    return sum(
-        _TAB if char == "\t" else 0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
+    shown = _cells(text)
+    if shown.isascii():
+        return len(shown)
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in shown)

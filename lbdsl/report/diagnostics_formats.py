@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from lbdsl.core.codes import code_for
 from lbdsl.core.diagnostic import Diagnostic, Fix, Severity
+from lbdsl.core.printed import visible
 from lbdsl.core.span import Span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -117,4 +118,4 @@ def _command(file: str, diagnostic: Diagnostic) -> str:
 
 def _data(text: str) -> str:
     """The text with `%` and line endings escaped: a line ending would end the command."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text, keep="\n\r\t").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

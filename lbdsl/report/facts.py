@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lbdsl.core.printed import printable
 from lbdsl.core.units import bytes_text, count_text, layers_text, tokens_text
 from lbdsl.cost.cost import LayerCost
 from lbdsl.cost.facts import ModelFacts
 from lbdsl.model.inspect import dropped_layers, weight_bytes, windowed_layers
 from lbdsl.parts.base import WORDS
-from lbdsl.report.console import headed_table, printable
+from lbdsl.report.console import headed_table
 
 
 def render_facts(facts: ModelFacts, name: str, console: Console, *, base: tuple[str, ModelFacts] | None = None) -> None:

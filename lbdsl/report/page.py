@@ -19,9 +19,10 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from lbdsl.artifact.card import card_text, drawings
+from lbdsl.artifact.card import card_text, drawings, names_of
 from lbdsl.artifact.record import Record
 from lbdsl.core.pictures import Target, svg_of
+from lbdsl.core.printed import visible
 from lbdsl.core.units import bytes_text, tokens_text
 from lbdsl.layer.difference import changes_text
 from lbdsl.plan.schema import LayerPlan, Plan
@@ -54,10 +55,13 @@ def is_page(path: Path) -> bool:
 
 def page_of(record: Record) -> str:
     """The page of an artifact."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
     plan = record.plan
     pictures = drawings(record)
-    pictures |= {f"{engine}.svg": partial(draw_bench, benched) for engine, benched in (record.bench or {}).items()}
+    timed = (record.bench or {}).values()
+    pictures |= {f"speed-{number}.svg": partial(draw_bench, benched) for number, benched in enumerate(timed)}
     title, text = _body(record, pictures)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         generator=Markup(GENERATOR),
@@ -72,12 +76,18 @@ def page_of(record: Record) -> str:
     )
 
 
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+
+
 def _body(record: Record, pictures: dict[str, Any]) -> tuple[str, str]:
     """The card's title and its text, with the charts of speed above their tables."""
     _, _, text = card_text(record).partition("\n# ")
-    title, _, text = text.replace("`", "", 2).partition("\n")
-    charts = "\n".join(f"![speed]({name})" for name in pictures if name.endswith(".svg"))
-    return title, text.replace("\n## Speed\n", f"\n## Speed\n\n{charts}\n", 1)
+    _, _, text = text.partition("\n")
+    model, recipe = names_of(record.plan)
+    if charts := "\n".join(f"![speed]({name})" for name in pictures if name.endswith(".svg")):
+        text = text.replace("\n## Speed\n", f"\n## Speed\n\n{charts}\n", 1)
+    return f"{model}, compressed by {recipe}", text
 
 
 def _figures(record: Record) -> Iterator[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lbdsl.actions.patches import patch_texts
 from lbdsl.core.digest import short
+from lbdsl.core.printed import printable
 from lbdsl.core.units import Unit, bytes_text, duration_text, plural, tokens_text
 from lbdsl.parts import Mark
 from lbdsl.plan.estimate import MANY
@@ -20,7 +21,7 @@ from lbdsl.plan.schema import Plan, Speed
 from lbdsl.plan.words import PREFILL, joint_text, signed_text
 from lbdsl.recipe.schema_blocks import JUDGED, Asked, HealSettings, Stage, task_name
 from lbdsl.report.choice import choice_lines
-from lbdsl.report.console import ascii_only, printable, write_line
+from lbdsl.report.console import ascii_only, write_line
 from lbdsl.report.plan_tables import change_lines, cost_lines, result_lines, rule_lines
 from lbdsl.report.strip import ASCII_LEVELS, LEVELS, STYLES, Row, Scale, mark_rows, strip_lines
 

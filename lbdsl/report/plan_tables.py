@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from rich.text import Text
 
+from lbdsl.core.printed import printable
 from lbdsl.core.units import bytes_text, count_text, plural, ranges_text, tokens_text
 from lbdsl.language.highlight import GROUP, STATEMENT, pieces
 from lbdsl.layer.difference import changes_text, window_size
 from lbdsl.parts import Mark
 from lbdsl.plan.schema import BARELY, AssertResult, LayerPlan, Plan
 from lbdsl.plan.words import undecided_text, value_text
-from lbdsl.report.console import USUAL, printable
+from lbdsl.report.console import USUAL
 from lbdsl.report.strip import STYLES, Scale
 
 OF_EACH_KIND = 2

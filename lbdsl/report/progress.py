@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from lbdsl.core.printed import printable
 from lbdsl.core.progress import Report
 from lbdsl.core.units import duration_text
 from lbdsl.report.console import USUAL, stderr_console
@@ -54,7 +54,7 @@ class TerminalProgress:
     def say(self, text: str) -> None:
         if not self._quiet:
             # Leave line wrapping to the terminal, so that long commands and paths can be copied.
-            self._console.print(text, soft_wrap=True)
+            self._console.print(printable(text), soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Report]:
@@ -67,23 +67,23 @@ class TerminalProgress:
 
     def _bar(self, title: str) -> Iterator[Report]:
         columns: tuple[ProgressColumn, ...] = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[eta]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         if self._console.width < USUAL:
             # rich would cut every column.
             columns = (columns[0], columns[2], columns[4])
         eta = _Eta()
         with Progress(*columns, console=self._console, transient=False) as bar:
-            task = bar.add_task(escape(title), total=None, note="", eta="")
+            task = bar.add_task(printable(title), total=None, note="", eta="")
 
             def report(done: float, total: float, note: str = "") -> None:
                 left = eta(done, total, time.monotonic())
-                bar.update(task, completed=done, total=total, note=escape(note), eta=left)
+                bar.update(task, completed=done, total=total, note=printable(note), eta=left)
 
             yield report
 

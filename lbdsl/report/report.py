@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lbdsl.artifact.record import Record, cautions_of, healing_stages, packed_weights
+from lbdsl.core.printed import as_string, printable
 from lbdsl.core.units import count_text
 from lbdsl.plan.schema import AssertResult
 from lbdsl.plan.words import part_text, parts_of, quality_rows, shares_of
 from lbdsl.report.bench import render_bench
-from lbdsl.report.console import ascii_only, headed_table, printable, write_line
+from lbdsl.report.console import ascii_only, headed_table, write_line
 from lbdsl.report.plan_tables import result_lines
 from lbdsl.report.strip import LEVELS
 
@@ -55,7 +56,7 @@ def render_report(record: Record, folder: Path, console: Console) -> None:
     for benched in (record.bench or {}).values():
         render_bench(benched, console)
     if record.status == "accepted":
-        load = f'AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)'
+        load = f"AutoModelForCausalLM.from_pretrained({as_string(folder)}, trust_remote_code=True)"
         console.print(f"Load it:  {load}", soft_wrap=True)
     else:
         rest = f": a quality gate failed. The result is kept in {printable(str(folder))}, not under the name you asked for."

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lbdsl.core.printed import printable
 from lbdsl.core.units import bytes_text, duration_text, plural
 from lbdsl.plan.estimate import REACHED
 from lbdsl.report.bench import render_bench, render_calibration
-from lbdsl.report.console import headed_table, make_console, print_whole, printable
+from lbdsl.report.console import TextConsole, headed_table, make_console, print_whole
 from lbdsl.report.plan import render_plan
 from lbdsl.report.report import render_quality, render_report
 
@@ -60,7 +61,7 @@ def text_of(result: Any) -> str:
 
 def html_of(result: Any) -> str:
     """The terminal output of an API result, in a `pre` element with inline styles."""
-    console = Console(
+    console = TextConsole(
         record=True, file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False, markup=False, emoji=False
     )
     draw(result, console)

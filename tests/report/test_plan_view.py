@@ -9,11 +9,12 @@ from rich.console import Console
 
 from lbdsl.artifact.record import Record
 from lbdsl.core.pictures import svg_of
+from lbdsl.core.printed import printable
 from lbdsl.core.units import Unit
 from lbdsl.plan.recall import RecallLoss, RecallOfKind
 from lbdsl.plan.schema import ScoreValue, Speed
 from lbdsl.report.compared import draw_front
-from lbdsl.report.console import ascii_only, make_console, printable, stderr_console, stdout_console
+from lbdsl.report.console import ascii_only, make_console, stderr_console, stdout_console
 from lbdsl.report.facts import render_facts
 from lbdsl.report.plan import render_plan, score_labels
 from lbdsl.report.report import render_quality, render_report
@@ -135,7 +136,7 @@ def test_text_that_an_encoding_lacks_is_no_error():
 
 
 def test_control_characters_of_a_recipe_do_not_reach_the_terminal():
-    assert printable("a\x1b[31mb\nc\u202ed") == "a?[31mb c?d"
+    assert printable("a\x1b[31mb\nc\u202ed") == r"a\x1b[31mb c\u202ed"
 
 
 def test_markup_of_a_recipe_is_text():
@@ -253,7 +254,7 @@ def test_a_metrics_name_from_a_file_is_text():
     name = "m[bold]x[/red]\x1b[31m"
     loss = JOINT.model_copy(update={"scores": {**JOINT.scores, name: ScoreValue(value=0.25, unit=Unit.RATIO)}})
     plan = plan_of("layers 3 drop\nelse keep", smollm2_facts(), joint=loss)
-    assert "m[bold]x[/red]?[31m 25 %" in " ".join(drawn(plan).split())
+    assert r"m[bold]x[/red]\x1b[31m 25 %" in " ".join(drawn(plan).split())
     score = {"value": 0.25, "stderr": None, "unit": "ratio"}
     quality = {
         "data": "x",
@@ -268,7 +269,7 @@ def test_a_metrics_name_from_a_file_is_text():
     rows = [line.split() for line in out.getvalue().splitlines()]
     assert ["perplexity", "2.00", "not", "a", "number"] in rows
     assert ["loss", "rise,", "nats/token", "0.1000", "±0.0100"] in rows
-    assert ["m[bold]x[/red]?[31m", "25.00", "%"] in rows
+    assert [r"m[bold]x[/red]\x1b[31m", "25.00", "%"] in rows
 
 
 def test_values_of_asserts_have_their_standard_error() -> None:
