@@ -16,12 +16,11 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.table import CHOOSING, HEALING, HOME, ROOT, Row, Table
+from benchmarks.table import CHOOSING, HEALING, ROOT, Row, Table
 from benchmarks.tables.judged import MODEL
 
 TRIES, MOST, STARTS = (6, 16, 24), 100, 4
-OWN = HOME / "own_questions.jsonl"
-QUESTIONS = {"builtin": "recall_questions = 20", "own": f'recall = "{OWN}"'}
+QUESTIONS = {"builtin": "recall_questions = 20", "own": 'recall = "benchmarks/own_questions.jsonl"'}
 
 
 def exchanges(problem: Any, measure: Any, plan: frozenset[int], order: Sequence[int], most: int) -> tuple[Any, bool]:
@@ -82,6 +81,7 @@ def planned(questions: str, tries: int) -> dict[str, Any]:
     )
     with patch("lbdsl.session.choosing.search", reference) if not tries else patch.dict({}):
         plan = plan_text(text, str(ROOT / "least.lbr"), OpenModel(ROOT / MODEL)).plan
+    assert plan.choice is not None
     bounds = {budget.text.split()[0]: budget.value for budget in plan.choice.budgets}
     windows = [layer.index for layer in plan.layers if layer.changed]
     found = {"kv": plan.choice.candidates[0].joint.value, "changed": len(windows), "windows": windows, **bounds}
