@@ -167,7 +167,10 @@ def plan(
             progress.say(line)
         if output is not None and planned.plan.applyable:
             progress.say(f"Saved {output} (sha256 {planned.plan.digest[:8]})")
-            progress.say(f"Apply exactly this:  lbdsl apply {output}")
+            if planned.plan.choice is not None and planned.plan.choice.stopped:
+                progress.say("It is of a search that was stopped, not its result: the same command continues the search")
+            else:
+                progress.say(f"Apply exactly this:  lbdsl apply {output}")
     if not planned.plan.applyable:
         if output is not None:
             progress.say(f"{output} is not written: the plan has errors")

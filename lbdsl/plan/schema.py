@@ -180,8 +180,8 @@ class Loss(PlanValue):
 class Budget(PlanValue):
     """A budget of `choose`: the cost that decides it, in `unit`, or as a `share` of the base's; `between`: what that may
     be, if it is predicted; `without` is the least sum of scores if it were left out. Of a bound on what is measured, the
-    value with its `stderr`, and what it is on the text and questions of `Plan.loss`, on which the
-    best plans were compared."""
+    value with its `stderr`, the `room` that it leaves under the bound, and what it is on the text and questions of
+    `Plan.loss`, on which the best plans were compared."""
 
     text: str
     value: float | None = None
@@ -191,6 +191,7 @@ class Budget(PlanValue):
     without: float | None = None
     stderr: float | None = None
     elsewhere: ScoreValue | None = None
+    room: float | None = None
 
 
 class Candidate(PlanValue):

@@ -95,6 +95,8 @@ def _budget(budget: Budget, least: float, pm: str) -> str:
         said += f": it is {amount_text(budget.value if budget.share is None else budget.share, unit)}"
         said += f" ({' to '.join(amount_text(end, unit) for end in budget.between)})" if budget.between else ""
         said += f" {pm}{budget.stderr:.2g}" if budget.stderr is not None else ""
+        if budget.room is not None and budget.room > 0:
+            said += f" (room for {amount_text(budget.room, unit)})"
         if budget.elsewhere is not None:
             said += f" on what it was chosen by, {signed_text(budget.elsewhere, pm)} on other text"
     if budget.without is None:

@@ -147,8 +147,9 @@ def choose(session: Session, scored: Scored, *, best_so_far: bool) -> tuple[Diag
         message = f"the search was stopped after {found.spent:.0f} of at most {wanted.tries} plans"
         if problem.choosing.bounds and (nearest is None or nearest.excess):
             message += f", and none of them keeps {_bounds(problem)}"
-        session.progress.say(f"{message}; the best so far is taken")
-        diagnostics += (note("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
+        message += ": the best of them is shown, and is not the search's result"
+        session.progress.say(message)
+        diagnostics += (warning("LB357", message, problem.choosing.span, help="run the same command again to continue"),)
     elsewhere = _bounds_elsewhere(session, scored, problem.choosing, selected.unwrap())
     if nearest is not None and not nearest.excess:
         diagnostics += tuple(_kept_elsewhere(problem.choosing, elsewhere))
@@ -252,7 +253,10 @@ def _choice(
     for bound, (one, _) in zip(problem.choosing.bounds, taken.bounds if taken is not None else (), strict=False):
         here, there = ScoreValue.of(one), elsewhere.get(bound.text)
         other = None if there is None else ScoreValue.of(there)
-        budgets.append(Budget(text=bound.text, value=one.value, unit=one.unit, stderr=here.stderr, elsewhere=other))
+        room = bound.most - one.value
+        budgets.append(
+            Budget(text=bound.text, value=one.value, unit=one.unit, stderr=here.stderr, elsewhere=other, room=room)
+        )
     candidates = [
         Candidate(
             strip=tuple(dict(key).get(layer) for layer in layers),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations, islice
 from random import Random
 
 from lbdsl.core.processes import Killed
-from lbdsl.solve.choose import Judged, Problem
+from lbdsl.solve.choose import Judged, Limit, Problem
 from lbdsl.solve.optimum import families, solutions
 from lbdsl.solve.table import Choices, Key, key_of
 
@@ -27,9 +27,15 @@ those that are better there on all of it."""
 PATIENCE = 5
 """The search ends after as many rounds in a row without a better plan."""
 
-GUIDED, APART = 5, 1.02
-"""How often, at most, plans of scaled guides are measured; and how near the scales are brought to each other of which one
-keeps the bounds, and the other does not."""
+GUIDED = 5
+"""How often, at most, plans of fitted guides are measured."""
+
+MISFIT, UNKNOWN, FAR = 0.03, 0.1, 10.0
+"""Of fitted losses: how far a joint value may be from their sum, relative to it or to the bound; how much of the bound a
+layer may lose beside its score; and how many times the bound a joint value is taken for at most."""
+
+EQUAL = 1e-5
+"""Costs, as shares of the base's, that differ by less are the same."""
 
 MeasurePlans = Callable[[Sequence[Choices], float], Sequence[Judged]]
 """What each plan is worth on a share of the text."""
@@ -59,14 +65,17 @@ def search(
     best_so_far: bool = False,
 ) -> Found | None:
     """The plan of the best rank among those tried, at most `tries`; with 0 that with the least sum. None if no plan keeps
-    the budgets of costs. Where no start keeps the bounds of what is measured, or a plan has room to cost less, the guides
-    are scaled, until their plans just keep them. Neighbours are measured on a `share` of the text. With `best_so_far` a
+    the budgets of costs. Where a cost is minimized, plans between those that keep the bounds of what is measured and those
+    that do not are measured; else the best of guides that are fitted to what was measured, and neighbours of the best plan
+    on a `share` of the text. With `best_so_far` a
     KeyboardInterrupt in `measure`, if it is not `Killed`, ends it with the best plan: before any is measured, that with the
     least sum. Where the unchanged model keeps the budgets, nothing is measured."""
     if problem.unchanged and not problem.broken(problem.plain) and min(problem.scores.values(), default=0.0) >= 0:
         return Found(problem.plain, 0.0, {})
-    # Tries are left for scaling the guides.
-    starts = _starts(problem, min(STARTS, -(-tries // 3) if problem.guides else tries))
+    by_cost = problem.choosing.cost is not None
+    # Tries are left for plans of other costs, or of fitted guides.
+    most = -(-tries // 3) if problem.guides else tries
+    starts = families(problem)[:most] if by_cost else _starts(problem, min(STARTS, most))
     if not starts or not tries:
         return Found(starts[0], problem.sum(starts[0]), {}) if starts else None
     state, stopped = _State(measure), False
@@ -74,13 +83,11 @@ def search(
     rejected: set[Key] = set()
     rest = 1 - share
     try:
-        # The unchanged model keeps the bounds, whatever it costs.
-        own = problem.unchanged and problem.choosing.cost is not None and problem.plain not in starts
-        plain = [problem.plain] if own and tries > 1 and not problem.broken(problem.plain) else []
-        starts = starts[: tries - len(plain)]
-        state.measure_all([*starts, *plain], 1.0)
-        guided = _scaled(problem, state, starts, tries) if problem.guides else problem
-        while idle < PATIENCE:
+        state.measure_all(starts, 1.0)
+        if by_cost:
+            _cheaper(problem, state, tries)
+        guided = _guided(problem, state, tries) if problem.guides and not by_cost else problem
+        while idle < PATIENCE and not by_cost:
             # With room to measure one of them on the rest of the text.
             most = min(PROPOSED, int((tries - state.spent - rest) / share))
             best = state.best
@@ -113,52 +120,83 @@ def _starts(problem: Problem, most: int) -> list[Choices]:
     return found
 
 
-def _scaled(problem: Problem, state: _State, starts: Sequence[Choices], tries: int) -> Problem:
-    """The problem with its guides scaled so that their best plans, as measured, just keep the bounds. While all scales keep
-    them, or none does, the next is in proportion to what was measured; then it halves what lies between."""
-    factors, latest, measured = [1.0] * len(problem.guides), starts, 0
-    kept: list[float] | None = None
-    over: list[float] | None = None
-    for _ in range(2 * GUIDED):
-        # The unchanged model, which some formats leave alone, keeps any bound.
-        changed = [plan for plan in latest if plan != problem.plain or not problem.unchanged]
-        nearest = min((state.joint[key_of(plan)] for plan in changed or latest), key=lambda judged: judged.rank)
-        if nearest.excess:
-            over = factors
-        else:
-            kept = factors
-        if kept is not None and over is not None:
-            if all(high <= APART * low for low, high in zip(kept, over, strict=True)):
-                break
-            factors = [math.sqrt(low * high) for low, high in zip(kept, over, strict=True)]
-        else:
-            step = _step(problem, nearest)
-            if step is None:
-                break
-            factors = [factor * one for factor, one in zip(factors, step, strict=True)]
-        left = (tries - state.spent) / 2
-        plans = _starts(problem.guided(factors), max(1, min(STARTS, int(left / (GUIDED - measured + 1)))))
+def _guided(problem: Problem, state: _State, tries: int) -> Problem:
+    """The problem with guides fitted to what was measured: their best plans are measured, a few at a time."""
+    for left in range(GUIDED, 0, -1):
+        plans = _starts(fitted(problem, state.joint), max(1, min(STARTS, int((tries - state.spent) / 2 / left))))
         new = [plan for plan in plans if key_of(plan) not in state.joint]
-        if not plans or (new and (measured == GUIDED or len(new) > left)):
+        if not new or len(new) > (tries - state.spent) / 2:
             break
-        if new:
-            state.measure_all(new, 1.0)
-            measured += 1
-        latest = plans
-    return problem.guided(kept or factors)
+        state.measure_all(new, 1.0)
+    return fitted(problem, state.joint)
 
 
-def _step(problem: Problem, nearest: Judged) -> list[float] | None:
-    """What the guides are multiplied by next: as much less as the nearest plan is over each bound, or, where it keeps them
-    and a cost is minimized, as much more as it leaves. None where they stay; those of bounds that are not over 0 do."""
-    over_0 = [most > 0 for _, most in nearest.bounds]
-    shares = [one.value / most if positive else 1.0 for positive, (one, most) in zip(over_0, nearest.bounds, strict=True)]
-    if nearest.excess:
-        step = [1 / share if 1 < share < math.inf else 1.0 if share <= 1 else 0.5 for share in shares]
-    else:
-        room = min(2.0, 1 / max(1e-9, *shares)) if problem.choosing.cost is not None else 1.0
-        step = [room if positive and room > APART else 1.0 for positive in over_0]
-    return step if any(one != 1.0 for one in step) else None
+def _cheaper(problem: Problem, state: _State, tries: int) -> None:
+    """Measure plans of less and less cost, of each cost that with the least loss by the fitted guides: halfway between what
+    keeps the bounds and the next that does not; where nothing lies between, the next of less cost than what keeps them."""
+    plain = problem.price(problem.plain)
+    changes = {(i, n): problem.price({**problem.plain, i: n}) - plain for i, n in problem.places}
+
+    def cost(plan: Choices) -> float:
+        return plain + sum(changes[place] for place in plan.items())
+
+    def least(by_loss: Problem, most: float) -> Choices | None:
+        """Of the least loss, not measured yet, that costs at most so much."""
+        costs = Limit(0, most - plain, {place: -change for place, change in changes.items()})
+        best = solutions(replace(by_loss, guides=(costs,)))
+        first = next(best, None)
+        if first is None or cost(first) > most + EQUAL:
+            return None
+        moves = by_loss.moves(first)
+        near = sorted(zip(by_loss.changes(first, moves), range(len(moves)), strict=True))
+        # Of those near the best, which is known in the end, the program would take long to tell the next.
+        plans = chain([first], ({**first, **moves[number]} for _, number in near), islice(best, STARTS))
+        left = (plan for plan in plans if key_of(plan) not in state.joint and cost(plan) <= most + EQUAL)
+        return next((plan for plan in left if not problem.broken(plan)), None)
+
+    idle = 0
+    while state.spent + 1 <= tries and idle < PATIENCE * PROPOSED:
+        by_loss = replace(problem, scores=fitted(problem, state.joint).lost, pairs={})
+        kept = not state.ranked[0][1].excess
+        plan = least(by_loss, cost(state.best) - 2 * EQUAL if kept else math.inf)
+        if plan is None:
+            break
+        # The last that may be measured is to keep them.
+        if kept or state.spent + 2 <= tries:
+            over = (cost(dict(key)) for key, judged in state.joint.items() if judged.excess)
+            low = max((one for one in over if one < cost(plan)), default=0.0)
+            middle = least(by_loss, (low + cost(plan)) / 2)
+            plan = middle if middle is not None and cost(middle) > low + EQUAL else plan
+        state.measure_all([plan], 1.0)
+        idle = 0 if state.best == plan else idle + 1
+
+
+def fitted(problem: Problem, joint: Mapping[Key, Judged]) -> Problem:
+    """The problem with guides by what was measured: what each place loses is its score times one factor, corrected so that
+    the sums come near the joint values (ridge regression), nearest where a bound is decided."""
+    import numpy as np
+
+    places = [place for place in problem.places if problem.choosing.scores[place[1]] is not None]
+    chosen = [set(key) for key in joint]
+    there_PL = np.array([[1.0, *(float(place in of) for place in places)] for of in chosen])
+    guides = []
+    for guide, bound in zip(problem.guides, problem.choosing.bounds, strict=True):
+        most = abs(bound.most) or 1.0
+        lost_P = np.array([judged.bounds[guide.number][0].value for judged in joint.values()])
+        lost_P = np.nan_to_num(lost_P, nan=FAR * most).clip(-FAR * most, FAR * most)
+        noise_P = (MISFIT * np.maximum(abs(lost_P), most)) ** 2
+        scores_L = np.array([0.0, *(-guide.changes[place] for place in places)])
+        if bound.most > 0:
+            # Of what seems to gain, not more is expected than that it loses nothing.
+            scores_L = scores_L.clip(0.0)
+        sums_P = there_PL @ scores_L
+        scores_L *= (sums_P * lost_P / noise_P).sum() / ((sums_P**2 / noise_P).sum() or 1.0)
+        spread_L = (abs(scores_L) + UNKNOWN * most) ** 2
+        rest_P = np.linalg.solve((there_PL * spread_L) @ there_PL.T + np.diag(noise_P), lost_P - there_PL @ scores_L)
+        own, *lost_L = scores_L + spread_L * (there_PL.T @ rest_P)
+        losses = dict(zip(places, (-float(lost) for lost in lost_L), strict=True))
+        guides.append(replace(guide, start=bound.most - float(own), changes={**guide.changes, **losses}))
+    return replace(problem, guides=tuple(guides))
 
 
 class _State:

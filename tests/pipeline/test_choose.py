@@ -98,6 +98,8 @@ def test_an_interrupted_search_gives_the_best_so_far(workplace: Path, lbdsl, mon
         done = lbdsl("plan", "r.lbr", "model", "-o", "r.lbplan")
     assert done.code == 0, done.err
     assert "LB357" in done.out
+    assert "not the search's result" in done.out
+    assert "Apply exactly this" not in done.err
     stopped = load_plan(Path("r.lbplan")).unwrap()
     assert stopped.choice is not None
     assert stopped.choice.stopped

@@ -389,6 +389,7 @@ def test_the_smallest_cache_within_what_may_be_lost(workplace: Path, lbdsl, mine
     there = [plan["loss"]["scores"]["kl"]["value"], plan["recall"]["value"]]
     assert [budget["elsewhere"]["value"] for budget in choice["budgets"]] == pytest.approx(there)
     assert shown.count("on other text") == 2
+    assert shown.count("(room for") == sum(budget["room"] > 0 for budget in choice["budgets"]) > 0
     assert [one["kept"] for one in choice["candidates"]] == [
         one["bounds"]["recall"]["value"] <= round(every / 2, 4) for one in choice["candidates"]
     ]

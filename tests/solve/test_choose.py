@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import islice, product
+from itertools import combinations, islice, product
 from random import Random
 
+import numpy as np
 import pytest
 
 from lbdsl.core.measurement import Measurement, Request
@@ -20,7 +21,7 @@ from lbdsl.solve import optimum
 from lbdsl.solve.case import Case
 from lbdsl.solve.choose import Judged, Problem
 from lbdsl.solve.optimum import families, solutions, unmet
-from lbdsl.solve.search import GUIDED, PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
+from lbdsl.solve.search import PATIENCE, PROPOSED, SHARE, STARTS, Found, key_of, search
 from lbdsl.solve.select import choice_of, select
 from lbdsl.solve.table import Key
 from tests.plan.test_predicted_values import PROFILES
@@ -286,28 +287,103 @@ def test_bounds_below_nothing_scale_no_guide() -> None:
     assert not found.joint[key_of(found.best)].excess
 
 
-@pytest.mark.large
-def test_guides_are_scaled_five_times_at_most() -> None:
-    """Where nothing keeps a bound, neighbours of the nearest plan are measured, until five rounds bring nothing."""
+def test_a_search_ends_where_nothing_keeps_a_bound() -> None:
+    """With the nearest, though there are more plans."""
     facts = llama_facts(layers=20)
     text = "lbr 1\nchoose for layers all among keep, swa(window=64) minimizing kv(8Ki) subject to kl <= 0.1\nelse keep"
     recipe = recipe_from_text(text).unwrap()
     scores = {request: Measurement(0.005, 0.0, Unit.NATS, 10, 2) for request in Case(recipe, facts).requests}
     problem = choice_of(Case(recipe, facts), scores, {}).unwrap()
-    asked: list[list[dict[int, int]]] = []
 
     def measure(plans, share):
-        asked.append(list(plans))
         lost = [Measurement(0.15 + 0.001 * sum(plan.values()), 0.0, Unit.NATS, 10, 2) for plan in plans]
         return [problem.judged(plan, {"kl": one}) for plan, one in zip(plans, lost, strict=True)]
 
-    found = search(problem, measure, tries=2000, share=1.0)
+    found = search(problem, measure, tries=20, share=1.0)
     assert found is not None
     assert found.best == problem.plain
-    guided, rounds = asked[: 1 + GUIDED], [plans for plans in asked[1 + GUIDED :] if plans]
-    assert all(problem.plain not in plans for plans in guided[1:])
-    assert len(rounds) == PATIENCE
-    assert all(plans[0] == problem.plain and len(plans) <= 1 + PROPOSED for plans in rounds)
+    assert found.spent <= 20
+
+
+class Joint:
+    """30 layers with windows or without: joint losses that are a power of the sum of what layers lose, where some two lose
+    more together, or less; scores are off by a factor, and those of recall may be below 0."""
+
+    MOST = np.array([0.05, 0.1])
+
+    def __init__(self, seed: int, power: float):
+        random, layers = Random(seed), 30
+        text = "choose for layers all among keep, swa(window=256) minimizing kv(8Ki) subject to kl <= 0.05, recall <= 0.1"
+        case = Case(recipe_from_text(f"lbr 1\n{text}\nelse keep").unwrap(), llama_facts(layers=layers, positions=8192))
+        self.power = power
+        sizes = ((0.004, 0.8), (0.02, 1.8))
+        self.alone = np.array([[mean * math.exp(random.gauss(0, by)) for _ in range(layers)] for mean, by in sizes])
+        self.pairs = np.zeros((2, layers, layers))
+        for metric, (i, j) in product(range(2), combinations(range(layers), 2)):
+            if random.random() < 0.15:
+                both = 0.5 * random.gauss(0, 1) * math.sqrt(self.alone[metric, i] * self.alone[metric, j])
+                self.pairs[metric, i, j] = self.pairs[metric, j, i] = both
+        scores = {}
+        for request in case.measurable().unwrap().requests:
+            lost = self.alone[int(request.metric == "recall"), request.layer] * math.exp(random.gauss(0, 0.3))
+            lost += random.gauss(0, 0.03) if request.metric == "recall" else 0.0
+            scores[request] = Measurement(lost, 0.0, Unit.NATS, 10, 2)
+        self.problem = choice_of(case, scores, {}).unwrap()
+
+    def shares(self, plans_PL: np.ndarray) -> np.ndarray:
+        """What plans lose of each bound [bounds, plans]."""
+        sums = self.alone @ plans_PL.T + np.einsum("pi,bij,pj->bp", plans_PL, self.pairs, plans_PL, optimize=True) / 2
+        shares = sums / self.MOST[:, None]
+        return np.sign(shares) * abs(shares) ** self.power
+
+    def __call__(self, plans: list[dict[int, int]], share: float) -> list[Judged]:
+        lost = self.shares(np.array([[plan[i] for i in range(30)] for plan in plans], float)) * self.MOST[:, None]
+        names = ("kl", "recall")
+        found = [
+            {m: Measurement(float(one), 0.0, Unit.NATS, 10, 2) for m, one in zip(names, of, strict=True)} for of in lost.T
+        ]
+        return [self.problem.judged(plan, one) for plan, one in zip(plans, found, strict=True)]
+
+    def reference(self) -> int:
+        """How many windows the best plan has that changes of one layer, exchanges of two, and of one for two come to."""
+        most, one = 0, np.eye(30)
+        starts = [(self.alone / self.MOST[:, None]).sum(0), *self.alone, np.array(Random(0).sample(range(30), 30))]
+        for order in starts:
+            plan = np.zeros(30)
+            for layer in np.argsort(order):
+                if self.shares(plan[None] + one[layer]).max() <= 1:
+                    plan = plan + one[layer]
+            while True:
+                inside, outside = np.flatnonzero(plan), np.flatnonzero(plan == 0)
+                swaps = [plan - one[i] + one[j] for i, j in product(inside, outside)]
+                near = [plan + one[j] for j in outside]
+                near += [plan - one[i] + one[j] + one[k] for i in inside for j, k in combinations(outside, 2)]
+                plans = [plan, *near, *swaps]
+                worst = self.shares(np.array(plans)).max(0).round(9)
+                best = min(range(len(plans)), key=lambda n: (worst[n] > 1, -plans[n].sum(), worst[n], n))
+                if best == 0:
+                    break
+                plan = plans[best]
+            most = max(most, int(plan.sum()))
+        return most
+
+
+@pytest.mark.parametrize("power", [0.7, 1.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_tries_come_near_the_least_cache(seed: int, power: float) -> None:
+    """Beside a search by exchanges: within 15 % of its cache at 24 plans."""
+    joint = Joint(seed, power)
+
+    def cache(windows: int) -> float:
+        return (30 - windows + windows * 256 / 8192) / 30
+
+    least = cache(joint.reference())
+    for tries, most in ((24, 1.15), (16, 1.25), (6, 1.5)):
+        found = search(joint.problem, joint, tries=tries, share=1.0)
+        assert found is not None
+        assert found.spent <= tries
+        assert not found.joint[key_of(found.best)].excess
+        assert cache(sum(found.best.values())) <= most * least, (tries, sum(found.best.values()), joint.reference())
 
 
 def test_a_plan_that_keeps_all_bounds_is_before_one_that_does_not() -> None:
