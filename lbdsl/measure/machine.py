@@ -75,7 +75,8 @@ def _read(path: Path) -> Machine | None:
     """The cached constants; None if there are none or they are unreadable: measuring again takes only a second."""
     try:
         known = Machine(**json_entry(path)["machine"])
-        sensible = all(map(math.isfinite, astuple(known))) and min(known.bandwidth, known.flops, known.mem_bytes) > 0
+        numbers = (value for value in astuple(known) if value is not None)
+        sensible = all(map(math.isfinite, numbers)) and min(known.bandwidth, known.flops, known.mem_bytes) > 0
         return known if sensible else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

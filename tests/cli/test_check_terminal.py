@@ -81,7 +81,8 @@ def test_a_terminal_that_does_not_know_its_width() -> None:
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
 def test_a_plan_has_the_width_of_the_terminal(tmp_path: Path, columns: int) -> None:
-    plan = plan_of("layers 0-1 keep\nelse swa(window=256, sinks=4)", smollm2_facts(), joint=joint_loss(0.47, 0.41))
+    text = "measure { seq = 1Ki }\nlayers 0-1 keep\nelse swa(window=256, sinks=4)"
+    plan = plan_of(text, smollm2_facts(), joint=joint_loss(0.47, 0.41))
     save_plan(plan, tmp_path / "a.lbplan")
     lines = ANSI.sub("", on_a_terminal("show", str(tmp_path / "a.lbplan"), columns=columns)).splitlines()
     assert columns - 12 < max(map(len, lines)) <= columns
