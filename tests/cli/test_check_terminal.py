@@ -16,6 +16,9 @@ import pytest
 
 from lbdsl.cli.app import main
 from lbdsl.plan.file import save_plan
+from lbdsl.plan.lengths import with_lengths
+from lbdsl.session.saved_recipe import recipe_in
+from lbdsl.solve.case import Case
 from tests.plan_cases import joint_loss, plan_of, smollm2_facts
 
 ROOT = Path(__file__).parents[2]
@@ -81,9 +84,9 @@ def test_a_terminal_that_does_not_know_its_width() -> None:
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
 def test_a_plan_has_the_width_of_the_terminal(tmp_path: Path, columns: int) -> None:
-    text = "measure { seq = 1Ki }\nlayers 0-1 keep\nelse swa(window=256, sinks=4)"
-    plan = plan_of(text, smollm2_facts(), joint=joint_loss(0.47, 0.41))
-    save_plan(plan, tmp_path / "a.lbplan")
+    plan = plan_of("layers 0-1 keep\nelse swa(window=256, sinks=4)", smollm2_facts(), joint=joint_loss(0.47, 0.41))
+    settled = with_lengths(Case(recipe_in(plan), smollm2_facts())).unwrap().recipe
+    save_plan(plan.model_copy(update={"measure": settled.measure}), tmp_path / "a.lbplan")
     lines = ANSI.sub("", on_a_terminal("show", str(tmp_path / "a.lbplan"), columns=columns)).splitlines()
     assert columns - 12 < max(map(len, lines)) <= columns
 
